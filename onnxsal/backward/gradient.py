@@ -1,0 +1,27 @@
+"""The gradient, and the rectifier rules that differ from it only at activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxsal.backward.registry import rule
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.ops.registry import vjp
+
+
+@rule("gradient")
+def gradient(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
+    """dx_i = J_i^T dy."""
+    return vjp(op, node, dys)
+
+
+@rule("guided", families=["activation"])
+def guided(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
+    """dx = J^T max(dy, 0): for a ReLU 1[z > 0] 1[dy > 0] dy. Springenberg et al. 2014, arXiv 1412.6806."""
+    return vjp(op, node, [None if dy is None else op.Relu(dy) for dy in dys])
+
+
+@rule("deconvnet", families=["activation"])
+def deconvnet(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
+    """dx = max(dy, 0), whatever the sign of z. Zeiler and Fergus 2013, arXiv 1311.2901."""
+    return node.grads(None if dys[0] is None else op.Relu(dys[0]))

@@ -1,0 +1,55 @@
+"""Rules: how a signal crosses a node, written per family and registered by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxsal.errors import MethodError, near_miss
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.ops.registry import FAMILIES
+
+RuleFunction = Callable[..., Sequence[Value | None]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A named way for a signal to cross a node: ``rule(op, node, dys, **parameters) -> one entry per input``."""
+
+    name: str
+    families: frozenset[str]
+    apply: RuleFunction
+    parameters: dict[str, Any]
+
+    def takes(self, family: str) -> bool:
+        """Whether the rule is written for this operator family."""
+        return family in self.families
+
+
+RULES: dict[str, Rule] = {}
+
+
+def rule(name: str, families: Sequence[str] | None = None) -> Callable[[RuleFunction], RuleFunction]:
+    """Register a rule for ``families`` (all of them if ``None``). Its keyword-only arguments are its parameters."""
+    chosen = frozenset(FAMILIES if families is None else families)
+    if unknown := chosen - set(FAMILIES):
+        raise ValueError(f"rule '{name}': unknown families {sorted(unknown)}; known: {', '.join(FAMILIES)}")
+
+    def register(function: RuleFunction) -> RuleFunction:
+        if name in RULES:
+            raise ValueError(f"rule '{name}' is registered twice")
+        keywords = inspect.signature(function).parameters.values()
+        parameters = {p.name: p.default for p in keywords if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        RULES[name] = Rule(name, chosen, function, parameters)
+        return function
+
+    return register
+
+
+def find_rule(name: str, where: str) -> Rule:
+    """The rule of that name; ``where`` says which file and row asked."""
+    if name not in RULES:
+        raise MethodError(f"{where}: unknown rule '{name}'{near_miss(name, RULES)}; known: {', '.join(sorted(RULES))}.")
+    return RULES[name]

@@ -1,0 +1,220 @@
+"""Method: a TOML table that says which rule goes where, what wraps the walk, and which parameters it has."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from onnxsal.backward import RULES, Rule, find_rule
+from onnxsal.errors import MethodError, near_miss
+from onnxsal.graph import NodeView
+from onnxsal.ops.registry import FAMILIES
+
+MATCH_KEYS = ("op", "family", "position", "name", "tag")
+POSITIONS = ("first", "inner", "last")
+METHOD_KEYS = ("name", "title", "source", "formula", "aliases", "wrap", "law", "times_input", "parameters", "preset", "rule", "refuse")
+PARAMETER_KEYS = ("default", "doc", "choices", "aliases")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ``[[rule]]`` or ``[[refuse]]`` row: what it matches, and the rule to use or the reason to refuse."""
+
+    match: dict[str, tuple[str, ...]]
+    use: str = ""
+    why: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def matches(self, node: NodeView, family: str, position: str) -> bool:
+        """Whether every key of the row fits the node (the values of one key are alternatives)."""
+        has = {"op": {node.op_type}, "family": {family}, "position": {position}, "tag": set(node.model.tags.get(node.index, ()))}
+        for key, values in self.match.items():
+            if key == "name":
+                if not any(fnmatch.fnmatchcase(node.name, v) for v in values):
+                    return False
+            elif not has[key].intersection(values):
+                return False
+        return True
+
+    @property
+    def text(self) -> str:
+        return ", ".join(f"{k}={'|'.join(v)}" for k, v in self.match.items()) or "every other node"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a method: its default, what it means, and its closed set of values if it has one."""
+
+    default: Any
+    doc: str
+    choices: tuple[Any, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to explain, as data. ``wrap`` names what is built around the walk ('' = nothing)."""
+
+    name: str
+    title: str
+    source: str
+    formula: str
+    rules: tuple[Row, ...]
+    refuses: tuple[Row, ...] = ()
+    aliases: tuple[str, ...] = ()
+    wrap: str = ""
+    law: str = ""
+    times_input: bool = False
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sha256: str = ""
+
+    def choose(self, node: NodeView, family: str, position: str) -> tuple[Rule, dict[str, Any], str] | str:
+        """(rule, parameters, why) for a node, or the reason why the method does not explain it. First match wins."""
+        for row in self.refuses:
+            if row.matches(node, family, position):
+                return f"method '{self.name}' does not explain it: {row.why}"
+        for number, row in enumerate(self.rules, 1):
+            if row.matches(node, family, position):
+                rule = RULES[row.use]
+                if not rule.takes(family):
+                    takes = ", ".join(sorted(rule.families))
+                    return f"rule '{rule.name}' cannot explain it: it is {family}, the rule takes {takes}"
+                return rule, row.parameters, f"rule {number}: {row.text}"
+        return f"no [[rule]] row of method '{self.name}' matches (family {family}, position {position})"
+
+    def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults, then a preset's values, then the caller's; raises ``MethodError`` for an unknown name or value."""
+        given = {self._canonical(k): v for k, v in given.items()}
+        preset = given.pop("preset", None)
+        if preset is not None and preset not in self.presets:
+            raise MethodError(
+                f"method '{self.name}' has no preset '{preset}'{near_miss(str(preset), self.presets)}; "
+                f"known: {', '.join(self.presets) or 'none'}."
+            )
+        values = {k: p.default for k, p in self.parameters.items()} | (self.presets[preset] if preset else {}) | given
+        for name, value in values.items():
+            known = self.parameters.get(name)
+            if known is not None and known.choices and value not in known.choices:
+                raise MethodError(
+                    f"method '{self.name}': {name}={value!r} is not one of {', '.join(map(repr, known.choices))}"
+                    f"{near_miss(str(value), map(str, known.choices))}."
+                )
+        return values
+
+    def _canonical(self, name: str) -> str:
+        for key, parameter in self.parameters.items():
+            if name == key or name in parameter.aliases:
+                return key
+        if name == "preset" or any(name in p for p in self.presets.values()):
+            return name
+        raise MethodError(
+            f"method '{self.name}' has no parameter '{name}'{near_miss(name, self.parameters)}; "
+            f"known: {', '.join(self.parameters) or 'none'}."
+        )
+
+
+def parse_method(text: str, where: str) -> Method:
+    """A method from the text of its TOML file; every mistake is an error that names file, row, near miss and known set."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise MethodError(f"{where}: not valid TOML: {error}.") from error
+    _closed(table, METHOD_KEYS, where)
+    if missing := {"name", "title", "source", "rule"} - set(table):
+        raise MethodError(f"{where}: the keys {sorted(missing)} are missing.")
+    rules = tuple(_row(r, f"{where}, [[rule]] row {i}") for i, r in enumerate(table["rule"], 1))
+    refuses = tuple(_row(r, f"{where}, [[refuse]] row {i}") for i, r in enumerate(table.get("refuse", []), 1))
+    parameters = {k: _parameter(v, f"{where}, parameter '{k}'") for k, v in table.get("parameters", {}).items()}
+    presets = table.get("preset", {})
+    for preset, values in presets.items():
+        _closed(values, parameters, f"{where}, preset '{preset}'")
+    return Method(
+        name=table["name"],
+        title=table["title"],
+        source=table["source"],
+        formula=table.get("formula", ""),
+        rules=rules,
+        refuses=refuses,
+        aliases=tuple(table.get("aliases", ())),
+        wrap=table.get("wrap", ""),
+        law=table.get("law", ""),
+        times_input=table.get("times_input", False),
+        parameters=parameters,
+        presets=presets,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def _closed(table: Mapping[str, Any], known: Any, where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise MethodError(f"{where}: unknown key '{key}'{near_miss(key, known)}; known: {', '.join(known)}.")
+
+
+def _parameter(table: Mapping[str, Any], where: str) -> Parameter:
+    _closed(table, PARAMETER_KEYS, where)
+    if "default" not in table or "doc" not in table:
+        raise MethodError(f"{where}: needs 'default' and 'doc'.")
+    return Parameter(table["default"], table["doc"], tuple(table.get("choices", ())), tuple(table.get("aliases", ())))
+
+
+def _row(table: Mapping[str, Any], where: str) -> Row:
+    match = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.items() if k in MATCH_KEYS}
+    for family in match.get("family", ()):
+        if family not in FAMILIES:
+            raise MethodError(f"{where}: unknown family '{family}'{near_miss(family, FAMILIES)}; known: {', '.join(FAMILIES)}.")
+    for position in match.get("position", ()):
+        if position not in POSITIONS:
+            raise MethodError(f"{where}: unknown position '{position}'{near_miss(position, POSITIONS)}; known: {', '.join(POSITIONS)}.")
+    rest = {k: v for k, v in table.items() if k not in MATCH_KEYS}
+    if "[[refuse]]" in where:
+        _closed(rest, ("why",), where)
+        return Row(match, why=str(rest.get("why", "")))
+    name = rest.pop("use", None)
+    if name is None:
+        raise MethodError(f"{where}: needs 'use', the name of a rule; known: {', '.join(sorted(RULES))}.")
+    rule = find_rule(name, where)
+    _closed(rest, (*MATCH_KEYS, "use", *rule.parameters), where)
+    return Row(match, use=name, parameters=rest)
+
+
+@cache
+def shipped_methods() -> dict[str, Method]:
+    """Every method that comes with onnxsal, by name."""
+    found = {}
+    for entry in sorted(files("onnxsal.rules").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".toml"):
+            method = parse_method(entry.read_text(encoding="utf-8"), f"rules/{entry.name}")
+            if f"{method.name}.toml" != entry.name:
+                raise MethodError(f"rules/{entry.name}: its name is '{method.name}'; a method's file is called <name>.toml.")
+            found[method.name] = method
+    return found
+
+
+def _plain(name: str) -> str:
+    """Spelling that ignores case, separators and an 'lrp.' style prefix dot."""
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def get_method(name: str | Path | Method) -> Method:
+    """A method by name or usual alias (``IntegratedGradients``, ``ig``), by the path of a TOML file, or as it is."""
+    if isinstance(name, Method):
+        return name
+    if str(name).endswith(".toml"):
+        try:
+            return parse_method(Path(name).read_text(encoding="utf-8"), str(name))
+        except OSError as error:
+            raise MethodError(f"rule file '{name}' cannot be read: {error.strerror or error}.") from error
+    known = {_plain(alias): m for m in shipped_methods().values() for alias in (m.name, *m.aliases)}
+    if _plain(str(name)) not in known:
+        names = list(shipped_methods())
+        raise MethodError(f"unknown method '{name}'{near_miss(str(name), names)}; known: {', '.join(names)}.")
+    return known[_plain(str(name))]

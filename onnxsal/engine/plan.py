@@ -1,0 +1,125 @@
+"""Plan: which rule crosses which node and why, decided and printable before anything is emitted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxsal.backward import Rule
+from onnxsal.engine.method import Method
+from onnxsal.engine.reach import Reach, reach
+from onnxsal.errors import PlanError, near_miss
+from onnxsal.graph import Model, NodeView
+from onnxsal.ops.registry import REGISTRY, spec_of
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node on the path with the rule that crosses it."""
+
+    node: NodeView
+    family: str
+    rule: Rule
+    parameters: dict[str, Any]
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The walk from ``starts`` back to ``wrt``: its steps in forward order, and the nodes where a signal ends by definition."""
+
+    method: str
+    wrt: tuple[str, ...]
+    starts: tuple[str, ...]
+    steps: tuple[Step, ...]
+    stops: tuple[tuple[NodeView, str], ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """(operator, rule) -> number of nodes."""
+        return Counter((s.node.op_type, s.rule.name) for s in self.steps)
+
+    def __str__(self) -> str:
+        rows = [("node", "operator", "family", "rule", "why")]
+        for s in self.steps:
+            given = ", ".join(f"{k}={v}" for k, v in s.parameters.items())
+            rows.append((s.node.name, s.node.op_type, s.family, f"{s.rule.name}({given})" if given else s.rule.name, s.why))
+        widths = [max(len(r[i]) for r in rows) for i in range(4)]
+        table = ["  ".join(c.ljust(w) for c, w in zip(r, [*widths, 0], strict=True)).rstrip() for r in rows]
+        head = f"method {self.method}: {', '.join(self.starts)} -> {', '.join(self.wrt)}, {len(self.steps)} nodes"
+        ends = [f"ends at {n.label}: {why}" for n, why in self.stops]
+        return "\n".join([head, *table, *ends, *self.notes])
+
+
+def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence[str]) -> Plan:
+    """Decide the rule of every node between ``starts`` and ``wrt``.
+
+    Raises ``PlanError`` with *every* gap (operators without a gradient, families the method refuses) or, where the score
+    does not depend differentiably on an explained tensor at all, with the nodes at which the derivative ends.
+    """
+    found = reach(model, wrt, starts)
+    _require_path(found, wrt, starts)
+    gaps: list[str] = []
+    steps = []
+    positions = linear_positions(found.path)
+    for node in found.path:
+        spec = spec_of(node)
+        if spec is None:
+            gaps.append(f"{node.label}: no gradient is known{near_miss(node.op_type, [k[1] for k in REGISTRY])}")
+            continue
+        choice = method.choose(node, spec.family, positions.get(node.index, "inner"))
+        if isinstance(choice, str):
+            gaps.append(f"{node.label}: {choice}")
+            continue
+        steps.append(Step(node, spec.family, *choice))
+    if gaps:
+        raise PlanError(
+            f"method '{method.name}' cannot explain this model; {len(gaps)} node(s) between {list(wrt)} and {list(starts)} have no rule:\n  "
+            + "\n  ".join(gaps)
+            + "\nKnown operators: `onnxsal ops`. A rule file of your own (`--rules mine.toml`) can name a rule for a family or node."
+        )
+    ends = [(n, why) for n, why in found.stops]
+    return Plan(method.name, tuple(wrt), tuple(starts), tuple(steps), tuple(ends), _notes(method, steps))
+
+
+def _notes(method: Method, steps: Sequence[Step]) -> tuple[str, ...]:
+    """Warn where a method's own rule met no node: its map is then the plain gradient under another name."""
+    own = {row.use for row in method.rules} - {"gradient"}
+    unused = own - {s.rule.name for s in steps}
+    return tuple(f"note: rule '{u}' applies to no node of this model" for u in sorted(unused))
+
+
+def _require_path(found: Reach, wrt: Sequence[str], starts: Sequence[str]) -> None:
+    dead = [w for w in wrt if w not in found.active or not found.path and w not in starts]
+    if not dead:
+        return
+    ends = "\n  ".join(f"{n.label}: {why}" for n, why in found.stops) or "no node connects them"
+    raise PlanError(
+        f"no differentiable path from {dead} to {list(starts)}, so there is nothing to explain; the derivative ends at:\n  {ends}\n"
+        "Explain another output (--output) or an inner floating-point tensor (--input), such as an embedding."
+    )
+
+
+def linear_positions(path: Sequence[NodeView]) -> dict[int, str]:
+    """Node index -> 'first' or 'last' by data flow among linear nodes: no linear node before it, or none after it, on any path."""
+    linear = [n for n in path if (spec := spec_of(n)) is not None and spec.family == "linear"]
+    ids = {n.index for n in linear}
+    behind: set[str] = set()
+    first = set()
+    for node in path:
+        after = any(n in behind for n in node.proto.input)
+        if node.index in ids and not after:
+            first.add(node.index)
+        if after or node.index in ids:
+            behind.update(node.proto.output)
+    ahead: set[str] = set()
+    last = set()
+    for node in reversed(path):
+        before = any(o in ahead for o in node.proto.output)
+        if node.index in ids and not before:
+            last.add(node.index)
+        if before or node.index in ids:
+            ahead.update(node.proto.input)
+    return {i: "first" if i in first else "last" for i in first | last}

@@ -1,0 +1,62 @@
+"""Append what was emitted to a forward ``ModelProto``: nodes, initialisers, inputs, outputs, metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxsal.errors import ModelError
+from onnxsal.graph.emit import Emit
+from onnxsal.graph.model import Model, Shape, Value, all_names
+
+
+@dataclass(frozen=True)
+class Port:
+    """A graph input or output to declare. An input with a ``default`` is optional: it also gets an initialiser."""
+
+    value: Value
+    dtype: int
+    shape: Shape | None
+    default: np.ndarray | None = None
+
+
+def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
+    """Append to ``model.proto`` (changed in place and returned) the emitted nodes that ``outputs`` need.
+
+    Raises ``ModelError`` where a name to be added is already in use.
+    """
+    proto = model.proto
+    nodes, initializers = op.finish([o.value for o in outputs])
+    added = {p.value.name for p in (*inputs, *outputs)} | {n.name for n in nodes} | {o for n in nodes for o in n.output}
+    clash = added & all_names(proto.graph)
+    if clash:
+        raise ModelError(
+            f"the model already uses the name(s) {sorted(clash)[:5]}, which onnxsal needs for what it adds. "
+            "Choose another prefix for them (--prefix on the command line, prefix= in Python)."
+        )
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(initializers)
+    for port in inputs:
+        proto.graph.input.append(_declare(port))
+        if port.default is not None:
+            proto.graph.initializer.append(numpy_helper.from_array(port.default, port.value.name))
+    proto.graph.output.extend(_declare(p) for p in outputs)
+    return proto
+
+
+def _declare(port: Port) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(port.value.name, port.dtype, None if port.shape is None else list(port.shape))
+
+
+def set_metadata(proto: onnx.ModelProto, entries: dict[str, str]) -> None:
+    """Add or replace ``metadata_props``; every other entry stays as it is."""
+    known = {p.key: p for p in proto.metadata_props}
+    for key, value in entries.items():
+        if key in known:
+            known[key].value = value
+        else:
+            proto.metadata_props.add(key=key, value=value)

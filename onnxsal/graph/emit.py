@@ -1,0 +1,194 @@
+"""Emit: ``op.Mul(a, b)`` appends one node, named after the forward node it explains.
+
+Emission is built on onnx-graphsurgeon, which links the new nodes, drops those nobody reads and exports them. Only what we
+add goes through it; the forward part stays the ``ModelProto`` it was (see ``model.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
+
+from onnxsal.graph.model import HALF, Model, NodeView, Value
+
+Operand = Value | float | int | bool | Sequence[int] | Sequence[float] | np.ndarray | None
+
+PREFIX = "onnxsal"
+
+
+class Emit:
+    """Collects nodes that read a forward model; ``op.<Operator>(*operands, **attributes)`` appends one and returns its output.
+
+    Operands are ``Value``s, ``None`` (an input left out) or plain Python: a ``float`` becomes a scalar of the compute type
+    (float32, or float64 where the explained node works in float64), an ``int`` or a list of ints an int64 tensor, an array
+    itself. ``outputs=2`` returns a tuple. A forward tensor in float16 or bfloat16 is cast to float32 on its first use, so
+    rules never meet half precision; ``raw(value)`` opts out.
+    """
+
+    def __init__(self, model: Model, prefix: str = PREFIX) -> None:
+        self.model = model
+        self.prefix = prefix
+        self.dtype: int = TensorProto.FLOAT
+        self._scope = prefix
+        self._graph = gs.Graph(opset=model.opset)
+        self._tensors: dict[str, gs.Tensor] = {}
+        self._copied: dict[str, list[onnx.AttributeProto]] = {}
+        self._cache: dict[Any, Value] = {}
+        self._counter: dict[str, int] = {}
+        self._keep: list[str] = []
+
+    # ----- where we are -----
+
+    @contextmanager
+    def at(self, node: NodeView) -> Iterator[None]:
+        """Name what is emitted after ``node`` and compute in its float type (float32 for half precision)."""
+        scope, dtype = self._scope, self.dtype
+        self._scope = f"{self.prefix}/{node.name}"
+        self.dtype = compute_dtype(node)
+        try:
+            yield
+        finally:
+            self._scope, self.dtype = scope, dtype
+
+    @contextmanager
+    def named(self, scope: str, dtype: int = 0) -> Iterator[None]:
+        """Name what is emitted ``<prefix>/<scope>/...``, computing in ``dtype`` if given."""
+        before = self._scope, self.dtype
+        self._scope, self.dtype = f"{self.prefix}/{scope}", dtype or self.dtype
+        try:
+            yield
+        finally:
+            self._scope, self.dtype = before
+
+    # ----- operands -----
+
+    @property
+    def np_dtype(self) -> np.dtype:
+        """NumPy type of the compute type."""
+        return np.dtype(helper.tensor_dtype_to_np_dtype(self.dtype))
+
+    def const(self, value: float | int | bool | Sequence[int] | Sequence[float] | np.ndarray) -> Value:
+        """An initialiser; equal constants are shared. Floats take the compute type, ints and lists of ints int64."""
+        array = self._as_array(value)
+        key = ("const", array.dtype.str, array.shape, array.tobytes())
+        if key not in self._cache:
+            name = self._unique(f"{self.prefix}/const")
+            self._tensors[name] = gs.Constant(name, array)
+            self._cache[key] = Value(name, helper.np_dtype_to_tensor_dtype(array.dtype), tuple(array.shape))
+        return self._cache[key]
+
+    def _as_array(self, value: Any) -> np.ndarray:
+        if isinstance(value, np.ndarray | np.generic):
+            return np.ascontiguousarray(value).reshape(np.shape(value))
+        items = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(v, float) for v in items):
+            return np.asarray(value, self.np_dtype)
+        if items and all(isinstance(v, bool) for v in items):
+            return np.asarray(value, bool)
+        return np.asarray(value, np.int64)
+
+    def raw(self, value: Value) -> Value:
+        """The forward tensor in its own element type, even where that is half precision."""
+        return Value(value.name, 0, value.shape)
+
+    def _operand(self, operand: Operand) -> gs.Tensor:
+        if operand is None:
+            return gs.Variable.empty()
+        if not isinstance(operand, Value):
+            operand = self.const(operand)
+        if operand.dtype in HALF:
+            operand = self._as_float(operand)
+        if operand.name not in self._tensors:
+            self._tensors[operand.name] = gs.Variable(operand.name)
+        return self._tensors[operand.name]
+
+    def _as_float(self, value: Value) -> Value:
+        return self.cached(("f32", value.name), lambda: self.Cast(self.raw(value), to=TensorProto.FLOAT))
+
+    def cached(self, key: Any, build: Callable[[], Value]) -> Value:
+        """Emit once per key: what several rules ask of the same forward tensor is computed once."""
+        if key not in self._cache:
+            self._cache[key] = build()
+        return self._cache[key]
+
+    # ----- nodes -----
+
+    def _unique(self, stem: str) -> str:
+        count = self._counter.get(stem, 0)
+        self._counter[stem] = count + 1
+        return f"{stem}{count}"
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+
+        def append(*operands: Operand, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
+            return self._append(op_type, operands, outputs, name, attributes)
+
+        return append
+
+    def _append(
+        self, op_type: str, operands: Sequence[Operand], outputs: int, name: str | None, attributes: dict[str, Any]
+    ) -> Any:
+        """One node. ``name`` fixes its first output's name (for graph outputs)."""
+        inputs = [self._operand(o) for o in operands]
+        while inputs and inputs[-1].is_empty():
+            inputs.pop()
+        node_name = self._unique(f"{self._scope}/{op_type}")
+        names = [name or node_name] + [f"{node_name}:{i}" for i in range(1, outputs)]
+        results = [gs.Variable(n) for n in names]
+        self._tensors.update(zip(names, results, strict=True))
+        attrs = {k: v for k, v in attributes.items() if v is not None}
+        self._graph.nodes.append(gs.Node(op=op_type, name=node_name, attrs=attrs, inputs=inputs, outputs=results))
+        values = tuple(Value(n) for n in names)
+        return values[0] if outputs == 1 else values
+
+    def clone(self, node: NodeView, inputs: Sequence[Operand], outputs: int = 1, **overrides: Any) -> Any:
+        """The same operator with the same attributes (but for ``overrides``) on other inputs."""
+        result = self._append(node.op_type, inputs, outputs, None, {})
+        emitted = self._graph.nodes[-1]
+        emitted.domain = node.domain or None
+        kept = [a for a in node.proto.attribute if a.name not in overrides]
+        added = [helper.make_attribute(k, v) for k, v in overrides.items() if v is not None]
+        self._copied[emitted.name] = [*kept, *added]
+        return result
+
+    def subgraph(self, op_type: str, operands: Sequence[Operand], body: onnx.GraphProto, reads: Sequence[Value], outputs: int) -> Any:
+        """A control-flow node with one body; ``reads`` names what the body captures from around it, which stays alive."""
+        result = self._append(op_type, operands, outputs, None, {})
+        self._copied[self._graph.nodes[-1].name] = [helper.make_attribute("body", body)]
+        self._keep += [v.name for v in reads]
+        return result
+
+    # ----- result -----
+
+    def finish(self, outputs: Sequence[Value]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+        """Nodes and initialisers that ``outputs`` need, in emission order (already topological)."""
+        wanted = dict.fromkeys([*(v.name for v in outputs), *self._keep])
+        self._graph.outputs = [self._tensors[n] for n in wanted if n in self._tensors]
+        self._graph.cleanup()
+        exporter = gs.exporters.onnx_exporter.OnnxExporter
+        nodes, initializers = [], {}
+        for node in self._graph.nodes:
+            proto = exporter.export_node(node)
+            proto.attribute.extend(self._copied.get(node.name, []))
+            nodes.append(proto)
+            for tensor in node.inputs:
+                if isinstance(tensor, gs.Constant) and tensor.name not in initializers:
+                    initializers[tensor.name] = exporter.export_tensor_proto(tensor)
+        for tensor in self._graph.outputs:
+            if isinstance(tensor, gs.Constant) and tensor.name not in initializers:
+                initializers[tensor.name] = exporter.export_tensor_proto(tensor)
+        return nodes, list(initializers.values())
+
+
+def compute_dtype(node: NodeView) -> int:
+    """float64 where the node works in float64, else float32 (half precision included)."""
+    floats = [v.dtype for v in (*node.outputs, *node.inputs) if v is not None and v.dtype]
+    return TensorProto.DOUBLE if TensorProto.DOUBLE in floats else TensorProto.FLOAT

@@ -1,0 +1,112 @@
+"""Shape, broadcast and sign tricks that many rules need, each written once; static and run-time shapes behind one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import helper
+
+from onnxsal.graph.emit import Emit
+from onnxsal.graph.model import Dim, NodeView, Shape, Value
+
+
+def shape_of(op: Emit, value: Value) -> Value:
+    """int64 shape of a forward tensor: a constant if known, a (shared) Shape node if not."""
+    if value.static is not None:
+        return op.const(list(value.static))
+    return op.cached(("shape", value.name), lambda: op.Shape(op.raw(value)))
+
+
+def dim_of(op: Emit, value: Value, axis: int) -> Value:
+    """int64 tensor [1] with the size of one axis (0 <= axis < rank)."""
+    size = value.dim(axis)
+    if size is not None:
+        return op.const([size])
+    return op.cached(("dim", value.name, axis), lambda: op.Shape(op.raw(value), start=axis, end=axis + 1))
+
+
+def reshape_like(op: Emit, g: Value, like: Value) -> Value:
+    """``g`` with the elements laid out in the shape of ``like``."""
+    target = reshape_target(op, like.shape)
+    return op.Reshape(g, shape_of(op, like) if target is None else target)
+
+
+def reshape_target(op: Emit, shape: Shape | None) -> Value | None:
+    """A constant Reshape operand for ``shape``: its one unknown dimension, if any, as -1; ``None`` where two are unknown."""
+    if shape is None or sum(not isinstance(d, int) for d in shape) > 1 or 0 in shape:
+        return None
+    return op.const([d if isinstance(d, int) else -1 for d in shape])
+
+
+def like_shape(op: Emit, g: Value, like: Value) -> Value:
+    """Broadcast ``g`` to the shape of ``like`` (an Expand, left out where ``g`` has that shape already)."""
+    if g.static is not None and g.static == like.static:
+        return g
+    return op.Expand(g, shape_of(op, like))
+
+
+def zeros_like(op: Emit, value: Value) -> Value:
+    """Zeros of the compute type in the shape of a forward tensor."""
+    zero = helper.make_tensor("zero", op.dtype, [1], [0.0])
+    return op.ConstantOfShape(shape_of(op, value), value=zero)
+
+
+def ones_like(op: Emit, value: Value) -> Value:
+    """Ones of the compute type in the shape of a forward tensor."""
+    one = helper.make_tensor("one", op.dtype, [1], [1.0])
+    return op.ConstantOfShape(shape_of(op, value), value=one)
+
+
+def same_dim(a: Dim, b: Dim) -> bool:
+    """Whether two dimensions are known to be equal."""
+    return a is not None and a == b
+
+
+def unbroadcast(op: Emit, g: Value, y: Value, x: Value) -> Value:
+    """Adjoint of broadcasting ``x`` to the shape of ``y``: sums ``g`` (shaped like ``y``) over the axes that were stretched."""
+    if x.shape is not None and y.shape is not None and len(x.shape) <= len(y.shape):
+        lead = len(y.shape) - len(x.shape)
+        pairs = list(enumerate(zip(x.shape, y.shape[lead:], strict=True)))
+        if all(same_dim(a, b) or (isinstance(a, int)) for _, (a, b) in pairs):
+            stretched = [lead + i for i, (a, b) in pairs if a == 1 and b != 1]
+            if stretched:
+                g = op.ReduceSum(g, stretched, keepdims=1)
+            return op.ReduceSum(g, list(range(lead)), keepdims=0) if lead else g
+    return _unbroadcast_at_run_time(op, g, y, x)
+
+
+def _unbroadcast_at_run_time(op: Emit, g: Value, y: Value, x: Value) -> Value:
+    """As ``unbroadcast`` where sizes are only known at run time: sum over every axis where ``x`` has size 1."""
+    shape_x = shape_of(op, x)
+    missing = op.Sub(op.Shape(shape_of(op, y)), op.Shape(shape_x))
+    ones = op.Expand(op.const([1]), missing)
+    padded = op.Concat(ones, shape_x, axis=0)
+    axes = op.Squeeze(op.NonZero(op.Equal(padded, 1)), [0])
+    return op.Reshape(op.ReduceSum(g, axes, keepdims=1, noop_with_empty_axes=1), shape_x)
+
+
+def stabilise(op: Emit, z: Value, epsilon: float) -> Value:
+    """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``."""
+    return op.Add(z, op.Where(op.Less(z, 0.0), -float(epsilon), float(epsilon)))
+
+
+def mask(op: Emit, condition: Value, g: Value) -> Value:
+    """``g`` where the condition holds, else 0."""
+    return op.Where(condition, g, 0.0)
+
+
+def cast(op: Emit, value: Value) -> Value:
+    """``value`` in the compute type."""
+    return op.Cast(value, to=op.dtype)
+
+
+def axes_of(node: NodeView, rank: int, position: int | None = None, attribute: str = "axes") -> list[int] | None:
+    """Non-negative axes given as input ``position`` or as an attribute; ``None`` if absent or only known at run time."""
+    axes = node.ints(position, attribute) if position is not None else node.attr(attribute)
+    return None if axes is None else [int(a) % rank for a in np.atleast_1d(axes)]
+
+
+def perm_inverse(perm: Sequence[int]) -> list[int]:
+    """The permutation that undoes ``perm``."""
+    return [int(i) for i in np.argsort(perm)]

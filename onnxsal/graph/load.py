@@ -1,0 +1,76 @@
+"""Read a model from a path, bytes or ``ModelProto``; write one without ever leaving half a file behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Union
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxsal.errors import ModelError, OutputError
+
+Source = Union[str, os.PathLike[str], bytes, onnx.ModelProto]
+
+PROTOBUF_LIMIT = 2**31 - 1
+"""A protobuf message holds less than 2 GiB; larger models keep their weights in a file beside it."""
+
+
+def load_model(source: Source) -> onnx.ModelProto:
+    """A model of our own to change: read from a file or bytes, or copied from a ``ModelProto``."""
+    if isinstance(source, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return copy
+    if isinstance(source, bytes):
+        return _parse(source, "the bytes given")
+    path = Path(source)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"model '{path}' cannot be read: {error.strerror or error}. Give the path of an .onnx file.") from error
+    proto = _parse(data, f"'{path}'")
+    del data
+    _load_external(proto, path)
+    return proto
+
+
+def _parse(data: bytes, what: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(f"{what} is not an ONNX model, or is cut short ({len(data):,} bytes): {error}. Export or download it again.") from error
+    if not proto.graph.node or not proto.opset_import:
+        raise ModelError(f"{what} is not an ONNX model, or is cut short: it has {len(proto.graph.node)} nodes and no usable opset.")
+    return proto
+
+
+def _load_external(proto: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+    except (OSError, onnx.checker.ValidationError, ValueError) as error:
+        raise ModelError(
+            f"model '{path}' keeps its weights in another file, which cannot be read: {error}. Put that file beside the model."
+        ) from error
+
+
+def save_model(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
+    """Write ``proto``: to a temporary name first, then renamed, so a failure never leaves half a file.
+
+    Weights go to ``<name>.data`` beside it where the model would exceed the 2 GiB that one protobuf file can hold.
+    """
+    target = Path(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnxsal-") as folder:
+            partial = Path(folder) / target.name
+            if proto.ByteSize() >= PROTOBUF_LIMIT:
+                onnx.save(proto, str(partial), save_as_external_data=True, location=f"{target.name}.data")
+                os.replace(f"{partial}.data", f"{target}.data")
+            else:
+                partial.write_bytes(proto.SerializeToString())
+            os.replace(partial, target)
+    except OSError as error:
+        raise OutputError(f"'{target}' cannot be written: {error.strerror or error}. Nothing was left behind.") from error

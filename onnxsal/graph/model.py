@@ -1,0 +1,341 @@
+"""A read-only view of an ONNX model: nodes, producers, consumers, types, constants.
+
+The forward part of a model stays the ``ModelProto`` it came as. Nothing here rewrites it, and it never passes through
+another library's importer, so metadata, doc strings, quantisation annotations and every constant survive byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxsal.errors import ModelError, UnsupportedError
+
+Dim = int | str | None
+Shape = tuple[Dim, ...]
+
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+"""Element types that carry a signal. The 8-bit floats are storage types: they are dequantised before any arithmetic."""
+
+HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+"""Types whose backward part runs in float32: their range and precision are too small for products of gradients."""
+
+_FOLD_LIMIT = 1024
+"""Initialisers with more elements than this are weights, not shape arithmetic; shape inference does not need their data."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in the graph: its name and, for tensors of the forward model, its element type and static shape.
+
+    ``dtype`` is an ``onnx.TensorProto`` element type (0 = unknown); ``shape`` is ``None`` where not even the rank is known,
+    and a dimension is an ``int``, a symbol (``str``) or ``None``.
+    """
+
+    name: str
+    dtype: int = 0
+    shape: Shape | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions; raises ``UnsupportedError`` where the model does not tell."""
+        if self.shape is None:
+            raise UnsupportedError(
+                f"tensor '{self.name}' has no known rank; the rule needs it. "
+                "Export the model with shapes, or declare the input's shape before converting."
+            )
+        return len(self.shape)
+
+    def dim(self, axis: int) -> int | None:
+        """The static size of one axis, or ``None`` where it is symbolic or unknown."""
+        size = self.shape[axis] if self.shape is not None else None
+        return size if isinstance(size, int) else None
+
+    @property
+    def static(self) -> tuple[int, ...] | None:
+        """The whole shape if every dimension is a number, else ``None``."""
+        if self.shape is None or not all(isinstance(d, int) for d in self.shape):
+            return None
+        return tuple(d for d in self.shape if isinstance(d, int))
+
+
+class NodeView:
+    """One forward node as rules see it: inputs and outputs as ``Value``, attributes with schema defaults, constants.
+
+    ``wants[i]`` tells a rule whether input i needs a signal; a rule returns ``None`` for the others.
+    """
+
+    def __init__(self, model: Model, proto: onnx.NodeProto, index: int) -> None:
+        self.model = model
+        self.proto = proto
+        self.index = index
+        self.op_type = proto.op_type
+        self.domain = "" if proto.domain == "ai.onnx" else proto.domain
+        self.name = proto.name or f"{proto.op_type}_{index}"
+        self.wants: tuple[bool, ...] = (False,) * len(proto.input)
+
+    def __repr__(self) -> str:
+        return f"<{self.op_type} '{self.name}'>"
+
+    @property
+    def opset(self) -> int:
+        return self.model.opset_of(self.domain)
+
+    @property
+    def label(self) -> str:
+        """How messages name the node: ``node 'conv1' (Conv, opset 18)``."""
+        return f"node '{self.name}' ({self.domain + '.' if self.domain else ''}{self.op_type}, opset {self.opset})"
+
+    @cached_property
+    def inputs(self) -> tuple[Value | None, ...]:
+        """Inputs in order; ``None`` for an optional input that is not connected."""
+        return tuple(self.model.value(n) if n else None for n in self.proto.input)
+
+    @cached_property
+    def outputs(self) -> tuple[Value | None, ...]:
+        return tuple(self.model.value(n) if n else None for n in self.proto.output)
+
+    def input(self, i: int) -> Value:
+        """Input i, which must be connected."""
+        value = self.optional(i)
+        if value is None:
+            raise UnsupportedError(f"{self.label}: input {i} is not connected, and the rule needs it.")
+        return value
+
+    def optional(self, i: int) -> Value | None:
+        """Input i, or ``None`` where it is left out."""
+        return self.inputs[i] if i < len(self.inputs) else None
+
+    def output(self, i: int) -> Value:
+        """Output i, which must be named."""
+        value = self.outputs[i] if i < len(self.outputs) else None
+        if value is None:
+            raise UnsupportedError(f"{self.label}: output {i} is not connected, and the rule needs it.")
+        return value
+
+    @property
+    def x(self) -> Value:
+        """The first input."""
+        return self.input(0)
+
+    @property
+    def y(self) -> Value:
+        """The first output."""
+        return self.output(0)
+
+    def want(self, i: int) -> bool:
+        """Whether input i needs a signal (False for inputs that do not exist)."""
+        return i < len(self.wants) and self.wants[i]
+
+    def grads(self, *values: Value | None) -> list[Value | None]:
+        """Pad a rule's answer with ``None`` to one entry per input."""
+        return [*values, *[None] * (len(self.proto.input) - len(values))][: max(len(self.proto.input), 1)]
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        return {a.name: helper.get_attribute_value(a) for a in self.proto.attribute}
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute, else ``default``, else the operator schema's default, else ``None``. Strings come decoded."""
+        value = self.attributes.get(name)
+        if value is None and default is None:
+            value = self._schema_default(name)
+        elif value is None:
+            value = default
+        return value.decode() if isinstance(value, bytes) else value
+
+    def _schema_default(self, name: str) -> Any:
+        try:
+            schema = onnx.defs.get_schema(self.op_type, self.opset, self.domain)
+        except onnx.defs.SchemaError:
+            return None
+        entry = schema.attributes.get(name)
+        if entry is None or not entry.default_value.name:
+            return None
+        return helper.get_attribute_value(entry.default_value)
+
+    def const(self, i: int) -> np.ndarray | None:
+        """Input i as an array if it is known at conversion time, else ``None``."""
+        value = self.optional(i)
+        return None if value is None else self.model.constant(value.name)
+
+    def ints(self, i: int, attribute: str | None = None) -> list[int] | None:
+        """Integers given as input i (or, in older opsets, as an attribute); ``None`` if absent or only known at run time."""
+        array = self.const(i)
+        if array is not None:
+            return [int(v) for v in array.reshape(-1)]
+        if self.optional(i) is None and attribute is not None:
+            values = self.attr(attribute)
+            return None if values is None else [int(v) for v in np.atleast_1d(values)]
+        return None
+
+
+class Model:
+    """An ONNX model, indexed. Build it once per (immutable) state of the ``ModelProto``."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        self.graph = proto.graph
+        self.initializers = {t.name: t for t in self.graph.initializer}
+        self.input_names = [i.name for i in self.graph.input if i.name not in self.initializers]
+        self.output_names = [o.name for o in self.graph.output]
+        self.nodes = [NodeView(self, n, i) for i, n in enumerate(self.graph.node)]
+        self.producer = {out: n for n in self.nodes for out in n.proto.output if out}
+        self.tags: dict[int, frozenset[str]] = {}
+        """Node index -> what a pass found out about it (residual addition, attention softmax, batch normalisation)."""
+        self._constants: dict[str, np.ndarray | None] = {}
+
+    def opset_of(self, domain: str = "") -> int:
+        for entry in self.proto.opset_import:
+            if entry.domain in ({"", "ai.onnx"} if domain in ("", "ai.onnx") else {domain}):
+                return int(entry.version)
+        if domain in ("", "ai.onnx"):
+            raise ModelError("the model imports no 'ai.onnx' opset; only graphs of standard operators can be explained.")
+        return 1
+
+    @property
+    def opset(self) -> int:
+        return self.opset_of("")
+
+    @cached_property
+    def consumers(self) -> dict[str, list[NodeView]]:
+        """Tensor name -> nodes that read it, subgraph captures included."""
+        users: dict[str, list[NodeView]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys([*filter(None, node.proto.input), *captured(node.proto)]):
+                users.setdefault(name, []).append(node)
+        return users
+
+    @cached_property
+    def types(self) -> dict[str, tuple[int, Shape | None]]:
+        """Tensor name -> (element type, shape), from declarations, initialisers and ONNX shape inference."""
+        return infer_types(self.proto)
+
+    def value(self, name: str) -> Value:
+        dtype, shape = self.types.get(name, (0, None))
+        return Value(name, dtype, shape)
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of a tensor that no input can change: an initialiser, a Constant, or an Identity or Cast of one."""
+        if name not in self._constants:
+            self._constants[name] = self._constant(name)
+        return self._constants[name]
+
+    def _constant(self, name: str) -> np.ndarray | None:
+        if name in self.initializers:
+            overridable = any(i.name == name for i in self.graph.input)
+            return None if overridable else numpy_helper.to_array(self.initializers[name])
+        node = self.producer.get(name)
+        if node is None:
+            return None
+        if node.op_type == "Constant":
+            return constant_value(node)
+        if node.op_type in ("Identity", "Unsqueeze", "Squeeze", "Cast", "Reshape", "Concat", "Gather", "Slice", "Neg"):
+            return self._folded(node)
+        return None
+
+    def _folded(self, node: NodeView) -> np.ndarray | None:
+        """Fold one cheap shape-arithmetic node with the reference evaluator, if all its inputs are constants."""
+        feeds = {}
+        for name in filter(None, node.proto.input):
+            array = self.constant(name)
+            if array is None or (array.size > _FOLD_LIMIT and node.op_type != "Identity"):
+                return None
+            feeds[name] = array
+        if node.op_type == "Identity":
+            return next(iter(feeds.values()))
+        from onnx.reference import ReferenceEvaluator
+
+        graph = helper.make_graph(
+            [node.proto],
+            "fold",
+            [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in feeds.items()],
+            [onnx.ValueInfoProto(name=node.proto.output[0])],
+        )
+        model = helper.make_model(graph, opset_imports=self.proto.opset_import)
+        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+
+
+def constant_value(node: NodeView) -> np.ndarray | None:
+    """The array of a Constant node, whichever attribute holds it."""
+    for attribute in node.proto.attribute:
+        if attribute.name == "value":
+            return numpy_helper.to_array(attribute.t)
+        if attribute.name in ("value_float", "value_floats"):
+            return np.asarray(helper.get_attribute_value(attribute), np.float32)
+        if attribute.name in ("value_int", "value_ints"):
+            return np.asarray(helper.get_attribute_value(attribute), np.int64)
+    return None
+
+
+def captured(node: onnx.NodeProto) -> list[str]:
+    """Names that the node's subgraphs read from the graph around them."""
+    names: list[str] = []
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
+            local = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+            for inner in graph.node:
+                names += [n for n in (*inner.input, *captured(inner)) if n and n not in local]
+                local.update(inner.output)
+            names += [o.name for o in graph.output if o.name not in local]
+    return names
+
+
+def _shape_of(tensor: onnx.TypeProto.Tensor) -> Shape | None:
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) if d.HasField("dim_param") else None
+        for d in tensor.shape.dim
+    )
+
+
+def infer_types(proto: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
+    """ONNX shape inference over a copy without the weights' data (they are most of the memory and shapes do not need them)."""
+    light = onnx.ModelProto(ir_version=proto.ir_version)
+    light.opset_import.extend(proto.opset_import)
+    light.functions.extend(proto.functions)
+    light.graph.name = proto.graph.name or "graph"
+    light.graph.node.extend(proto.graph.node)
+    light.graph.input.extend(proto.graph.input)
+    light.graph.output.extend(proto.graph.output)
+    light.graph.value_info.extend(proto.graph.value_info)
+    declared = {i.name for i in proto.graph.input}
+    known: dict[str, tuple[int, Shape | None]] = {}
+    for tensor in proto.graph.initializer:
+        known[tensor.name] = (tensor.data_type, tuple(tensor.dims))
+        if int(np.prod(tensor.dims, dtype=np.int64)) <= _FOLD_LIMIT:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in declared:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    for sparse in proto.graph.sparse_initializer:
+        known[sparse.values.name] = (sparse.values.data_type, tuple(sparse.dims))
+        light.graph.sparse_initializer.append(sparse)
+    inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    for info in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
+        if info.name not in known and info.type.HasField("tensor_type"):
+            known[info.name] = (info.type.tensor_type.elem_type, _shape_of(info.type.tensor_type))
+    return known
+
+
+def all_names(graph: onnx.GraphProto) -> set[str]:
+    """Every tensor and node name in a graph, for clash checks (subgraphs included)."""
+    names = {i.name for i in graph.input} | {o.name for o in graph.output} | {t.name for t in graph.initializer}
+    for node in graph.node:
+        names.update((*node.input, *node.output, node.name))
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
+                names |= all_names(inner)
+    names.discard("")
+    return names
+
+
+def float_names(values: Sequence[Value]) -> list[str]:
+    """Names of the values whose element type carries a signal."""
+    return [v.name for v in values if v.dtype in FLOATS]

@@ -1,0 +1,1 @@
+"""What wraps or replaces a walk, from model in to model out."""

@@ -1,0 +1,207 @@
+"""Where operators are registered: gradient, family, implicit bias and test cases in one decorated function.
+
+A gradient has the signature ``gradient(op, node, dy) -> [one entry per input]``; ``dy`` is the signal at the (first)
+output. Operators with several differentiable outputs register with ``many=True`` and receive a list with ``None`` where an
+output carries no signal. An entry is ``None`` for an input that gets none; the engine treats a ``None`` for an input that
+was *wanted* as an error, unless the operator lists that input in ``stops`` with the reason why its derivative is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from onnxsal.errors import UnsupportedError, near_miss
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.helpers import zeros_like
+
+Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
+Bias = Callable[[Emit, NodeView], Value | None]
+BiasKind = Literal["zero", "symmetric", "affine", "product"]
+
+FAMILIES: dict[str, str] = {
+    "linear": "weighted sums: convolutions and matrix products",
+    "activation": "elementwise non-linearities that end a layer",
+    "elementwise": "other elementwise functions of one tensor",
+    "add": "sums of tensors",
+    "product": "products and quotients of tensors",
+    "select": "elementwise choice between tensors",
+    "max_pool": "the largest (or smallest) element of a window or axis",
+    "average_pool": "means over a window or axis",
+    "normalization": "division by a statistic of the data, or by stored statistics",
+    "softmax": "normalised exponentials",
+    "reduction": "sums, products and norms over axes; running sums",
+    "movement": "copies, rearrangements and selections of elements",
+    "resample": "interpolation",
+    "quantize": "rounding to a grid and back",
+    "loss": "training losses",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test case: a node with its inputs. Arrays of floats are differentiated; ``fixed`` inputs become initialisers.
+
+    ``shapes`` gives random float inputs drawn from ``[low, high]`` (away from ``kinks``); an array is taken as it is; ``None``
+    leaves an optional input out. ``opset`` is the lowest opset the case is written for. ``static_only`` is the reason why the
+    case cannot run with symbolic shapes and run-time integers (empty: it can).
+    """
+
+    inputs: tuple[Any, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    fixed: tuple[int, ...] = ()
+    low: float = -2.0
+    high: float = 2.0
+    kinks: tuple[float, ...] = ()
+    outputs: int = 1
+    opset: int = 18
+    static_only: str = ""
+
+
+def case(
+    *inputs: Any,
+    fixed: Sequence[int] = (),
+    low: float = -2.0,
+    high: float = 2.0,
+    kinks: Sequence[float] = (),
+    outputs: int = 1,
+    opset: int = 18,
+    static_only: str = "",
+    **attributes: Any,
+) -> Case:
+    """A test case: each input is a shape (tuple: random floats in [low, high], at least 0.05 from every kink), an array, or None.
+
+    Integer, boolean and string arrays are always initialisers in the static form of the tests and inputs in the dynamic one;
+    ``fixed`` lists float inputs that stay initialisers and are not differentiated.
+    """
+    return Case(tuple(inputs), attributes, tuple(fixed), low, high, tuple(kinks), outputs, opset, static_only)
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """All that onnxsal knows about one operator."""
+
+    op_type: str
+    domain: str
+    family: str
+    gradient: Gradient
+    bias: BiasKind | Bias
+    cases: tuple[Case, ...]
+    many: bool = False
+    stops: Mapping[int, str] = field(default_factory=dict)
+    module: str = ""
+
+    @property
+    def formula(self) -> str:
+        """First line of the gradient's docstring."""
+        return (self.gradient.__doc__ or "").strip().splitlines()[0]
+
+
+REGISTRY: dict[tuple[str, str], OpSpec] = {}
+NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
+
+
+def gradient_of(
+    *op_types: str,
+    family: str,
+    bias: BiasKind | Bias,
+    cases: Sequence[Case] | Mapping[str, Sequence[Case]],
+    many: bool = False,
+    stops: Mapping[int, str] | None = None,
+    domain: str = "",
+) -> Callable[[Gradient], Gradient]:
+    """Register the decorated function as the gradient of ``op_types``.
+
+    ``bias`` is the implicit bias ``r = y - sum_i J_i x_i`` over the active inputs ``node.wants``: a function
+    ``(op, node) -> Value | None`` (broadcastable to y; None = zero), or one of
+    ``"zero"`` (homogeneous of degree 1), ``"symmetric"`` (symmetric Jacobian, so J x is the gradient of dy = x),
+    ``"affine"`` (the node on zeros), ``"product"`` (multilinear: (1 - number of active inputs) y).
+    ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family '{family}' for {op_types}{near_miss(family, FAMILIES)}; known: {', '.join(FAMILIES)}")
+
+    def register(gradient: Gradient) -> Gradient:
+        if not (gradient.__doc__ or "").strip():
+            raise ValueError(f"the gradient of {op_types} needs a docstring with its formula")
+        for op_type in op_types:
+            own = tuple(cases[op_type] if isinstance(cases, Mapping) else cases)
+            key = (domain, op_type)
+            if not own:
+                raise ValueError(f"operator {op_type} is registered without test cases")
+            if key in REGISTRY or key in NOT_DIFFERENTIABLE:
+                raise ValueError(f"operator {op_type} is registered twice")
+            REGISTRY[key] = OpSpec(op_type, domain, family, gradient, bias, own, many, dict(stops or {}), gradient.__module__)
+        return gradient
+
+    return register
+
+
+def not_differentiable(reason: str, *op_types: str, domain: str = "") -> None:
+    """List operators whose outputs carry no derivative, with the reason: a signal that reaches them stops, by definition."""
+    for op_type in op_types:
+        key = (domain, op_type)
+        if key in REGISTRY or key in NOT_DIFFERENTIABLE:
+            raise ValueError(f"operator {op_type} is registered twice")
+        NOT_DIFFERENTIABLE[key] = reason
+
+
+def spec_of(node: NodeView) -> OpSpec | None:
+    """The operator's registration, or ``None``."""
+    return REGISTRY.get((node.domain, node.op_type))
+
+
+def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> list[Value | None]:
+    """The registered gradient of a node: one signal per input, ``None`` where the input is not wanted.
+
+    Raises ``UnsupportedError`` if a wanted input gets no signal and is not one of the operator's ``stops``.
+    """
+    spec = spec_of(node)
+    if spec is None:
+        raise UnsupportedError(f"{node.label} has no gradient; known operators: `onnxsal ops`.")
+    if not spec.many and dys[0] is None:
+        others = [i for i, d in enumerate(dys) if d is not None]
+        raise UnsupportedError(f"{node.label}: a gradient is known for its first output only, but output {others} is differentiated.")
+    answer = list(spec.gradient(op, node, list(dys) if spec.many else dys[0]))
+    if len(answer) != len(node.proto.input):
+        raise AssertionError(f"{node.label}: gradient returned {len(answer)} entries for {len(node.proto.input)} inputs")
+    for i, value in enumerate(answer):
+        if node.want(i) and value is None and i not in spec.stops:
+            raise UnsupportedError(f"{node.label}: no gradient is known for input {i} ('{node.proto.input[i]}').")
+        if not node.want(i):
+            answer[i] = None
+    return answer
+
+
+def implicit_bias(op: Emit, node: NodeView) -> Value | None:
+    """``r = y - sum_i J_i x_i`` over the wanted inputs, broadcastable to y; ``None`` where it is identically zero."""
+    spec = spec_of(node)
+    if spec is None:
+        raise UnsupportedError(f"{node.label} has no implicit bias; known operators: `onnxsal ops`.")
+    if callable(spec.bias):
+        return spec.bias(op, node)
+    return _BIASES[spec.bias](op, node)
+
+
+def _symmetric(op: Emit, node: NodeView) -> Value | None:
+    (first, *_) = vjp(op, node, [node.x])
+    return None if first is None else op.Sub(node.y, first)
+
+
+def _affine(op: Emit, node: NodeView) -> Value | None:
+    inputs = [zeros_like(op, v) if v is not None and node.want(i) else v for i, v in enumerate(node.inputs)]
+    return op.clone(node, inputs)
+
+
+def _product(op: Emit, node: NodeView) -> Value | None:
+    active = sum(node.wants)
+    return None if active == 1 else op.Mul(node.y, float(1 - active))
+
+
+_BIASES: dict[str, Bias] = {
+    "zero": lambda op, node: None,
+    "symmetric": _symmetric,
+    "affine": _affine,
+    "product": _product,
+}

@@ -1,0 +1,44 @@
+"""What a pass is: one file, one change to the ``ModelProto``, with what it needs, what it guarantees and why it declined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+
+from onnxsal.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass did: how many places it changed, and a line for the log ('' = nothing to say)."""
+
+    changed: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A change made in place.
+
+    ``requires`` returns the reason why the pass declines ('' = it may run); ``run`` changes the model; ``ensures`` returns what
+    is wrong afterwards ('' = the promise holds). ``rewrites`` tells that forward nodes are replaced, so that outputs may
+    differ in the last bits and are compared before and after.
+    """
+
+    name: str
+    run: Callable[[onnx.ModelProto], Outcome]
+    requires: Callable[[onnx.ModelProto], str] = lambda proto: ""
+    ensures: Callable[[onnx.ModelProto], str] = lambda proto: ""
+    rewrites: bool = False
+
+    def __call__(self, proto: onnx.ModelProto) -> Outcome:
+        reason = self.requires(proto)
+        if reason:
+            return Outcome(0, f"declined: {reason}")
+        outcome = self.run(proto)
+        broken = self.ensures(proto)
+        if broken:
+            raise ModelError(f"pass '{self.name}' did not keep its promise: {broken}")
+        return outcome

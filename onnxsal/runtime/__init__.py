@@ -1,0 +1,1 @@
+"""Sessions, providers, pictures: the only folder that imports onnxruntime."""

@@ -1,0 +1,1 @@
+"""Methods as data: one TOML file per method, read through ``importlib.resources``."""

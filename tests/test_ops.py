@@ -1,0 +1,92 @@
+"""Every registered operator, over its own cases: gradient and implicit bias against finite differences, static and dynamic."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import onnxsal
+from onnxsal.engine.reach import reach
+from onnxsal.graph import Emit, Model, Value, compute_dtype
+from onnxsal.graph.assemble import Port, assemble
+from onnxsal.ops.registry import REGISTRY, Case, OpSpec, implicit_bias
+from tests.oracle import one_node_model, random_like, run, scaled_derivative
+
+
+def every_case() -> list:
+    return [
+        pytest.param(spec, test, id=f"{spec.domain + '.' if spec.domain else ''}{spec.op_type}-{i}")
+        for spec in REGISTRY.values()
+        for i, test in enumerate(spec.cases)
+    ]
+
+
+def float_outputs(results: dict[str, np.ndarray]) -> list[str]:
+    return [k for k, v in results.items() if v.dtype.kind == "f"]
+
+
+@pytest.mark.parametrize(("spec", "test"), every_case())
+def test_gradient_matches_finite_differences(spec: OpSpec, test: Case) -> None:
+    """<u, dy/dx v> by central differences equals <v, vjp(u)>, for each input and all float outputs together, in float64."""
+    model, feed, wrt = one_node_model(spec, test)
+    wrt = [w for w in wrt if int(w[1:]) not in spec.stops]
+    y = run(model, feed)
+    outs = float_outputs(y) if spec.many else ["y0"]
+    u = random_like(y, outs, seed=1)
+    v = random_like(feed, wrt, seed=2)
+    derived = onnxsal.vjp(model, wrt=wrt, outputs=outs)
+    got = run(derived, feed | {f"cotangent/{o}": u[o] for o in outs})
+    for w in wrt:
+        assert got[f"vjp/{w}"].shape == feed[w].shape
+        numeric = scaled_derivative(model, feed, {w: v[w]})
+        expected = sum(float((numeric[o] * u[o]).sum()) for o in outs)
+        scale = float(np.abs(got[f"vjp/{w}"] * v[w]).sum()) + 1e-3
+        assert float((got[f"vjp/{w}"] * v[w]).sum()) == pytest.approx(expected, rel=1e-6, abs=1e-7 * scale), w
+
+
+@pytest.mark.parametrize(("spec", "test"), every_case())
+def test_dynamic_shapes_give_the_static_gradient(spec: OpSpec, test: Case) -> None:
+    """Symbolic dimensions and run-time integers change the graph, not the result; ONNX Runtime float32 agrees with float64."""
+    if test.static_only:
+        pytest.skip(test.static_only)
+    model, feed, wrt = one_node_model(spec, test, dtype=np.float64)
+    dynamic, feed32, _ = one_node_model(spec, test, dtype=np.float32, dynamic=True)
+    wrt = [w for w in wrt if int(w[1:]) not in spec.stops]
+    y = run(model, feed)
+    outs = float_outputs(y) if spec.many else ["y0"]
+    u = random_like(y, outs, seed=1)
+    exact = run(onnxsal.vjp(model, wrt=wrt, outputs=outs), feed | {f"cotangent/{o}": u[o] for o in outs})
+    derived = onnxsal.vjp(dynamic, wrt=wrt, outputs=outs)
+    got = run(derived, feed32 | {f"cotangent/{o}": u[o].astype(np.float32) for o in outs}, optimise=True)
+    for w in wrt:
+        reference = exact[f"vjp/{w}"]
+        np.testing.assert_allclose(got[f"vjp/{w}"], reference, rtol=2e-3, atol=2e-4 * (np.abs(reference).max() + 1e-3))
+
+
+@pytest.mark.parametrize(("spec", "test"), every_case())
+def test_implicit_bias(spec: OpSpec, test: Case) -> None:
+    """r = y - sum_i J_i x_i for every set of active inputs, where sum_i J_i x_i = d y((1 + t) x_active) / dt, in float64."""
+    model, feed, wrt = one_node_model(spec, test)
+    wrt = [w for w in wrt if int(w[1:]) not in spec.stops]
+    for size in range(1, len(wrt) + 1):
+        for active in itertools.combinations(wrt, size):
+            y = run(model, feed)["y0"]
+            expected = y - scaled_derivative(model, feed, {a: feed[a] for a in active})["y0"]
+            biased = bias_model(model, active)
+            got = np.zeros_like(y) if biased is None else run(biased, feed)["bias"]
+            np.testing.assert_allclose(np.broadcast_to(got, y.shape), expected, rtol=1e-6, atol=1e-7 * (np.abs(y).max() + 1))
+
+
+def bias_model(model, active):
+    """The model with the implicit bias of its one node as output ``bias``, or ``None`` where the operator says it is zero."""
+    view = Model(type(model).FromString(model.SerializeToString()))
+    (node,) = reach(view, active, ["y0"]).path
+    op = Emit(view)
+    with op.at(node):
+        result = implicit_bias(op, node)
+        if result is None:
+            return None
+        named = op.Identity(result, name="bias")
+    return assemble(view, op, [], [Port(Value(named.name), compute_dtype(node), None)])
