@@ -1,5 +1,24 @@
 """onnxsal explains deployed models: an ONNX file goes in, the same model with its explanation built in comes out."""
 
+from onnxsal.engine.method import Method
+from onnxsal.engine.plan import Plan
+from onnxsal.errors import OnnxsalError
+from onnxsal.explainer import Explainer, Explanation
+from onnxsal.methods.convert import convert
+from onnxsal.methods.inspect import Report, check, methods, ops, plan
 from onnxsal.methods.vjp import vjp
 
-__all__ = ["vjp"]
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "Method",
+    "OnnxsalError",
+    "Plan",
+    "Report",
+    "check",
+    "convert",
+    "methods",
+    "ops",
+    "plan",
+    "vjp",
+]

@@ -15,13 +15,18 @@ def gradient(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[
     return vjp(op, node, dys)
 
 
-@rule("guided", families=["activation"])
+RECTIFIERS = ("activation", "select", "quantize")
+"""Families in which a rectifier can come: Relu and Clip, Max(x, 0), and the QuantizeLinear that swallowed one of them."""
+
+
+@rule("guided", families=RECTIFIERS)
 def guided(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
     """dx = J^T max(dy, 0): for a ReLU 1[z > 0] 1[dy > 0] dy. Springenberg et al. 2014, arXiv 1412.6806."""
     return vjp(op, node, [None if dy is None else op.Relu(dy) for dy in dys])
 
 
-@rule("deconvnet", families=["activation"])
+@rule("deconvnet", families=("activation", "select"))
 def deconvnet(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
     """dx = max(dy, 0), whatever the sign of z. Zeiler and Fergus 2013, arXiv 1311.2901."""
-    return node.grads(None if dys[0] is None else op.Relu(dys[0]))
+    signal = None if dys[0] is None else op.Relu(dys[0])
+    return [signal if wanted else None for wanted in node.wants]

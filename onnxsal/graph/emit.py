@@ -15,7 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from onnxsal.graph.model import HALF, Model, NodeView, Value
+from onnxsal.graph.model import GRID, HALF, Model, NodeView, Value, captured
 
 Operand = Value | float | int | bool | Sequence[int] | Sequence[float] | np.ndarray | None
 
@@ -28,7 +28,7 @@ class Emit:
     Operands are ``Value``s, ``None`` (an input left out) or plain Python: a ``float`` becomes a scalar of the compute type
     (float32, or float64 where the explained node works in float64), an ``int`` or a list of ints an int64 tensor, an array
     itself. ``outputs=2`` returns a tuple. A forward tensor in float16 or bfloat16 is cast to float32 on its first use, so
-    rules never meet half precision; ``raw(value)`` opts out.
+    rules never meet half precision; so are quantised values where a signal crosses them. ``raw(value)`` opts out.
     """
 
     def __init__(self, model: Model, prefix: str = PREFIX) -> None:
@@ -36,6 +36,7 @@ class Emit:
         self.prefix = prefix
         self.dtype: int = TensorProto.FLOAT
         self._scope = prefix
+        self._narrow = HALF
         self._graph = gs.Graph(opset=model.opset)
         self._tensors: dict[str, gs.Tensor] = {}
         self._copied: dict[str, list[onnx.AttributeProto]] = {}
@@ -48,13 +49,14 @@ class Emit:
     @contextmanager
     def at(self, node: NodeView) -> Iterator[None]:
         """Name what is emitted after ``node`` and compute in its float type (float32 for half precision)."""
-        scope, dtype = self._scope, self.dtype
+        scope, dtype, narrow = self._scope, self.dtype, self._narrow
         self._scope = f"{self.prefix}/{node.name}"
         self.dtype = compute_dtype(node)
+        self._narrow = HALF | {v.dtype for i, v in enumerate(node.inputs) if v is not None and node.want(i) and v.dtype in GRID}
         try:
             yield
         finally:
-            self._scope, self.dtype = scope, dtype
+            self._scope, self.dtype, self._narrow = scope, dtype, narrow
 
     @contextmanager
     def named(self, scope: str, dtype: int = 0) -> Iterator[None]:
@@ -102,7 +104,7 @@ class Emit:
             return gs.Variable.empty()
         if not isinstance(operand, Value):
             operand = self.const(operand)
-        if operand.dtype in HALF:
+        if operand.dtype in self._narrow:
             operand = self._as_float(operand)
         if operand.name not in self._tensors:
             self._tensors[operand.name] = gs.Variable(operand.name)
@@ -159,12 +161,23 @@ class Emit:
         self._copied[emitted.name] = [*kept, *added]
         return result
 
-    def subgraph(self, op_type: str, operands: Sequence[Operand], body: onnx.GraphProto, reads: Sequence[Value], outputs: int) -> Any:
-        """A control-flow node with one body; ``reads`` names what the body captures from around it, which stays alive."""
-        result = self._append(op_type, operands, outputs, None, {})
-        self._copied[self._graph.nodes[-1].name] = [helper.make_attribute("body", body)]
-        self._keep += [v.name for v in reads]
-        return result
+    def insert(self, node: NodeView) -> None:
+        """A node as it is, with its own tensor names (``replay``)."""
+        inputs = [self._operand(self.raw(v) if v is not None else None) for v in node.inputs]
+        outputs = [gs.Variable(n) if n else gs.Variable.empty() for n in node.proto.output]
+        self._tensors.update({t.name: t for t in outputs if not t.is_empty()})
+        name = self._unique(f"{self.prefix}/{node.name}/{node.op_type}")
+        self._graph.nodes.append(gs.Node(op=node.op_type, name=name, inputs=inputs, outputs=outputs, domain=node.domain or None))
+        self._copied[name] = list(node.proto.attribute)
+        self._keep += captured(node.proto)
+
+    def subgraph(self, op_type: str, operands: Sequence[Operand], body: onnx.GraphProto, outputs: int) -> tuple[Value, ...]:
+        """A control-flow node with one body; what the body reads from around it stays alive."""
+        results = self._append(op_type, operands, outputs, None, {})
+        attribute = helper.make_attribute("body", body)
+        self._copied[self._graph.nodes[-1].name] = [attribute]
+        self._keep += captured(onnx.NodeProto(attribute=[attribute]))
+        return results if outputs > 1 else (results,)
 
     # ----- result -----
 

@@ -2,11 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
 import onnx
 
+from onnxsal.errors import ModelError
 from onnxsal.graph import Model
+from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
+from onnxsal.passes.explicit_pads import EXPLICIT_PADS
+from onnxsal.passes.inline_functions import INLINE, Known, expand_bodies
+from onnxsal.passes.name_nodes import NAME_NODES
+from onnxsal.passes.raise_opset import RAISE_IR, RAISE_OPSET
+from onnxsal.passes.sort import SORT
+from onnxsal.passes.tag_patterns import tag_patterns
+
+__all__ = ["Outcome", "Pass", "Prepared", "passes", "prepare"]
+
+Compare = Callable[[onnx.ModelProto, onnx.ModelProto], float]
+"""Largest difference of the outputs of two models on random input, relative to the largest output."""
+
+TOLERANCE = 1e-5
+"""A rewritten forward part must return the same outputs up to rounding."""
 
 
-def prepare(proto: onnx.ModelProto) -> tuple[Model, list[str]]:
-    """The plain model and a log line for each pass that changed something. ``proto`` is changed in place."""
-    return Model(proto), []
+@dataclass(frozen=True)
+class Prepared:
+    """The plain model, and for each pass that did something what it did."""
+
+    model: Model
+    log: list[str] = field(default_factory=list)
+    rewritten: bool = False
+
+
+def passes(known: Known) -> list[Pass]:
+    """Every pass, in the order in which they run. ``known(domain, op_type)`` tells which operators need no expansion."""
+    return [SORT, INLINE, EXPAND_CONTRIB, RAISE_OPSET, RAISE_IR, expand_bodies(known), NAME_NODES, EXPLICIT_PADS]
+
+
+def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None) -> Prepared:
+    """Run every pass on ``proto`` (changed in place).
+
+    Where a pass replaced forward nodes, ``compare`` (if given) runs the model before and after; raises ``ModelError`` if the
+    outputs differ by more than ``TOLERANCE``: then the rewrite was wrong for this model and no map could be trusted.
+    """
+    before: bytes | None = None
+    log: list[str] = []
+    rewritten: list[str] = []
+    for step in passes(known):
+        if step.rewrites and compare is not None and before is None and not step.requires(proto):
+            before = proto.SerializeToString()
+        outcome = step(proto)
+        if outcome.changed:
+            log.append(f"{step.name}: {outcome.detail}")
+            if step.rewrites:
+                rewritten.append(step.name)
+    if rewritten and compare is not None and before is not None:
+        difference = compare(onnx.ModelProto.FromString(before), proto)
+        log.append(f"outputs before and after {', '.join(rewritten)}: largest relative difference {difference:.1e}")
+        if not difference <= TOLERANCE:
+            raise ModelError(
+                f"rewriting the model ({', '.join(rewritten)}) changed its outputs by {difference:.2e} relative; at most {TOLERANCE:g} is allowed. "
+                "Export the model with opset 18 or higher and without fused operators."
+            )
+    model = Model(proto)
+    tag_patterns(model)
+    return Prepared(model, log, bool(rewritten))

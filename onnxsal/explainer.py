@@ -1,0 +1,210 @@
+"""Explainer: a converted model held open in a session, and the Explanation it returns."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxsal.engine.method import Method
+from onnxsal.errors import InputError, TargetError, near_miss
+from onnxsal.graph.load import Source
+from onnxsal.methods.convert import DEFAULT_METHOD, conversion, target_index
+from onnxsal.runtime.providers import Providers
+from onnxsal.runtime.session import Session, open_session
+
+Target = int | str | Sequence[int] | np.ndarray | None
+
+ADDED = ("attribution", "saliency_map", "explained_class", "explained_score", "residual")
+"""Outputs that the contract adds; everything else a converted model returns is the original's."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a converted model said about a batch of N samples.
+
+    ``attribution`` is signed and shaped like the explained input; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
+    is no image; ``target`` int64 [N] the explained classes; ``score`` float32 [N]; ``residual`` float32 [N] the relative error of
+    the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs; ``seconds`` the time of the run.
+    """
+
+    attribution: np.ndarray
+    saliency_map: np.ndarray | None
+    target: np.ndarray
+    score: np.ndarray
+    residual: np.ndarray | None
+    outputs: dict[str, np.ndarray]
+    providers: list[str]
+    seconds: float
+    method: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    components: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, index: int) -> Explanation:
+        """The explanation of one sample, as a batch of one."""
+        one = slice(index, None if index == -1 else index + 1)
+        return Explanation(
+            self.attribution[one],
+            None if self.saliency_map is None else self.saliency_map[one],
+            self.target[one],
+            self.score[one],
+            None if self.residual is None else self.residual[one],
+            {k: v[one] for k, v in self.outputs.items()},
+            self.providers,
+            self.seconds / max(len(self), 1),
+            self.method,
+            self.parameters,
+            {k: v[one] for k, v in self.components.items()},
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Everything but the arrays, ready for JSON."""
+        return {
+            "method": self.method,
+            "parameters": self.parameters,
+            "target": self.target.tolist(),
+            "score": self.score.tolist(),
+            "residual": None if self.residual is None else self.residual.tolist(),
+            "providers": self.providers,
+            "seconds": self.seconds,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the arrays to ``<path>.npz`` and everything else to ``<path>.json``; returns the .npz path."""
+        target = Path(path).with_suffix(".npz")
+        arrays = {"attribution": self.attribution, "target": self.target, "score": self.score}
+        arrays |= {k: v for k, v in (("saliency_map", self.saliency_map), ("residual", self.residual)) if v is not None}
+        np.savez_compressed(target, **arrays, **{f"outputs/{k}": v for k, v in self.outputs.items()})  # type: ignore[arg-type]
+        target.with_suffix(".json").write_text(json.dumps(self.summary, indent=2, default=str) + "\n", encoding="utf-8")
+        return target
+
+    def plot(self, index: int = 0, picture: Any = None) -> Any:
+        """The map of one sample as a PIL picture, laid over ``picture`` if one is given. Raises ``InputError`` without a map."""
+        from onnxsal.runtime.heatmap import overlay, render_map
+
+        if self.saliency_map is None:
+            raise InputError("the explained input is not an image, so there is no saliency map to plot; see .attribution.")
+        return render_map(self.saliency_map[index]) if picture is None else overlay(picture, self.saliency_map[index])
+
+
+class Explainer:
+    """Explains batches with one method, in one session that stays open; nothing is kept between calls.
+
+    ``model``, ``method`` and the keywords are those of ``convert``; ``providers`` is what ONNX Runtime takes, or a short word
+    ("cpu", "cuda"): what is asked for and not obtained is an error. ``batch_size`` bounds the samples per run (a model with a
+    fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named.
+    """
+
+    def __init__(
+        self,
+        model: Source,
+        method: str | Path | Method = DEFAULT_METHOD,
+        *,
+        providers: Providers = None,
+        batch_size: int | None = None,
+        labels: Sequence[str] | None = None,
+        prefix: str = "",
+        **parameters: Any,
+    ) -> None:
+        self.conversion = conversion(model, method, prefix=prefix, **parameters)
+        self.session: Session = open_session(self.conversion.proto, providers)
+        self.labels = list(labels) if labels is not None else None
+        self._prefix = prefix
+        shape = self.session.inputs[0].shape if self.session.inputs else None
+        self._fixed = shape[0] if shape and isinstance(shape[0], int) and self.conversion.question.batched else None
+        self._batch = self._fixed or batch_size or 16
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.conversion.method.name
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers the session really has."""
+        return self.session.providers
+
+    def explain(self, x: np.ndarray | Mapping[str, np.ndarray], target: Target = None, **optional: np.ndarray) -> Explanation:
+        """Explain a batch: ``x`` is the model's input [N, ...], or a dict of its inputs.
+
+        ``target`` is ``None`` (the predicted class of each sample), an index, a label, a tuple into a score of higher rank, or one
+        index per sample. ``optional`` feeds the converted model's optional inputs, such as ``baseline``. Raises ``InputError``
+        for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
+        """
+        feed = self._feed(x)
+        count = len(next(iter(feed.values())))
+        targets = self._targets(target, count)
+        extra = {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
+        begin = time.perf_counter()
+        parts = [self._run(feed, extra, targets, i, min(i + self._batch, count)) for i in range(0, count, self._batch)]
+        seconds = time.perf_counter() - begin
+        joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        return self._explanation(joined, seconds)
+
+    def _feed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if isinstance(x, Mapping):
+            feed = {k: np.asarray(v) for k, v in x.items()}
+        elif len(self.session.inputs) == 1:
+            feed = {self.session.inputs[0].name: np.asarray(x)}
+        else:
+            names = ", ".join(str(t) for t in self.session.inputs)
+            raise InputError(f"the model has {len(self.session.inputs)} inputs ({names}); give a dict with an array for each.")
+        for name, array in feed.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                bad = int((~np.isfinite(array)).sum())
+                raise InputError(f"input '{name}' has {bad} value(s) that are NaN or infinite; a map of them would mean nothing.")
+            if array.ndim == 0 or len(array) == 0:
+                raise InputError(f"input '{name}' has shape {list(array.shape)}; it needs a batch axis with at least one sample.")
+        return feed
+
+    def _targets(self, target: Target, count: int) -> np.ndarray:
+        if isinstance(target, str):
+            target = self._label_index(target)
+        index = target_index(self.conversion.question, target)
+        if len(index) not in (1, count):
+            raise TargetError(f"{len(index)} targets were given for {count} sample(s); give one, or one per sample.")
+        return np.broadcast_to(index, (count,)) if target is not None else np.full(count, -1, np.int64)
+
+    def _label_index(self, label: str) -> int:
+        if self.labels is None:
+            raise TargetError(f"target '{label}' is a label, but no labels were given; pass labels=, or an index.")
+        hits = [i for i, known in enumerate(self.labels) if label.lower() in (known.lower(), *(p.strip().lower() for p in known.split(",")))]
+        if len(hits) != 1:
+            raise TargetError(f"label '{label}' names {len(hits)} of the {len(self.labels)} classes{near_miss(label, self.labels)}; give one of them, or an index.")
+        return hits[0]
+
+    def _run(self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray, begin: int, end: int) -> dict[str, np.ndarray]:
+        """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
+        size = end - begin
+        rows = np.minimum(np.arange(begin, begin + (self._fixed or size)), end - 1)
+        batch = {k: v[rows] for k, v in feed.items()}
+        if f"{self._prefix}target" in {t.name for t in self.session.optional}:
+            batch[f"{self._prefix}target"] = np.ascontiguousarray(targets[rows])
+        results = self.session.run(batch | extra)
+        return {k: v[:size] if v.ndim and len(v) == len(rows) else v for k, v in results.items()}
+
+    def _explanation(self, arrays: dict[str, np.ndarray], seconds: float) -> Explanation:
+        added = {name: arrays.pop(f"{self._prefix}{name}", None) for name in ADDED}
+        attribution, target, score = added["attribution"], added["explained_class"], added["explained_score"]
+        assert attribution is not None and target is not None and score is not None
+        if not np.isfinite(attribution).all():
+            raise InputError(
+                f"the attribution of method '{self.method}' has {int((~np.isfinite(attribution)).sum())} value(s) that are NaN or infinite: "
+                "the model overflows on this input, so no map of it can be trusted. Check the preprocessing and the model's own outputs."
+            )
+        own = set(self.conversion.question.model.output_names)
+        components = {k: v for k, v in arrays.items() if k not in own}
+        outputs = {k: v for k, v in arrays.items() if k in own}
+        parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}
+        return Explanation(
+            attribution, added["saliency_map"], target, score, added["residual"], outputs, self.providers, seconds, self.method, parameters, components
+        )

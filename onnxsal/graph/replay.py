@@ -1,0 +1,71 @@
+"""Replay the forward part on another input: for integration paths, noise, references, inside a loop body or beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx
+from onnx import TensorProto
+
+from onnxsal.graph.emit import Emit
+from onnxsal.graph.model import HALF, Model, NodeView, Value, captured
+
+
+def dependents(model: Model, source: str, targets: Iterable[str]) -> list[NodeView]:
+    """The nodes on a path from ``source`` to any of ``targets``, in forward order."""
+    reached, path = {source}, []
+    for node in model.nodes:
+        if reached.intersection((*node.proto.input, *captured(node.proto))):
+            reached.update(filter(None, node.proto.output))
+            path.append(node)
+    needed, kept = set(targets), []
+    for node in reversed(path):
+        if needed.intersection(node.proto.output):
+            kept.append(node)
+            needed.update((*node.proto.input, *captured(node.proto)))
+    return kept[::-1]
+
+
+def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> Model:
+    """A view of the nodes from ``source`` to ``targets`` with their tensors renamed ``<prefix>/<name>``.
+
+    What does not depend on ``source`` (weights, constants, other inputs) is read from ``model`` itself. The replica has the
+    types of the original, so a batch dimension that is symbolic there may have any size here.
+    """
+    nodes = dependents(model, source, targets)
+    names = {source, *(o for n in nodes for o in n.proto.output if o)}
+    renamed = {n: f"{prefix}/{n}" for n in names}
+    proto = onnx.ModelProto(ir_version=model.proto.ir_version)
+    proto.opset_import.extend(model.proto.opset_import)
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node.proto)
+        _rename(copy, renamed)
+        proto.graph.node.append(copy)
+    view = Model(proto, outer=model)
+    view.__dict__["types"] = {renamed[n]: model.types[n] for n in names if n in model.types}
+    view.tags = {i: model.tags[n.index] for i, n in enumerate(nodes) if n.index in model.tags}
+    return view
+
+
+def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    for names in (node.input, node.output):
+        for i, name in enumerate(names):
+            names[i] = renamed.get(name, name)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
+            for inner in graph.node:
+                _rename(inner, renamed)
+            for output in graph.output:
+                output.name = renamed.get(output.name, output.name)
+
+
+def replay(op: Emit, view: Model, source: str, start: Value) -> None:
+    """Emit the nodes of a ``replica``; its input tensor ``source`` takes the value ``start`` (cast to the model's type)."""
+    dtype = view.types[source][0]
+    if dtype in HALF or dtype == TensorProto.DOUBLE:
+        op.Cast(start, to=dtype, name=source)
+    else:
+        op.Identity(start, name=source)
+    for node in view.nodes:
+        op.insert(node)

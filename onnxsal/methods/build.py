@@ -1,0 +1,130 @@
+"""What a wrapper works with while a converted graph is being written, and the wrappers' registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxsal.engine.method import Method
+from onnxsal.engine.plan import Plan, make_plan
+from onnxsal.engine.traverse import traverse
+from onnxsal.errors import MethodError
+from onnxsal.graph import Emit, Value
+from onnxsal.graph.assemble import Port
+from onnxsal.methods.head import Head, emit_seed
+from onnxsal.methods.question import Question, image_axes
+
+_TINY = 1e-6
+"""Scores closer to zero than this have no meaningful relative error; the absolute one is scaled by it instead."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one."""
+
+    attribution: Value
+    residual: Value | None = None
+    saliency: Value | None = None
+
+
+@dataclass
+class Build:
+    """One conversion in progress: the question, the method with its settings, where nodes go, and what was added so far."""
+
+    op: Emit
+    question: Question
+    method: Method
+    settings: dict[str, Any]
+    head: Head
+    name: Callable[[str], str]
+    black: np.ndarray | None = None
+    inputs: list[Port] = field(default_factory=list)
+
+    def plan(self) -> Plan:
+        """The walk from the scores back to the explained input."""
+        return make_plan(self.question.model, self.method, [self.question.x.name], [self.question.start.name])
+
+    def walk(self) -> Value:
+        """The signal at the explained input."""
+        seed = emit_seed(self.op, self.question, self.question.start, self.head.explained_class)
+        return traverse(self.op, self.plan(), {self.question.start.name: seed})[self.question.x.name]
+
+    def baseline(self) -> Value:
+        """The optional graph input ``baseline``: broadcastable to the explained input; by default what the settings say."""
+        chosen = self.settings.get("baseline", 0.0)
+        rank = self.question.x.rank
+        if isinstance(chosen, str):
+            if chosen != "black":
+                raise MethodError(f"baseline '{chosen}' is unknown; give a number, an array, or 'black' (with the preprocessing).")
+            if self.black is None:
+                raise MethodError(
+                    "baseline 'black' is a black pixel after preprocessing, which the model file does not say. Give the preprocessing "
+                    "(--preprocess, or preprocess= in Python), or the value itself as a number or array."
+                )
+            chosen = self.black
+        default = np.asarray(chosen, self.op.np_dtype)
+        if default.ndim > rank:
+            raise MethodError(f"the baseline has {default.ndim} dimensions; the explained input has {rank}.")
+        default = default.reshape((1,) * (rank - default.ndim) + default.shape)
+        value = Value(self.name("baseline"), self.op.dtype, tuple(f"baseline_{i}" for i in range(rank)))
+        self.inputs.append(Port(value, self.op.dtype, value.shape, default))
+        return value
+
+    def sum_per_sample(self, value: Value) -> Value:
+        """Sum over all axes but the first -> [N]."""
+        axes = list(range(1, self.question.x.rank)) if self.question.batched else list(range(self.question.x.rank))
+        total = self.op.ReduceSum(value, axes, keepdims=0) if axes else value
+        return total if self.question.batched else self.op.Reshape(total, [1])
+
+    def relative_error(self, got: Value, wanted: Value) -> Value:
+        """|got - wanted| / max(|wanted|, 1e-6), per sample, float32."""
+        op = self.op
+        error = op.Div(op.Abs(op.Sub(got, wanted)), op.Max(op.Abs(wanted), _TINY))
+        return op.Cast(error, to=TensorProto.FLOAT)
+
+    def pixels(self, attribution: Value) -> Value | None:
+        """The saliency map [N, H, W] of an attribution, float32; ``None`` where the explained input is no image."""
+        axes = image_axes(self.question.x.shape)
+        if axes is None:
+            return None
+        op, how = self.op, self.settings.get("reduce", "sum_abs")
+        channels = [axes[0]]
+        if how == "sum":
+            reduced = op.ReduceSum(attribution, channels, keepdims=0)
+        elif how == "max_abs":
+            reduced = op.ReduceMax(op.Abs(attribution), channels, keepdims=0)
+        else:
+            reduced = op.ReduceSum(op.Abs(attribution), channels, keepdims=0)
+        if self.settings.get("rescale"):
+            low, high = op.ReduceMin(reduced, [1, 2], keepdims=1), op.ReduceMax(reduced, [1, 2], keepdims=1)
+            span = op.Sub(high, low)
+            flat = op.Equal(span, 0.0)
+            reduced = op.Where(flat, 0.0, op.Div(op.Sub(reduced, low), op.Where(flat, 1.0, span)))
+        return op.Cast(reduced, to=TensorProto.FLOAT) if op.dtype != TensorProto.FLOAT else reduced
+
+
+Wrapper = Callable[[Build], Result]
+WRAPPERS: dict[str, Wrapper] = {}
+
+
+def wrap(name: str) -> Callable[[Wrapper], Wrapper]:
+    """Register what a method's ``wrap = "<name>"`` builds around the walk."""
+
+    def register(function: Wrapper) -> Wrapper:
+        if name in WRAPPERS:
+            raise ValueError(f"wrapper '{name}' is registered twice")
+        WRAPPERS[name] = function
+        return function
+
+    return register
+
+
+@wrap("")
+def walk(build: Build) -> Result:
+    """One walk: the signal at the input, times the input where the method says so."""
+    signal = build.walk()
+    return Result(build.op.Mul(signal, build.question.x) if build.method.times_input else signal)

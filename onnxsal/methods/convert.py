@@ -1,0 +1,204 @@
+"""Model in, the same model with its explanation built in out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxsal.engine.method import Method, get_method
+from onnxsal.errors import MethodError, ModelError, TargetError
+from onnxsal.graph import Emit, Value
+from onnxsal.graph.assemble import Port, assemble, set_metadata
+from onnxsal.graph.load import Source, load_model
+from onnxsal.graph.model import FLOATS
+from onnxsal.methods import path as _path  # noqa: F401  (registers its wrapper)
+from onnxsal.methods import smooth as _smooth  # noqa: F401
+from onnxsal.methods.build import WRAPPERS, Build, Result
+from onnxsal.methods.head import emit_head
+from onnxsal.methods.question import Question, ask, image_axes
+from onnxsal.ops.registry import known
+from onnxsal.passes import Prepared, prepare
+from onnxsal.methods.guard import compare_on_random_input
+
+Target = int | Sequence[int] | np.ndarray | None
+
+METADATA = "onnxsal."
+
+DEFAULT_METHOD = "gradient"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted model with what was decided on the way: the question, the method, its settings, what the passes did."""
+
+    proto: onnx.ModelProto
+    question: Question
+    method: Method
+    settings: dict[str, Any]
+    log: list[str]
+
+
+def convert(
+    model: Source,
+    method: str | Path | Method = DEFAULT_METHOD,
+    *,
+    input: str | None = None,
+    output: str | None = None,
+    target: Target = None,
+    score: str | None = None,
+    layer: str | None = None,
+    prefix: str = "",
+    black: np.ndarray | None = None,
+    **parameters: Any,
+) -> onnx.ModelProto:
+    """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
+
+    ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them), an alias or a TOML file. The
+    result keeps the original inputs and outputs and adds the optional int64 input ``target`` [1] or [N] (-1 = the predicted class
+    of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W]
+    (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law,
+    ``residual`` float32 [N], its relative error. ``prefix`` is put before all names that are added.
+
+    ``input`` names the input or inner tensor to explain, ``output`` the output; ``target`` sets the default class: an index, one
+    per sample, or a tuple that indexes a score of higher rank. ``score`` is "logit" (default), "probability" or "raw". ``black``
+    is the value of a black pixel in the model's input, for methods with ``baseline="black"``. Other keywords are the method's.
+
+    Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
+    """
+    return conversion(
+        model, method, input=input, output=output, target=target, score=score, layer=layer, prefix=prefix, black=black, **parameters
+    ).proto
+
+
+def conversion(
+    model: Source,
+    method: str | Path | Method = DEFAULT_METHOD,
+    *,
+    input: str | None = None,
+    output: str | None = None,
+    target: Target = None,
+    score: str | None = None,
+    layer: str | None = None,
+    prefix: str = "",
+    black: np.ndarray | None = None,
+    **parameters: Any,
+) -> Conversion:
+    """As ``convert``, with everything that was decided on the way."""
+    chosen = get_method(method)
+    settings = chosen.settle(parameters)
+    score = score or settings.pop("score", None) or "logit"
+    if layer is not None:
+        raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for class activation maps.")
+    proto = load_model(model)
+    digest = model_sha256(model)
+    refuse_converted(proto)
+    prepared = prepare(proto, known, compare_on_random_input)
+    question = ask(prepared.model, input, output, score)
+    result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, black)
+    record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
+    record |= {"input": question.x.name, "output": question.output, "score": score, "target": None if target is None else np.asarray(target).tolist()}
+    set_metadata(
+        result,
+        {
+            f"{METADATA}version": version("onnxsal"),
+            f"{METADATA}method": chosen.name,
+            f"{METADATA}parameters": json.dumps(record, default=str),
+            f"{METADATA}rules_sha256": chosen.sha256,
+            f"{METADATA}model_sha256": digest,
+            **({f"{METADATA}passes": "; ".join(prepared.log)} if prepared.log else {}),
+        },
+    )
+    return Conversion(result, question, chosen, settings | {"score": score}, prepared.log)
+
+
+def _build(
+    prepared: Prepared,
+    question: Question,
+    method: Method,
+    settings: dict[str, Any],
+    target: np.ndarray,
+    prefix: str,
+    black: np.ndarray | None,
+) -> onnx.ModelProto:
+    """Emit head and explanation, then append them to the forward part."""
+    op = Emit(prepared.model, f"{prefix}onnxsal")
+    if question.x.dtype == TensorProto.DOUBLE:
+        op.dtype = TensorProto.DOUBLE
+    shape = (f"{prefix}targets",)
+    asked = Port(Value(f"{prefix}target", TensorProto.INT64, shape), TensorProto.INT64, shape, target)
+    with op.named("head"):
+        head = emit_head(op, question, question.start, asked.value)
+    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", black, [asked])
+    with op.named(method.wrap or "walk"):
+        result = WRAPPERS[method.wrap](build)
+        outputs = _outputs(build, result)
+    return assemble(prepared.model, op, build.inputs, outputs)
+
+
+def _outputs(build: Build, result: Result) -> list[Port]:
+    """The contract's outputs, under their public names."""
+    op, x, name = build.op, build.question.x, build.name
+    batch = (x.shape[0] if x.shape and build.question.batched else 1,)
+    ports = [Port(op.Identity(result.attribution, name=name("attribution")), op.dtype, x.shape)]
+    pixels = result.saliency or build.pixels(result.attribution)
+    axes = image_axes(x.shape)
+    if pixels is not None and axes is not None and x.shape is not None:
+        shape = (x.shape[0], x.shape[axes[1]], x.shape[axes[2]])
+        ports.append(Port(op.Identity(pixels, name=name("saliency_map")), TensorProto.FLOAT, shape))
+    ports.append(Port(op.Identity(build.head.explained_class, name=name("explained_class")), TensorProto.INT64, batch))
+    ports.append(Port(op.Cast(build.head.score, to=TensorProto.FLOAT, name=name("explained_score")), TensorProto.FLOAT, batch))
+    if result.residual is not None:
+        ports.append(Port(op.Identity(result.residual, name=name("residual")), TensorProto.FLOAT, batch))
+    return ports
+
+
+def refuse_converted(proto: onnx.ModelProto) -> None:
+    """Explaining an explanation is a mistake: the file holds the original model, which is what was meant."""
+    found = {p.key: p.value for p in proto.metadata_props}
+    if f"{METADATA}version" in found:
+        raise ModelError(
+            f"the model was already converted (method '{found.get(f'{METADATA}method', '?')}', onnxsal {found[f'{METADATA}version']}). "
+            "Convert the original model, or run this one as it is: its explanation is built in."
+        )
+
+
+def model_sha256(source: Source) -> str:
+    """SHA-256 of the file's bytes (of the serialised message for a ``ModelProto``)."""
+    if isinstance(source, onnx.ModelProto):
+        return hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with open(os.fspath(source), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def target_index(question: Question, target: Target) -> np.ndarray:
+    """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
+    if target is None:
+        return np.asarray([-1], np.int64)
+    shape = (question.start.shape or ())[1 if question.batched else 0 :]
+    if isinstance(target, tuple):
+        if not all(isinstance(d, int) for d in shape):
+            raise TargetError(f"target {target}: the scores '{question.start.name}' have shape {list(shape)} per sample, known only at run time; give a flat index.")
+        sizes = [d for d in shape if isinstance(d, int)]
+        if len(target) != len(sizes) or any(not 0 <= t < d for t, d in zip(target, sizes, strict=True)):
+            raise TargetError(f"target {target} is not an index into the scores '{question.start.name}', whose shape per sample is {sizes}.")
+        return np.asarray([np.ravel_multi_index(target, sizes)], np.int64)
+    index = np.atleast_1d(np.asarray(target, np.int64))
+    if shape and all(isinstance(d, int) for d in shape):
+        count = int(np.prod([d for d in shape if isinstance(d, int)]))
+        if index.size and (index.max() >= count or index.min() < -1):
+            raise TargetError(f"target {target} is out of range: the scores '{question.start.name}' have {count} classes, 0 to {count - 1} (-1 = predicted).")
+    return index
+
+

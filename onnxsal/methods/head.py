@@ -1,0 +1,68 @@
+"""The head: which class is explained, its score, and the signal that starts the walk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnxsal.graph import Emit, Value
+from onnxsal.graph.helpers import cast, reshape_like
+from onnxsal.methods.question import Question
+
+
+@dataclass(frozen=True)
+class Head:
+    """Emitted once per graph: int64 ``explained_class`` [N] and float ``score`` [N] of each sample."""
+
+    explained_class: Value
+    score: Value
+
+
+def scores(op: Emit, question: Question, start: Value) -> Value:
+    """``start`` as one row of scores per sample [N, K], squashed to probabilities where the question asks for it."""
+    value = start
+    if question.squash:
+        value = op.Softmax(value, axis=question.axis)
+    if not question.batched:
+        return op.Reshape(value, [1, -1])
+    if start.shape is not None and len(start.shape) == 2:
+        return value
+    return op.Flatten(value, axis=1)
+
+
+def emit_head(op: Emit, question: Question, start: Value, target: Value) -> Head:
+    """The explained class (``target``, or the best class of each sample where it is negative) and its score."""
+    rows = scores(op, question, start)
+    best = op.ArgMax(rows, axis=1, keepdims=0)
+    chosen = op.Where(op.Less(target, 0), best, target)
+    return Head(chosen, score_of(op, rows, chosen))
+
+
+def score_of(op: Emit, rows: Value, chosen: Value) -> Value:
+    """rows[n, chosen[n]]; an index past the last class fails at run time rather than explaining something else."""
+    return op.Squeeze(op.GatherElements(rows, op.Unsqueeze(chosen, [1]), axis=1), [1])
+
+
+def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Value:
+    """d score / d start in the shape of ``start``: one-hot for a logit, p_c (onehot - p) for a probability.
+
+    Computed from ``start`` itself, so that it is right for every point of a path and every class given at run time.
+    """
+    shape = start.shape or ()
+    classes = int(np.prod([d for d in shape[1:] if isinstance(d, int)], dtype=np.int64)) if question.batched else 0
+    static = question.batched and all(isinstance(d, int) for d in shape[1:])
+    rows = scores(op, question, start)
+    if static:
+        index = op.const(np.arange(classes, dtype=np.int64)[None, :])
+    else:
+        count = op.Squeeze(op.Shape(rows, start=1, end=2), [0])
+        index = op.Unsqueeze(op.Range(0, count, 1), [0])
+    hot = cast(op, op.Equal(index, op.Unsqueeze(chosen, [1])))
+    if len(shape) != 2 or not question.batched:
+        hot = reshape_like(op, hot, start)
+    if question.squash:
+        p = op.Softmax(start, axis=question.axis)
+        weighted = op.Mul(p, hot)
+        return op.Sub(weighted, op.Mul(p, op.ReduceSum(weighted, [question.axis], keepdims=1)))
+    return hot
+

@@ -1,0 +1,148 @@
+"""Look before converting: the plan of a method, what stands in the way, and what there is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from onnxsal.engine.method import Method, get_method, shipped_methods
+from onnxsal.engine.plan import Plan, make_plan
+from onnxsal.errors import OnnxsalError
+from onnxsal.graph import Model
+from onnxsal.graph.load import Source, load_model
+from onnxsal.methods.convert import DEFAULT_METHOD, conversion, refuse_converted
+from onnxsal.methods.question import ask
+from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec, known
+from onnxsal.passes import prepare
+from onnxsal.runtime.kernels import has_kernel, release
+
+
+def plan(
+    model: Source, method: str | Path | Method = DEFAULT_METHOD, *, input: str | None = None, output: str | None = None, score: str = "logit"
+) -> Plan:
+    """Which rule crosses which node, and why; nothing is emitted. ``print(plan(...))`` shows the table. Raises as ``convert``."""
+    proto = load_model(model)
+    refuse_converted(proto)
+    question = ask(prepare(proto, known).model, input, output, score)
+    return make_plan(question.model, get_method(method), [question.x.name], [question.start.name])
+
+
+@dataclass(frozen=True)
+class Report:
+    """Whether a model can be explained by a method, and what runs where.
+
+    ``problem`` is why it cannot ('' = it can); ``missing`` maps (operator, element types) of the *converted* model to the number of
+    its nodes that have no kernel on ``provider`` and would run on the CPU; ``forward_missing`` counts those of the original.
+    """
+
+    method: str
+    provider: str
+    release: str
+    problem: str
+    input: str
+    output: str
+    nodes: int
+    converted_nodes: int
+    passes: tuple[str, ...]
+    missing: Mapping[str, int]
+    forward_missing: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """The model can be explained (nodes without a kernel only cost time)."""
+        return not self.problem
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**self.__dict__, "ok": self.ok, "passes": list(self.passes), "missing": dict(self.missing), "forward_missing": dict(self.forward_missing)}
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"cannot be explained by '{self.method}': {self.problem}"
+        lines = [f"can be explained by '{self.method}': '{self.output}' at '{self.input}', {self.nodes} nodes, {self.converted_nodes} when converted"]
+        lines += [f"pass {p}" for p in self.passes]
+        if not self.missing:
+            lines.append(f"every node has a kernel on {self.provider} (ONNX Runtime {self.release})")
+        for what, count in self.missing.items():
+            own = self.forward_missing.get(what, 0)
+            lines.append(f"no {self.provider} kernel for {what}: {count} node(s) run on the CPU ({own} of them in the original model)")
+        return "\n".join(lines)
+
+
+def check(model: Source, provider: str = "cuda", method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Report:
+    """Can this model be explained, and does every node of the converted model have a kernel on ``provider``?
+
+    ``options`` are those of ``convert``. Never raises for what the model lacks: that is ``Report.problem``.
+    """
+    name = get_method(method).name
+    proto = load_model(model)
+    forward = Model(proto)
+    absent = missing_kernels(forward, provider)
+    try:
+        made = conversion(proto, method, **options)
+    except OnnxsalError as error:
+        first_in, first_out = next(iter(forward.input_names), ""), next(iter(forward.output_names), "")
+        return Report(name, provider, release(provider), str(error), first_in, first_out, len(forward.nodes), 0, (), {}, absent)
+    return Report(
+        name,
+        provider,
+        release(provider),
+        "",
+        made.question.x.name,
+        made.question.output,
+        len(forward.nodes),
+        _count(made.proto.graph),
+        tuple(made.log),
+        missing_kernels(Model(made.proto), provider),
+        absent,
+    )
+
+
+def missing_kernels(model: Model, provider: str) -> dict[str, int]:
+    """'Operator(element types)' -> number of nodes without a kernel on the provider, loop bodies included."""
+    found: Counter[str] = Counter()
+    for node in model.nodes:
+        types = {_type(v.dtype) for v in (*node.inputs, *node.outputs) if v is not None and v.dtype}
+        if not _runs(node.domain, node.op_type, node.opset, types, provider):
+            found[f"{node.op_type}({', '.join(sorted(types))})"] += 1
+        for attribute in node.proto.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                found.update(n.op_type for n in attribute.g.node if not _runs(n.domain, n.op_type, model.opset, set(), provider))
+    return dict(found)
+
+
+def _runs(domain: str, op_type: str, opset: int, types: set[str], provider: str) -> bool:
+    """Constants fold away and functions are inlined before a provider is asked for a kernel."""
+    if op_type == "Constant" or has_kernel(provider, domain, op_type, opset, types):
+        return True
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function) and not has_kernel(provider, domain, op_type, opset, set())
+
+
+def _type(dtype: int) -> str:
+    return str(TensorProto.DataType.Name(dtype)).lower()
+
+
+def _count(graph: onnx.GraphProto) -> int:
+    return sum(1 + sum(_count(a.g) for a in n.attribute if a.type == onnx.AttributeProto.GRAPH) for n in graph.node)
+
+
+def methods() -> dict[str, Method]:
+    """Every method that comes with onnxsal, by name."""
+    return dict(shipped_methods())
+
+
+def ops() -> dict[str, OpSpec | str]:
+    """Every known operator: how it is explained (``OpSpec``), or why it carries no derivative (``str``)."""
+    merged: dict[str, OpSpec | str] = {f"{d}.{o}" if d else o: spec for (d, o), spec in REGISTRY.items()}
+    merged |= {f"{d}.{o}" if d else o: reason for (d, o), reason in NOT_DIFFERENTIABLE.items()}
+    return dict(sorted(merged.items()))

@@ -1,0 +1,102 @@
+"""SmoothGrad and its variants: walks at noisy copies of the input, with noise made inside the graph from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxsal.graph import Emit, Value
+from onnxsal.graph.helpers import cast, zeros_like
+from onnxsal.methods.build import Build, Result, wrap
+from onnxsal.methods.sampling import Samples, sampled_walks
+
+_PRIME = 2**31 - 1
+_MIX = (1_407_677_000, 950_706_376, 742_938_285, 1_226_874_159)
+"""Odd constants between rounds; any would do. Products of two numbers below the prime fit int64."""
+
+
+def normal_noise(body: Emit, numbers: Value, elements: Value, seed: Value) -> Value:
+    """Standard normal noise [c, D]: a hash of (seed, sample number, element), then Box and Muller's transform.
+
+    ONNX's RandomNormal draws differently in every session and on every provider; this is the same everywhere, depends on no
+    batch mate, and uses int64 Mul, Add and Mod only, which CUDA has.
+    """
+    index = body.Unsqueeze(body.Range(0, elements, 1), [0])
+    state = body.Mod(body.Add(body.Mul(numbers_column(body, numbers), 69_621), body.Mul(seed, 630_360_016)), _PRIME)
+    state = _mix(body, body.Add(_mix(body, state, 0), index), 1)
+    first = _mix(body, _mix(body, state, 2), 3)
+    second = _mix(body, _mix(body, first, 1), 0)
+    radius = body.Sqrt(body.Mul(body.Log(_uniform(body, first)), -2.0))
+    return body.Mul(radius, body.Cos(body.Mul(_uniform(body, second), float(2 * np.pi))))
+
+
+def numbers_column(body: Emit, numbers: Value) -> Value:
+    """Sample numbers as [c, 1], from 1."""
+    return body.Unsqueeze(body.Add(numbers, 1), [1])
+
+
+def _mix(body: Emit, state: Value, round_: int) -> Value:
+    """One round of a quadratic hash modulo a prime: s (s + a) + b."""
+    reduced = body.Mod(state, _PRIME)
+    squared = body.Mod(body.Mul(reduced, body.Add(reduced, _MIX[round_])), _PRIME)
+    return body.Mod(body.Add(body.Mul(squared, 48_271), _MIX[round_ - 1]), _PRIME)
+
+
+def _uniform(body: Emit, state: Value) -> Value:
+    """Integers in [0, prime) as numbers in (0, 1]."""
+    return body.Div(cast(body, body.Add(state, 1)), float(_PRIME))
+
+
+@wrap("smooth")
+def smoothgrad(build: Build) -> Result:
+    """``A = mean_i g(x + sigma e_i)`` with ``sigma = noise_level (max x - min x)`` per sample, ``e_i`` standard normal.
+
+    ``variant="squared"``: mean of g^2; ``"vargrad"``: variance of g. Smilkov et al. 2017, arXiv 1706.03825. The class is that
+    of the clean input. All samples of a batch meet the same noise.
+    """
+    op, question, settings = build.op, build.question, build.settings
+    rank = question.x.rank
+    axes = list(range(1, rank))
+    spread = op.Sub(op.ReduceMax(question.x, axes, keepdims=1), op.ReduceMin(question.x, axes, keepdims=1))
+    sigma = op.Mul(spread, float(settings["noise_level"]))
+    seed = op.const(int(settings["seed"]))
+    sizes = [d for d in (question.x.shape or ())[1:] if isinstance(d, int)]
+
+    def points(body: Emit, numbers: Value) -> Value:
+        known = len(sizes) == rank - 1
+        shape = body.const(sizes) if known else body.Shape(body.raw(question.x), start=1)
+        elements = body.const(int(np.prod(sizes))) if known else body.ReduceProd(shape, keepdims=0)
+        noise = normal_noise(body, numbers, elements, seed)
+        shaped = body.Reshape(noise, body.Concat(body.const([-1, 1]), shape, axis=0))
+        return body.Add(question.x, body.Mul(sigma, shaped))
+
+    mean, square = _moments(build, points)
+    return Result(mean if settings["variant"] == "mean" else square)
+
+
+def _moments(build: Build, points: object) -> tuple[Value, Value]:
+    """Mean of the signals, and (``squared``) the mean of their squares or (``vargrad``) their variance, by Chan's update."""
+    op, question, variant = build.op, build.question, build.settings["variant"]
+    count = int(build.settings["n_samples"])
+    zero = zeros_like(op, question.x)
+
+    def update(body: Emit, signals: Value, numbers: Value, states: Sequence[Value]) -> list[Value]:
+        size = cast(body, body.Shape(numbers))
+        before = cast(body, body.Gather(numbers, [0]))
+        mean = body.ReduceMean(signals, [0], keepdims=0)
+        share = body.Div(size, body.Add(before, size))
+        gap = body.Sub(mean, states[0])
+        new_mean = body.Add(states[0], body.Mul(gap, share))
+        if variant == "mean":
+            return [new_mean]
+        if variant == "squared":
+            return [new_mean, body.Add(states[1], body.ReduceSumSquare(signals, [0], keepdims=0))]
+        within = body.ReduceSumSquare(body.Sub(signals, mean), [0], keepdims=0)
+        between = body.Mul(body.Mul(gap, gap), body.Mul(before, share))
+        return [new_mean, body.Add(states[1], body.Add(within, between))]
+
+    samples = Samples(count, build.settings["chunk"])
+    states = [zero] if variant == "mean" else [zero, zero]
+    done = sampled_walks(op, question, build.method, build.head.explained_class, samples, points, states, update)  # type: ignore[arg-type]
+    return done[0], done[0] if variant == "mean" else op.Div(done[1], float(count))

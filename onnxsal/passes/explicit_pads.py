@@ -1,0 +1,63 @@
+"""Explicit pads: ``auto_pad`` becomes ``pads`` wherever the spatial sizes are known; where they are not, rules compute them."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from onnxsal.graph.model import Shape, infer_types
+from onnxsal.passes.base import Outcome, Pass
+
+PADDED = ("Conv", "MaxPool", "AveragePool", "LpPool")
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _auto(node: onnx.NodeProto) -> str:
+    value = _attributes(node).get("auto_pad", b"NOTSET")
+    return value.decode() if isinstance(value, bytes) else "NOTSET"
+
+
+def same_pads(size: int, kernel: int, stride: int, dilation: int, upper: bool) -> tuple[int, int]:
+    """Padding before and after an axis so that the output has ceil(size / stride) cells."""
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
+
+
+def _pads(node: onnx.NodeProto, x: Shape | None, w: Shape | None) -> list[int] | None:
+    """The pads that ``auto_pad`` means for this node, or ``None`` where a size is not known."""
+    mode, attributes = _auto(node), _attributes(node)
+    kernel = list(attributes.get("kernel_shape", w[2:] if w is not None else []))  # type: ignore[call-overload]
+    if mode == "VALID":
+        return [0] * (2 * len(kernel)) if kernel else None
+    if x is None or not kernel or not all(isinstance(d, int) for d in (*x[2:], *kernel)):
+        return None
+    strides = list(attributes.get("strides", [1] * len(kernel)))  # type: ignore[call-overload]
+    dilations = list(attributes.get("dilations", [1] * len(kernel)))  # type: ignore[call-overload]
+    sides = [same_pads(*axis, mode == "SAME_UPPER") for axis in zip(x[2:], kernel, strides, dilations, strict=True)]
+    return [begin for begin, _ in sides] + [end for _, end in sides]
+
+
+def _run(proto: onnx.ModelProto) -> Outcome:
+    types = infer_types(proto)
+    changed = 0
+    for node in proto.graph.node:
+        if node.op_type not in PADDED or node.domain not in ("", "ai.onnx") or _auto(node) == "NOTSET":
+            continue
+        weight = types.get(node.input[1], (0, None))[1] if node.op_type == "Conv" else None
+        pads = _pads(node, types.get(node.input[0], (0, None))[1], weight)
+        if pads is not None:
+            kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in node.attribute if a.name not in ("auto_pad", "pads")]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("pads", pads)])
+            changed += 1
+    return Outcome(changed, f"wrote the pads of {changed} node(s) with auto_pad explicitly" if changed else "")
+
+
+def _has_auto_pad(proto: onnx.ModelProto) -> bool:
+    return any(n.op_type in PADDED and _auto(n) != "NOTSET" for n in proto.graph.node)
+
+
+EXPLICIT_PADS = Pass("explicit pads", _run, requires=lambda proto: "" if _has_auto_pad(proto) else "no node uses auto_pad")

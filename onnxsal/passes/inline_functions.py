@@ -1,0 +1,86 @@
+"""Inline local functions and expand operators that the standard defines by a body and that have no gradient of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+from onnx import inliner
+
+from onnxsal.errors import ModelError
+from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.light import put_back, take_out
+
+Known = Callable[[str, str], bool]
+
+
+def _inline(proto: onnx.ModelProto) -> Outcome:
+    names = sorted({f.name for f in proto.functions})
+    kept = take_out(proto)
+    try:
+        result = inliner.inline_local_functions(proto, convert_version=True)
+    except Exception as error:
+        raise ModelError(f"the model's local functions {names} cannot be inlined: {error}. Export it without functions.") from error
+    finally:
+        put_back(proto, kept)
+    _replace_graph(proto, result)
+    return Outcome(len(names), f"inlined local functions {', '.join(names)}")
+
+
+def _replace_graph(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:
+    """Take nodes and opsets of ``result``; everything else of the model stays as it was."""
+    del proto.graph.node[:]
+    proto.graph.node.extend(result.graph.node)
+    del proto.functions[:]
+    proto.functions.extend(result.functions)
+    del proto.opset_import[:]
+    proto.opset_import.extend(result.opset_import)
+
+
+INLINE = Pass(
+    "inline functions",
+    _inline,
+    requires=lambda proto: "" if proto.functions else "the model has no local functions",
+    ensures=lambda proto: "" if not proto.functions else "local functions remain",
+    rewrites=True,
+)
+
+
+def has_body(op_type: str, opset: int) -> bool:
+    """Whether the standard gives the operator a function body at this opset."""
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def expand_bodies(known: Known) -> Pass:
+    """A pass that expands standard operators that are not ``known`` (domain, operator) but have a function body."""
+
+    def wanted(proto: onnx.ModelProto) -> list[str]:
+        opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+        types = {n.op_type for n in proto.graph.node if n.domain in ("", "ai.onnx")}
+        return sorted(t for t in types if not known("", t) and has_body(t, opset))
+
+    def run(proto: onnx.ModelProto) -> Outcome:
+        expanded: list[str] = []
+        while names := [n for n in wanted(proto) if n not in expanded]:
+            kept = take_out(proto)
+            try:
+                typed = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+                result = inliner.inline_selected_functions(typed, [("", n) for n in names], exclude=False, inline_schema_functions=True)
+            except Exception as error:
+                raise ModelError(f"operators {names} cannot be expanded by their function bodies: {error}.") from error
+            finally:
+                put_back(proto, kept)
+            _replace_graph(proto, result)
+            expanded += names
+        return Outcome(len(expanded), f"expanded by their function bodies: {', '.join(expanded)}" if expanded else "")
+
+    return Pass(
+        "expand bodies",
+        run,
+        requires=lambda proto: "" if wanted(proto) else "no operator needs its function body",
+        rewrites=True,
+    )

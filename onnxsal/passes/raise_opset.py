@@ -1,0 +1,133 @@
+"""Raise an old opset to 18, around the known faults of ONNX's version converter; the caller compares outputs before and after."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper, numpy_helper, version_converter
+
+from onnxsal.errors import ModelError
+from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.light import put_back, take_out
+
+LOWEST = 18
+"""Reductions take their axes as an input, and ScatterElements reduces, from this opset on: rules are written for it."""
+
+HIGHEST = 26
+"""Newest opset that ONNX Runtime 1.31 loads."""
+
+IR_VERSION = 10
+
+
+def opset(proto: onnx.ModelProto) -> int:
+    """The version of the standard operator set that the model imports (0 = none)."""
+    return int(next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0))
+
+
+def _requires(proto: onnx.ModelProto) -> str:
+    version = opset(proto)
+    if version > HIGHEST:
+        raise ModelError(
+            f"the model uses opset {version}; ONNX Runtime loads opset {HIGHEST} at most. Export it with opset_version={HIGHEST} or lower."
+        )
+    return f"opset {version} is {LOWEST} or higher" if version >= LOWEST else ""
+
+
+def _run(proto: onnx.ModelProto) -> Outcome:
+    before = opset(proto)
+    _drop_weight_inputs(proto)
+    asymmetric = {n.output[0] for n in proto.graph.node if before <= 10 and n.op_type in ("Resize", "Upsample")}
+    if before < 7:
+        _reshape_slopes(proto)
+    metadata = {n.output[0]: (n.doc_string, list(n.metadata_props)) for n in proto.graph.node if n.output}
+    kept = take_out(proto)
+    try:
+        result = version_converter.convert_version(proto, LOWEST)
+    except Exception as error:
+        raise ModelError(
+            f"the model uses opset {before}, and ONNX's version converter cannot raise it to {LOWEST}: {error}. "
+            f"Export it with opset_version={LOWEST} or higher."
+        ) from error
+    finally:
+        put_back(proto, kept)
+    _take_graph(proto, result, {t.name for t in kept.initializers})
+    for node in proto.graph.node:
+        if node.output[0] in asymmetric and node.op_type == "Resize":
+            _set_attribute(node, "coordinate_transformation_mode", "asymmetric")
+            _set_attribute(node, "nearest_mode", "floor")
+        doc, props = metadata.get(node.output[0], ("", []))
+        if not node.doc_string:
+            node.doc_string = doc
+        if not node.metadata_props:
+            node.metadata_props.extend(props)
+    proto.ir_version = max(proto.ir_version, IR_VERSION)
+    return Outcome(1, f"raised opset {before} to {LOWEST}")
+
+
+def _take_graph(proto: onnx.ModelProto, result: onnx.ModelProto, weights: set[str]) -> None:
+    """Nodes, small initialisers and opset of ``result``; names, weights, inputs, outputs and metadata stay."""
+    del proto.graph.node[:]
+    proto.graph.node.extend(result.graph.node)
+    big = [t for t in proto.graph.initializer if t.name in weights]
+    copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in big]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(t for t in result.graph.initializer if t.name not in weights)
+    proto.graph.initializer.extend(copies)
+    del proto.opset_import[:]
+    proto.opset_import.extend(result.opset_import)
+
+
+def _drop_weight_inputs(proto: onnx.ModelProto) -> None:
+    """Before IR 4 every initialiser had to be listed as an input too; from then on that would make it an optional input."""
+    if proto.ir_version >= 4:
+        return
+    names = {t.name for t in proto.graph.initializer}
+    inputs = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in proto.graph.input if i.name not in names]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+
+
+def _reshape_slopes(proto: onnx.ModelProto) -> None:
+    """PRelu-6 slopes [C] run along axis 1; from opset 7 they broadcast from the right, so they become [C, 1, 1]."""
+    ranks = {
+        v.name: len(v.type.tensor_type.shape.dim)
+        for v in onnx.shape_inference.infer_shapes(proto).graph.value_info
+        if v.type.tensor_type.HasField("shape")
+    }
+    ranks |= {v.name: len(v.type.tensor_type.shape.dim) for v in proto.graph.input if v.type.tensor_type.HasField("shape")}
+    slopes = {n.input[1]: ranks.get(n.input[0]) for n in proto.graph.node if n.op_type == "PRelu"}
+    for tensor in proto.graph.initializer:
+        rank = slopes.get(tensor.name)
+        if rank is not None and len(tensor.dims) == 1 and tensor.dims[0] > 1 and rank > 2:
+            array = numpy_helper.to_array(tensor).reshape(-1, *[1] * (rank - 2))
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def _set_attribute(node: onnx.NodeProto, name: str, value: str) -> None:
+    kept = [a for a in node.attribute if a.name != name]
+    copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
+    del node.attribute[:]
+    node.attribute.extend([*copies, helper.make_attribute(name, value)])
+
+
+RAISE_OPSET = Pass(
+    "raise opset",
+    _run,
+    requires=_requires,
+    ensures=lambda proto: "" if opset(proto) >= LOWEST else f"the opset is still {opset(proto)}",
+    rewrites=True,
+)
+
+
+def _run_ir(proto: onnx.ModelProto) -> Outcome:
+    before = proto.ir_version
+    _drop_weight_inputs(proto)
+    proto.ir_version = IR_VERSION
+    return Outcome(1, f"raised IR version {before} to {IR_VERSION}")
+
+
+RAISE_IR = Pass(
+    "raise IR version",
+    _run_ir,
+    requires=lambda proto: "" if proto.ir_version < IR_VERSION else f"IR version {proto.ir_version} is recent",
+)
+"""IR below 4 lists weights as inputs, and IR below 8 cannot hold opset 18's types; ONNX Runtime loads up to 13."""
