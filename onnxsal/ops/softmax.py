@@ -1,0 +1,48 @@
+"""Normalised exponentials: Softmax and LogSoftmax, which share their Jacobian up to a factor y."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.helpers import mask
+from onnxsal.ops.registry import case, gradient_of
+
+
+def _sum(op: Emit, node: NodeView, t: Value) -> Value:
+    """Sum over the axis that is normalised, which stays with size 1."""
+    return op.ReduceSum(t, [node.attr("axis", -1)], keepdims=1)
+
+
+def _softmax_bias(op: Emit, node: NodeView) -> Value:
+    """r = y (1 - x + sum(y x)). Elements with y = 0 are left out of x: a mask of -inf (or -1e38) would make them NaN."""
+    x = mask(op, op.Greater(node.y, 0.0), node.x)
+    return op.Mul(node.y, op.Sub(op.Add(_sum(op, node, op.Mul(node.y, x)), 1.0), x))
+
+
+def _log_softmax_bias(op: Emit, node: NodeView) -> Value:
+    """r = y - (x - sum(p x)) = sum(p y) with p = exp(y): minus the entropy, the same for every element of the axis."""
+    p = op.Exp(node.y)
+    return _sum(op, node, mask(op, op.Greater(p, 0.0), op.Mul(p, node.y)))
+
+
+_cases = [
+    case((3, 4)),
+    case((2, 3, 4), axis=1),
+    case((2, 3, 4), axis=0),
+    case((2, 3, 2, 2), axis=-2),
+    case((5,), axis=0),
+    case(np.asarray([[60.0, -50.0, 59.0], [-300.0, 1.0, 0.5]])),
+]
+
+
+@gradient_of("Softmax", family="softmax", bias=_softmax_bias, cases=_cases)
+def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = y (dy - sum(y dy))."""
+    return [op.Mul(node.y, op.Sub(dy, _sum(op, node, op.Mul(node.y, dy))))]
+
+
+@gradient_of("LogSoftmax", family="softmax", bias=_log_softmax_bias, cases=_cases)
+def log_softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy - exp(y) sum(dy)."""
+    return [op.Sub(dy, op.Mul(op.Exp(node.y), _sum(op, node, dy)))]
