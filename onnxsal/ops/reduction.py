@@ -198,6 +198,4 @@ def reduce_extreme(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 )
 def top_k(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy put back at the indices of the chosen elements, 0 elsewhere."""
-    named = len(node.outputs) > 1 and node.outputs[1] is not None
-    indices = node.output(1) if named else op.clone(node, node.inputs, outputs=2)[1]
-    return node.grads(op.ScatterElements(zeros_like(op, node.x), indices, dy, axis=node.attr("axis")))
+    return node.grads(op.ScatterElements(zeros_like(op, node.x), node.output(1), dy, axis=node.attr("axis")))
