@@ -9,10 +9,10 @@ from typing import Any
 
 from onnxsal.backward import Rule
 from onnxsal.engine.method import Method
-from onnxsal.engine.reach import Reach, reach
-from onnxsal.errors import PlanError, near_miss
+from onnxsal.engine.reach import WIDE_INTEGERS, Reach, reach
+from onnxsal.errors import PlanError
 from onnxsal.graph import Model, NodeView
-from onnxsal.ops.registry import REGISTRY, spec_of
+from onnxsal.ops.registry import advice, spec_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,10 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
     for node in found.path:
         spec = spec_of(node)
         if spec is None:
-            gaps.append(f"{node.label}: no gradient is known{near_miss(node.op_type, [k[1] for k in REGISTRY])}")
+            gaps.append(f"{node.label}: no gradient is known{advice(node)}")
+            continue
+        if wide := [v.name for v in node.inputs if v is not None and v.dtype in WIDE_INTEGERS and v.name in found.active]:
+            gaps.append(f"{node.label}: {wide} holds quantised values as wide integers; they are followed in types of up to 16 bits only")
             continue
         choice = method.choose(node, spec.family, positions.get(node.index, "inner"))
         if isinstance(choice, str):
@@ -85,10 +88,17 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
 
 
 def _notes(method: Method, steps: Sequence[Step]) -> tuple[str, ...]:
-    """Warn where a method's own rule met no node: its map is then the plain gradient under another name."""
+    """Rules of the method that met no node. If none of its own rules did, its map would be the gradient under another name."""
     own = {row.use for row in method.rules} - {"gradient"}
-    unused = own - {s.rule.name for s in steps}
-    return tuple(f"note: rule '{u}' applies to no node of this model" for u in sorted(unused))
+    unused = sorted(own - {s.rule.name for s in steps})
+    if own and len(unused) == len(own):
+        wanted = "; ".join(row.text for row in method.rules if row.use in own)
+        kinds = ", ".join(f"{n} {t}" for t, n in Counter(s.node.op_type for s in steps).most_common())
+        raise PlanError(
+            f"method '{method.name}' would be the plain gradient under another name: its rule(s) {', '.join(unused)} ({wanted}) apply to "
+            f"none of the {len(steps)} nodes on the path ({kinds}). Use method 'gradient', or a rule file that names other nodes."
+        )
+    return tuple(f"note: rule '{u}' applies to no node of this model" for u in unused)
 
 
 def _require_path(found: Reach, wrt: Sequence[str], starts: Sequence[str]) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from onnxsal.graph import FLOATS, Model, NodeView
+from onnx import TensorProto
+
+from onnxsal.graph import FLOAT8, FLOATS, GRID, Model, NodeView
 from onnxsal.graph.model import captured
 from onnxsal.ops.registry import NOT_DIFFERENTIABLE, spec_of
+
+WIDE_INTEGERS = frozenset({TensorProto.INT32, TensorProto.UINT32, TensorProto.INT64, TensorProto.UINT64})
+"""Types of sums of quantised values, and of indices."""
 
 
 @dataclass
@@ -21,8 +26,27 @@ class Reach:
 
 
 def carries(model: Model, name: str) -> bool:
-    """Whether a tensor can carry a signal: it is floating point, or of a type nobody could infer."""
-    return model.types.get(name, (0, None))[0] in FLOATS | {0}
+    """Whether a tensor can carry a signal by its type alone: it is floating point, or of a type nobody could infer."""
+    return _type(model, name) in FLOATS | FLOAT8 | {0}
+
+
+def _type(model: Model, name: str) -> int:
+    return model.types.get(name, (0, None))[0]
+
+
+def carrying(model: Model, node: NodeView, hit: Sequence[str]) -> list[str]:
+    """Outputs that carry the signal of the inputs ``hit``: those the operator names, else the floating-point ones.
+
+    Where quantised values come in, they also go out: in outputs of a quantised type, and in a first output of wider integers
+    (``MatMulInteger``). Other integers are indices and sizes, which have no derivative.
+    """
+    outputs = [o for o in node.proto.output if o]
+    spec = spec_of(node)
+    if spec is not None and spec.carries is not None:
+        return [o for i, o in enumerate(node.proto.output) if o and i in spec.carries]
+    if all(carries(model, n) for n in hit):
+        return [o for o in outputs if carries(model, o)]
+    return [o for o in outputs if carries(model, o) or _type(model, o) in GRID or (o == outputs[0] and _type(model, o) in WIDE_INTEGERS)]
 
 
 def reach(model: Model, wrt: Iterable[str], starts: Iterable[str]) -> Reach:
@@ -36,7 +60,11 @@ def reach(model: Model, wrt: Iterable[str], starts: Iterable[str]) -> Reach:
         if reason:
             stops.append((node, reason))
             continue
-        outputs = [o for o in node.proto.output if o and carries(model, o)]
+        outputs = carrying(model, node, hit)
+        if not outputs:
+            types = sorted({TensorProto.DataType.Name(_type(model, o)).lower() for o in node.proto.output if o})
+            stops.append((node, f"its output is {', '.join(types)}, which carries no derivative"))
+            continue
         active.update(outputs)
         touched.append(node)
     needed, path = set(starts) & active, []

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from onnxsal.graph.emit import Emit
-from onnxsal.graph.model import Dim, NodeView, Shape, Value
+from onnxsal.graph.model import HALF, Dim, NodeView, Shape, Value
 
 
 def shape_of(op: Emit, value: Value) -> Value:
@@ -92,13 +92,34 @@ def stabilise(op: Emit, z: Value, epsilon: float) -> Value:
 
 
 def mask(op: Emit, condition: Value, g: Value) -> Value:
-    """``g`` where the condition holds, else 0."""
+    """``g`` where the condition holds, else 0.
+
+    A product with a 0/1 mask is 0.2 ms faster on 64x112x112 floats (ONNX Runtime, two cores; within noise between two
+    convolutions) but makes NaN of a masked infinity, as in log(relu(x)); ``Sign`` as a mask is three times slower.
+    """
     return op.Where(condition, g, 0.0)
 
 
 def cast(op: Emit, value: Value) -> Value:
     """``value`` in the compute type."""
     return op.Cast(value, to=op.dtype)
+
+
+def signal_type(value: Value) -> int:
+    """Element type of the signal at a forward tensor: float64 where it is float64, else float32."""
+    return TensorProto.DOUBLE if value.dtype == TensorProto.DOUBLE else TensorProto.FLOAT
+
+
+def recast(op: Emit, g: Value, have: int, want: int) -> Value:
+    """``g`` of element type ``have`` in ``want``; no node where they are the same."""
+    return g if have == want else op.Cast(g, to=want)
+
+
+def as_compute(op: Emit, value: Value) -> Value:
+    """A forward tensor of any numeric type in the compute type."""
+    if value.dtype in (0, op.dtype) or (value.dtype in HALF and op.dtype == TensorProto.FLOAT):
+        return value
+    return op.cached(("cast", value.name, op.dtype), lambda: op.Cast(op.raw(value), to=op.dtype))
 
 
 def axes_of(node: NodeView, rank: int, position: int | None = None, attribute: str = "axes") -> list[int] | None:

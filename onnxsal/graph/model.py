@@ -21,7 +21,19 @@ Dim = int | str | None
 Shape = tuple[Dim, ...]
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-"""Element types that carry a signal. The 8-bit floats are storage types: they are dequantised before any arithmetic."""
+"""Element types that models compute in; tensors of these types can be explained."""
+
+
+def _codes(names: str) -> frozenset[int]:
+    return frozenset(code for name, code in TensorProto.DataType.items() if name in names.split())
+
+
+FLOAT8 = _codes("FLOAT8E4M3FN FLOAT8E4M3FNUZ FLOAT8E5M2 FLOAT8E5M2FNUZ FLOAT4E2M1")
+"""Floating-point storage types: a cast to one rounds, and the signal goes straight through it, as through float16."""
+
+GRID = FLOAT8 | _codes("INT8 UINT8 INT16 UINT16 INT4 UINT4 INT2 UINT2")
+"""Types that hold quantised values. A tensor of such a type carries a signal only where quantised activations reach it; the
+signal itself is floating point, in units of the grid (d score / d q)."""
 
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 """Types whose backward part runs in float32: their range and precision are too small for products of gradients."""
@@ -177,10 +189,14 @@ class NodeView:
 
 
 class Model:
-    """An ONNX model, indexed. Build it once per (immutable) state of the ``ModelProto``."""
+    """An ONNX model, indexed. Build it once per (immutable) state of the ``ModelProto``.
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    ``outer`` is the model around this one, for the body of a loop: its tensors can be read from here.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, outer: Model | None = None) -> None:
         self.proto = proto
+        self.outer = outer
         self.graph = proto.graph
         self.initializers = {t.name: t for t in self.graph.initializer}
         self.input_names = [i.name for i in self.graph.input if i.name not in self.initializers]
@@ -218,13 +234,17 @@ class Model:
         return infer_types(self.proto)
 
     def value(self, name: str) -> Value:
+        """A tensor of this model, or of the one around it, with what is known of its type."""
+        if name not in self.types and self.outer is not None:
+            return self.outer.value(name)
         dtype, shape = self.types.get(name, (0, None))
         return Value(name, dtype, shape)
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of a tensor that no input can change: an initialiser, a Constant, or an Identity or Cast of one."""
         if name not in self._constants:
-            self._constants[name] = self._constant(name)
+            local = name in self.types or self.outer is None
+            self._constants[name] = self._constant(name) if local else self.outer.constant(name)  # type: ignore[union-attr]
         return self._constants[name]
 
     def _constant(self, name: str) -> np.ndarray | None:
@@ -303,6 +323,11 @@ def infer_types(proto: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
     light.functions.extend(proto.functions)
     light.graph.name = proto.graph.name or "graph"
     light.graph.node.extend(proto.graph.node)
+    for node in light.graph.node:
+        if node.op_type == "GroupNormalization":
+            # onnx infers nothing for it, nor for what follows; its output has the type and shape of its first input.
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
     light.graph.input.extend(proto.graph.input)
     light.graph.output.extend(proto.graph.output)
     light.graph.value_info.extend(proto.graph.value_info)

@@ -1,9 +1,11 @@
-"""Activations: elementwise non-linearities that end a layer."""
+"""Activations: elementwise non-linearities that end a layer. Derivatives at kinks are those of PyTorch."""
 
 from __future__ import annotations
 
+import math
+
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import mask
+from onnxsal.graph.helpers import mask, unbroadcast
 from onnxsal.ops.registry import case, gradient_of
 
 
@@ -13,7 +15,225 @@ def relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [mask(op, op.Greater(node.y, 0.0), dy)]
 
 
+@gradient_of(
+    "LeakyRelu",
+    family="activation",
+    bias="zero",
+    cases=[case((2, 3, 4), kinks=[0.0]), case((2, 3), alpha=0.3, kinks=[0.0]), case((2, 3), alpha=-0.5, kinks=[0.0])],
+)
+def leaky_relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy where x > 0, else alpha dy."""
+    alpha = float(node.attr("alpha"))
+    # x and y have the same sign, and reading y alone leaves the activation fused into the convolution before it
+    sign = node.y if alpha >= 0 else node.x
+    return [op.Where(op.Greater(sign, 0.0), dy, op.Mul(dy, alpha))]
+
+
+def _prelu_bias(op: Emit, node: NodeView) -> Value | None:
+    """y is homogeneous in x; in the slope it is affine, with offset max(x, 0)."""
+    if not node.want(1):
+        return None
+    positive = op.Relu(node.x)
+    return op.Sub(positive, node.y) if node.want(0) else positive
+
+
+@gradient_of(
+    "PRelu",
+    family="activation",
+    bias=_prelu_bias,
+    cases=[case((2, 3, 4), (3, 1), kinks=[0.0]), case((2, 3), (), kinks=[0.0]), case((2, 3, 2), (2, 3, 2), kinks=[0.0])],
+)
+def prelu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy where x > 0, else slope dy; dslope = x dy where x < 0, summed over the axes the slope is stretched along."""
+    dx = op.Where(op.Greater(node.x, 0.0), dy, op.Mul(dy, node.input(1))) if node.want(0) else None
+    if not node.want(1):
+        return [dx, None]
+    return [dx, unbroadcast(op, mask(op, op.Less(node.x, 0.0), op.Mul(dy, node.x)), node.y, node.input(1))]
+
+
+def _exponential_unit(op: Emit, node: NodeView, dy: Value, above: float, scale: float, rate: float) -> list[Value | None]:
+    """dx = above dy where x > 0, else scale exp(rate x) dy."""
+    x = node.x if rate == 1.0 else op.Mul(node.x, rate)
+    slope = op.Exp(x)
+    below = op.Mul(dy, slope if scale == 1.0 else op.Mul(slope, scale))
+    return [op.Where(op.Greater(node.x, 0.0), dy if above == 1.0 else op.Mul(dy, above), below)]
+
+
+@gradient_of("Elu", family="activation", bias="symmetric", cases=[case((2, 3, 4), kinks=[0.0]), case((2, 3), alpha=0.3, kinks=[0.0])])
+def elu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy where x > 0, else alpha exp(x) dy."""
+    return _exponential_unit(op, node, dy, 1.0, float(node.attr("alpha")), 1.0)
+
+
+@gradient_of(
+    "Selu", family="activation", bias="symmetric", cases=[case((2, 3), kinks=[0.0]), case((2, 3), alpha=2.0, gamma=3.0, kinks=[0.0])]
+)
+def selu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = gamma dy where x > 0, else gamma alpha exp(x) dy."""
+    gamma = float(node.attr("gamma"))
+    return _exponential_unit(op, node, dy, gamma, gamma * float(node.attr("alpha")), 1.0)
+
+
+@gradient_of("Celu", family="activation", bias="symmetric", cases=[case((2, 3, 4)), case((2, 3), alpha=0.4), case((2, 3), alpha=3.0)])
+def celu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy where x > 0, else exp(x / alpha) dy."""
+    return _exponential_unit(op, node, dy, 1.0, 1.0, 1.0 / float(node.attr("alpha")))
+
+
+def _clip_bias(op: Emit, node: NodeView) -> Value | None:
+    """The elements of y that no active input decides."""
+    inside = op.Equal(node.x, node.y)
+    held = op.Not(inside) if node.want(0) else None
+    for i, hit in zip((1, 2), _clipped(op, node), strict=True):
+        if node.want(i):
+            held = op.Not(hit) if held is None else op.And(held, op.Not(hit))
+    return None if held is None else mask(op, held, node.y)
+
+
+def _clipped(op: Emit, node: NodeView) -> tuple[Value | None, Value | None]:
+    """Where x lies below the minimum and above the maximum. A maximum below the minimum takes every element."""
+    low, high = node.optional(1), node.optional(2)
+    below = None if low is None else op.Less(node.x, low)
+    above = None if high is None else op.Greater(node.x, high)
+    if below is not None and above is not None:
+        crossed = op.Less(high, low)
+        below, above = op.And(below, op.Not(crossed)), op.Or(above, crossed)
+    return below, above
+
+
+@gradient_of(
+    "Clip",
+    family="activation",
+    bias=_clip_bias,
+    cases=[
+        case((2, 3, 4), -0.5, 1.0, kinks=[-0.5, 1.0]),
+        case((2, 3), -0.5, kinks=[-0.5]),
+        case((2, 3), None, 0.5, kinks=[0.5]),
+        case((2, 3)),
+        case((2, 3), 1.0, -0.5, kinks=[1.0, -0.5]),
+        case((2, 3), -0.5, 1.0, fixed=[1, 2], kinks=[-0.5, 1.0]),
+    ],
+)
+def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy where min <= x <= max, else 0; dmin and dmax are the sums of dy over the elements that they hold."""
+    # x equals y exactly inside the closed interval, whichever bounds there are
+    dx = mask(op, op.Equal(node.x, node.y), dy) if node.want(0) else None
+    if not (node.want(1) or node.want(2)):
+        return node.grads(dx)
+    low, high = (
+        op.ReduceSum(mask(op, hit, dy), keepdims=0) if hit is not None and node.want(i) else None
+        for i, hit in zip((1, 2), _clipped(op, node), strict=True)
+    )
+    return node.grads(dx, low, high)
+
+
+@gradient_of("Sigmoid", family="activation", bias="symmetric", cases=[case((2, 3, 4), low=-4, high=4)])
+def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy y (1 - y)."""
+    return [op.Mul(dy, op.Mul(node.y, op.Sub(1.0, node.y)))]
+
+
+@gradient_of(
+    "HardSigmoid",
+    family="activation",
+    bias="symmetric",
+    cases=[case((2, 3, 4), low=-4, high=4, kinks=[-2.5, 2.5]), case((2, 3), alpha=0.5, beta=0.6, kinks=[-1.2, 0.8])],
+)
+def hard_sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = alpha dy where 0 < y < 1, else 0."""
+    inside = op.And(op.Greater(node.y, 0.0), op.Less(node.y, 1.0))
+    return [mask(op, inside, op.Mul(dy, float(node.attr("alpha"))))]
+
+
+@gradient_of("HardSwish", family="activation", bias="symmetric", cases=[case((3, 3, 4), low=-4, high=4, kinks=[-3.0, 3.0])])
+def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = (x / 3 + 1/2) dy where |x| < 3, dy above, 0 below."""
+    curve = op.Mul(dy, op.Add(op.Mul(node.x, 1 / 3), 0.5))
+    return [op.Where(op.Less(op.Abs(node.x), 3.0), curve, mask(op, op.Greater(node.x, 0.0), dy))]
+
+
+@gradient_of("Tanh", family="activation", bias="symmetric", cases=[case((2, 3, 4))])
+def tanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy (1 - y^2)."""
+    return [op.Mul(dy, op.Sub(1.0, op.Mul(node.y, node.y)))]
+
+
 @gradient_of("Softplus", family="activation", bias="symmetric", cases=[case((2, 3), low=-4, high=4)])
 def softplus(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy * sigmoid(x)."""
+    """dx = dy sigmoid(x)."""
     return [op.Mul(dy, op.Sigmoid(node.x))]
+
+
+@gradient_of("Softsign", family="activation", bias="symmetric", cases=[case((2, 3, 4), kinks=[0.0])])
+def softsign(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / (1 + |x|)^2."""
+    base = op.Add(op.Abs(node.x), 1.0)
+    return [op.Div(op.Div(dy, base), base)]
+
+
+@gradient_of(
+    "Gelu",
+    family="activation",
+    bias="symmetric",
+    cases=[
+        case((2, 3, 4), opset=20),
+        case((2, 3, 4), opset=20, approximate="tanh"),
+        case((2, 3), opset=20, low=-30, high=30, approximate="tanh"),
+    ],
+)
+def gelu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy (Phi(x) + x phi(x)); with approximate="tanh", Phi(x) = (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2."""
+    slope = _gelu_tanh(op, node.x) if node.attr("approximate") == "tanh" else _gelu_erf(op, node.x)
+    return [op.Mul(dy, slope)]
+
+
+def _gelu_erf(op: Emit, x: Value) -> Value:
+    density = op.Mul(op.Exp(op.Mul(op.Mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
+    return op.Add(op.Mul(op.Add(op.Erf(op.Mul(x, math.sqrt(0.5))), 1.0), 0.5), op.Mul(x, density))
+
+
+def _gelu_tanh(op: Emit, x: Value) -> Value:
+    # beyond 10 the tanh is +-1 to the last bit, so the slope is constant; unclipped, x^3 overflows to 0 * inf
+    x = op.Clip(x, -10.0, 10.0)
+    k = math.sqrt(2 / math.pi)
+    square = op.Mul(x, x)
+    t = op.Tanh(op.Mul(x, op.Add(op.Mul(square, 0.044715 * k), k)))
+    inner = op.Mul(x, op.Add(op.Mul(square, 3 * 0.044715 * k), k))
+    return op.Mul(op.Add(op.Add(t, 1.0), op.Mul(inner, op.Sub(1.0, op.Mul(t, t)))), 0.5)
+
+
+@gradient_of("Mish", family="activation", bias="symmetric", cases=[case((2, 3, 4)), case((2, 3), low=-30, high=30)])
+def mish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy (t + x (1 - t^2) sigmoid(x)), t = tanh(softplus(x))."""
+    t = op.Tanh(op.Softplus(node.x))
+    bend = op.Mul(op.Mul(node.x, op.Sigmoid(node.x)), op.Sub(1.0, op.Mul(t, t)))
+    return [op.Mul(dy, op.Add(t, bend))]
+
+
+@gradient_of("Swish", family="activation", bias="symmetric", cases=[case((2, 3, 4), opset=24), case((2, 3), opset=24, alpha=1.7)])
+def swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy s (1 + alpha x (1 - s)), s = sigmoid(alpha x)."""
+    alpha = float(node.attr("alpha"))
+    x = node.x if alpha == 1.0 else op.Mul(node.x, alpha)
+    s = op.Sigmoid(x)
+    return [op.Mul(dy, op.Mul(s, op.Add(op.Mul(x, op.Sub(1.0, s)), 1.0)))]
+
+
+@gradient_of(
+    "ThresholdedRelu", family="activation", bias="zero", cases=[case((2, 3, 4), kinks=[1.0]), case((2, 3), alpha=-0.4, kinks=[-0.4])]
+)
+def thresholded_relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy where x > alpha, else 0."""
+    return [mask(op, op.Greater(node.x, float(node.attr("alpha"))), dy)]
+
+
+@gradient_of(
+    "Shrink",
+    family="activation",
+    bias="symmetric",
+    cases=[case((2, 3, 4), kinks=[-0.5, 0.5]), case((2, 3), lambd=1.0, bias=0.7, kinks=[-1.0, 1.0])],
+)
+def shrink(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy where x < -lambd or x > lambd, else 0."""
+    lambd = float(node.attr("lambd"))
+    return [mask(op, op.Or(op.Less(node.x, -lambd), op.Greater(node.x, lambd)), dy)]

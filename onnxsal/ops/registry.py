@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onnxsal.errors import UnsupportedError, near_miss
-from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import zeros_like
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
 Bias = Callable[[Emit, NodeView], Value | None]
-BiasKind = Literal["zero", "symmetric", "affine", "product"]
+BiasKind = Literal["zero", "symmetric", "affine", "linear", "product"]
 
 FAMILIES: dict[str, str] = {
     "linear": "weighted sums: convolutions and matrix products",
@@ -45,7 +45,8 @@ class Case:
 
     ``shapes`` gives random float inputs drawn from ``[low, high]`` (away from ``kinks``); an array is taken as it is; ``None``
     leaves an optional input out. ``opset`` is the lowest opset the case is written for. ``static_only`` is the reason why the
-    case cannot run with symbolic shapes and run-time integers (empty: it can).
+    case cannot run with symbolic shapes and run-time integers (empty: it can). ``straight_through`` marks a derivative that is
+    defined through rounding: finite differences cannot see it, tests/test_quantize.py compares it with the unrounded function.
     """
 
     inputs: tuple[Any, ...]
@@ -57,6 +58,7 @@ class Case:
     outputs: int = 1
     opset: int = 18
     static_only: str = ""
+    straight_through: bool = False
 
 
 def case(
@@ -68,6 +70,7 @@ def case(
     outputs: int = 1,
     opset: int = 18,
     static_only: str = "",
+    straight_through: bool = False,
     **attributes: Any,
 ) -> Case:
     """A test case: each input is a shape (tuple: random floats in [low, high], at least 0.05 from every kink), an array, or None.
@@ -75,7 +78,7 @@ def case(
     Integer, boolean and string arrays are always initialisers in the static form of the tests and inputs in the dynamic one;
     ``fixed`` lists float inputs that stay initialisers and are not differentiated.
     """
-    return Case(tuple(inputs), attributes, tuple(fixed), low, high, tuple(kinks), outputs, opset, static_only)
+    return Case(tuple(inputs), attributes, tuple(fixed), low, high, tuple(kinks), outputs, opset, static_only, straight_through)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class OpSpec:
     cases: tuple[Case, ...]
     many: bool = False
     stops: Mapping[int, str] = field(default_factory=dict)
+    carries: tuple[int, ...] | None = None
     module: str = ""
 
     @property
@@ -100,6 +104,7 @@ class OpSpec:
 
 REGISTRY: dict[tuple[str, str], OpSpec] = {}
 NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
+NOT_YET: dict[tuple[str, str], str] = {}
 
 
 def gradient_of(
@@ -109,6 +114,7 @@ def gradient_of(
     cases: Sequence[Case] | Mapping[str, Sequence[Case]],
     many: bool = False,
     stops: Mapping[int, str] | None = None,
+    carries: Sequence[int] | None = None,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -116,7 +122,9 @@ def gradient_of(
     ``bias`` is the implicit bias ``r = y - sum_i J_i x_i`` over the active inputs ``node.wants``: a function
     ``(op, node) -> Value | None`` (broadcastable to y; None = zero), or one of
     ``"zero"`` (homogeneous of degree 1), ``"symmetric"`` (symmetric Jacobian, so J x is the gradient of dy = x),
-    ``"affine"`` (the node on zeros), ``"product"`` (multilinear: (1 - number of active inputs) y).
+    ``"affine"`` (the node on zeros), ``"linear"`` (as affine, and zero where every floating-point input is active),
+    ``"product"`` (multilinear: (1 - number of active inputs) y).
+    ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones).
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -132,7 +140,8 @@ def gradient_of(
                 raise ValueError(f"operator {op_type} is registered without test cases")
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
-            REGISTRY[key] = OpSpec(op_type, domain, family, gradient, bias, own, many, dict(stops or {}), gradient.__module__)
+            outputs = None if carries is None else tuple(carries)
+            REGISTRY[key] = OpSpec(op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, gradient.__module__)
         return gradient
 
     return register
@@ -147,6 +156,23 @@ def not_differentiable(reason: str, *op_types: str, domain: str = "") -> None:
         NOT_DIFFERENTIABLE[key] = reason
 
 
+def not_yet(advice: str, *op_types: str, domain: str = "") -> None:
+    """List operators that have a derivative but no registered gradient, with what to do instead; on a path they are a refusal."""
+    for op_type in op_types:
+        NOT_YET[(domain, op_type)] = advice
+
+
+def advice(node: NodeView) -> str:
+    """What to do about a node without a gradient: the advice listed for its operator, or the name that may have been meant."""
+    listed = NOT_YET.get((node.domain, node.op_type))
+    return f"; {listed}" if listed else near_miss(node.op_type, [name for _, name in REGISTRY])
+
+
+def known(domain: str, op_type: str) -> bool:
+    """Whether the operator is registered, as differentiable or as not."""
+    return (domain, op_type) in REGISTRY or (domain, op_type) in NOT_DIFFERENTIABLE
+
+
 def spec_of(node: NodeView) -> OpSpec | None:
     """The operator's registration, or ``None``."""
     return REGISTRY.get((node.domain, node.op_type))
@@ -159,9 +185,9 @@ def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> list[Value | N
     """
     spec = spec_of(node)
     if spec is None:
-        raise UnsupportedError(f"{node.label} has no gradient; known operators: `onnxsal ops`.")
-    if not spec.many and dys[0] is None:
-        others = [i for i, d in enumerate(dys) if d is not None]
+        raise UnsupportedError(f"{node.label} has no gradient{advice(node)}; known operators: `onnxsal ops`.")
+    others = [i for i, d in enumerate(dys) if i and d is not None]
+    if others and not spec.many:
         raise UnsupportedError(f"{node.label}: a gradient is known for its first output only, but output {others} is differentiated.")
     answer = list(spec.gradient(op, node, list(dys) if spec.many else dys[0]))
     if len(answer) != len(node.proto.input):
@@ -194,6 +220,12 @@ def _affine(op: Emit, node: NodeView) -> Value | None:
     return op.clone(node, inputs)
 
 
+def _linear(op: Emit, node: NodeView) -> Value | None:
+    numeric = FLOATS | {0} | {v.dtype for i, v in enumerate(node.inputs) if v is not None and node.want(i)}
+    floats = [i for i, v in enumerate(node.inputs) if v is not None and v.dtype in numeric]
+    return None if all(node.want(i) for i in floats) else _affine(op, node)
+
+
 def _product(op: Emit, node: NodeView) -> Value | None:
     active = sum(node.wants)
     return None if active == 1 else op.Mul(node.y, float(1 - active))
@@ -203,5 +235,6 @@ _BIASES: dict[str, Bias] = {
     "zero": lambda op, node: None,
     "symmetric": _symmetric,
     "affine": _affine,
+    "linear": _linear,
     "product": _product,
 }

@@ -1,0 +1,200 @@
+"""Arithmetic on several tensors with broadcasting: sums, products, choices, remainders."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.helpers import cast, mask, unbroadcast
+from onnxsal.ops.registry import case, gradient_of
+
+PAIRS = [
+    case((2, 3, 4), (2, 3, 4)),
+    case((2, 3, 4), (3, 1)),
+    case((4,), (2, 3, 4)),
+    case((2, 1, 4), (3, 1)),
+    case((2, 3), ()),
+    case((2, 3), (1, 3), fixed=[1]),
+]
+MANY = [case((2, 3)), case((2, 3, 4), (4,), (3, 1)), case((1, 3), (2, 1), fixed=[1]), case((2,), (2,), (), (2,))]
+
+
+def _back(op: Emit, node: NodeView, signals: list[Value | None]) -> list[Value | None]:
+    """Signals in the shape of y, brought back to the shapes of the inputs."""
+    return [None if g is None else unbroadcast(op, g, node.y, node.input(i)) for i, g in enumerate(signals)]
+
+
+def _passive(op: Emit, node: NodeView) -> Value | None:
+    """The sum of the inputs that are not active."""
+    rest: list[Value] = [node.input(i) for i in range(len(node.inputs)) if not node.want(i)]
+    return reduce(op.Add, rest) if rest else None
+
+
+# ----- sums -----
+
+
+@gradient_of("Add", "Sum", family="add", bias=_passive, cases={"Add": PAIRS, "Sum": MANY})
+def add(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx_i = dy, summed over the axes that x_i is stretched along."""
+    return _back(op, node, [dy if wanted else None for wanted in node.wants])
+
+
+def _sub_bias(op: Emit, node: NodeView) -> Value | None:
+    """The operand that is not active, with its sign."""
+    if all(node.wants):
+        return None
+    return op.Neg(node.input(1)) if node.want(0) else node.x
+
+
+@gradient_of("Sub", family="add", bias=_sub_bias, cases=PAIRS)
+def subtract(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """da = dy; db = -dy."""
+    return _back(op, node, [dy if node.want(0) else None, op.Neg(dy) if node.want(1) else None])
+
+
+def _mean_bias(op: Emit, node: NodeView) -> Value | None:
+    rest = _passive(op, node)
+    return None if rest is None else op.Mul(rest, 1.0 / len(node.inputs))
+
+
+@gradient_of("Mean", family="add", bias=_mean_bias, cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])])
+def mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx_i = dy / n."""
+    share = dy if len(node.inputs) == 1 else op.Mul(dy, 1.0 / len(node.inputs))
+    return _back(op, node, [share if wanted else None for wanted in node.wants])
+
+
+def _range_bias(op: Emit, node: NodeView) -> Value | None:
+    """y = start + i delta, less the active part."""
+    if node.want(0) and node.want(2):
+        return None
+    return op.Sub(node.y, node.x) if node.want(0) else node.x
+
+
+@gradient_of(
+    "Range",
+    family="add",
+    bias=_range_bias,
+    stops={1: "the limit decides only how many elements there are"},
+    cases=[case(0.5, 4.6, 0.6), case(3.0, -1.3, -0.7), case(0.5, 4.6, 0.6, fixed=[1, 2])],
+)
+def arange(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dstart = sum_i dy_i; ddelta = sum_i i dy_i."""
+    start = op.ReduceSum(dy, keepdims=0) if node.want(0) else None
+    if not node.want(2):
+        return [start, None, None]
+    size = op.Squeeze(op.Shape(op.raw(node.y)), [0])
+    return [start, None, op.ReduceSum(op.Mul(dy, cast(op, op.Range(0, size, 1))), keepdims=0)]
+
+
+# ----- products -----
+
+
+@gradient_of("Mul", family="product", bias="product", cases=PAIRS)
+def multiply(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """da = dy b; db = dy a."""
+    return _back(op, node, [op.Mul(dy, node.input(1 - i)) if node.want(i) else None for i in (0, 1)])
+
+
+def _div_bias(op: Emit, node: NodeView) -> Value | None:
+    """y is homogeneous of degree 1 in a and -1 in b."""
+    if not node.want(1):
+        return None
+    return node.y if node.want(0) else op.Mul(node.y, 2.0)
+
+
+DIVIDED = [
+    case((2, 3, 4), (2, 3, 4), low=0.3),
+    case((2, 3, 4), (3, 1), low=0.3),
+    case((4,), (2, 3, 4), low=0.3),
+    case((2, 3), (), high=-0.3),
+]
+
+
+@gradient_of("Div", family="product", bias=_div_bias, cases=DIVIDED)
+def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """da = dy / b; db = -dy y / b."""
+    da = op.Div(dy, node.input(1))
+    return _back(op, node, [da if node.want(0) else None, op.Neg(op.Mul(da, node.y)) if node.want(1) else None])
+
+
+def _mod_bias(op: Emit, node: NodeView) -> Value | None:
+    """y = a - q b with a constant q: y less the active part."""
+    if all(node.wants):
+        return None
+    return op.Sub(node.y, node.x) if node.want(0) else node.x
+
+
+@gradient_of(
+    "Mod",
+    family="select",
+    bias=_mod_bias,
+    cases=[
+        case(np.array([[4.3, -4.3, 7.1], [5.2, -5.2, 0.4]]), np.array([2.1, 2.1, -3.0]), fmod=1),
+        case(np.array([4.3, -4.3]), np.array([[1.5], [-1.1]]), fmod=1),
+    ],
+)
+def modulo(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """da = dy; db = -dy q, where q = (a - y) / b is the integer quotient, truncated (fmod) or floored."""
+    db = None
+    if node.want(1):
+        quotient = op.Round(op.Div(op.Sub(node.x, node.y), node.input(1)))
+        db = op.Neg(op.Mul(dy, quotient))
+    return _back(op, node, [dy if node.want(0) else None, db])
+
+
+# ----- choices -----
+
+
+def _choice_bias(op: Emit, node: NodeView) -> Value | None:
+    """The elements of y that no active input decides; where some of the tied inputs are active, their part of it."""
+    if all(node.wants):
+        return None
+    chosen = [cast(op, op.Equal(node.input(i), node.y)) for i in range(len(node.inputs))]
+    passive = reduce(op.Add, [c for i, c in enumerate(chosen) if not node.want(i)])
+    return op.Mul(node.y, op.Div(passive, reduce(op.Add, chosen)))
+
+
+CHOICES = [*PAIRS, case((2, 3)), case((2, 3, 4), (4,), (3, 1)), case((2,), (2,), (), (2,), fixed=[2])]
+
+
+@gradient_of("Max", "Min", family="select", bias=_choice_bias, cases={"Max": CHOICES, "Min": CHOICES})
+def extremum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx_i = dy / k where x_i = y, else 0; k is the number of inputs that are equal to y there."""
+    if len(node.inputs) == 1:
+        return [dy]
+    # equal shares as in torch.maximum: the operands commute, so must their derivatives; the shares add up to dy
+    chosen = [op.Equal(node.input(i), node.y) for i in range(len(node.inputs))]
+    share = op.Div(dy, reduce(op.Add, [cast(op, c) for c in chosen]))
+    return _back(op, node, [mask(op, c, share) if node.want(i) else None for i, c in enumerate(chosen)])
+
+
+def _where_bias(op: Emit, node: NodeView) -> Value | None:
+    """The elements chosen from the branch that is not active."""
+    if node.want(1) and node.want(2):
+        return None
+    return op.Where(node.x, 0.0 if node.want(1) else node.input(1), 0.0 if node.want(2) else node.input(2))
+
+
+CONDITION = np.array([[True, False, True], [False, False, True]])
+
+
+@gradient_of(
+    "Where",
+    family="select",
+    bias=_where_bias,
+    cases=[
+        case(CONDITION, (2, 3), (2, 3)),
+        case(CONDITION, (2, 3), 0.0, fixed=[2]),
+        case(CONDITION[:, :1], (3,), (2, 1)),
+        case(np.array(True), (2, 3), (3,)),
+        case(CONDITION, (4, 1, 3), ()),
+    ],
+)
+def where(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """da = dy where the condition holds, else 0; db the other way round."""
+    first = mask(op, node.x, dy) if node.want(1) else None
+    second = mask(op, op.Not(node.x), dy) if node.want(2) else None
+    return _back(op, node, [None, first, second])

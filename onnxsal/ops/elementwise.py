@@ -1,0 +1,254 @@
+"""Elementwise functions of one tensor, powers, and the operators that only copy or convert."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxsal.errors import UnsupportedError
+from onnxsal.graph import FLOAT8, Emit, NodeView, Value
+from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
+from onnxsal.ops.quantize import inside_range
+from onnxsal.ops.registry import case, gradient_of
+
+
+@gradient_of("Abs", family="elementwise", bias="zero", cases=[case((2, 3, 4), kinks=[0.0])])
+def absolute(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy sign(x), with sign(0) = 0."""
+    return [op.Mul(dy, op.Sign(node.x))]
+
+
+@gradient_of("Neg", family="elementwise", bias="zero", cases=[case((2, 3, 4))])
+def negate(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = -dy."""
+    return [op.Neg(dy)]
+
+
+@gradient_of("Exp", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+def exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy y."""
+    return [op.Mul(dy, node.y)]
+
+
+@gradient_of("Log", family="elementwise", bias=lambda op, node: op.Sub(node.y, 1.0), cases=[case((2, 3, 4), low=0.1)])
+def log(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / x."""
+    return [op.Div(dy, node.x)]
+
+
+@gradient_of("Sqrt", family="elementwise", bias=lambda op, node: op.Mul(node.y, 0.5), cases=[case((2, 3, 4), low=0.1)])
+def sqrt(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / (2 y)."""
+    return [op.Div(op.Mul(dy, 0.5), node.y)]
+
+
+@gradient_of(
+    "Reciprocal", family="elementwise", bias=lambda op, node: op.Mul(node.y, 2.0), cases=[case((2, 3), low=0.3), case((3,), high=-0.3)]
+)
+def reciprocal(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = -dy y^2."""
+    return [op.Neg(op.Mul(dy, op.Mul(node.y, node.y)))]
+
+
+@gradient_of("Erf", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+def erf(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy 2 / sqrt(pi) exp(-x^2)."""
+    return [op.Mul(dy, op.Mul(op.Exp(op.Neg(op.Mul(node.x, node.x))), 2 / math.sqrt(math.pi)))]
+
+
+@gradient_of("Sin", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+def sin(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy cos(x)."""
+    return [op.Mul(dy, op.Cos(node.x))]
+
+
+@gradient_of("Cos", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+def cos(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = -dy sin(x)."""
+    return [op.Neg(op.Mul(dy, op.Sin(node.x)))]
+
+
+@gradient_of("Tan", family="elementwise", bias="symmetric", cases=[case((2, 3), low=-1.2, high=1.2), case((3,), low=1.8, high=4.5)])
+def tan(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy (1 + y^2)."""
+    return [op.Mul(dy, op.Add(op.Mul(node.y, node.y), 1.0))]
+
+
+def _arc(op: Emit, x: Value) -> Value:
+    """sqrt(1 - x^2), as sqrt((1 - x) (1 + x)): squaring first loses every digit near |x| = 1."""
+    return op.Sqrt(op.Mul(op.Sub(1.0, x), op.Add(x, 1.0)))
+
+
+@gradient_of("Asin", family="elementwise", bias="symmetric", cases=[case((2, 3, 4), low=-0.95, high=0.95)])
+def asin(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / sqrt(1 - x^2)."""
+    return [op.Div(dy, _arc(op, node.x))]
+
+
+@gradient_of("Acos", family="elementwise", bias="symmetric", cases=[case((2, 3, 4), low=-0.95, high=0.95)])
+def acos(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = -dy / sqrt(1 - x^2)."""
+    return [op.Neg(op.Div(dy, _arc(op, node.x)))]
+
+
+@gradient_of("Atan", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+def atan(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / (1 + x^2)."""
+    return [op.Div(dy, op.Add(op.Mul(node.x, node.x), 1.0))]
+
+
+@gradient_of("Sinh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+def sinh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy cosh(x) = dy (exp(x) + exp(-x)) / 2."""
+    return [op.Mul(dy, op.Mul(op.Add(op.Exp(node.x), op.Exp(op.Neg(node.x))), 0.5))]
+
+
+@gradient_of("Cosh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+def cosh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy sinh(x) = dy y tanh(x), which keeps its digits near 0."""
+    return [op.Mul(dy, op.Mul(node.y, op.Tanh(node.x)))]
+
+
+@gradient_of("Asinh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+def asinh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / sqrt(x^2 + 1)."""
+    return [op.Div(dy, op.Sqrt(op.Add(op.Mul(node.x, node.x), 1.0)))]
+
+
+@gradient_of("Acosh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4), low=1.1, high=4.0)])
+def acosh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / sqrt(x^2 - 1)."""
+    return [op.Div(dy, op.Sqrt(op.Mul(op.Sub(node.x, 1.0), op.Add(node.x, 1.0))))]
+
+
+@gradient_of("Atanh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4), low=-0.9, high=0.9)])
+def atanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / (1 - x^2)."""
+    return [op.Div(dy, op.Mul(op.Sub(1.0, node.x), op.Add(node.x, 1.0)))]
+
+
+# ----- powers -----
+
+
+def _log_rate(op: Emit, x: Value, b: Value, y: Value) -> Value:
+    """d x^b / db = y log(x), and 0 where x = 0 and b >= 0."""
+    flat = op.And(op.Equal(x, 0.0), op.GreaterOrEqual(b, 0.0))
+    return op.Where(flat, 0.0, op.Mul(y, op.Log(x)))
+
+
+def _power_slope(op: Emit, x: Value, b: Value, known: np.ndarray | None) -> Value:
+    """d x^b / dx = b x^(b - 1), and 0 where b = 0; short where b is one known number."""
+    if known is None or known.size != 1:
+        return op.Mul(b, op.Where(op.Equal(b, 0.0), 0.0, op.Pow(x, op.Sub(b, 1.0))))
+    p = float(known.item())
+    if p in (0.0, 1.0):
+        return op.const(p)
+    return op.Mul(x if p == 2.0 else op.Pow(x, p - 1.0), p)
+
+
+def _pow_bias(op: Emit, node: NodeView) -> Value | None:
+    """y, less b y for the base (x dy/dx = b y), less b dy/db for the exponent."""
+    x, b, y = (as_compute(op, v) for v in (node.x, node.input(1), node.y))
+    slopes = [y] * node.want(0) + ([_log_rate(op, x, b, y)] if node.want(1) else [])
+    rest = y
+    for slope in slopes:
+        rest = op.Sub(rest, op.Mul(b, slope))
+    return rest
+
+
+@gradient_of(
+    "Pow",
+    family="elementwise",
+    bias=_pow_bias,
+    cases=[
+        case((2, 3, 4), (2, 3, 4), low=0.2, high=2.0),
+        case((2, 1, 4), (3, 1), low=0.2, high=2.0),
+        case((3, 1), (2, 3, 4), low=0.2, high=2.0),
+        *(case((2, 3), p, fixed=[1]) for p in (2.0, 3.0, 1.0, 0.0, -1.0)),
+        case((2, 3), 0.5, fixed=[1], low=0.1),
+        case((2, 3), np.array([2, 3, 1])),
+        case((2, 3), np.array(2, np.int32)),
+        case(2.5, (2, 3), fixed=[0]),
+    ],
+)
+def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy b x^(b - 1); db = dy y log(x), and 0 where x = 0 and b >= 0."""
+    # the exponent has a type of its own: an integer, or another float type
+    x, b, y = (as_compute(op, v) for v in (node.x, node.input(1), node.y))
+    dy = recast(op, dy, signal_type(node.y), op.dtype)
+    slopes = (
+        _power_slope(op, x, b, node.const(1)) if node.want(0) else None,
+        _log_rate(op, x, b, y) if node.want(1) else None,
+    )
+    return [
+        None if slope is None else recast(op, unbroadcast(op, op.Mul(dy, slope), node.y, v), op.dtype, signal_type(v))
+        for slope, v in zip(slopes, (node.x, node.input(1)), strict=True)
+    ]
+
+
+# ----- copies and conversions -----
+
+
+@gradient_of("Identity", family="movement", bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy."""
+    return [dy]
+
+
+@gradient_of(
+    "Dropout",
+    family="movement",
+    bias="zero",
+    stops={1: "the ratio decides which elements are dropped"},
+    cases=[
+        case((2, 3, 4)),
+        case((2, 3), 0.3, fixed=[1]),
+        case((2, 3), 0.3, np.array(False), fixed=[1], outputs=2),
+        case((2, 3, 4), None, np.array(True), outputs=2, seed=7),
+        case((2, 3, 4), 0.3, np.array(True), outputs=2, seed=7),
+        case((2, 3), 0.0, np.array(True), fixed=[1], static_only="a ratio of 0 is only known to drop nothing when it is a constant"),
+    ],
+)
+def dropout(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy in inference; in training dy / (1 - ratio) where the mask holds, else 0."""
+    ratio, training = node.const(1), node.const(2)
+    if node.optional(2) is None or (training is not None and not training.item()) or (ratio is not None and ratio.item() == 0):
+        return node.grads(dy)
+    if len(node.outputs) < 2 or node.outputs[1] is None:
+        raise UnsupportedError(
+            f"{node.label}: a gradient in training mode needs to know which elements were dropped, and the node's mask output has no name. "
+            "Export the model in inference mode (training_mode false), or name the mask."
+        )
+    chance = 0.5 if node.optional(1) is None else as_compute(op, node.input(1))
+    scale = op.Div(1.0, op.Sub(1.0, chance))
+    if training is None:
+        scale = op.Where(node.input(2), scale, 1.0)
+    return node.grads(mask(op, node.output(1), op.Mul(dy, scale)))
+
+
+def _cast_bias(op: Emit, node: NodeView) -> Value | None:
+    """The rounding to an 8-bit type; that to half precision counts as none, as everywhere."""
+    if node.y.dtype not in FLOAT8 or node.x.dtype in FLOAT8:
+        return None
+    return op.Sub(as_compute(op, node.y), mask(op, inside_range(op, node.x, node.y.dtype), node.x))
+
+
+@gradient_of(
+    "Cast",
+    "CastLike",
+    family="movement",
+    bias=_cast_bias,
+    stops={1: "only its type is read"},
+    cases={
+        "Cast": [case((2, 3, 4), to=TensorProto.DOUBLE, static_only="other types than float64 are compared in tests/test_elementwise.py")],
+        "CastLike": [case((2, 3, 4), (1,))],
+    },
+)
+def convert(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy between floating-point types and for quantised values; 0 where an 8-bit float saturates."""
+    dx = recast(op, dy, signal_type(node.y), signal_type(node.x))
+    if node.y.dtype in FLOAT8 and node.x.dtype not in FLOAT8:
+        dx = mask(op, inside_range(op, node.x, node.y.dtype), dx)
+    return node.grads(dx)

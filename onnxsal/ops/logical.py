@@ -1,0 +1,59 @@
+"""Operators whose outputs have no derivative, each with the reason: a signal that reaches one ends there, by definition."""
+
+from __future__ import annotations
+
+from onnxsal.ops.registry import not_differentiable
+
+not_differentiable("it returns sizes, which do not depend on the values", "Shape", "Size")
+not_differentiable("it returns indices, which are piecewise constant", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression")
+not_differentiable(
+    "it returns a truth value, which is piecewise constant",
+    "And",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "IsInf",
+    "IsNaN",
+    "Less",
+    "LessOrEqual",
+    "Not",
+    "Or",
+    "Xor",
+)
+not_differentiable("it is piecewise constant: its derivative is 0 almost everywhere", "Ceil", "Floor", "Hardmax", "Round", "Sign")
+not_differentiable("it works on the bits of integers", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "BitCast")
+not_differentiable(
+    "it makes a constant; its inputs are sizes or settings",
+    "BlackmanWindow",
+    "Constant",
+    "ConstantOfShape",
+    "EyeLike",
+    "HammingWindow",
+    "HannWindow",
+    "MelWeightMatrix",
+)
+not_differentiable(
+    "it draws random numbers that do not depend on the values", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"
+)
+not_differentiable("it draws samples, which are piecewise constant in the probabilities", "Bernoulli", "Multinomial")
+not_differentiable(
+    "it works on strings or counts them",
+    "RegexFullMatch",
+    "StringConcat",
+    "StringNormalizer",
+    "StringSplit",
+    "TfIdfVectorizer",
+)
+not_differentiable("it decodes bytes, which are not floating point", "ImageDecoder")
+not_differentiable("it tells what a sequence or an optional holds, not its values", "OptionalHasElement", "SequenceEmpty", "SequenceLength")
+not_differentiable(
+    "it looks values up or splits them at thresholds, so it is piecewise constant",
+    "Binarizer",
+    "CategoryMapper",
+    "LabelEncoder",
+    "OneHotEncoder",
+    "TreeEnsemble",
+    "TreeEnsembleClassifier",
+    "TreeEnsembleRegressor",
+    domain="ai.onnx.ml",
+)
