@@ -30,16 +30,17 @@ def draw(entry: Any, test: Case, dtype: Any, rng: np.random.Generator) -> np.nda
 
 
 def one_node_model(
-    spec: OpSpec, test: Case, dtype: Any = np.float64, dynamic: bool = False, seed: int = 0
+    spec: OpSpec, test: Case, dtype: Any = np.float64, dynamic: bool = False, known: bool = False, seed: int = 0
 ) -> tuple[onnx.ModelProto, Feed, list[str]]:
     """The case as a model, its feed, and the inputs to differentiate: ``x0, x1, ...`` in, ``y0, ...`` out.
 
-    Static: integer inputs are initialisers and every shape is a number. Dynamic: integers are inputs, every dimension a symbol.
+    Static: integer inputs are initialisers and every shape is a number. Dynamic: integers are inputs (initialisers, if ``known``),
+    every dimension a symbol.
     """
     rng = np.random.default_rng(seed)
     names = ["" if e is None else f"x{i}" for i, e in enumerate(test.inputs)]
     arrays = {f"x{i}": draw(e, test, dtype, rng) for i, e in enumerate(test.inputs) if e is not None}
-    fixed = {n: a for n, a in arrays.items() if int(n[1:]) in test.fixed or (a.dtype.kind != "f" and not dynamic)}
+    fixed = {n: a for n, a in arrays.items() if int(n[1:]) in test.fixed or (a.dtype.kind != "f" and (known or not dynamic))}
     feed = {n: a for n, a in arrays.items() if n not in fixed}
     node = helper.make_node(spec.op_type, names, [f"y{i}" for i in range(test.outputs)], name="n", domain=spec.domain, **test.attributes)
     inputs = [_declare(n, a, dynamic) for n, a in feed.items()]

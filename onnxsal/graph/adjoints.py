@@ -1,0 +1,141 @@
+"""Adjoints of moving elements: sizes known now or at run time, cropping, scattering back, separable linear maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from onnxsal.graph.emit import Emit
+from onnxsal.graph.helpers import dim_of, reshape_like, shape_of, zeros_like
+from onnxsal.graph.model import Value
+
+Ints = np.ndarray | Value
+"""Integers known at conversion time, or an int64 tensor."""
+
+Part = int | Value | tuple[Value, int]
+"""One dimension of a shape: a number, an int64 tensor [1], or an axis of a forward tensor."""
+
+END = 2**62
+"""Beyond every axis: a Slice end that means 'to the end'."""
+
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.floor_divide,
+    "Neg": np.negative,
+    "Max": np.maximum,
+    "Min": np.minimum,
+    "Less": np.less,
+    "Where": np.where,
+}
+
+
+def calc(op: Emit, operator: str, *operands: Ints | int) -> Any:
+    """Integer arithmetic: done here if every operand is known, else emitted. One formula serves static and run-time sizes."""
+    if not any(isinstance(o, Value) for o in operands):
+        return np.asarray(_NUMPY[operator](*operands))
+    return getattr(op, operator)(*operands)
+
+
+def sizes(op: Emit, value: Value, axes: Sequence[int]) -> Ints:
+    """The sizes of some axes, as known integers if possible."""
+    dims = [value.dim(a) for a in axes]
+    if all(d is not None for d in dims):
+        return np.asarray(dims, np.int64)
+    return dim_of(op, value, axes[0]) if len(axes) == 1 else op.Gather(shape_of(op, value), list(axes))
+
+
+def shape_parts(op: Emit, parts: Sequence[Part]) -> Ints:
+    """An int64 shape put together from parts, as known integers if possible."""
+    known = [_known(p) for p in parts]
+    if None not in known:
+        return np.asarray(known, np.int64)
+    return op.Concat(*[p if isinstance(p, Value) else [p] if isinstance(p, int) else dim_of(op, *p) for p in parts], axis=0)
+
+
+def reshape_parts(op: Emit, g: Value, parts: Sequence[Part]) -> Value:
+    """``g`` in a shape put together from parts; at most one unknown part becomes -1."""
+    known = [_known(p) for p in parts]
+    if known.count(None) <= 1 and 0 not in known:
+        return op.Reshape(g, [-1 if d is None else d for d in known])
+    return op.Reshape(g, shape_parts(op, parts), allowzero=1)
+
+
+def _known(part: Part) -> int | None:
+    if isinstance(part, int):
+        return part
+    return None if isinstance(part, Value) else part[0].dim(part[1])
+
+
+def crop_or_pad(op: Emit, g: Value, before: Ints, after: Ints, axes: Sequence[int]) -> Value:
+    """Zeros around ``g`` along ``axes``; negative amounts cut. (A Pad with negative amounts is not read alike by every runtime.)"""
+    cut_start, cut_end = calc(op, "Max", calc(op, "Neg", before), 0), calc(op, "Min", after, 0)
+    if _any(cut_start) or _any(cut_end):
+        ends = calc(op, "Where", calc(op, "Less", cut_end, 0), cut_end, END)
+        g = op.Slice(g, cut_start, ends, list(axes))
+    pad_start, pad_end = calc(op, "Max", before, 0), calc(op, "Max", after, 0)
+    if _any(pad_start) or _any(pad_end):
+        g = op.Pad(g, join(op, pad_start, pad_end), None, list(axes))
+    return g
+
+
+def _any(amounts: Ints) -> bool:
+    """Whether an amount is, or may be, other than zero."""
+    return isinstance(amounts, Value) or bool(np.any(amounts))
+
+
+def join(op: Emit, first: Ints, second: Ints) -> Ints:
+    """Two lists of integers after each other."""
+    if isinstance(first, Value) or isinstance(second, Value):
+        return op.Concat(first, second, axis=0)
+    return np.concatenate([first, second])
+
+
+def scatter_axis(op: Emit, dy: Value, index: Value, x: Value, axis: int) -> Value:
+    """Adjoint of taking ``x`` at the 1-D ``index`` along ``axis``: dx[.., index[k], ..] += dy[.., k, ..].
+
+    ScatterElements, because ONNX Runtime's ScatterND adds from several threads without a lock where indices repeat.
+    """
+    column = op.Reshape(index, [-1] + [1] * (x.rank - 1 - axis)) if axis < x.rank - 1 else index
+    if x.rank > 1:
+        ones = [1 if a == axis else (x, a) for a in range(x.rank)]
+        column = op.Expand(column, shape_parts(op, ones))
+    return op.ScatterElements(zeros_like(op, x), column, dy, axis=axis, reduction="add")
+
+
+def scatter_back(op: Emit, dy: Value, x: Value, move: Callable[[Value], Value], fills: bool = False) -> Value:
+    """Adjoint of any movement of elements: ``move`` carries the numbers of x's elements along, and dy is added back at these.
+
+    ``fills`` tells that the movement also writes zeros, which belong to no element: elements count from 1, and 0 is dropped.
+    """
+    first = int(fills)
+    count = op.Size(op.raw(x)) if x.static is None else op.const(int(np.prod(x.static, dtype=np.int64)))
+    numbers = op.Range(first, op.Add(count, first) if fills else count, 1)
+    index = move(reshape_like(op, numbers, x))
+    zero = helper.make_tensor("zero", op.dtype, [1], [0.0])
+    room = op.ConstantOfShape(op.Reshape(op.Add(count, first) if fills else count, [1]), value=zero)
+    flat = op.ScatterElements(room, op.Reshape(index, [-1]), op.Reshape(dy, [-1]), axis=0, reduction="add")
+    return reshape_like(op, op.Slice(flat, [1], [END], [0]) if fills else flat, x)
+
+
+def identity_matrix(op: Emit, x: Value, axis: int) -> Value:
+    """The identity of the size of one axis of ``x``, in the compute type, as a constant expression where the size is known."""
+    size = shape_parts(op, [(x, axis), (x, axis)])
+    return op.EyeLike(op.ConstantOfShape(size, value=helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])), dtype=op.dtype)
+
+
+def linear_adjoint(op: Emit, dy: Value, x: Value, matrices: Mapping[int, Value]) -> Value:
+    """Adjoint of a separable linear map of ``x``: along each axis, dx = M dy with M = the map applied to the rows of the identity."""
+    flattened = False
+    for axis in sorted(matrices, reverse=True):
+        if axis == x.rank - 1:
+            dy = op.MatMul(dy, op.Transpose(matrices[axis], perm=[1, 0]))
+            continue
+        if axis < x.rank - 2:
+            dy, flattened = op.Reshape(dy, [0] * (axis + 1) + [-1]), True
+        dy = op.MatMul(matrices[axis], dy)
+    return reshape_like(op, dy, x) if flattened else dy
