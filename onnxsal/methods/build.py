@@ -43,6 +43,8 @@ class Build:
     name: Callable[[str], str]
     black: np.ndarray | None = None
     inputs: list[Port] = field(default_factory=list)
+    want_components: bool = False
+    components: list[Port] = field(default_factory=list)
 
     def plan(self) -> Plan:
         """The walk from the scores back to the explained input."""
@@ -52,6 +54,13 @@ class Build:
         """The signal at the explained input."""
         seed = emit_seed(self.op, self.question, self.question.start, self.head.explained_class)
         return traverse(self.op, self.plan(), {self.question.start.name: seed})[self.question.x.name]
+
+    def component(self, name: str, value: Callable[[], Value], rank: int) -> None:
+        """A part of the explanation as a float32 output of its own, [N] or [N, H, W], computed only if components are wanted."""
+        if not self.want_components:
+            return
+        named = self.op.Cast(value(), to=TensorProto.FLOAT, name=self.name(name))
+        self.components.append(Port(named, TensorProto.FLOAT, tuple(f"{name}_{i}" for i in range(rank))))
 
     def baseline(self) -> Value:
         """The optional graph input ``baseline``: broadcastable to the explained input; by default what the settings say."""
@@ -79,6 +88,13 @@ class Build:
         axes = list(range(1, self.question.x.rank)) if self.question.batched else list(range(self.question.x.rank))
         total = self.op.ReduceSum(value, axes, keepdims=0) if axes else value
         return total if self.question.batched else self.op.Reshape(total, [1])
+
+    def sum_of_scores(self, value: Value) -> Value:
+        """Sum of a tensor shaped like the scores over all axes but the samples' -> [N]."""
+        rank = self.question.start.rank
+        if not self.question.batched:
+            return self.op.Reshape(self.op.ReduceSum(value, keepdims=0), [1])
+        return self.op.ReduceSum(value, list(range(1, rank)), keepdims=0) if rank > 1 else value
 
     def relative_error(self, got: Value, wanted: Value) -> Value:
         """|got - wanted| / max(|wanted|, 1e-6), per sample, float32."""

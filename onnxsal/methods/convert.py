@@ -21,7 +21,8 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.model import FLOATS
-from onnxsal.methods import path as _path  # noqa: F401  (registers its wrapper)
+from onnxsal.methods import fullgrad as _fullgrad  # noqa: F401  (registers its wrapper)
+from onnxsal.methods import path as _path  # noqa: F401
 from onnxsal.methods import smooth as _smooth  # noqa: F401
 from onnxsal.methods.build import WRAPPERS, Build, Result
 from onnxsal.methods.head import emit_head
@@ -46,6 +47,7 @@ class Conversion:
     method: Method
     settings: dict[str, Any]
     log: list[str]
+    prefix: str = ""
 
 
 def convert(
@@ -59,6 +61,7 @@ def convert(
     layer: str | None = None,
     prefix: str = "",
     black: np.ndarray | None = None,
+    components: bool = False,
     **parameters: Any,
 ) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
@@ -71,12 +74,23 @@ def convert(
 
     ``input`` names the input or inner tensor to explain, ``output`` the output; ``target`` sets the default class: an index, one
     per sample, or a tuple that indexes a score of higher rank. ``score`` is "logit" (default), "probability" or "raw". ``black``
-    is the value of a black pixel in the model's input, for methods with ``baseline="black"``. Other keywords are the method's.
+    is the value of a black pixel in the model's input, for methods with ``baseline="black"``. ``components`` adds an output per part
+    of the explanation, where the method has parts. Other keywords are the method's.
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
     return conversion(
-        model, method, input=input, output=output, target=target, score=score, layer=layer, prefix=prefix, black=black, **parameters
+        model,
+        method,
+        input=input,
+        output=output,
+        target=target,
+        score=score,
+        layer=layer,
+        prefix=prefix,
+        black=black,
+        components=components,
+        **parameters,
     ).proto
 
 
@@ -91,6 +105,7 @@ def conversion(
     layer: str | None = None,
     prefix: str = "",
     black: np.ndarray | None = None,
+    components: bool = False,
     **parameters: Any,
 ) -> Conversion:
     """As ``convert``, with everything that was decided on the way."""
@@ -104,9 +119,10 @@ def conversion(
     refuse_converted(proto)
     prepared = prepare(proto, known, compare_on_random_input)
     question = ask(prepared.model, input, output, score)
-    result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, black)
+    result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, black, components)
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
-    record |= {"input": question.x.name, "output": question.output, "score": score, "target": None if target is None else np.asarray(target).tolist()}
+    asked = {"input": question.x.name, "output": question.output, "score": score, "prefix": prefix}
+    record |= asked | {"target": None if target is None else np.asarray(target).tolist()}
     set_metadata(
         result,
         {
@@ -118,7 +134,7 @@ def conversion(
             **({f"{METADATA}passes": "; ".join(prepared.log)} if prepared.log else {}),
         },
     )
-    return Conversion(result, question, chosen, settings | {"score": score}, prepared.log)
+    return Conversion(result, question, chosen, settings | {"score": score}, prepared.log, prefix)
 
 
 def _build(
@@ -129,6 +145,7 @@ def _build(
     target: np.ndarray,
     prefix: str,
     black: np.ndarray | None,
+    components: bool,
 ) -> onnx.ModelProto:
     """Emit head and explanation, then append them to the forward part."""
     op = Emit(prepared.model, f"{prefix}onnxsal")
@@ -138,7 +155,7 @@ def _build(
     asked = Port(Value(f"{prefix}target", TensorProto.INT64, shape), TensorProto.INT64, shape, target)
     with op.named("head"):
         head = emit_head(op, question, question.start, asked.value)
-    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", black, [asked])
+    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", black, [asked], components)
     with op.named(method.wrap or "walk"):
         result = WRAPPERS[method.wrap](build)
         outputs = _outputs(build, result)
@@ -159,7 +176,7 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     ports.append(Port(op.Cast(build.head.score, to=TensorProto.FLOAT, name=name("explained_score")), TensorProto.FLOAT, batch))
     if result.residual is not None:
         ports.append(Port(op.Identity(result.residual, name=name("residual")), TensorProto.FLOAT, batch))
-    return ports
+    return [*ports, *build.components]
 
 
 def refuse_converted(proto: onnx.ModelProto) -> None:

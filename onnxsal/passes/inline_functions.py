@@ -55,6 +55,16 @@ def has_body(op_type: str, opset: int) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
+def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every tensor has its type written down, initialisers included: bodies are chosen by type."""
+    typed = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    written = {v.name for v in (*typed.graph.value_info, *typed.graph.input)}
+    typed.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in typed.graph.initializer if t.name not in written
+    )
+    return typed
+
+
 def expand_bodies(known: Known) -> Pass:
     """A pass that expands standard operators that are not ``known`` (domain, operator) but have a function body."""
 
@@ -68,8 +78,7 @@ def expand_bodies(known: Known) -> Pass:
         while names := [n for n in wanted(proto) if n not in expanded]:
             kept = take_out(proto)
             try:
-                typed = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-                result = inliner.inline_selected_functions(typed, [("", n) for n in names], exclude=False, inline_schema_functions=True)
+                result = inliner.inline_selected_functions(_typed(proto), [("", n) for n in names], exclude=False, inline_schema_functions=True)
             except Exception as error:
                 raise ModelError(f"operators {names} cannot be expanded by their function bodies: {error}.") from error
             finally:

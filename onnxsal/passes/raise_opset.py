@@ -39,6 +39,7 @@ def _run(proto: onnx.ModelProto) -> Outcome:
     if before < 7:
         _reshape_slopes(proto)
     metadata = {n.output[0]: (n.doc_string, list(n.metadata_props)) for n in proto.graph.node if n.output}
+    proto.ir_version = max(proto.ir_version, IR_VERSION)
     kept = take_out(proto)
     try:
         result = version_converter.convert_version(proto, LOWEST)
@@ -59,7 +60,6 @@ def _run(proto: onnx.ModelProto) -> Outcome:
             node.doc_string = doc
         if not node.metadata_props:
             node.metadata_props.extend(props)
-    proto.ir_version = max(proto.ir_version, IR_VERSION)
     return Outcome(1, f"raised opset {before} to {LOWEST}")
 
 
