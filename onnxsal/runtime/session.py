@@ -1,0 +1,254 @@
+"""Open a model in ONNX Runtime and run it; every refusal is one of our errors, one message each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from onnxsal.errors import InputError, ModelError, OnnxsalError, TargetError, near_miss
+from onnxsal.runtime.large import serialised, write_in_two
+from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, silent_loading
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
+Array = np.ndarray[Any, np.dtype[Any]]
+Feed = Mapping[str, Any]
+
+_RAISED: tuple[type[Exception], ...] = (
+    *(RuntimeError, ValueError, TypeError),
+    *(e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)),
+)
+"""Everything ONNX Runtime raises; its own exceptions share no base class."""
+
+_SILENT = 4  # log severity "fatal": what goes wrong is raised, never printed
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output as the session declares it; ``dtype`` is None where numpy has no such type, ``shape`` where the rank is open."""
+
+    name: str
+    type: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | str | None, ...] | None
+
+    def __str__(self) -> str:
+        dims = "?" if self.shape is None else ",".join("?" if d is None else str(d) for d in self.shape)
+        return f"{self.name} {self.dtype or self.type}[{dims}]"
+
+
+class Session:
+    """A model that is open and ready to run; made by ``open_session``."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+        self.providers: list[str] = session.get_providers()
+        self.inputs = tuple(map(_tensor, session.get_inputs()))
+        self.optional = tuple(map(_tensor, session.get_overridable_initializers()))
+        self.outputs = tuple(map(_tensor, session.get_outputs()))
+        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        self._accepted = {t.name: t for t in (*self.inputs, *self.optional)}
+        self._options = ort.RunOptions()
+        self._options.log_severity_level = _SILENT
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """The named outputs (all, in the model's order, where none are named); arrays must have the declared types and shapes."""
+        names = [t.name for t in self.outputs] if outputs is None else list(outputs)
+        self._check_outputs(names)
+        arrays = self._check_feed(feed)
+        try:
+            values = self._session.run(names, arrays, self._options)
+        except _RAISED as error:
+            raise _run_error(error, arrays) from error
+        return dict(zip(names, values, strict=True))
+
+    def _check_outputs(self, names: Iterable[str]) -> None:
+        known = {t.name: t for t in self.outputs}
+        for name in names:
+            if name not in known:
+                raise TargetError(f"the model has no output '{name}', only {', '.join(map(str, self.outputs))}{near_miss(name, known)}")
+            if known[name].dtype is None and known[name].type.startswith("tensor("):
+                kind = known[name].type
+                raise ModelError(
+                    f"output '{name}' is {kind}, which numpy cannot hold; append a Cast to float32 to the model, or leave it out."
+                )
+
+    def _check_feed(self, feed: Feed) -> dict[str, Array]:
+        for name in feed:
+            if name not in self._accepted:
+                listing = ", ".join(map(str, self._accepted.values()))
+                raise InputError(f"the model has no input '{name}', only {listing}{near_miss(name, self._accepted)}")
+        missing = [str(t) for t in self.inputs if t.name not in feed]
+        if missing:
+            raise InputError(f"inputs are missing: {', '.join(missing)}. Given: {', '.join(feed) or 'none'}.")
+        return {name: _checked(self._accepted[name], value) for name, value in feed.items()}
+
+
+def open_session(model: Source, providers: Providers = None, optimise: bool = True, threads: int | None = None) -> Session:
+    """Open a path, bytes or ``ModelProto`` on the first provider that can be had (``providers.resolve`` says what may be named).
+
+    A provider asked for and not obtained is an error unless a fallback was listed after it. ``optimise=False`` runs the graph as it is
+    written; ``threads`` limits the threads of one operator (default: one per core).
+    """
+    wanted = resolve(providers)
+    with _openable(model) as (what, source):
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        levels = ort.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        with silent_loading(wanted):
+            session = _create(what, source, options, wanted)
+    return Session(session)
+
+
+def _create(what: str, source: str | bytes, options: ort.SessionOptions, wanted: Resolved) -> ort.InferenceSession:
+    """Try the providers in order. ``get_providers()`` of the finished session is the only true answer: ONNX Runtime falls back silently."""
+    built_in = ort.get_available_providers()
+    left = [choice for choice in wanted if choice[0] in built_in]
+    detail = ""
+    while left:
+        try:
+            session = ort.InferenceSession(source, options, providers=left, enable_fallback=0)
+        except _RAISED as error:
+            if left[0][0] == "CPUExecutionProvider" or _is_about_the_model(error):
+                raise _open_error(error, what) from error
+            detail = _plain(error)  # the provider itself failed: go on with what the caller listed after it
+            left = left[1:]
+            continue
+        if {name for name, _ in wanted} & set(session.get_providers()):
+            return session
+        break
+    raise not_obtained(wanted, detail)
+
+
+@contextlib.contextmanager
+def _openable(model: Source) -> Iterator[tuple[str, str | bytes]]:
+    """How to call the model in a message, and the model as ONNX Runtime takes it; over 2 GB that is a temporary file and its data."""
+    if isinstance(model, bytes):
+        yield "the bytes given", model
+    elif not isinstance(model, onnx.ModelProto):
+        path = Path(model)
+        if not path.is_file():
+            raise ModelError(f"model '{path}' cannot be read: it is {'a folder' if path.is_dir() else 'not there'}. Give an .onnx file.")
+        yield f"'{path}'", str(path)
+    else:
+        what = f"model '{model.graph.name}'" if model.graph.name else "the model given"
+        data = serialised(model)
+        if data is not None:
+            yield what, data
+            return
+        with tempfile.TemporaryDirectory(prefix="onnxsal-", ignore_cleanup_errors=True) as folder:
+            yield what, str(write_in_two(model, Path(folder) / "model.onnx"))
+
+
+def _tensor(arg: Any) -> Tensor:
+    shape = arg.shape
+    return Tensor(arg.name, arg.type, _DTYPES.get(arg.type), None if shape is None else tuple(shape))
+
+
+_SAME_NAME = ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128")
+_DTYPES = {f"tensor({name})": np.dtype(name) for name in _SAME_NAME}
+_DTYPES |= {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64), "tensor(string)": np.dtype(object)}
+
+
+def _checked(tensor: Tensor, value: Any) -> Array:
+    """``value`` as an array of the declared type and shape, or an error; nothing is converted behind the caller's back but plain lists."""
+    if not tensor.type.startswith("tensor("):
+        return value  # type: ignore[no-any-return]  # a sequence or map: ONNX Runtime's to judge
+    array = value if isinstance(value, np.ndarray) else _from_list(tensor, value)
+    if tensor.dtype is None:
+        raise InputError(
+            f"input '{tensor.name}' is {tensor.type}, which numpy cannot hold; put a Cast from float32 before it in the model."
+        )
+    strings = tensor.dtype == object and array.dtype.kind in "OUS"
+    if array.dtype != tensor.dtype and not strings:
+        raise InputError(f"input '{tensor.name}' takes {tensor.dtype}, not {array.dtype}: convert it with .astype('{tensor.dtype}').")
+    declared = tensor.shape
+    if declared is None:
+        return array
+    wrong = array.ndim != len(declared) or any(isinstance(d, int) and d != size for d, size in zip(declared, array.shape, strict=True))
+    if wrong:
+        raise InputError(f"input '{tensor.name}' takes {tensor}, not an array of shape {list(array.shape)}.")
+    return array
+
+
+def _from_list(tensor: Tensor, value: Any) -> Array:
+    try:
+        return np.asarray(value, dtype=tensor.dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"input '{tensor.name}' takes {tensor}, and the {type(value).__name__} given does not convert: {error}."
+        ) from error
+
+
+def _plain(error: BaseException) -> str:
+    """ONNX Runtime's message without its status prefix, source locations and C++ signatures."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", str(error))
+    while match := re.search(r"\S+\.(?:cc|h|cpp|hpp|cu|cuh):\d+ ", text):
+        text = text[: match.start()] + _after_signature(text[match.end() :])
+    return " ".join(text.split()).rstrip(".")
+
+
+def _after_signature(text: str) -> str:
+    """What follows the C++ function signature that starts ``text``: everything after its balanced parentheses, or all of it."""
+    start, depth = text.find("("), 0
+    for at in range(start, len(text)) if start >= 0 else ():
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        if depth == 0:
+            return text[at + 1 :].removeprefix(" const")
+    return text
+
+
+def _is_about_the_model(error: BaseException) -> bool:
+    kinds = (state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile, state.NotImplemented, state.InvalidArgument, state.Fail)
+    return isinstance(error, kinds) and "ExecutionProvider" not in str(error)
+
+
+_OPENING = (
+    (r"rotobuf parsing failed|No graph was found", "it is not an ONNX model, or is cut short. Export or download it again."),
+    (
+        r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
+        "its IR version is {1} and this onnxruntime reads up to {2}. Save it with an older ir_version (10 suits every opset up to 22).",
+    ),
+    (
+        r"Opset (\d+) is under development.*for domain (\S+) is till opset (\d+)",
+        "it uses opset {1} of {2} and this onnxruntime knows up to {3}. Export it with an older opset, or install a newer onnxruntime.",
+    ),
+    (
+        r"not a registered function/op|No Op registered",
+        "{0}. Custom operators cannot be run: export the model with standard ONNX operators.",
+    ),
+    (r"[Ee]xternal data", "{0}. Its weights are in another file: open it by path, with that file beside it."),
+    (r"Could not find an implementation", "{0}. ONNX Runtime lacks that operator in this type: export the model as float32."),
+    (r"", "{0}. Run onnx.checker.check_model on it, or export it again."),
+)
+"""What ONNX Runtime says when it refuses a model, and what we make of it ({0} is its text, {1} ... the groups)."""
+
+
+def _open_error(error: BaseException, what: str) -> ModelError:
+    text = _plain(error)
+    found, advice = next((m, advice) for pattern, advice in _OPENING if (m := re.search(pattern, text)))
+    return ModelError(f"{what} cannot be opened: {advice.format(text, *found.groups())}")
+
+
+def _run_error(error: BaseException, arrays: Mapping[str, Array]) -> OnnxsalError:
+    text = _plain(error)
+    given = ", ".join(f"{n} {a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else n for n, a in arrays.items())
+    if re.search(r"[Ff]ailed to allocate|out of memory|bad_alloc|bad allocation", text):
+        return InputError(f"not enough memory for inputs {given}: use a smaller batch ({text}).")
+    node = re.search(r"while running (\S+) node\. Name:'(.*?)' Status Message: (.*)", text)
+    if node:
+        return ModelError(f"{node[1]} '{node[2]}' failed on inputs {given}: {node[3]}. Check that the input sizes fit the model.")
+    return ModelError(f"the model failed on inputs {given}: {text}.")
