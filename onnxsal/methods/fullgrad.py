@@ -6,17 +6,20 @@ states beside its gradient. Srinivas and Fleuret 2019, arXiv 1905.00780.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
-from onnxsal.graph import Emit, Value
-from onnxsal.graph.helpers import dim_of
+from onnxsal.graph import Emit, Model, Value
+from onnxsal.graph.helpers import dim_of, zeros_like
 from onnxsal.graph.model import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.question import image_axes
+from onnxsal.methods.sampling import Samples, Walked, sampled_walks
+from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import implicit_bias
 
 EPSILON = 1e-6
@@ -163,11 +166,11 @@ def painter(build: Build, op: Emit) -> Painter | None:
     return Painter(op, dim_of(op, x, axes[1]), dim_of(op, x, axes[2]), axes[0], build.settings["rescale"])
 
 
-def shown(build: Build, term: Term) -> bool:
+def _is_shown(build: Build, step: Step) -> bool:
     """Whether a node's term is part of the saliency map: image-shaped, of the chosen kind, and not left out by ``layers``."""
     layers = build.settings.get("layers") or ()
-    chosen = not layers or term.step.node.name in layers
-    return term.rank == 4 and chosen and (term.explicit or build.settings["biases"] == "all")
+    chosen = not layers or step.node.name in layers
+    return chosen and step.node.y.rank == 4 and (build.settings["biases"] == "all" or is_explicit(step))
 
 
 @wrap("fullgrad")
@@ -205,6 +208,49 @@ def simple_fullgrad(build: Build) -> Result:
     return Result(attribution, None, _paint(build, attribution, terms, with_bias=False))
 
 
+@wrap("smooth_fullgrad")
+def smooth_fullgrad(build: Build) -> Result:
+    """The terms of ``fullgrad`` averaged over noisy copies of the input, signed; ``psi`` is applied once, to the averages.
+
+    As in the authors' code, the input term is summed over channels before its absolute value is taken. Attribution: the mean of
+    ``g * (x + noise)``.
+    """
+    op, question = build.op, build.question
+    chosen = [s for s in build.plan().steps if _owns_bias(question.model, s) and _is_shown(build, s)] if painter(build, op) else []
+    terms: list[Term] = []
+
+    def update(chunk: Walked, states: Sequence[Value]) -> list[Value]:
+        body, found = chunk.body, {t.step.node.index: t for t in terms}
+        at_input = body.Add(states[0], body.ReduceSum(body.Mul(chunk.signals, chunk.points), [0], keepdims=0))
+        layers = []
+        for state, step, term in zip(states[1:], chosen, (found[i] for i in sorted(found) if _is_shown(build, found[i].step)), strict=True):
+            product = chunk.per_sample(body.Mul(term.signal, term.bias), step.node.y)
+            layers.append(body.Add(state, body.ReduceSum(product, [0], keepdims=0)))
+        return [at_input, *layers]
+
+    count = int(build.settings["n_samples"])
+    zeros = [zeros_like(op, question.x), *(zeros_like(op, s.node.y) for s in chosen)]
+    samples = Samples(count, build.settings["chunk"])
+    sums = sampled_walks(build, samples, noisy_points(build), zeros, update, partial(noting, terms))
+    attribution, *layers = (op.Div(s, float(count)) for s in sums)
+    brush = painter(build, op)
+    if brush is None:
+        return Result(attribution)
+    shape = question.x.shape or ()
+    summed = op.ReduceSum(attribution, [brush.image_channel], keepdims=1)
+    total = brush.maps(op.Abs(summed), brush.image_channel, tuple(1 if a == brush.image_channel else d for a, d in enumerate(shape)))
+    for step, layer in zip(chosen, layers, strict=True):
+        total = op.Add(total, brush.layer(Term(step, layer, layer, is_explicit(step), channel_axis(step)), with_bias=False))
+    return Result(attribution, None, total)
+
+
+def _owns_bias(model: Model, step: Step) -> bool:
+    """Whether the node has an implicit bias that is not identically zero."""
+    trial = Emit(model)
+    with trial.at(step.node):
+        return implicit_bias(trial, step.node) is not None
+
+
 def _paint(build: Build, attribution: Value, terms: list[Term], with_bias: bool) -> Value | None:
     """The saliency map [N, H, W]; each layer's share of it is a component."""
     op, brush = build.op, painter(build, build.op)
@@ -215,7 +261,7 @@ def _paint(build: Build, attribution: Value, terms: list[Term], with_bias: bool)
     build.component("fullgrad/input", lambda: start, 3)
     for term in reversed(terms):
         name = f"fullgrad/{term.step.node.name}"
-        if shown(build, term):
+        if _is_shown(build, term.step):
             layer = brush.layer(term, with_bias)
             build.component(name, partial(Value, layer.name), 3)
             total = op.Add(total, layer)

@@ -11,7 +11,7 @@ from onnxsal.graph.helpers import like_shape, shape_of, zeros_like
 from onnxsal.graph.replay import replay, replica
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import score_of, scores
-from onnxsal.methods.sampling import Samples, sampled_walks
+from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 
 
 def quadrature(rule: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,11 +54,12 @@ def integrated_gradients(build: Build) -> Result:
     def points(body: Emit, numbers: Value) -> Value:
         return body.Add(baseline, body.Mul(column(body, alphas, numbers), delta))
 
-    def update(body: Emit, signals: Value, numbers: Value, states: Sequence[Value]) -> list[Value]:
-        return [body.Add(states[0], body.ReduceSum(body.Mul(signals, column(body, weights, numbers)), [0], keepdims=0))]
+    def update(chunk: Walked, states: Sequence[Value]) -> list[Value]:
+        weighted = chunk.body.Mul(chunk.signals, column(chunk.body, weights, chunk.numbers))
+        return [chunk.body.Add(states[0], chunk.body.ReduceSum(weighted, [0], keepdims=0))]
 
     samples = Samples(len(alphas), build.settings["chunk"])
-    (total,) = sampled_walks(op, question, build.method, head.explained_class, samples, points, [zeros_like(op, question.x)], update)
+    (total,) = sampled_walks(build, samples, points, [zeros_like(op, question.x)], update)
     attribution = op.Mul(delta, total)
     gained = op.Sub(head.score, _score_at_baseline(build, baseline))
     explained = build.sum_per_sample(attribution)

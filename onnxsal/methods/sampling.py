@@ -9,20 +9,35 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
-from onnxsal.engine.method import Method
 from onnxsal.engine.plan import make_plan
-from onnxsal.engine.traverse import traverse
+from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import shape_of
 from onnxsal.graph.replay import replay, replica
+from onnxsal.methods.build import Build
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.question import Question
 
 Points = Callable[[Emit, Value], Value]
 """(body, int64 sample numbers [c]) -> inputs to evaluate, broadcastable to [c, N, ...]."""
 
-Update = Callable[[Emit, Value, Value, Sequence[Value]], Sequence[Value]]
-"""(body, signals [c, N, ...], sample numbers [c], states) -> new states."""
+
+@dataclass(frozen=True)
+class Walked:
+    """One chunk of walks: where they were (``points`` [c, N, ...]), what came back (``signals``), and the chunk's samples."""
+
+    body: Emit
+    numbers: Value
+    points: Value
+    signals: Value
+
+    def per_sample(self, value: Value, like: Value) -> Value:
+        """[c * N, ...] of the body as [c, N, ...], with the shape that ``like`` has outside."""
+        return self.body.Reshape(value, self.body.Concat(self.body.const([-1]), shape_of(self.body, like), axis=0))
+
+
+Update = Callable[[Walked, Sequence[Value]], Sequence[Value]]
+"""(one chunk, states) -> new states."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +53,20 @@ class Samples:
 
 
 def sampled_walks(
-    op: Emit, question: Question, method: Method, chosen: Value, samples: Samples, points: Points, states: Sequence[Value], update: Update
+    build: Build,
+    samples: Samples,
+    points: Points,
+    states: Sequence[Value],
+    update: Update,
+    noting: Callable[[Emit], Visit] | None = None,
 ) -> list[Value]:
     """Emit ``Loop`` over chunks of samples; returns the final states.
 
-    Every iteration replays the forward part at ``points``, walks back from the class ``chosen`` [N] of the *clean* input, and
-    lets ``update`` fold the signals into the states. Memory is that of one chunk, whatever the number of samples.
+    Every iteration replays the forward part at ``points``, walks back from the explained class of the *clean* input, and lets
+    ``update`` fold the signals into the states; ``noting(body)`` is the walk's visitor. Memory is that of one chunk, whatever the
+    number of samples.
     """
+    op, question = build.op, build.question
     prefix = f"{op.prefix}/sample"
     view = replica(question.model, question.x.name, [question.start.name], prefix)
     inner = dataclasses.replace(
@@ -57,26 +79,24 @@ def sampled_walks(
     begin = body.Mul(iteration, size)
     numbers = body.Range(begin, body.Min(body.Add(begin, size), samples.count), 1) if size > 1 else body.Unsqueeze(iteration, [0])
     carried = [Value(f"{prefix}/state{i}") for i in range(len(states))]
-    signals = _walk_at(body, inner, method, chosen, points(body, numbers), numbers)
-    outputs = [body.Identity(condition), *(body.Identity(s) for s in update(body, signals, numbers, carried))]
+    walked = _walk(build, body, inner, points(body, numbers), numbers, noting)
+    outputs = [body.Identity(condition), *(body.Identity(s) for s in update(walked, carried))]
     graph = _graph(body, prefix, [iteration, condition, *carried], outputs, op.dtype)
     trips = -(-samples.count // size)
     return list(op.subgraph("Loop", [trips, op.const(True), *states], graph, outputs=len(states)))
 
 
-def _walk_at(body: Emit, inner: Question, method: Method, chosen: Value, points: Value, numbers: Value) -> Value:
-    """Signals [c, N, ...] at the points [c, N, ...]."""
-    outer = inner.model.outer
-    assert outer is not None
-    x = outer.value(inner.x.name.removeprefix(f"{body.prefix}/"))
-    tail = body.const([d for d in x.shape[1:] if isinstance(d, int)]) if _static_tail(x) else body.Shape(body.raw(x), start=1)
+def _walk(build: Build, body: Emit, inner: Question, points: Value, numbers: Value, noting: Callable[[Emit], Visit] | None) -> Walked:
+    """Replay the forward part at the points, [c, N, ...] or broadcastable to it, and walk back."""
+    x, chosen = build.question.x, build.head.explained_class
+    tail = body.const([d for d in (x.shape or ())[1:] if isinstance(d, int)]) if _static_tail(x) else body.Shape(body.raw(x), start=1)
     full = body.Expand(points, body.Concat(body.Shape(numbers), shape_of(body, x), axis=0))
     replay(body, inner.model, inner.x.name, body.Reshape(full, body.Concat(body.const([-1]), tail, axis=0)))
     repeated = body.Reshape(body.Expand(chosen, body.Concat(body.Shape(numbers), body.Shape(chosen), axis=0)), [-1])
-    plan = make_plan(inner.model, method, [inner.x.name], [inner.start.name])
+    plan = make_plan(inner.model, build.method, [inner.x.name], [inner.start.name])
     seed = emit_seed(body, inner, inner.start, repeated)
-    signal = traverse(body, plan, {inner.start.name: seed})[inner.x.name]
-    return body.Reshape(signal, body.Concat(body.const([-1]), shape_of(body, x), axis=0))
+    signal = traverse(body, plan, {inner.start.name: seed}, noting(body) if noting else None)[inner.x.name]
+    return Walked(body, numbers, full, body.Reshape(signal, body.Concat(body.const([-1]), shape_of(body, x), axis=0)))
 
 
 def _static_tail(x: Value) -> bool:

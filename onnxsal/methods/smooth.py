@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, zeros_like
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.sampling import Samples, sampled_walks
+from onnxsal.methods.sampling import Points, Samples, Walked, sampled_walks
 
 _PRIME = 2**31 - 1
 _MIX = (1_407_677_000, 950_706_376, 742_938_285, 1_226_874_159)
@@ -48,6 +49,26 @@ def _uniform(body: Emit, state: Value) -> Value:
     return body.Div(cast(body, body.Add(state, 1)), float(_PRIME))
 
 
+def noisy_points(build: Build) -> Points:
+    """x + sigma e_i, with sigma = noise_level (max x - min x) of each sample."""
+    op, x, settings = build.op, build.question.x, build.settings
+    axes = list(range(1, x.rank))
+    spread = op.Sub(op.ReduceMax(x, axes, keepdims=1), op.ReduceMin(x, axes, keepdims=1))
+    sigma = op.Mul(spread, float(settings["noise_level"]))
+    seed = op.const(int(settings["seed"]))
+    sizes = [d for d in (x.shape or ())[1:] if isinstance(d, int)]
+
+    def points(body: Emit, numbers: Value) -> Value:
+        known = len(sizes) == x.rank - 1
+        shape = body.const(sizes) if known else body.Shape(body.raw(x), start=1)
+        elements = body.const(int(np.prod(sizes))) if known else body.ReduceProd(shape, keepdims=0)
+        noise = normal_noise(body, numbers, elements, seed)
+        shaped = body.Reshape(noise, body.Concat(body.const([-1, 1]), shape, axis=0))
+        return body.Add(x, body.Mul(sigma, shaped))
+
+    return points
+
+
 @wrap("smooth")
 def smoothgrad(build: Build) -> Result:
     """``A = mean_i g(x + sigma e_i)`` with ``sigma = noise_level (max x - min x)`` per sample, ``e_i`` standard normal.
@@ -55,48 +76,28 @@ def smoothgrad(build: Build) -> Result:
     ``variant="squared"``: mean of g^2; ``"vargrad"``: variance of g. Smilkov et al. 2017, arXiv 1706.03825. The class is that
     of the clean input. All samples of a batch meet the same noise.
     """
-    op, question, settings = build.op, build.question, build.settings
-    rank = question.x.rank
-    axes = list(range(1, rank))
-    spread = op.Sub(op.ReduceMax(question.x, axes, keepdims=1), op.ReduceMin(question.x, axes, keepdims=1))
-    sigma = op.Mul(spread, float(settings["noise_level"]))
-    seed = op.const(int(settings["seed"]))
-    sizes = [d for d in (question.x.shape or ())[1:] if isinstance(d, int)]
-
-    def points(body: Emit, numbers: Value) -> Value:
-        known = len(sizes) == rank - 1
-        shape = body.const(sizes) if known else body.Shape(body.raw(question.x), start=1)
-        elements = body.const(int(np.prod(sizes))) if known else body.ReduceProd(shape, keepdims=0)
-        noise = normal_noise(body, numbers, elements, seed)
-        shaped = body.Reshape(noise, body.Concat(body.const([-1, 1]), shape, axis=0))
-        return body.Add(question.x, body.Mul(sigma, shaped))
-
-    mean, square = _moments(build, points)
-    return Result(mean if settings["variant"] == "mean" else square)
-
-
-def _moments(build: Build, points: object) -> tuple[Value, Value]:
-    """Mean of the signals, and (``squared``) the mean of their squares or (``vargrad``) their variance, by Chan's update."""
-    op, question, variant = build.op, build.question, build.settings["variant"]
+    op, variant = build.op, build.settings["variant"]
     count = int(build.settings["n_samples"])
-    zero = zeros_like(op, question.x)
-
-    def update(body: Emit, signals: Value, numbers: Value, states: Sequence[Value]) -> list[Value]:
-        size = cast(body, body.Shape(numbers))
-        before = cast(body, body.Gather(numbers, [0]))
-        mean = body.ReduceMean(signals, [0], keepdims=0)
-        share = body.Div(size, body.Add(before, size))
-        gap = body.Sub(mean, states[0])
-        new_mean = body.Add(states[0], body.Mul(gap, share))
-        if variant == "mean":
-            return [new_mean]
-        if variant == "squared":
-            return [new_mean, body.Add(states[1], body.ReduceSumSquare(signals, [0], keepdims=0))]
-        within = body.ReduceSumSquare(body.Sub(signals, mean), [0], keepdims=0)
-        between = body.Mul(body.Mul(gap, gap), body.Mul(before, share))
-        return [new_mean, body.Add(states[1], body.Add(within, between))]
-
-    samples = Samples(count, build.settings["chunk"])
+    zero = zeros_like(op, build.question.x)
     states = [zero] if variant == "mean" else [zero, zero]
-    done = sampled_walks(op, question, build.method, build.head.explained_class, samples, points, states, update)  # type: ignore[arg-type]
-    return done[0], done[0] if variant == "mean" else op.Div(done[1], float(count))
+    samples = Samples(count, build.settings["chunk"])
+    done = sampled_walks(build, samples, noisy_points(build), states, partial(_moments, variant))
+    return Result(done[0] if variant == "mean" else op.Div(done[1], float(count)))
+
+
+def _moments(variant: str, chunk: Walked, states: Sequence[Value]) -> list[Value]:
+    """The running mean and, where asked for, the sum of squares or of squared deviations, by Chan's update."""
+    body, signals = chunk.body, chunk.signals
+    size = cast(body, body.Shape(chunk.numbers))
+    before = cast(body, body.Gather(chunk.numbers, [0]))
+    mean = body.ReduceMean(signals, [0], keepdims=0)
+    share = body.Div(size, body.Add(before, size))
+    gap = body.Sub(mean, states[0])
+    new_mean = body.Add(states[0], body.Mul(gap, share))
+    if variant == "mean":
+        return [new_mean]
+    if variant == "squared":
+        return [new_mean, body.Add(states[1], body.ReduceSumSquare(signals, [0], keepdims=0))]
+    within = body.ReduceSumSquare(body.Sub(signals, mean), [0], keepdims=0)
+    between = body.Mul(body.Mul(gap, gap), body.Mul(before, share))
+    return [new_mean, body.Add(states[1], body.Add(within, between))]

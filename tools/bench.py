@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Time of every method as a ratio to plain inference in the same run, peak memory, conversion time and file size.
+
+    tools/bench.py [resnet50|lite0|FILE.onnx ...] [--methods gradient,guided_backprop] [--rounds 15] [--threads 2]
+
+Each method runs in a process of its own (so that its peak memory is its own), in turn with plain inference of the same model:
+plain, method, plain, method ... The ratio is the median of the pairs' ratios; IG and SmoothGrad are also given per step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+STEPS = {"integrated_gradients": "n_steps", "smoothgrad": "n_samples", "smooth_fullgrad": "n_samples"}
+
+
+def source(name: str) -> bytes:
+    """The model's bytes: ResNet-50 with random weights, the shipped EfficientNet-Lite0, or a file."""
+    if name == "resnet50":
+        from tests.nets import light
+
+        return light("resnet50").SerializeToString()
+    path = ROOT / "models" / "efficientnet_lite0.onnx" if name == "lite0" else Path(name)
+    return path.read_bytes()
+
+
+def measure(path: str, method: str, rounds: int, threads: int) -> dict[str, float]:
+    """One method on one model, in this process."""
+    import onnxsal
+    from onnxsal.runtime.session import open_session
+
+    data = Path(path).read_bytes()
+    begin = time.perf_counter()
+    converted = onnxsal.convert(data, method) if method != "plain" else None
+    seconds = time.perf_counter() - begin
+    converting = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    plain = open_session(data, threads=threads)
+    x = {t.name: picture(t.shape, np.random.default_rng(0)) for t in plain.inputs}
+    result = {"conversion_s": seconds, "conversion_peak_MB": converting, "size": 1.0}
+    if converted is None:
+        result["ms"] = 1e3 * float(np.median([timed(plain, x) for _ in range(rounds + 3)][3:]))
+    else:
+        blob = converted.SerializeToString()
+        result["size"] = len(blob) / len(data)
+        session = open_session(blob, threads=threads)
+        pairs = [(timed(plain, x), timed(session, x)) for _ in range(rounds + 3)][3:]
+        result["ms"] = 1e3 * float(np.median([b for _, b in pairs]))
+        result["ratio"] = float(np.median([b / a for a, b in pairs]))
+    result["peak_MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return result
+
+
+def picture(shape: tuple, rng: np.random.Generator) -> np.ndarray:
+    """A random batch of one."""
+    return rng.standard_normal([d if isinstance(d, int) else 1 for d in shape]).astype(np.float32)
+
+
+def timed(session, feed: dict[str, np.ndarray]) -> float:
+    begin = time.perf_counter()
+    session.run(feed)
+    return time.perf_counter() - begin
+
+
+def table(name: str, methods: list[str], rounds: int, threads: int) -> None:
+    import onnxsal
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(source(name))
+        print(f"\n{name}: {file.stat().st_size / 1e6:.1f} MB, {threads} threads, medians of {rounds} pairs")
+        print(f"{'method':24} {'ms':>9} {'ratio':>7} {'per step':>8} {'peak MB':>8} {'convert s':>9} {'convert MB':>10} {'size':>7}")
+        for method in ["plain", *methods]:
+            n = rounds if method not in STEPS else max(2, rounds // 7)
+            command = [sys.executable, __file__, "--one", str(file), method, "--rounds", str(n), "--threads", str(threads)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                print(f"{method:24} failed: {done.stderr.strip().splitlines()[-1]}")
+                continue
+            r = json.loads(done.stdout)
+            steps = onnxsal.methods()[method].parameters[STEPS[method]].default if method in STEPS else 0
+            per_step = f"{r['ratio'] / steps:8.2f}" if steps else " " * 8
+            ratio = f"{r['ratio']:7.2f}" if "ratio" in r else f"{1:7.2f}"
+            print(
+                f"{method:24} {r['ms']:9.1f} {ratio} {per_step} {r['peak_MB']:8.0f} {r['conversion_s']:9.2f} {r['conversion_peak_MB']:10.0f} {r['size']:7.4f}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    import onnxsal
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["resnet50", "lite0"])
+    parser.add_argument("--methods", default=",".join(onnxsal.methods()))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", nargs=2, metavar=("FILE", "METHOD"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one, args.rounds, args.threads)))
+        return
+    for name in args.models:
+        table(name, args.methods.split(","), args.rounds, args.threads)
+
+
+if __name__ == "__main__":
+    main()
