@@ -114,8 +114,8 @@ class Preprocess:
         mean, std = self._constants()
         channels = values if self.layout == "NHWC" else np.moveaxis(values, 1, -1)
         shown = np.clip((channels.astype(np.float64) * std + mean) / self.scale, 0, 255)
-        ordered = {"RGB": shown, "BGR": shown[..., ::-1], "GRAY": shown.repeat(3, -1)}[self.channels]
-        return np.asarray(np.rint(ordered), np.uint8)
+        shown = shown[..., ::-1] if self.channels == "BGR" else shown
+        return np.asarray(np.rint(np.broadcast_to(shown, (*shown.shape[:-1], 3))), np.uint8)
 
     def black(self) -> Array:
         """A black pixel as the model sees it, broadcastable to the input: [1, C, 1, 1] or [1, 1, 1, C]."""
