@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from onnxsal.engine.method import Method
-from onnxsal.errors import InputError, TargetError, near_miss
+from onnxsal.errors import InputError, TargetError
 from onnxsal.graph.load import Source
+from onnxsal.methods.adopt import adopt, original_outputs
 from onnxsal.methods.convert import DEFAULT_METHOD, conversion, target_index
+from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, open_session
 
@@ -100,14 +102,15 @@ class Explainer:
     """Explains batches with one method, in one session that stays open; nothing is kept between calls.
 
     ``model``, ``method`` and the keywords are those of ``convert``; ``providers`` is what ONNX Runtime takes, or a short word
-    ("cpu", "cuda"): what is asked for and not obtained is an error. ``batch_size`` bounds the samples per run (a model with a
+    ("cpu", "cuda"): what is asked for and not obtained is an error. A model that is already converted is run as it is: leave
+    ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
     fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named.
     """
 
     def __init__(
         self,
         model: Source,
-        method: str | Path | Method = DEFAULT_METHOD,
+        method: str | Path | Method | None = None,
         *,
         providers: Providers = None,
         batch_size: int | None = None,
@@ -115,10 +118,12 @@ class Explainer:
         prefix: str = "",
         **parameters: Any,
     ) -> None:
-        self.conversion = conversion(model, method, prefix=prefix, **parameters)
+        built_in = adopt(model, method, parameters | ({"prefix": prefix} if prefix else {}))
+        self.conversion = built_in or conversion(model, method or DEFAULT_METHOD, prefix=prefix, **parameters)
         self.session: Session = open_session(self.conversion.proto, providers)
         self.labels = list(labels) if labels is not None else None
-        self._prefix = prefix
+        self._prefix = self.conversion.prefix
+        self._own = original_outputs(self.conversion.proto, self._prefix)
         shape = self.session.inputs[0].shape if self.session.inputs else None
         self._fixed = shape[0] if shape and isinstance(shape[0], int) and self.conversion.question.batched else None
         self._batch = self._fixed or batch_size or 16
@@ -136,18 +141,18 @@ class Explainer:
     def explain(self, x: np.ndarray | Mapping[str, np.ndarray], target: Target = None, **optional: np.ndarray) -> Explanation:
         """Explain a batch: ``x`` is the model's input [N, ...], or a dict of its inputs.
 
-        ``target`` is ``None`` (the predicted class of each sample), an index, a label, a tuple into a score of higher rank, or one
-        index per sample. ``optional`` feeds the converted model's optional inputs, such as ``baseline``. Raises ``InputError``
-        for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
+        ``target`` is ``None`` (the predicted class of each sample, unless the conversion set another), an index, a label, a tuple
+        into a score of higher rank, or one index per sample. ``optional`` feeds the converted model's optional inputs, such as
+        ``baseline``. Raises ``InputError`` for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
         """
         feed = self._feed(x)
-        count = len(next(iter(feed.values())))
+        count = len(next(iter(feed.values()))) if self.conversion.question.batched else 1
         targets = self._targets(target, count)
         extra = {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
         begin = time.perf_counter()
         parts = [self._run(feed, extra, targets, i, min(i + self._batch, count)) for i in range(0, count, self._batch)]
         seconds = time.perf_counter() - begin
-        joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        joined = parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         return self._explanation(joined, seconds)
 
     def _feed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -166,28 +171,30 @@ class Explainer:
                 raise InputError(f"input '{name}' has shape {list(array.shape)}; it needs a batch axis with at least one sample.")
         return feed
 
-    def _targets(self, target: Target, count: int) -> np.ndarray:
+    def _targets(self, target: Target, count: int) -> np.ndarray | None:
+        """One class per sample, or ``None`` for the model's own default (the predicted class, unless the conversion set another)."""
+        if target is None:
+            return None
         if isinstance(target, str):
             target = self._label_index(target)
         index = target_index(self.conversion.question, target)
         if len(index) not in (1, count):
             raise TargetError(f"{len(index)} targets were given for {count} sample(s); give one, or one per sample.")
-        return np.broadcast_to(index, (count,)) if target is not None else np.full(count, -1, np.int64)
+        return np.broadcast_to(index, (count,))
 
     def _label_index(self, label: str) -> int:
         if self.labels is None:
             raise TargetError(f"target '{label}' is a label, but no labels were given; pass labels=, or an index.")
-        hits = [i for i, known in enumerate(self.labels) if label.lower() in (known.lower(), *(p.strip().lower() for p in known.split(",")))]
-        if len(hits) != 1:
-            raise TargetError(f"label '{label}' names {len(hits)} of the {len(self.labels)} classes{near_miss(label, self.labels)}; give one of them, or an index.")
-        return hits[0]
+        return find_label(self.labels, label)
 
-    def _run(self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray, begin: int, end: int) -> dict[str, np.ndarray]:
+    def _run(
+        self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray | None, begin: int, end: int
+    ) -> dict[str, np.ndarray]:
         """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
         size = end - begin
         rows = np.minimum(np.arange(begin, begin + (self._fixed or size)), end - 1)
-        batch = {k: v[rows] for k, v in feed.items()}
-        if f"{self._prefix}target" in {t.name for t in self.session.optional}:
+        batch = {k: v[rows] for k, v in feed.items()} if self.conversion.question.batched else dict(feed)
+        if targets is not None:
             batch[f"{self._prefix}target"] = np.ascontiguousarray(targets[rows])
         results = self.session.run(batch | extra)
         return {k: v[:size] if v.ndim and len(v) == len(rows) else v for k, v in results.items()}
@@ -201,10 +208,19 @@ class Explainer:
                 f"the attribution of method '{self.method}' has {int((~np.isfinite(attribution)).sum())} value(s) that are NaN or infinite: "
                 "the model overflows on this input, so no map of it can be trusted. Check the preprocessing and the model's own outputs."
             )
-        own = set(self.conversion.question.model.output_names)
-        components = {k: v for k, v in arrays.items() if k not in own}
-        outputs = {k: v for k, v in arrays.items() if k in own}
+        components = {k: v for k, v in arrays.items() if k not in self._own}
+        outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}
         return Explanation(
-            attribution, added["saliency_map"], target, score, added["residual"], outputs, self.providers, seconds, self.method, parameters, components
+            attribution,
+            added["saliency_map"],
+            target,
+            score,
+            added["residual"],
+            outputs,
+            self.providers,
+            seconds,
+            self.method,
+            parameters,
+            components,
         )

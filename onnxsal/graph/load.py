@@ -27,14 +27,27 @@ def load_model(source: Source) -> onnx.ModelProto:
     if isinstance(source, bytes):
         return _parse(source, "the bytes given")
     path = Path(source)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"model '{path}' cannot be read: {error.strerror or error}. Give the path of an .onnx file.") from error
-    proto = _parse(data, f"'{path}'")
-    del data
+    proto = _parse(_read(path), f"'{path}'")
     _load_external(proto, path)
     return proto
+
+
+def read_metadata(source: Source) -> dict[str, str]:
+    """The ``metadata_props`` of a model, without the weights it keeps in other files."""
+    if isinstance(source, onnx.ModelProto):
+        proto = source
+    elif isinstance(source, bytes):
+        proto = _parse(source, "the bytes given")
+    else:
+        proto = _parse(_read(Path(source)), f"'{source}'")
+    return {p.key: p.value for p in proto.metadata_props}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"model '{path}' cannot be read: {error.strerror or error}. Give the path of an .onnx file.") from error
 
 
 def _parse(data: bytes, what: str) -> onnx.ModelProto:

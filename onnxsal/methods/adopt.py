@@ -35,7 +35,9 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
         record = json.loads(metadata[f"{METADATA}parameters"])
         asked = {key: record.pop(key) for key in ("input", "output", "score", "prefix", "target")}
     except (KeyError, ValueError) as error:
-        raise ModelError(f"the model says it was converted, but its metadata is damaged ({error}). Convert the original model again.") from error
+        raise ModelError(
+            f"the model says it was converted, but its metadata is damaged ({error}). Convert the original model again."
+        ) from error
     _refuse_other(name, method, record | asked, {k: v for k, v in (given or {}).items() if k != "black"})
     proto = load_model(model)
     view = Model(proto)

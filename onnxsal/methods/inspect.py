@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.engine.plan import Plan, make_plan
-from onnxsal.errors import OnnxsalError
+from onnxsal.errors import MethodError, OnnxsalError
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.convert import DEFAULT_METHOD, conversion, refuse_converted
@@ -86,6 +86,8 @@ def check(model: Source, provider: str = "cuda", method: str | Path | Method = D
     absent = missing_kernels(forward, provider)
     try:
         made = conversion(proto, method, **options)
+    except MethodError:  # the question is wrong, not the model
+        raise
     except OnnxsalError as error:
         first_in, first_out = next(iter(forward.input_names), ""), next(iter(forward.output_names), "")
         return Report(name, provider, release(provider), str(error), first_in, first_out, len(forward.nodes), 0, (), {}, absent)

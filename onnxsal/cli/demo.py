@@ -1,0 +1,99 @@
+"""``onnxsal demo``: every method on a few pictures, as a table and one contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import onnxsal
+from onnxsal.cli import options as o
+from onnxsal.cli.explain import Sample, file_names, find_inputs, named, open_explainer, row, write
+from onnxsal.cli.shell import progress, say, show, show_json, show_table
+from onnxsal.engine.method import shipped_methods
+from onnxsal.errors import InputError, PlanError, UnsupportedError
+from onnxsal.report.artefacts import Style
+from onnxsal.report.sheet import Cell, Row, contact_sheet
+from onnxsal.runtime.pictures import save_picture
+
+SHIPPED_MODEL, SHIPPED_PICTURES = "efficientnet_lite0.onnx", "pictures"
+
+
+def demo(
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="In a checkout: EfficientNet-Lite0.", show_default=False)] = None,
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PICTURE]...", help="In a checkout: the photographs in models/.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for what is written.")] = Path("out/demo"),
+    labels: o.LabelsFile = None,
+    preprocess: o.PreprocessFile = None,
+    provider: o.Provider = "cpu",
+    json: o.Json = False,
+) -> None:
+    """Explain pictures with every method: a table, the pictures, and one contact sheet to look at."""
+    model, files = _defaults(model, pictures or [])
+    feed = o.feeding(model, preprocess, labels)
+    shown = {file: feed.required.display(file) for file in files}
+    names = dict(zip(files, file_names(files), strict=True))
+    rows = {file: Row(names[file], shown[file], [], str(file)) for file in files}
+    records: list[dict[str, Any]] = []
+    refused: list[dict[str, str]] = []
+    if not json:
+        show(f"{model.name}: {len(files)} picture(s), {len(shipped_methods())} methods, on {provider}")
+    with progress("", len(shipped_methods()) * (1 + len(files))) as step:
+        for method in shipped_methods().values():
+            step(f"{method.name}: building it into {model.name}")
+            try:
+                explainer = open_explainer(feed, method, provider, 1, {"black": feed.black})
+            except (PlanError, UnsupportedError) as error:
+                refused.append({"method": method.name, "why": str(error)})
+                continue
+            for file in files:
+                step(f"{method.name}: {names[file]}")
+                x = feed.required.normalise(shown[file][None])
+                one = explainer.explain(x)
+                sample = Sample(file, names[file], {explainer.session.inputs[0].name: x}, shown[file])
+                records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{method.name}", Style()))
+                rows[file].cells.append(_cell(records[-1], one.saliency_map))  # type: ignore[attr-defined]
+    if not records:
+        raise PlanError("no method can explain this model:\n" + "\n".join(f"{r['method']}: {r['why']}" for r in refused))
+    sheet = save_picture(contact_sheet(list(rows.values()), f"{model.name}, {provider}"), out / "contact_sheet.png")
+    if json:
+        show_json({"explained": records, "refused": refused, "contact_sheet": str(sheet)})
+        return
+    _tell(records, refused, sheet)
+
+
+def _cell(facts: dict[str, Any], saliency_map: np.ndarray | None) -> Cell:
+    if saliency_map is None:
+        raise InputError("the explained input is not an image, so there is no map to show; use `onnxsal explain` with .npy or .npz inputs.")
+    residual = "" if facts["residual"] is None else f", residual {facts['residual']:.1e}"
+    note = f"{named(facts['target'])}: {facts['score']:.4g}{residual}, {facts['seconds'] * 1000:.0f} ms"
+    return Cell(facts["method"], saliency_map[0], note)
+
+
+def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: Path) -> None:
+    records = sorted(records, key=lambda facts: str(facts["source"]))
+    lines = [(Path(facts["source"]).name, facts["method"], *row(facts)[2:]) for facts in records]
+    show_table(("photograph", "method", "predicted", "score", "residual", "ms", "picture"), lines, ("score", "residual", "ms"))
+    for entry in refused:
+        say(f"{entry['method']} refused: {entry['why']}", "warning")
+    show(f"contact sheet: {sheet}")
+
+
+def _defaults(model: Path | None, pictures: list[Path]) -> tuple[Path, list[Path]]:
+    """The model and pictures that are named, else those of the checkout that this package, or the present folder, belongs to."""
+    folders = [folder / "models" for folder in (Path(onnxsal.__file__).resolve().parent.parent, Path.cwd())]
+    home = next((folder for folder in folders if (folder / SHIPPED_MODEL).is_file()), None)
+    if model is None and home is None:
+        raise InputError(
+            f"name a model and pictures: onnxsal demo MODEL PICTURE... Without them the demo takes models/{SHIPPED_MODEL} of a checkout, "
+            "and neither this folder nor the one onnxsal is installed from is a checkout."
+        )
+    if not pictures and (home is None or model is not None):
+        raise InputError("name pictures for the demo to explain: onnxsal demo MODEL PICTURE...")
+    chosen = model if model is not None or home is None else home / SHIPPED_MODEL
+    assert chosen is not None
+    return chosen, find_inputs(pictures or [home / SHIPPED_PICTURES])  # type: ignore[operator]

@@ -1,0 +1,218 @@
+"""``onnxsal explain``: pictures or arrays go in; overlays, maps, raw arrays and records come out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from onnxsal.cli import options as o
+from onnxsal.cli.parameters import PRESET, read_array
+from onnxsal.cli.shell import progress, say, show_json, show_table
+from onnxsal.errors import InputError
+from onnxsal.explainer import Explainer, Explanation
+from onnxsal.report.artefacts import MATLAB, Style, record, save_artefacts
+from onnxsal.report.path import path_sheet
+from onnxsal.runtime.pictures import find_pictures, save_picture
+from onnxsal.runtime.session import Tensor
+
+ARRAYS = (".npy", ".npz")
+
+PALETTE_HELP = "diverging, heat or white_black; by default what suits the map."
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample to explain: where it is from, what its files are called, what the model is fed, the picture as the model sees it."""
+
+    source: Path
+    name: str
+    feed: dict[str, np.ndarray]
+    picture: np.ndarray | None = None
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        return [array.shape for array in self.feed.values()]
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model, converted or not.", show_default=False)],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Pictures, folders of pictures, or .npy and .npz arrays.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for what is written.")] = Path("out"),
+    method: o.MethodName = None,
+    rules: o.Rules = None,
+    target: o.Target = None,
+    input: o.Input = None,
+    output: o.Output = None,
+    score: o.Score = None,
+    labels: o.LabelsFile = None,
+    preprocess: o.PreprocessFile = None,
+    provider: o.Provider = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one run.")] = 1,
+    palette: Annotated[str | None, typer.Option(help=PALETTE_HELP, show_default=False)] = None,
+    show_path: Annotated[bool, typer.Option("--show-path", help="Also tile the pictures along the integration path.")] = False,
+    param: o.Parameters = None,
+    json: o.Json = False,
+) -> None:
+    """Explain pictures: for each the overlay, the map, the raw signed array and a JSON record."""
+    files = find_inputs(inputs)
+    feed = o.feeding(model, preprocess, labels)
+    if any(file.suffix.lower() not in ARRAYS for file in files):
+        _ = feed.required
+    given = o.conversion_options(feed, param, input, output, score)
+    style = MATLAB if given.get(PRESET) == "matlab" and palette is None else Style(palette)
+    with progress(f"building the explanation into {model.name}"):
+        explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
+    records = []
+    names = file_names(files)
+    with progress("explaining", len(files)) as step:
+        for group in batches(samples(files, names, feed, explainer, step), batch_size):
+            whole = explainer.explain(_stacked(group), feed.target(target))
+            for number, sample in enumerate(group):
+                base = out / f"{sample.name}.{explainer.method}"
+                records.append(write(explainer, feed, sample, whole[number], base, style, show_path))
+    tell(records, json)
+
+
+def open_explainer(feed: o.Feeding, method: Any, provider: str, batch_size: int, given: dict[str, Any]) -> Explainer:
+    """The explainer of a model on a provider; labels that do not fit the model's classes are an error."""
+    explainer = Explainer(feed.model, method, providers=provider, batch_size=batch_size, labels=feed.labels, **given)
+    question = explainer.conversion.question
+    classes = (question.start.shape or ())[1 if question.batched else 0 :]
+    if feed.labels is not None and len(classes) == 1 and isinstance(classes[0], int) and classes[0] != len(feed.labels):
+        raise InputError(
+            f"there are {len(feed.labels)} labels, but output '{question.output}' has {classes[0]} classes, so names would go to the wrong "
+            "ones. Give --labels FILE with one name for each class."
+        )
+    return explainer
+
+
+def write(
+    explainer: Explainer, feed: o.Feeding, sample: Sample, one: Explanation, base: Path, style: Style, show_path: bool = False
+) -> dict[str, Any]:
+    """Write everything about one explained sample; returns its record."""
+    facts = {"source": str(sample.source), "model": str(feed.model), **record(one, explainer.conversion.question.output, feed.labels)}
+    extra = {}
+    if show_path:
+        x = sample.feed[explainer.conversion.question.x.name]
+        extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, feed.required), f"{base}.path.png"))
+    files = save_artefacts(base, one, facts, sample.picture, style, extra)
+    for warning in facts["warnings"]:
+        say(f"{sample.source}: {warning}", "warning")
+    return {**facts, "files": files}
+
+
+def tell(records: Sequence[dict[str, Any]], json: bool) -> None:
+    """The records as JSON, or as a table."""
+    if json:
+        show_json(records)
+        return
+    columns = ("input", "predicted", "explained", "score", "residual", "ms", "picture")
+    show_table(columns, [row(r) for r in records], ("score", "residual", "ms"))
+
+
+def row(facts: dict[str, Any]) -> tuple[str, ...]:
+    """One line of the table: what was explained, its numbers, and the picture to look at."""
+    files = facts["files"]
+    return (
+        facts["source"],
+        named(facts["top"][0]) if facts["top"] else "",
+        named(facts["target"]),
+        f"{facts['score']:.4g}",
+        "" if facts["residual"] is None else f"{facts['residual']:.1e}",
+        f"{facts['seconds'] * 1000:.0f}",
+        files.get("overlay") or files.get("map") or files["attribution"],
+    )
+
+
+def named(entry: dict[str, Any]) -> str:
+    """A class by its label, or its number."""
+    return str(entry["index"]) if entry["label"] is None else f"{entry['label']} ({entry['index']})"
+
+
+def find_inputs(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are named, folders with every picture and array below them; each file once."""
+    found: list[Path] = []
+    for path in paths:
+        arrays = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in ARRAYS] if path.is_dir() else []
+        found += arrays or find_pictures([path])
+    return list(dict.fromkeys(found))
+
+
+def file_names(files: Sequence[Path]) -> list[str]:
+    """What the results of each file are called: its place below the folder that all share, without the ending unless that is needed."""
+    top = os.path.commonpath([file.resolve().parent for file in files])
+    places = [Path(os.path.relpath(file.resolve(), top)) for file in files]
+    stems = [place.with_suffix("") for place in places]
+    return [str(stem if stems.count(stem) == 1 else place) for stem, place in zip(stems, places, strict=True)]
+
+
+def samples(files: Sequence[Path], names: Sequence[str], feed: o.Feeding, explainer: Explainer, step: Any) -> Iterator[Sample]:
+    """Read one file after the other."""
+    x = explainer.conversion.question.x.name
+    inputs = explainer.session.inputs
+    for file, name in zip(files, names, strict=True):
+        step(str(file))
+        if file.suffix.lower() not in ARRAYS:
+            shown = feed.required.display(file)
+            yield Sample(file, name, {_picture_input(inputs, x): feed.required.normalise(shown[None])}, shown)
+            continue
+        arrays = array_feed(file, inputs)
+        count = len(next(iter(arrays.values()))) if explainer.conversion.question.batched else 1
+        for i in range(count):
+            one = arrays if count == 1 else {k: v[i : i + 1] for k, v in arrays.items()}
+            yield Sample(file, name if count == 1 else f"{name}-{i}", one)
+
+
+def _picture_input(inputs: Sequence[Tensor], explained: str) -> str:
+    """Where a picture goes: the explained input, or the only one where an inner tensor is explained."""
+    return inputs[0].name if len(inputs) == 1 else explained
+
+
+def array_feed(file: Path, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """The inputs in a .npz by their names, or the only input in a .npy; a missing batch axis is added, floats get the input's precision."""
+    data = read_array(file)
+    if not isinstance(data, dict) or (len(data) == 1 and len(inputs) == 1):
+        if len(inputs) != 1:
+            listing = ", ".join(map(str, inputs))
+            raise InputError(f"'{file}' holds one array, and the model has {len(inputs)} inputs: {listing}. Give a .npz with these names.")
+        data = {inputs[0].name: next(iter(data.values())) if isinstance(data, dict) else data}
+    known = {t.name: t for t in inputs}
+    return {name: _fitted(array, known.get(name)) for name, array in data.items()}
+
+
+def _fitted(array: np.ndarray, tensor: Tensor | None) -> np.ndarray:
+    if tensor is None:
+        return array  # the session says which inputs there are
+    if tensor.shape is not None and array.ndim == len(tensor.shape) - 1:
+        array = array[None]
+    if array.dtype.kind == "f" and tensor.dtype is not None and tensor.dtype.kind == "f":
+        array = array.astype(tensor.dtype)
+    return array
+
+
+def batches(stream: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Groups of up to ``size`` neighbours of one shape."""
+    for _, run in groupby(stream, key=lambda sample: sample.shapes):
+        group: list[Sample] = []
+        for sample in run:
+            group.append(sample)
+            if len(group) == size:
+                yield group
+                group = []
+        if group:
+            yield group
+
+
+def _stacked(group: Sequence[Sample]) -> dict[str, np.ndarray]:
+    if len(group) == 1:
+        return group[0].feed
+    return {name: np.concatenate([sample.feed[name] for sample in group]) for name in group[0].feed}

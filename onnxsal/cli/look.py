@@ -1,0 +1,144 @@
+"""The verbs that look and change nothing: ``plan``, ``check``, ``methods``, ``ops``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from onnxsal.cli import options as o
+from onnxsal.cli.shell import CHECK_FAILED, progress, show, show_json, show_table
+from onnxsal.engine.method import Method, Parameter, Row, get_method
+from onnxsal.engine.plan import Plan
+from onnxsal.errors import UnsupportedError, near_miss
+from onnxsal.methods import inspect
+from onnxsal.methods.convert import DEFAULT_METHOD
+from onnxsal.ops.registry import OpSpec
+
+
+def plan(
+    model: o.ModelPath,
+    method: o.MethodName = None,
+    rules: o.Rules = None,
+    input: o.Input = None,
+    output: o.Output = None,
+    score: o.Score = None,
+    json: o.Json = False,
+) -> None:
+    """Show which rule crosses which node, and why; nothing is converted."""
+    chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
+    with progress(f"planning {model.name}"):
+        made = inspect.plan(model, chosen, input=input, output=output, score=score or "logit")
+    show_json(_plan_facts(made)) if json else show(str(made))
+
+
+def _plan_facts(made: Plan) -> dict[str, Any]:
+    steps = [
+        {
+            "node": s.node.name,
+            "operator": s.node.op_type,
+            "family": s.family,
+            "rule": s.rule.name,
+            "parameters": s.parameters,
+            "why": s.why,
+        }
+        for s in made.steps
+    ]
+    ends = [{"node": n.name, "operator": n.op_type, "why": why} for n, why in made.stops]
+    return {"method": made.method, "wrt": made.wrt, "starts": made.starts, "steps": steps, "stops": ends, "notes": made.notes}
+
+
+def check(
+    model: o.ModelPath,
+    provider: Annotated[str, typer.Option(help="The execution provider whose kernels are looked up.")] = "cuda",
+    method: o.MethodName = None,
+    rules: o.Rules = None,
+    input: o.Input = None,
+    output: o.Output = None,
+    score: o.Score = None,
+    preprocess: o.PreprocessFile = None,
+    param: o.Parameters = None,
+    json: o.Json = False,
+) -> None:
+    """Can the model be explained, and which nodes have no kernel on a provider? Exit status 1 if it cannot be explained."""
+    chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
+    given = o.conversion_options(o.feeding(model, preprocess), param, input, output, score)
+    with progress(f"checking {model.name}"):
+        report = inspect.check(model, provider, chosen, **given)
+    show_json(report.as_dict()) if json else show(str(report))
+    if not report.ok:
+        raise typer.Exit(CHECK_FAILED)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Tell all about this one.", show_default=False)] = None,
+    json: o.Json = False,
+) -> None:
+    """List the methods, or one of them with its parameters."""
+    found = inspect.methods() if name is None else {get_method(name).name: get_method(name)}
+    if json:
+        show_json({key: _method_facts(method) for key, method in found.items()})
+    elif name is None:
+        rows = [(key, m.title, ", ".join(f"{k}={p.default}" for k, p in m.parameters.items())) for key, m in found.items()]
+        show_table(("method", "what it is", "parameters"), rows)
+    else:
+        _tell_method(next(iter(found.values())))
+
+
+def _method_facts(method: Method) -> dict[str, Any]:
+    parameters = {k: {"default": p.default, "doc": p.doc, "choices": p.choices, "aliases": p.aliases} for k, p in method.parameters.items()}
+    rows = [{**row.match, "use": row.use, **row.parameters} for row in method.rules]
+    refused = [{**row.match, "why": row.why} for row in method.refuses]
+    return {
+        **{key: getattr(method, key) for key in ("title", "source", "formula", "law", "aliases")},
+        "parameters": parameters,
+        "presets": method.presets,
+        "rules": rows,
+        "refuses": refused,
+    }
+
+
+def _tell_method(method: Method) -> None:
+    facts = {"formula": method.formula, "source": method.source, "law": method.law, "aliases": ", ".join(method.aliases)}
+    show("\n".join([f"{method.name}: {method.title}", *(f"  {k:<8} {v}" for k, v in facts.items() if v), ""]))
+    rows: list[tuple[object, ...]] = [(f"--{key.replace('_', '-')}", p.default, _parameter_text(p)) for key, p in method.parameters.items()]
+    rows += [("--preset", name, ", ".join(f"{k}={v}" for k, v in values.items())) for name, values in method.presets.items()]
+    show_table(("parameter", "default", "what it does"), rows)
+    show("\n" + "\n".join(f"{_rule_text(row)}" for row in (*method.refuses, *method.rules)))
+
+
+def _parameter_text(parameter: Parameter) -> str:
+    choices = f"; one of {', '.join(map(str, parameter.choices))}" if parameter.choices else ""
+    aliases = f"; also {', '.join(parameter.aliases)}" if parameter.aliases else ""
+    return parameter.doc + choices + aliases
+
+
+def _rule_text(row: Row) -> str:
+    given = ", ".join(f"{k}={v}" for k, v in row.parameters.items())
+    return f"{row.text} -> {row.use}{f'({given})' if given else ''}" if row.use else f"{row.text} -> refused: {row.why}"
+
+
+def ops(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[OPERATOR]...", help="Only these.", show_default=False)] = None,
+    json: o.Json = False,
+) -> None:
+    """List the operators that are known, each with its gradient, or the reason why it has none."""
+    known = inspect.ops()
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise UnsupportedError(
+            f"operator '{unknown[0]}' is not known{near_miss(unknown[0], known)}; `onnxsal ops` lists all. One that has an ONNX function "
+            "body is expanded by it."
+        )
+    shown = {name: known[name] for name in names or known}
+    if json:
+        show_json({name: _op_facts(entry) for name, entry in shown.items()})
+        return
+    rows = [(n, e.family, e.formula) if isinstance(e, OpSpec) else (n, "not differentiable", e) for n, e in shown.items()]
+    show_table(("operator", "family", "gradient, or why there is none"), rows)
+
+
+def _op_facts(entry: OpSpec | str) -> dict[str, Any]:
+    if isinstance(entry, str):
+        return {"differentiable": False, "reason": entry}
+    return {"differentiable": True, "family": entry.family, "gradient": entry.formula, "stops": entry.stops}

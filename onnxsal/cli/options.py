@@ -1,0 +1,135 @@
+"""Options that several verbs share, and what they mean together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from onnxsal.cli.parameters import read_parameters
+from onnxsal.engine.method import Method, get_method
+from onnxsal.errors import InputError, MethodError, TargetError
+from onnxsal.runtime.beside import beside
+from onnxsal.runtime.labels import find_label, load_labels
+from onnxsal.runtime.preprocess import Preprocess
+from onnxsal.runtime.preprocess_files import load_preprocess
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.", show_default=False)]
+MethodName = Annotated[
+    str | None, typer.Option("--method", "-m", help="How to explain (`onnxsal methods`); gradient if nothing is said.", show_default=False)
+]
+Rules = Annotated[Path | None, typer.Option(help="A method of your own: a TOML file like those in rules/.", show_default=False)]
+Input = Annotated[str | None, typer.Option(help="The input, or inner tensor, to explain.", show_default="the one floating-point input")]
+Output = Annotated[str | None, typer.Option(help="The output to explain.", show_default="the first floating-point output")]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        help="What of the output is explained: logit (a final softmax or sigmoid is cut), probability or raw.", show_default="logit"
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target", "-t", help="The class: an index, a label, or 3,10,20 into scores of higher rank.", show_default="the predicted class"
+    ),
+]
+Prefix = Annotated[str, typer.Option(help="Put before every name that is added to the model.", show_default=False)]
+PreprocessFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="How pictures become the model's input: a .toml, Hugging Face's preprocessor_config.json or timm's config.json.",
+        show_default="the one beside the model",
+    ),
+]
+LabelsFile = Annotated[Path | None, typer.Option(help="Names of the classes.", show_default="those beside the model")]
+Provider = Annotated[str, typer.Option(help="ONNX Runtime's execution provider; 'cuda,cpu' accepts the CPU where there is no GPU.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A parameter of the method (`onnxsal methods NAME`); --n-steps 25 is the same as -p n_steps=25.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
+
+HOW_TO_PREPROCESS = """\
+How its pictures are prepared is not in a model file, and is never guessed. Give --preprocess FILE, or put one beside the model: \
+Hugging Face's preprocessor_config.json, timm's config.json, or '{stem}.toml' with, for example:
+  layout = "NCHW"
+  channels = "RGB"
+  resize = [224, 224]
+  scale = 0.00392156862745098   # pixels 0..255 to 0..1, which mean and std refer to
+  mean = [0.485, 0.456, 0.406]
+  std = [0.229, 0.224, 0.225]"""
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """How a model is fed with pictures and what its classes are called, as far as is known."""
+
+    model: Path
+    preprocess: Preprocess | None
+    labels: tuple[str, ...] | None
+
+    @property
+    def required(self) -> Preprocess:
+        """The preprocessing, or the error that says how to give it."""
+        if self.preprocess is None:
+            raise InputError(f"no preprocessing is known for model '{self.model}'. {HOW_TO_PREPROCESS.format(stem=self.model.stem)}")
+        return self.preprocess
+
+    @property
+    def black(self) -> np.ndarray | None:
+        """A black pixel in the model's input."""
+        return None if self.preprocess is None else self.preprocess.black()
+
+    def target(self, text: str | None) -> int | tuple[int, ...] | None:
+        """The class that ``--target`` names: an index, an index of higher rank, or a label."""
+        if text is None:
+            return None
+        words = text.strip().strip("()[]").split(",")
+        try:
+            index = tuple(int(word) for word in words)
+            return index[0] if len(index) == 1 else index
+        except ValueError:
+            pass
+        if self.labels is None:
+            raise TargetError(f"target '{text}' is not an index, and no labels are known for '{self.model}': give --labels FILE.")
+        return find_label(self.labels, text)
+
+
+def feeding(model: Path, preprocess: Path | None = None, labels: Path | None = None) -> Feeding:
+    """What the options say, else what lies beside the model."""
+    if preprocess is not None and labels is not None:
+        return Feeding(model, load_preprocess(preprocess), tuple(load_labels(labels)))
+    found = beside(model)
+    return Feeding(
+        model,
+        found.preprocess if preprocess is None else load_preprocess(preprocess),
+        found.labels if labels is None else tuple(load_labels(labels)),
+    )
+
+
+def chosen_method(name: str | None, rules: Path | None) -> Method | None:
+    """The method that is asked for, or ``None``."""
+    if name is not None and rules is not None:
+        raise MethodError(f"--method {name} and --rules {rules} were both given; a rule file is a method of its own, so give one of them.")
+    if rules is not None and rules.suffix != ".toml":
+        raise MethodError(f"rule file '{rules}' is not a .toml file.")
+    asked = name if rules is None else rules
+    return None if asked is None else get_method(asked)
+
+
+def conversion_options(
+    feed: Feeding, parameters: Sequence[str] | None, input: str | None = None, output: str | None = None, score: str | None = None
+) -> dict[str, Any]:
+    """Keywords for ``convert``: only what was given, so that a converted model is not asked to change."""
+    given = {"input": input, "output": output, "score": score, "black": feed.black}
+    return {k: v for k, v in given.items() if v is not None} | read_parameters(parameters or ())

@@ -1,0 +1,109 @@
+"""What explaining a picture leaves behind: the overlay, the map alone, the raw signed array and a record of the numbers."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxsal.explainer import Explanation
+from onnxsal.runtime.files import write_whole
+from onnxsal.runtime.heatmap import overlay, render_map, scale_map
+from onnxsal.runtime.pictures import save_picture
+
+TOP = 5
+"""How many of the best classes a record lists."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How maps are drawn: a palette (``None``: by the map's sign), and the percentile of the values that gets the strongest colour."""
+
+    palette: str | None = None
+    percentile: float = 99.5
+
+
+MATLAB = Style("white_black", 100)
+"""The MathWorks page on gradient attribution: white to black over the whole range."""
+
+
+def record(one: Explanation, output: str, labels: Sequence[str] | None = None) -> dict[str, Any]:
+    """The numbers of one explained sample: its best classes by the model's own output ``output``, what was explained and how."""
+    values = np.squeeze(np.asarray(one.outputs[output], np.float64))
+    classes = np.atleast_1d(values) if values.ndim < 2 else None
+    names = labels if classes is not None else None
+    best = [] if classes is None else np.argsort(-classes, kind="stable")[:TOP].tolist()
+    return {
+        "top": [{**_class(i, names), "output": float(classes[i])} for i in best] if classes is not None else [],
+        "target": _class(int(one.target[0]), names),
+        "score": float(one.score[0]),
+        "residual": None if one.residual is None else float(one.residual[0]),
+        "method": one.method,
+        "parameters": one.parameters,
+        "providers": one.providers,
+        "seconds": one.seconds,
+        "warnings": warnings_of(one),
+    }
+
+
+def _class(index: int, labels: Sequence[str] | None) -> dict[str, Any]:
+    return {"index": index, "label": labels[index] if labels is not None and index < len(labels) else None}
+
+
+def warnings_of(one: Explanation) -> list[str]:
+    """Reasons not to read the map of one sample."""
+    if not np.any(one.attribution):
+        return ["the attribution is zero everywhere: at this input the score does not react to any small change"]
+    if one.saliency_map is not None and scale_map(one.saliency_map[0]).flat:
+        return ["the saliency map is flat: every pixel has the same value"]
+    return []
+
+
+def save_artefacts(
+    base: Path,
+    one: Explanation,
+    facts: Mapping[str, Any],
+    picture: np.ndarray | None,
+    style: Style,
+    written: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Write ``<base>.npy`` and ``.json``, and where there is a map ``.map.png`` and, over the ``picture`` the model saw, ``.overlay.png``.
+
+    Returns the files by kind, those ``written`` before included; the record names them too.
+    """
+    files = {"attribution": f"{base}.npy", "record": f"{base}.json", **(written or {})}
+    buffer = io.BytesIO()
+    np.save(buffer, one.attribution[0])
+    write_whole(files["attribution"], buffer.getvalue())
+    if one.saliency_map is not None:
+        scaled = scale_map(one.saliency_map[0], style.palette, style.percentile)
+        files["map"] = f"{base}.map.png"
+        save_picture(render_map(scaled), files["map"])
+        if picture is not None:
+            files["overlay"] = f"{base}.overlay.png"
+            save_picture(overlay(picture, scaled), files["overlay"])
+    write_whole(files["record"], (as_json({**facts, "files": files}) + "\n").encode())
+    return files
+
+
+def as_json(data: Any) -> str:
+    """Indented JSON; what JSON has no number for (NaN, infinity) becomes a word."""
+    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(k): _plain(v) for k, v in data.items()}
+    if isinstance(data, np.ndarray | np.generic):
+        return _plain(data.tolist())
+    if isinstance(data, list | tuple | set | frozenset):
+        return [_plain(v) for v in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return str(data)
+    return data if data is None or isinstance(data, bool | int | float | str) else str(data)
