@@ -171,9 +171,11 @@ class Emit:
         self._copied[name] = list(node.proto.attribute)
         self._keep += captured(node.proto)
 
-    def subgraph(self, op_type: str, operands: Sequence[Operand], body: onnx.GraphProto, outputs: int) -> tuple[Value, ...]:
+    def subgraph(
+        self, op_type: str, operands: Sequence[Operand], body: onnx.GraphProto, outputs: int, **attributes: Any
+    ) -> tuple[Value, ...]:
         """A control-flow node with one body; what the body reads from around it stays alive."""
-        results = self._append(op_type, operands, outputs, None, {})
+        results = self._append(op_type, operands, outputs, None, attributes)
         attribute = helper.make_attribute("body", body)
         self._copied[self._graph.nodes[-1].name] = [attribute]
         self._keep += captured(onnx.NodeProto(attribute=[attribute]))

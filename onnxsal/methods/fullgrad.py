@@ -12,6 +12,7 @@ from functools import partial
 
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
+from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import dim_of, zeros_like
 from onnxsal.graph.model import Shape
@@ -76,10 +77,13 @@ def noting(terms: list[Term], op: Emit) -> Visit:
     """A visitor that notes the bias term of every node that has one, while the gradient walks back."""
 
     def visit(step: Step, dys: list[Value | None]) -> None:
-        signal = dys[0]
-        bias = None if signal is None else implicit_bias(op, step.node)
-        if signal is not None and bias is not None:
-            terms.append(Term(step, signal, bias, is_explicit(step), channel_axis(step)))
+        signal, *others = dys
+        bias = implicit_bias(op, step.node)
+        if bias is None:
+            return
+        if signal is None or any(o is not None for o in others):
+            raise UnsupportedError(f"{step.node.label}: its implicit bias is known for its first output only, but another one is used.")
+        terms.append(Term(step, signal, bias, is_explicit(step), channel_axis(step)))
 
     return visit
 

@@ -18,7 +18,7 @@ from onnxsal.graph.helpers import zeros_like
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
 Bias = Callable[[Emit, NodeView], Value | None]
-BiasKind = Literal["zero", "symmetric", "affine", "linear", "product"]
+BiasKind = Literal["zero", "symmetric", "affine", "linear", "product", "unknown"]
 
 FAMILIES: dict[str, str] = {
     "linear": "weighted sums: convolutions and matrix products",
@@ -35,6 +35,7 @@ FAMILIES: dict[str, str] = {
     "movement": "copies, rearrangements and selections of elements",
     "resample": "interpolation",
     "quantize": "rounding to a grid and back",
+    "recurrent": "layers that carry a state from step to step",
     "loss": "training losses",
 }
 
@@ -123,7 +124,7 @@ def gradient_of(
     ``(op, node) -> Value | None`` (broadcastable to y; None = zero), or one of
     ``"zero"`` (homogeneous of degree 1), ``"symmetric"`` (symmetric Jacobian, so J x is the gradient of dy = x),
     ``"affine"`` (the node on zeros), ``"linear"`` (as affine, and zero where every floating-point input is active),
-    ``"product"`` (multilinear: (1 - number of active inputs) y).
+    ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
     ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones).
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
@@ -231,10 +232,17 @@ def _product(op: Emit, node: NodeView) -> Value | None:
     return None if active == 1 else op.Mul(node.y, float(1 - active))
 
 
+def _unknown(op: Emit, node: NodeView) -> Value | None:
+    raise UnsupportedError(
+        f"{node.label}: its implicit bias is not known, so the full-gradient of this model is not. Use another method, such as integrated_gradients."
+    )
+
+
 _BIASES: dict[str, Bias] = {
     "zero": lambda op, node: None,
     "symmetric": _symmetric,
     "affine": _affine,
     "linear": _linear,
     "product": _product,
+    "unknown": _unknown,
 }

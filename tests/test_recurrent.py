@@ -1,0 +1,43 @@
+"""Recurrent layers: what the table of operators cannot say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import onnxsal
+from onnxsal.errors import OnnxsalError
+from onnxsal.ops.registry import REGISTRY, Case
+from tests.oracle import Evaluator, one_node_model, random_like, run, session_of
+
+LAYERS = ["RNN", "GRU", "LSTM"]
+CASES = [pytest.param(op_type, c, id=f"{op_type}-{i}") for op_type in LAYERS for i, c in enumerate(REGISTRY["", op_type].cases)]
+
+
+@pytest.mark.parametrize(("op_type", "test"), CASES)
+def test_the_oracle_agrees_with_onnx_runtime(op_type: str, test: Case) -> None:
+    model, feed, _ = one_node_model(REGISTRY["", op_type], test, dtype=np.float32)
+    for ours, theirs in zip(Evaluator(model).run(None, feed), session_of(model).run(None, feed), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("op_type", LAYERS)
+def test_a_layer_that_only_returns_its_last_state(op_type: str) -> None:
+    """The states of every step are then computed again; the gradient is that of the layer that returns them."""
+    model, feed, wrt = one_node_model(REGISTRY["", op_type], REGISTRY["", op_type].cases[3], dtype=np.float32)
+    u = random_like(run(model, feed), ["y1"], seed=1)["y1"]
+    full = run(onnxsal.vjp(model, wrt=wrt, outputs=["y1"]), feed | {"cotangent/y1": u})
+    model.graph.node[0].output[0] = ""
+    del model.graph.output[0]
+    bare = run(onnxsal.vjp(model, wrt=wrt, outputs=["y1"]), feed | {"cotangent/y1": u})
+    for w in wrt:
+        np.testing.assert_allclose(bare[f"vjp/{w}"], full[f"vjp/{w}"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("attributes", "message"), [({"layout": 1}, "layout"), ({"activations": ["Affine"]}, "activation_alpha")])
+def test_what_has_two_meanings_is_refused(attributes: dict[str, object], message: str) -> None:
+    spec = REGISTRY["", "RNN"]
+    test = Case(spec.cases[1].inputs, spec.cases[1].attributes | attributes)
+    model, _, wrt = one_node_model(spec, test)
+    with pytest.raises(OnnxsalError, match=message):
+        onnxsal.vjp(model, wrt=wrt, outputs=["y0"])
