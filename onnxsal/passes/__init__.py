@@ -38,7 +38,7 @@ class Prepared:
 
 def passes(known: Known) -> list[Pass]:
     """Every pass, in the order in which they run. ``known(domain, op_type)`` tells which operators need no expansion."""
-    return [SORT, INLINE, EXPAND_CONTRIB, RAISE_OPSET, RAISE_IR, expand_bodies(known), NAME_NODES, EXPLICIT_PADS]
+    return [SORT, INLINE, RAISE_OPSET, RAISE_IR, EXPAND_CONTRIB, expand_bodies(known), NAME_NODES, EXPLICIT_PADS]
 
 
 def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None) -> Prepared:

@@ -168,18 +168,30 @@ def _run(proto: onnx.ModelProto) -> Outcome:
             nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
+    _drop_unused_domains(proto)
     names = ", ".join(sorted(set(expanded)))
     return Outcome(len(expanded), f"expanded {len(expanded)} fused node(s): {names}")
 
 
-def _drop_unused_domain(proto: onnx.ModelProto) -> str:
-    """Forget the com.microsoft import once no node uses it, so that other runtimes load the file."""
-    if not any(n.domain == DOMAIN for n in proto.graph.node):
-        kept = [o for o in proto.opset_import if o.domain != DOMAIN]
-        copies = [onnx.OperatorSetIdProto(domain=o.domain, version=o.version) for o in kept]
-        del proto.opset_import[:]
-        proto.opset_import.extend(copies)
-    return ""
+def _drop_unused_domains(proto: onnx.ModelProto) -> None:
+    """Forget the imports that ONNX Runtime wrote beside its fused operators and that no node uses, so that other runtimes load the file."""
+    used = {"", "ai.onnx"} | {n.domain for n in proto.graph.node} | {d for n in proto.graph.node for d in _inner_domains(n)}
+    copies = [onnx.OperatorSetIdProto(domain=o.domain, version=o.version) for o in proto.opset_import if o.domain in used]
+    del proto.opset_import[:]
+    proto.opset_import.extend(copies)
 
 
-EXPAND_CONTRIB = Pass("expand fused operators", _run, requires=_requires, ensures=_drop_unused_domain, rewrites=True)
+def _inner_domains(node: onnx.NodeProto) -> set[str]:
+    """Domains of the nodes in a node's subgraphs."""
+    inner = [n for a in node.attribute for g in (a.g, *a.graphs) for n in g.node]
+    return {n.domain for n in inner} | {d for n in inner for d in _inner_domains(n)}
+
+
+EXPAND_CONTRIB = Pass(
+    "expand fused operators",
+    _run,
+    requires=_requires,
+    ensures=lambda proto: "fused operators remain" if any(n.domain == DOMAIN and n.op_type in EXPANSIONS for n in proto.graph.node) else "",
+    rewrites=True,
+)
+"""After the opset was raised: the standard nodes it writes (LayerNormalization, CastLike) are those of opset 18."""
