@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
 
@@ -35,7 +36,6 @@ def _requires(proto: onnx.ModelProto) -> str:
 def _run(proto: onnx.ModelProto) -> Outcome:
     before = opset(proto)
     _drop_weight_inputs(proto)
-    asymmetric = {n.output[0] for n in proto.graph.node if before <= 10 and n.op_type in ("Resize", "Upsample")}
     if before < 7:
         _reshape_slopes(proto)
     metadata = {n.output[0]: (n.doc_string, list(n.metadata_props)) for n in proto.graph.node if n.output}
@@ -50,11 +50,10 @@ def _run(proto: onnx.ModelProto) -> Outcome:
         ) from error
     finally:
         put_back(proto, kept)
-    _take_graph(proto, result, {t.name for t in kept.initializers})
+    _take_graph(proto, result)
+    if before <= 10:
+        _restore_resize(proto.graph, {})
     for node in proto.graph.node:
-        if node.output[0] in asymmetric and node.op_type == "Resize":
-            _set_attribute(node, "coordinate_transformation_mode", "asymmetric")
-            _set_attribute(node, "nearest_mode", "floor")
         doc, props = metadata.get(node.output[0], ("", []))
         if not node.doc_string:
             node.doc_string = doc
@@ -63,15 +62,31 @@ def _run(proto: onnx.ModelProto) -> Outcome:
     return Outcome(1, f"raised opset {before} to {LOWEST}")
 
 
-def _take_graph(proto: onnx.ModelProto, result: onnx.ModelProto, weights: set[str]) -> None:
-    """Nodes, small initialisers and opset of ``result``; names, weights, inputs, outputs and metadata stay."""
+def _restore_resize(graph: onnx.GraphProto, known: dict[str, np.ndarray]) -> None:
+    """Give Resize nodes (Upsample too, by now) the meaning that they had up to opset 10, which the converter forgets.
+
+    Coordinates are asymmetric. The nearest element is the lower one when enlarging; ONNX Runtime takes the upper one when shrinking.
+    """
+    known = known | {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.dims and t.dims[0] <= 8 and len(t.dims) == 1}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                known[node.output[0]] = numpy_helper.to_array(attribute.t)
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _restore_resize(attribute.g, known)
+        if node.op_type == "Resize":
+            scales = known.get(node.input[2]) if len(node.input) > 2 else None
+            shrinks = scales is not None and scales.size and scales.max() <= 1
+            _set_attribute(node, "coordinate_transformation_mode", "asymmetric")
+            _set_attribute(node, "nearest_mode", "ceil" if shrinks else "floor")
+
+
+def _take_graph(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:
+    """Nodes, opset and new constants of ``result``; names, weights, inputs, outputs and metadata stay."""
     del proto.graph.node[:]
     proto.graph.node.extend(result.graph.node)
-    big = [t for t in proto.graph.initializer if t.name in weights]
-    copies = [onnx.TensorProto.FromString(t.SerializeToString()) for t in big]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(t for t in result.graph.initializer if t.name not in weights)
-    proto.graph.initializer.extend(copies)
+    own = {t.name for t in proto.graph.initializer} | {i.name for i in proto.graph.input}
+    proto.graph.initializer.extend(t for t in result.graph.initializer if t.name not in own)
     del proto.opset_import[:]
     proto.opset_import.extend(result.opset_import)
 
