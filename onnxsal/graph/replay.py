@@ -48,6 +48,15 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> M
     return view
 
 
+def reads_inputs(model: Model, view: Model) -> bool:
+    """Whether a ``replica`` reads, besides its source, a tensor that depends on an input of the model (and so on its batch)."""
+    fed = set(model.input_names)
+    for node in model.nodes:
+        if fed.intersection((*node.proto.input, *captured(node.proto))):
+            fed.update(filter(None, node.proto.output))
+    return any(fed.intersection((*n.proto.input, *captured(n.proto))) for n in view.nodes)
+
+
 def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
     for names in (node.input, node.output):
         for i, name in enumerate(names):

@@ -103,7 +103,7 @@ class Build:
         return op.Cast(error, to=TensorProto.FLOAT)
 
     def pixels(self, attribution: Value) -> Value | None:
-        """The saliency map [N, H, W] of an attribution, float32; ``None`` where the explained input is no image."""
+        """The saliency map [N, H, W] of an attribution; ``None`` where the explained input is no image."""
         axes = image_axes(self.question.x.shape)
         if axes is None:
             return None
@@ -120,7 +120,7 @@ class Build:
             span = op.Sub(high, low)
             flat = op.Equal(span, 0.0)
             reduced = op.Where(flat, 0.0, op.Div(op.Sub(reduced, low), op.Where(flat, 1.0, span)))
-        return op.Cast(reduced, to=TensorProto.FLOAT) if op.dtype != TensorProto.FLOAT else reduced
+        return reduced
 
 
 Wrapper = Callable[[Build], Result]

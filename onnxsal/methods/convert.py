@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,8 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     axes = image_axes(x.shape)
     if pixels is not None and axes is not None and x.shape is not None:
         shape = (x.shape[0], x.shape[axes[1]], x.shape[axes[2]])
-        ports.append(Port(op.Identity(pixels, name=name("saliency_map")), TensorProto.FLOAT, shape))
+        single = op.Identity if op.dtype == TensorProto.FLOAT else partial(op.Cast, to=TensorProto.FLOAT)
+        ports.append(Port(single(pixels, name=name("saliency_map")), TensorProto.FLOAT, shape))
     ports.append(Port(op.Identity(build.head.explained_class, name=name("explained_class")), TensorProto.INT64, batch))
     ports.append(Port(op.Cast(build.head.score, to=TensorProto.FLOAT, name=name("explained_score")), TensorProto.FLOAT, batch))
     if result.residual is not None:

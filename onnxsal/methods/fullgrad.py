@@ -88,8 +88,10 @@ def noting(terms: list[Term], op: Emit) -> Visit:
     return visit
 
 
-def term_sum(op: Emit, term: Term) -> Value:
-    """<g_y, r> of one node, per sample -> [N]."""
+def term_sum(op: Emit, term: Term, batched: bool) -> Value:
+    """<g_y, r> of one node, per sample -> [N]; all of it is one sample where there is no batch axis."""
+    if not batched:
+        return op.Reshape(op.ReduceSum(op.Mul(term.signal, term.bias), keepdims=0), [1])
     axes = list(range(1, term.rank))
     if term.channel is not None and term.channel > 0 and term.rank > 2:
         spatial = [a for a in axes if a != term.channel]
@@ -190,8 +192,8 @@ def fullgrad(build: Build) -> Result:
     signal = traverse(op, build.plan(), {question.start.name: seed}, noting(terms, op))[question.x.name]
     attribution = op.Mul(signal, question.x)
     own = build.sum_per_sample(attribution)
-    explicit = _total(op, [term_sum(op, t) for t in terms if t.explicit])
-    implicit = [term_sum(op, t) for t in terms if not t.explicit]
+    explicit = _total(op, [term_sum(op, t, question.batched) for t in terms if t.explicit])
+    implicit = [term_sum(op, t, question.batched) for t in terms if not t.explicit]
     if question.squash:
         implicit.append(op.Sub(build.head.score, build.sum_of_scores(op.Mul(seed, question.start))))
     rest = _total(op, implicit)
@@ -270,7 +272,7 @@ def _paint(build: Build, attribution: Value, terms: list[Term], with_bias: bool)
             build.component(name, partial(Value, layer.name), 3)
             total = op.Add(total, layer)
         else:
-            build.component(name, partial(term_sum, op, term), 1)
+            build.component(name, partial(term_sum, op, term, build.question.batched), 1)
     return total
 
 

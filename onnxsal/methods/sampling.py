@@ -11,9 +11,9 @@ from onnx import TensorProto, helper
 
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import Visit, traverse
-from onnxsal.graph import Emit, Value
+from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import shape_of
-from onnxsal.graph.replay import replay, replica
+from onnxsal.graph.replay import reads_inputs, replay, replica
 from onnxsal.methods.build import Build
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.question import Question
@@ -42,14 +42,18 @@ Update = Callable[[Walked, Sequence[Value]], Sequence[Value]]
 
 @dataclass(frozen=True)
 class Samples:
-    """``count`` walks, ``chunk`` of them (times the batch) at once. A model whose batch is fixed runs them one by one."""
+    """``count`` walks, ``chunk`` of them (times the batch) at once.
+
+    One by one where the model's batch is fixed, or where the replayed part also reads another input: that holds N samples only.
+    """
 
     count: int
     chunk: int
 
-    def size(self, question: Question) -> int:
+    def size(self, question: Question, view: Model) -> int:
         """Samples per iteration."""
-        return 1 if question.fixed_batch or not question.batched else max(1, min(self.chunk, self.count))
+        alone = question.fixed_batch or not question.batched or reads_inputs(question.model, view)
+        return 1 if alone else max(1, min(self.chunk, self.count))
 
 
 def sampled_walks(
@@ -67,6 +71,7 @@ def sampled_walks(
     number of samples.
     """
     op, question = build.op, build.question
+    build.plan()  # here, so that a refusal names the model's own nodes and tensors, not the replica's
     prefix = f"{op.prefix}/sample"
     view = replica(question.model, question.x.name, [question.start.name], prefix)
     inner = dataclasses.replace(
@@ -75,7 +80,7 @@ def sampled_walks(
     body = Emit(view, prefix)
     body.dtype = op.dtype
     iteration, condition = Value(f"{prefix}/iteration", TensorProto.INT64, ()), Value(f"{prefix}/condition", TensorProto.BOOL, ())
-    size = samples.size(question)
+    size = samples.size(question, view)
     begin = body.Mul(iteration, size)
     numbers = body.Range(begin, body.Min(body.Add(begin, size), samples.count), 1) if size > 1 else body.Unsqueeze(iteration, [0])
     carried = [Value(f"{prefix}/state{i}") for i in range(len(states))]
