@@ -20,6 +20,7 @@ def every_case() -> list:
         pytest.param(spec, test, id=f"{spec.domain + '.' if spec.domain else ''}{spec.op_type}-{i}")
         for spec in REGISTRY.values()
         for i, test in enumerate(spec.cases)
+        if not test.straight_through
     ]
 
 

@@ -69,7 +69,7 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
         if spec is None:
             gaps.append(f"{node.label}: no gradient is known{advice(node)}")
             continue
-        if wide := [v.name for v in node.inputs if v is not None and v.dtype in WIDE_INTEGERS and v.name in found.active]:
+        if wide := [v.name for i, v in enumerate(node.inputs) if v is not None and node.want(i) and v.dtype in WIDE_INTEGERS]:
             gaps.append(f"{node.label}: {wide} holds quantised values as wide integers; they are followed in types of up to 16 bits only")
             continue
         choice = method.choose(node, spec.family, positions.get(node.index, "inner"))

@@ -56,9 +56,11 @@ def reach(model: Model, wrt: Iterable[str], starts: Iterable[str]) -> Reach:
         hit = [n for n in dict.fromkeys([*node.proto.input, *captured(node.proto)]) if n in active]
         if not hit:
             continue
-        reason = _stops(node, hit)
-        if reason:
-            stops.append((node, reason))
+        ended = _ends(node, hit)
+        if ended:
+            stops.append((node, "; ".join(dict.fromkeys(ended.values()))))
+            hit = [n for n in hit if n not in ended]
+        if not hit:
             continue
         outputs = carrying(model, node, hit)
         if not outputs:
@@ -70,22 +72,23 @@ def reach(model: Model, wrt: Iterable[str], starts: Iterable[str]) -> Reach:
     needed, path = set(starts) & active, []
     for node in reversed(touched):
         if needed.intersection(node.proto.output):
-            path.append(_with_wants(node, active))
-            needed.update(n for n in (*node.proto.input, *captured(node.proto)) if n in active)
-    used = {n for node in path for n in (*node.proto.input, *captured(node.proto))} | set(starts)
-    return Reach(path[::-1], active & used, stops)
+            view = _with_wants(node, active)
+            path.append(view)
+            needed.update(n for n, wanted in zip(node.proto.input, view.wants, strict=True) if wanted)
+            needed.update(n for n in captured(node.proto) if n in active)
+    return Reach(path[::-1], active & needed, stops)
 
 
-def _stops(node: NodeView, hit: list[str]) -> str:
-    """Why no derivative passes this node from the tensors ``hit``, or an empty string."""
+def _ends(node: NodeView, hit: Sequence[str]) -> dict[str, str]:
+    """Of the tensors ``hit``, those whose signal ends at this node, with the reason why."""
     reason = NOT_DIFFERENTIABLE.get((node.domain, node.op_type))
     if reason:
-        return reason
+        return dict.fromkeys(hit, reason)
     spec = spec_of(node)
     if spec is None:
-        return ""
-    ends = [spec.stops.get(i, "") for i, n in enumerate(node.proto.input) if n in hit]
-    return "; ".join(dict.fromkeys(ends)) if ends and all(ends) else ""
+        return {}
+    why = {n: [spec.stops.get(i, "") for i, name in enumerate(node.proto.input) if name == n] for n in hit}
+    return {n: reasons[0] for n, reasons in why.items() if reasons and all(reasons)}
 
 
 def _with_wants(node: NodeView, active: set[str]) -> NodeView:
