@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def _cases(*more: Case, **drawn: float | Sequence[float]) -> list[Case]:
     def ints(*values: int) -> np.ndarray:
         return np.asarray(values, np.int64)
 
-    given: dict = dict(drawn)
+    given: dict[str, Any] = dict(drawn)
     return [
         case((2, 3, 4), ints(1), **given),
         case((2, 3, 4), ints(-1, 0), keepdims=0, **given),
