@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from onnxsal.ops.registry import Case, OpSpec
+from tests.windows import WINDOWS
 
 ort.set_default_logger_severity(4)
 Feed = dict[str, np.ndarray]
@@ -103,7 +104,7 @@ class Evaluator(ReferenceEvaluator):
     """ONNX's reference evaluator with the operators above, also inside function bodies (which it builds by its own class)."""
 
     def __init__(self, proto: Any, **options: Any) -> None:
-        super().__init__(proto, **options | {"new_ops": [LRN, MeanVarianceNormalization, Erf, Shrink]})
+        super().__init__(proto, **options | {"new_ops": [LRN, MeanVarianceNormalization, Erf, Shrink, *WINDOWS]})
 
 
 def run(model: onnx.ModelProto, feed: Feed, optimise: bool = False) -> dict[str, np.ndarray]:

@@ -342,6 +342,10 @@ def infer_types(proto: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
     for sparse in proto.graph.sparse_initializer:
         known[sparse.values.name] = (sparse.values.data_type, tuple(sparse.dims))
         light.graph.sparse_initializer.append(sparse)
+    if any(a.name == "ceil_mode" and a.i for n in light.graph.node for a in n.attribute):
+        # Below opset 22 inference also counts windows that would begin beyond the input, which no runtime makes.
+        for entry in light.opset_import:
+            entry.version = max(entry.version, 22) if entry.domain in ("", "ai.onnx") and entry.version >= 18 else entry.version
     inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
     for info in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
         if info.name not in known and info.type.HasField("tensor_type"):

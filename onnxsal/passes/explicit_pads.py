@@ -36,6 +36,8 @@ def _pads(node: onnx.NodeProto, x: Shape | None, w: Shape | None) -> list[int] |
         return None
     strides = list(attributes.get("strides", [1] * len(kernel)))  # type: ignore[call-overload]
     dilations = list(attributes.get("dilations", [1] * len(kernel)))  # type: ignore[call-overload]
+    if node.op_type != "Conv" and any(d != 1 for d in dilations):
+        return None  # Here the standard and ONNX Runtime pad differently; what the model computes must not change.
     sides = [same_pads(*axis, mode == "SAME_UPPER") for axis in zip(x[2:], kernel, strides, dilations, strict=True)]
     return [begin for begin, _ in sides] + [end for _, end in sides]
 
