@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.engine.method import Method, get_method
-from onnxsal.errors import MethodError, ModelError, TargetError
+from onnxsal.errors import MethodError, ModelError, TargetError, near_miss
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.load import Source, load_model
@@ -115,6 +115,9 @@ def conversion(
     score = score or settings.pop("score", None) or "logit"
     if layer is not None:
         raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for class activation maps.")
+    if chosen.wrap not in WRAPPERS:
+        known_wraps = ", ".join(repr(w) for w in WRAPPERS)
+        raise MethodError(f"method '{chosen.name}': unknown wrap '{chosen.wrap}'{near_miss(chosen.wrap, WRAPPERS)}; known: {known_wraps}.")
     proto = load_model(model)
     digest = model_sha256(model)
     refuse_converted(proto)
