@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import onnx
@@ -42,3 +42,23 @@ class Pass:
         if broken:
             raise ModelError(f"pass '{self.name}' did not keep its promise: {broken}")
         return outcome
+
+
+def forget_unused_domains(proto: onnx.ModelProto, among: Collection[str] | None = None) -> None:
+    """Drop opset imports (``among`` these domains, if given) that no node uses any more, so that other runtimes load the file."""
+    used = {"", "ai.onnx"} | _domains(proto.graph.node)
+    kept = [o for o in proto.opset_import if o.domain in used or (among is not None and o.domain not in among)]
+    copies = [onnx.OperatorSetIdProto(domain=o.domain, version=o.version) for o in kept]
+    del proto.opset_import[:]
+    proto.opset_import.extend(copies)
+
+
+def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Domains of nodes and of the nodes in their subgraphs."""
+    found: set[str] = set()
+    for node in nodes:
+        found.add(node.domain)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                found |= _domains(graph.node)
+    return found

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxsal.errors import ModelError
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Outcome, Pass, forget_unused_domains
 
 DOMAIN = "com.microsoft"
 LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
@@ -168,23 +168,9 @@ def _run(proto: onnx.ModelProto) -> Outcome:
             nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
-    _drop_unused_domains(proto)
+    forget_unused_domains(proto)
     names = ", ".join(sorted(set(expanded)))
     return Outcome(len(expanded), f"expanded {len(expanded)} fused node(s): {names}")
-
-
-def _drop_unused_domains(proto: onnx.ModelProto) -> None:
-    """Forget the imports that ONNX Runtime wrote beside its fused operators and that no node uses, so that other runtimes load the file."""
-    used = {"", "ai.onnx"} | {n.domain for n in proto.graph.node} | {d for n in proto.graph.node for d in _inner_domains(n)}
-    copies = [onnx.OperatorSetIdProto(domain=o.domain, version=o.version) for o in proto.opset_import if o.domain in used]
-    del proto.opset_import[:]
-    proto.opset_import.extend(copies)
-
-
-def _inner_domains(node: onnx.NodeProto) -> set[str]:
-    """Domains of the nodes in a node's subgraphs."""
-    inner = [n for a in node.attribute for g in (a.g, *a.graphs) for n in g.node]
-    return {n.domain for n in inner} | {d for n in inner for d in _inner_domains(n)}
 
 
 EXPAND_CONTRIB = Pass(

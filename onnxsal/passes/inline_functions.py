@@ -8,7 +8,7 @@ import onnx
 from onnx import inliner
 
 from onnxsal.errors import ModelError
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Outcome, Pass, forget_unused_domains
 from onnxsal.passes.light import put_back, take_out
 
 Known = Callable[[str, str], bool]
@@ -18,12 +18,14 @@ def _inline(proto: onnx.ModelProto) -> Outcome:
     names = sorted({f.name for f in proto.functions})
     kept = take_out(proto)
     try:
-        result = inliner.inline_local_functions(proto, convert_version=True)
+        result = inliner.inline_local_functions(_typed(proto), convert_version=True)
     except Exception as error:
         raise ModelError(f"the model's local functions {names} cannot be inlined: {error}. Export it without functions.") from error
     finally:
         put_back(proto, kept)
+    domains = {f.domain for f in proto.functions}
     _replace_graph(proto, result)
+    forget_unused_domains(proto, domains)
     return Outcome(len(names), f"inlined local functions {', '.join(names)}")
 
 
