@@ -300,10 +300,11 @@ def mean_variance_normalization(op: Emit, node: NodeView, dy: Value) -> list[Val
     ],
 )
 def lp_normalization(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = (dy - sum(dy y) s) / |x|, s = y for p = 2 and sign(x) for p = 1; 0 where |x| = 0, as y is 0 there."""
+    """dx = (dy - sum(dy y) s) / |x|, s = y for p = 2 and sgn(x) for p = 1; 0 where |x| = 0, as y is 0 there."""
+    # sgn(0) = +1, the slope on the side of rectified data, which is where this norm meets zeros in practice.
     p, axis = node.attr("p"), [node.attr("axis")]
     norm = op.ReduceL1(node.x, axis) if p == 1 else op.ReduceL2(node.x, axis)
-    along = op.Sign(node.x) if p == 1 else node.y
+    along = op.Where(op.Less(node.x, 0.0), -1.0, 1.0) if p == 1 else node.y
     moved = op.Mul(along, op.ReduceSum(op.Mul(dy, node.y), axis))
     return [mask(op, op.Greater(norm, 0.0), op.Div(op.Sub(dy, moved), norm))]
 

@@ -36,10 +36,24 @@ _cases = [
 ]
 
 
+def _is_guarded(node: NodeView) -> bool:
+    """Whether only Where nodes read the result (through casts): attention that replaces the NaN of a fully masked row."""
+    readers = node.model.consumers.get(node.y.name, [])
+    while len(readers) == 1 and readers[0].op_type in ("Cast", "Identity"):
+        readers = node.model.consumers.get(readers[0].y.name, [])
+    return any(r.op_type == "Where" for r in readers)
+
+
+def _times(op: Emit, node: NodeView, g: Value) -> Value:
+    """y g; where the graph discards the NaN of a fully masked row no signal comes back, and 0 NaN must stay 0."""
+    product = op.Mul(node.y, g)
+    return op.Where(op.Equal(g, 0.0), 0.0, product) if _is_guarded(node) else product
+
+
 @gradient_of("Softmax", family="softmax", bias=_softmax_bias, cases=_cases)
 def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = y (dy - sum(y dy))."""
-    return [op.Mul(node.y, op.Sub(dy, _sum(op, node, op.Mul(node.y, dy))))]
+    return [_times(op, node, op.Sub(dy, _sum(op, node, _times(op, node, dy))))]
 
 
 @gradient_of("LogSoftmax", family="softmax", bias=_log_softmax_bias, cases=_cases)
