@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from onnxsal.ops.registry import Case, OpSpec
+from tests.recurrent_oracle import GRU, LSTM, RNN
 from tests.windows import WINDOWS
 
 ort.set_default_logger_severity(4)
@@ -29,7 +30,15 @@ def draw(entry: Any, test: Case, dtype: Any, rng: np.random.Generator) -> np.nda
             drawn = np.where(np.abs(drawn - kink) < 0.05, drawn + away, drawn)
         return drawn.astype(dtype)
     array = np.asarray(entry)
-    return array.astype(dtype) if array.dtype.kind == "f" else array
+    return array if is_operand(entry) else array.astype(dtype)
+
+
+def is_operand(entry: Any) -> bool:
+    """Whether a case's input is not to be differentiated: integers, booleans, strings, and what is explicitly float32 (scale factors)."""
+    if entry is None or isinstance(entry, tuple):
+        return False
+    array = np.asarray(entry)
+    return array.dtype.kind != "f" or array.dtype == np.float32
 
 
 def one_node_model(
@@ -37,27 +46,29 @@ def one_node_model(
 ) -> tuple[onnx.ModelProto, Feed, list[str]]:
     """The case as a model, its feed, and the inputs to differentiate: ``x0, x1, ...`` in, ``y0, ...`` out.
 
-    Static: integer inputs are initialisers and every shape is a number. Dynamic: integers are inputs (initialisers, if ``known``),
-    every dimension a symbol.
+    Static: operands (integers) are initialisers and every shape is a number. Dynamic: operands are inputs (initialisers, if
+    ``known``), every dimension a symbol.
     """
     rng = np.random.default_rng(seed)
     names = ["" if e is None else f"x{i}" for i, e in enumerate(test.inputs)]
     arrays = {f"x{i}": draw(e, test, dtype, rng) for i, e in enumerate(test.inputs) if e is not None}
-    fixed = {n: a for n, a in arrays.items() if int(n[1:]) in test.fixed or (a.dtype.kind != "f" and (known or not dynamic))}
+    operands = {f"x{i}" for i, e in enumerate(test.inputs) if is_operand(e)}
+    baked = {f"x{i}" for i in test.fixed} | (operands if known or not dynamic else set())
+    fixed = {n: a for n, a in arrays.items() if n in baked}
     feed = {n: a for n, a in arrays.items() if n not in fixed}
     node = helper.make_node(spec.op_type, names, [f"y{i}" for i in range(test.outputs)], name="n", domain=spec.domain, **test.attributes)
-    inputs = [_declare(n, a, dynamic) for n, a in feed.items()]
+    inputs = [_declare(n, a, dynamic and n not in operands) for n, a in feed.items()]
     outputs = [onnx.ValueInfoProto(name=f"y{i}") for i in range(test.outputs)]
     graph = helper.make_graph([node], "case", inputs, outputs, [numpy_helper.from_array(a, n) for n, a in fixed.items()])
     imports = [helper.make_opsetid("", max(test.opset, 18))]
     if spec.domain:
         imports.append(helper.make_opsetid(spec.domain, 1))
     model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=imports, ir_version=10), data_prop=True)
-    return model, feed, [n for n, a in feed.items() if a.dtype.kind == "f"]
+    return model, feed, [n for n in feed if n not in operands]
 
 
 def _declare(name: str, array: np.ndarray, dynamic: bool) -> onnx.ValueInfoProto:
-    shape = [f"{name}_{i}" for i in range(array.ndim)] if dynamic and array.dtype.kind == "f" else list(array.shape)
+    shape = [f"{name}_{i}" for i in range(array.ndim)] if dynamic else list(array.shape)
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape)
 
 
@@ -104,13 +115,13 @@ class Evaluator(ReferenceEvaluator):
     """ONNX's reference evaluator with the operators above, also inside function bodies (which it builds by its own class)."""
 
     def __init__(self, proto: Any, **options: Any) -> None:
-        super().__init__(proto, **options | {"new_ops": [LRN, MeanVarianceNormalization, Erf, Shrink, *WINDOWS]})
+        super().__init__(proto, **options | {"new_ops": [LRN, MeanVarianceNormalization, Erf, Shrink, RNN, GRU, LSTM, *WINDOWS]})
 
 
 def run(model: onnx.ModelProto, feed: Feed, optimise: bool = False) -> dict[str, np.ndarray]:
     """All outputs, by ONNX Runtime where it has the kernels (it lacks some for float64), else by ONNX's reference evaluator."""
     names = [o.name for o in model.graph.output]
-    if any(n.op_type == "Shrink" for n in model.graph.node) and any(a.dtype == np.float64 for a in feed.values()):
+    if any(n.op_type in ("Shrink", "GRU", "LSTM") for n in model.graph.node) and any(a.dtype == np.float64 for a in feed.values()):
         return dict(zip(names, Evaluator(model).run(None, feed), strict=True))
     try:
         session = session_of(model, optimise)
