@@ -71,16 +71,29 @@ def _known(part: Part) -> int | None:
     return None if isinstance(part, Value) else part[0].dim(part[1])
 
 
-def crop_or_pad(op: Emit, g: Value, before: Ints, after: Ints, axes: Sequence[int]) -> Value:
-    """Zeros around ``g`` along ``axes``; negative amounts cut. (A Pad with negative amounts is not read alike by every runtime.)"""
+def crop_or_pad(op: Emit, g: Value, before: Ints, after: Ints, axes: Sequence[int], rank: int) -> Value:
+    """Zeros around ``g`` (of that rank) along ``axes``; negative amounts cut. (Not every runtime reads a Pad with negative ones alike.)"""
     cut_start, cut_end = calc(op, "Max", calc(op, "Neg", before), 0), calc(op, "Min", after, 0)
     if _any(cut_start) or _any(cut_end):
         ends = calc(op, "Where", calc(op, "Less", cut_end, 0), cut_end, END)
         g = op.Slice(g, cut_start, ends, list(axes))
     pad_start, pad_end = calc(op, "Max", before, 0), calc(op, "Max", after, 0)
     if _any(pad_start) or _any(pad_end):
-        g = op.Pad(g, join(op, pad_start, pad_end), None, list(axes))
+        g = op.Pad(g, _every_axis(op, join(op, pad_start, pad_end), axes, rank))
     return g
+
+
+def _every_axis(op: Emit, amounts: Ints, axes: Sequence[int], rank: int) -> Ints:
+    """Padding along ``axes`` (all starts, all ends) written for every axis.
+
+    Not as Pad's input ``axes``: ONNX Runtime 1.31 reads such a Pad wrongly when it moves a Transpose through it.
+    """
+    count = len(axes)
+    place = np.full(2 * rank, 2 * count)
+    place[[a + side * rank for side in (0, 1) for a in axes]] = np.arange(2 * count)
+    if isinstance(amounts, Value):
+        return amounts if list(axes) == list(range(rank)) else op.Gather(op.Concat(amounts, [0], axis=0), place)
+    return np.append(amounts, 0)[place]
 
 
 def _any(amounts: Ints) -> bool:

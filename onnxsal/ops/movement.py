@@ -224,7 +224,7 @@ def _pad_part(op: Emit, node: NodeView, dys: Sequence[Value | None], i: int, axi
     length = calc(op, "Add", before, sizes(op, node.output(i), [axis]))
     part = dys[i]
     assert part is not None
-    return crop_or_pad(op, part, before, calc(op, "Sub", sizes(op, node.x, [axis]), length), [axis])
+    return crop_or_pad(op, part, before, calc(op, "Sub", sizes(op, node.x, [axis]), length), [axis], node.x.rank)
 
 
 BIG = 2**63 - 1
@@ -270,7 +270,7 @@ def slice_(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         dy = _spread(op, dy, node.y, dict(zip(axes, stride.tolist(), strict=True)))
         taken = calc(op, "Mul", taken, stride)
     rest = calc(op, "Sub", calc(op, "Sub", whole, start), taken)
-    return node.grads(crop_or_pad(op, dy, start, rest, axes))
+    return node.grads(crop_or_pad(op, dy, start, rest, axes, x.rank))
 
 
 def _spread(op: Emit, g: Value, y: Value, strides: dict[int, int]) -> Value:
@@ -278,7 +278,7 @@ def _spread(op: Emit, g: Value, y: Value, strides: dict[int, int]) -> Value:
     spread = [a for a in sorted(strides) if strides[a] > 1]
     inner = [a + i + 1 for i, a in enumerate(spread)]
     room = [strides[a] - 1 for a in spread]
-    g = op.Pad(op.Unsqueeze(g, inner), [0] * len(room) + room, None, inner)
+    g = crop_or_pad(op, op.Unsqueeze(g, inner), np.zeros_like(room), np.array(room), inner, y.rank + len(inner))
     parts: list[Part] = []
     for axis in range(y.rank):
         length, stride = y.dim(axis), strides.get(axis, 1)
@@ -331,12 +331,12 @@ def pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         half = len(axes)
         before = pads[:half] if isinstance(pads, np.ndarray) else op.Slice(pads, [0], [half])
         after = pads[half:] if isinstance(pads, np.ndarray) else op.Slice(pads, [half], [2 * half])
-        dx = crop_or_pad(op, dy, calc(op, "Neg", before), calc(op, "Neg", after), axes)
+        dx = crop_or_pad(op, dy, calc(op, "Neg", before), calc(op, "Neg", after), axes, x.rank)
     elif axes is not None and isinstance(pads, np.ndarray):
         matrices = {}
         for axis, before, after in zip(axes, pads[: len(axes)].tolist(), pads[len(axes) :].tolist(), strict=True):
             if before or after:
-                matrices[axis] = op.clone(node, [identity_matrix(op, x, axis), [before, after], None, [1]])
+                matrices[axis] = op.clone(node, [identity_matrix(op, x, axis), [0, before, 0, after]])
         dx = linear_adjoint(op, dy, x, matrices)
     else:
         numbered = [node.input(1), None, node.optional(3)]

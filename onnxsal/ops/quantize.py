@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.adjoints import calc, crop_or_pad, sizes
 from onnxsal.graph.helpers import as_compute, dim_of, mask, reshape_like, shape_of, unbroadcast
 from onnxsal.ops.registry import case, gradient_of, not_yet
 
@@ -87,12 +88,8 @@ def _to_scale(op: Emit, node: NodeView, g: Value) -> Value:
     if not block:
         total = unbroadcast(op, g, node.x, _laid_out(op, node, scale))
         return total if scale.rank in (0, node.x.rank) else reshape_like(op, total, scale)
-    size, blocks = node.x.dim(axis), scale.dim(axis)
-    if size is None or blocks is None:
-        missing = op.Sub(op.Mul(dim_of(op, scale, axis), block), dim_of(op, node.x, axis))
-        g = op.Pad(g, op.Concat([0], missing, axis=0), None, [axis])
-    elif size != blocks * block:
-        g = op.Pad(g, [0, blocks * block - size], None, [axis])
+    missing = calc(op, "Sub", calc(op, "Mul", sizes(op, scale, [axis]), block), sizes(op, node.x, [axis]))
+    g = crop_or_pad(op, g, np.zeros(1, np.int64), missing, [axis], node.x.rank)
     if scale.static is not None:
         target = op.const([*scale.static[: axis + 1], block, *scale.static[axis + 1 :]])
     else:

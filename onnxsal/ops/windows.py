@@ -48,6 +48,11 @@ class Window:
         """The spatial axes of a tensor in N C spatial layout."""
         return [2 + i for i in range(len(self.strides))]
 
+    @property
+    def rank(self) -> int:
+        """Of such a tensor."""
+        return 2 + len(self.strides)
+
     @cached_property
     def extent(self) -> np.ndarray | None:
         """How many large elements a window spans, where known."""
@@ -180,7 +185,7 @@ def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mi
     turning = _turned_pads(weight, window, group)
     if turning is not None:
         before, after = turning
-        g = crop_or_pad(op, g, np.minimum(before, 0), np.minimum(after, 0), axes)
+        g = crop_or_pad(op, g, np.minimum(before, 0), np.minimum(after, 0), axes, window.rank)
         pads = np.maximum(np.concatenate([before, after]), 0)
         kernel = turned(op, weight, window, group, mirrored)
         return op.Conv(g, kernel, pads=_ints(pads, 0), dilations=_ints(window.dilations, 1), group=_group(group))
@@ -196,7 +201,7 @@ def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mi
     # Uneven padding is sliced off afterwards: not every provider's ConvTranspose takes it.
     more = np.maximum(window.slack - end, 0)
     whole = op.ConvTranspose(g, weight, output_padding=_ints(more, 0), **attributes)
-    return crop_or_pad(op, whole, -begin, -(end - window.slack + more), axes)
+    return crop_or_pad(op, whole, -begin, -(end - window.slack + more), axes, window.rank)
 
 
 def gather(op: Emit, g: Value, weight: Value, window: Window, group: int = 1) -> Value:
@@ -205,13 +210,13 @@ def gather(op: Emit, g: Value, weight: Value, window: Window, group: int = 1) ->
     attributes = {"strides": _ints(strides, 1), "dilations": _ints(window.dilations, 1), "group": _group(group)}
     further = strides - 1 if window.ceil else np.zeros_like(strides)
     if window.pads is None:
-        g = crop_or_pad(op, g, window.begin, calc(op, "Add", window.end, further), axes)
+        g = crop_or_pad(op, g, window.begin, calc(op, "Add", window.end, further), axes, window.rank)
         result = op.Conv(g, weight, **attributes)
     else:
         begin = window.pads[0]
         after = window.pads[1] + further if window.slack is None else window.pads[1] - window.slack
         # Fewer than a stride of elements too many make no further window; more are cut off.
-        g = crop_or_pad(op, g, np.zeros_like(begin), np.where(after <= -strides, after, 0), axes)
+        g = crop_or_pad(op, g, np.zeros_like(begin), np.where(after <= -strides, after, 0), axes, window.rank)
         result = op.Conv(g, weight, pads=_ints(np.maximum(np.concatenate([begin, after]), 0), 0), **attributes)
     if window.ceil and window.slack is None:
         result = op.Slice(result, [0] * len(axes), window.small, axes)
@@ -228,7 +233,7 @@ def correlate(op: Emit, large: Value, small: Value, weight: Value, window: Windo
     attributes = {"strides": _ints(window.dilations, 1), "dilations": _ints(window.strides, 1), "group": _group(group)}
     whole = False
     if window.pads is None:
-        images = crop_or_pad(op, images, window.begin, window.end, window.axes)
+        images = crop_or_pad(op, images, window.begin, window.end, window.axes, window.rank)
     else:
         begin, end = window.pads
         after = end if window.slack is None else end - window.slack
