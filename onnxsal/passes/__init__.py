@@ -14,7 +14,7 @@ from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
 from onnxsal.passes.inline_functions import INLINE, Known, expand_bodies
 from onnxsal.passes.name_nodes import NAME_NODES
-from onnxsal.passes.raise_opset import RAISE_IR, RAISE_OPSET
+from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.sort import SORT
 from onnxsal.passes.tag_patterns import tag_patterns
 
@@ -38,7 +38,7 @@ class Prepared:
 
 def passes(known: Known) -> list[Pass]:
     """Every pass, in the order in which they run. ``known(domain, op_type)`` tells which operators need no expansion."""
-    return [SORT, INLINE, RAISE_OPSET, RAISE_IR, EXPAND_CONTRIB, expand_bodies(known), NAME_NODES, EXPLICIT_PADS]
+    return [SORT, INLINE, RAISE_OPSET, SET_IR, EXPAND_CONTRIB, expand_bodies(known), NAME_NODES, EXPLICIT_PADS]
 
 
 def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None) -> Prepared:

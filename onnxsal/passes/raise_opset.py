@@ -17,6 +17,8 @@ HIGHEST = 26
 """Newest opset that ONNX Runtime 1.31 loads."""
 
 IR_VERSION = 10
+NEWEST_IR_VERSION = 13
+"""Newest IR version that ONNX Runtime 1.31 loads; onnx 1.23 writes 14 unless told otherwise, whatever the opset."""
 
 
 def opset(proto: onnx.ModelProto) -> int:
@@ -53,6 +55,8 @@ def _run(proto: onnx.ModelProto) -> Outcome:
     _take_graph(proto, result)
     if before <= 10:
         _restore_resize(proto.graph, {})
+    if before < 10:
+        _forget_mask_types(proto.graph)
     for node in proto.graph.node:
         doc, props = metadata.get(node.output[0], ("", []))
         if not node.doc_string:
@@ -79,6 +83,15 @@ def _restore_resize(graph: onnx.GraphProto, known: dict[str, np.ndarray]) -> Non
             shrinks = scales is not None and scales.size and scales.max() <= 1
             _set_attribute(node, "coordinate_transformation_mode", "asymmetric")
             _set_attribute(node, "nearest_mode", "ceil" if shrinks else "floor")
+
+
+def _forget_mask_types(graph: onnx.GraphProto) -> None:
+    """The mask of a Dropout was floating point up to opset 9 and is boolean now; what the model says of its type is out of date."""
+    masks = {n.output[1] for n in graph.node if n.op_type == "Dropout" and len(n.output) > 1}
+    kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in graph.value_info if v.name not in masks]
+    if len(kept) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
 
 
 def _take_graph(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:
@@ -136,13 +149,13 @@ RAISE_OPSET = Pass(
 def _run_ir(proto: onnx.ModelProto) -> Outcome:
     before = proto.ir_version
     _drop_weight_inputs(proto)
-    proto.ir_version = IR_VERSION
-    return Outcome(1, f"raised IR version {before} to {IR_VERSION}")
+    proto.ir_version = min(max(before, IR_VERSION), NEWEST_IR_VERSION)
+    return Outcome(1, f"changed IR version {before} to {proto.ir_version}")
 
 
-RAISE_IR = Pass(
-    "raise IR version",
+SET_IR = Pass(
+    "IR version",
     _run_ir,
-    requires=lambda proto: "" if proto.ir_version < IR_VERSION else f"IR version {proto.ir_version} is recent",
+    requires=lambda proto: f"IR version {proto.ir_version} is fine" if IR_VERSION <= proto.ir_version <= NEWEST_IR_VERSION else "",
 )
-"""IR below 4 lists weights as inputs, and IR below 8 cannot hold opset 18's types; ONNX Runtime loads up to 13."""
+"""IR below 4 lists weights as inputs, IR below 8 cannot hold opset 18's types, and ONNX Runtime loads up to 13."""
