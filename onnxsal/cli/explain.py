@@ -78,7 +78,8 @@ def explain(
             whole = explainer.explain(_stacked(group), feed.target(target))
             for number, sample in enumerate(group):
                 base = out / f"{sample.name}.{explainer.method}"
-                records.append(write(explainer, feed, sample, whole[number], base, style, show_path))
+                one = whole if len(group) == 1 else whole[number]
+                records.append(write(explainer, feed, sample, one, base, style, show_path))
     tell(records, json)
 
 

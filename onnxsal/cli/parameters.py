@@ -61,14 +61,13 @@ def _is_number(word: str) -> bool:
 
 
 def _parameters(args: Sequence[str]) -> dict[str, Any]:
-    """Every parameter name and alias of the shipped methods, and of the rule file in ``args``, with its default."""
+    """Every parameter name and alias of the shipped methods with its default; the method or rule file named in ``args`` comes first."""
     methods = list(shipped_methods().values())
-    for at, word in enumerate(args):
-        if word.partition("=")[0] in ("--rules", "--method"):
-            file = word.partition("=")[2] or next(iter(args[at + 1 :]), "")
-            if file.endswith(".toml"):
-                with contextlib.suppress(OnnxsalError):  # the command itself will say what is wrong with it
-                    methods.append(get_method(file))
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option in ("--rules", "--method", "-m"):
+            with contextlib.suppress(OnnxsalError):  # the command itself will say what is wrong with it
+                methods.append(get_method(value if equals else following))
     tables: list[tuple[str, Parameter]] = [item for method in methods for item in method.parameters.items()]
     return {PRESET: ""} | {name: p.default for key, p in tables for name in (key, *p.aliases)}
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,15 @@ from onnxsal.ops.registry import FAMILIES
 MATCH_KEYS = ("op", "family", "position", "name", "tag")
 POSITIONS = ("first", "inner", "last")
 METHOD_KEYS = ("name", "title", "source", "formula", "aliases", "wrap", "law", "times_input", "parameters", "preset", "rule", "refuse")
-PARAMETER_KEYS = ("default", "doc", "choices", "aliases")
+PARAMETER_KEYS = ("default", "doc", "choices", "aliases", "kind", "minimum")
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "true or false": bool,
+    "a whole number": Integral,
+    "a number": Real,
+    "a word": str,
+    "a list of names": (list, tuple),
+    "anything": object,
+}
 
 
 @dataclass(frozen=True)
@@ -50,12 +60,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a method: its default, what it means, and its closed set of values if it has one."""
+    """A parameter of a method: its default, what it means, its closed set of values if it has one, else their kind and minimum.
+
+    The kind is that of the default, unless the table says ``kind = "anything"``.
+    """
 
     default: Any
     doc: str
     choices: tuple[Any, ...] = ()
     aliases: tuple[str, ...] = ()
+    kind: str = "anything"
+    minimum: float | None = None
+
+    def problem(self, value: Any) -> str:
+        """What is wrong with a value ('' = nothing)."""
+        if self.choices:
+            known = ", ".join(map(repr, self.choices))
+            return "" if value in self.choices else f"is not one of {known}{near_miss(str(value), map(str, self.choices))}"
+        if not isinstance(value, KINDS[self.kind]) or (isinstance(value, bool) and self.kind != "true or false"):
+            return f"is not {self.kind}"
+        low = -math.inf if self.minimum is None else self.minimum
+        if isinstance(value, Real) and not low <= float(value) < math.inf:
+            return "is not a finite number" if self.minimum is None else f"is not {low:g} or more"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -100,20 +127,19 @@ class Method:
                 f"known: {', '.join(self.presets) or 'none'}."
             )
         values = {k: p.default for k, p in self.parameters.items()} | (self.presets[preset] if preset else {}) | given
+        lists = {k for k, p in self.parameters.items() if p.kind == "a list of names"}
+        values |= {k: [v] for k, v in values.items() if k in lists and isinstance(v, str)}
         for name, value in values.items():
             known = self.parameters.get(name)
-            if known is not None and known.choices and value not in known.choices:
-                raise MethodError(
-                    f"method '{self.name}': {name}={value!r} is not one of {', '.join(map(repr, known.choices))}"
-                    f"{near_miss(str(value), map(str, known.choices))}."
-                )
+            if known is not None and (problem := known.problem(value)):
+                raise MethodError(f"method '{self.name}': {name}={value!r} {problem}{'' if problem.endswith('?') else '.'}")
         return values
 
     def _canonical(self, name: str) -> str:
         for key, parameter in self.parameters.items():
             if name == key or name in parameter.aliases:
                 return key
-        if name == "preset" or any(name in p for p in self.presets.values()):
+        if name == "preset":
             return name
         raise MethodError(
             f"method '{self.name}' has no parameter '{name}'{near_miss(name, self.parameters)}; "
@@ -135,7 +161,7 @@ def parse_method(text: str, where: str) -> Method:
     parameters = {k: _parameter(v, f"{where}, parameter '{k}'") for k, v in table.get("parameters", {}).items()}
     presets = table.get("preset", {})
     for preset, values in presets.items():
-        _closed(values, parameters, f"{where}, preset '{preset}'")
+        _closed(values, [*parameters, "score"], f"{where}, preset '{preset}'")
     return Method(
         name=table["name"],
         title=table["title"],
@@ -163,7 +189,16 @@ def _parameter(table: Mapping[str, Any], where: str) -> Parameter:
     _closed(table, PARAMETER_KEYS, where)
     if "default" not in table or "doc" not in table:
         raise MethodError(f"{where}: needs 'default' and 'doc'.")
-    return Parameter(table["default"], table["doc"], tuple(table.get("choices", ())), tuple(table.get("aliases", ())))
+    default = table["default"]
+    kind = table.get("kind", next(kind for kind, types in KINDS.items() if isinstance(default, types)))
+    if kind not in KINDS:
+        raise MethodError(f"{where}: unknown kind '{kind}'{near_miss(kind, KINDS)}; known: {', '.join(KINDS)}.")
+    parameter = Parameter(
+        default, table["doc"], tuple(table.get("choices", ())), tuple(table.get("aliases", ())), kind, table.get("minimum")
+    )
+    if problem := parameter.problem(default):
+        raise MethodError(f"{where}: its default {default!r} {problem}.")
+    return parameter
 
 
 def _row(table: Mapping[str, Any], where: str) -> Row:

@@ -75,11 +75,11 @@ def save_artefacts(
 ) -> dict[str, str]:
     """Write ``<base>.npy`` and ``.json``, and where there is a map ``.map.png`` and, over the ``picture`` the model saw, ``.overlay.png``.
 
-    Returns the files by kind, those ``written`` before included; the record names them too.
+    The array is shaped like the explained input, its batch of one included. Returns the files by kind, those ``written`` before included; the record names them too.
     """
     files = {"attribution": f"{base}.npy", "record": f"{base}.json", **(written or {})}
     buffer = io.BytesIO()
-    np.save(buffer, one.attribution[0])
+    np.save(buffer, one.attribution)
     write_whole(files["attribution"], buffer.getvalue())
     if one.saliency_map is not None:
         scaled = scale_map(one.saliency_map[0], style.palette, style.percentile)
