@@ -11,7 +11,8 @@ from onnx import helper, numpy_helper
 
 from onnxsal.errors import ModelError
 from onnxsal.graph.emit import Emit
-from onnxsal.graph.model import Model, Shape, Value, all_names
+from onnxsal.graph.infer import Shape
+from onnxsal.graph.model import Model, Value, all_names
 
 
 @dataclass(frozen=True)

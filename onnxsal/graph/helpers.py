@@ -8,7 +8,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxsal.graph.emit import Emit
-from onnxsal.graph.model import HALF, Dim, NodeView, Shape, Value
+from onnxsal.graph.infer import Dim, Shape
+from onnxsal.graph.model import HALF, NodeView, Value
 
 
 def shape_of(op: Emit, value: Value) -> Value:

@@ -16,9 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxsal.errors import ModelError, UnsupportedError
-
-Dim = int | str | None
-Shape = tuple[Dim, ...]
+from onnxsal.graph.infer import Inferred, Shape, constant_value, infer
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 """Element types that models compute in; tensors of these types can be explained."""
@@ -37,10 +35,6 @@ signal itself is floating point, in units of the grid (d score / d q)."""
 
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 """Types whose backward part runs in float32: their range and precision are too small for products of gradients."""
-
-_FOLD_LIMIT = 1024
-"""Initialisers with more elements than this are weights, not shape arithmetic; shape inference does not need their data."""
-
 
 @dataclass(frozen=True)
 class Value:
@@ -229,9 +223,14 @@ class Model:
         return users
 
     @cached_property
+    def inferred(self) -> Inferred:
+        """What ONNX shape inference and folding of shape arithmetic say about this model."""
+        return infer(self.proto)
+
+    @cached_property
     def types(self) -> dict[str, tuple[int, Shape | None]]:
-        """Tensor name -> (element type, shape), from declarations, initialisers and ONNX shape inference."""
-        return infer_types(self.proto)
+        """Tensor name -> (element type, shape), from declarations, initialisers and shape inference."""
+        return self.inferred.types
 
     def value(self, name: str) -> Value:
         """A tensor of this model, or of the one around it, with what is known of its type."""
@@ -241,7 +240,7 @@ class Model:
         return Value(name, dtype, shape)
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of a tensor that no input can change: an initialiser, a Constant, or an Identity or Cast of one."""
+        """The value of a tensor that no input can change: an initialiser, a Constant, or small arithmetic on constants and static shapes."""
         if name not in self._constants:
             local = name in self.types or self.outer is None
             self._constants[name] = self._constant(name) if local else self.outer.constant(name)  # type: ignore[union-attr]
@@ -251,47 +250,12 @@ class Model:
         if name in self.initializers:
             overridable = any(i.name == name for i in self.graph.input)
             return None if overridable else numpy_helper.to_array(self.initializers[name])
+        if self.outer is None and name in self.inferred.constants:
+            return self.inferred.constants[name]
         node = self.producer.get(name)
-        if node is None:
-            return None
-        if node.op_type == "Constant":
-            return constant_value(node)
-        if node.op_type in ("Identity", "Unsqueeze", "Squeeze", "Cast", "Reshape", "Concat", "Gather", "Slice", "Neg"):
-            return self._folded(node)
-        return None
-
-    def _folded(self, node: NodeView) -> np.ndarray | None:
-        """Fold one cheap shape-arithmetic node with the reference evaluator, if all its inputs are constants."""
-        feeds = {}
-        for name in filter(None, node.proto.input):
-            array = self.constant(name)
-            if array is None or (array.size > _FOLD_LIMIT and node.op_type != "Identity"):
-                return None
-            feeds[name] = array
-        if node.op_type == "Identity":
-            return next(iter(feeds.values()))
-        from onnx.reference import ReferenceEvaluator
-
-        graph = helper.make_graph(
-            [node.proto],
-            "fold",
-            [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in feeds.items()],
-            [onnx.ValueInfoProto(name=node.proto.output[0])],
-        )
-        model = helper.make_model(graph, opset_imports=self.proto.opset_import)
-        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
-
-
-def constant_value(node: NodeView) -> np.ndarray | None:
-    """The array of a Constant node, whichever attribute holds it."""
-    for attribute in node.proto.attribute:
-        if attribute.name == "value":
-            return numpy_helper.to_array(attribute.t)
-        if attribute.name in ("value_float", "value_floats"):
-            return np.asarray(helper.get_attribute_value(attribute), np.float32)
-        if attribute.name in ("value_int", "value_ints"):
-            return np.asarray(helper.get_attribute_value(attribute), np.int64)
-    return None
+        if node is not None and node.op_type == "Constant":
+            return constant_value(node.proto)
+        return self.constant(node.x.name) if node is not None and node.op_type == "Identity" else None
 
 
 def captured(node: onnx.NodeProto) -> list[str]:
@@ -305,52 +269,6 @@ def captured(node: onnx.NodeProto) -> list[str]:
                 local.update(inner.output)
             names += [o.name for o in graph.output if o.name not in local]
     return names
-
-
-def _shape_of(tensor: onnx.TypeProto.Tensor) -> Shape | None:
-    if not tensor.HasField("shape"):
-        return None
-    return tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) if d.HasField("dim_param") else None
-        for d in tensor.shape.dim
-    )
-
-
-def infer_types(proto: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
-    """ONNX shape inference over a copy without the weights' data (they are most of the memory and shapes do not need them)."""
-    light = onnx.ModelProto(ir_version=proto.ir_version)
-    light.opset_import.extend(proto.opset_import)
-    light.functions.extend(proto.functions)
-    light.graph.name = proto.graph.name or "graph"
-    light.graph.node.extend(proto.graph.node)
-    for node in light.graph.node:
-        if node.op_type == "GroupNormalization":
-            # onnx infers nothing for it, nor for what follows; its output has the type and shape of its first input.
-            node.op_type = "Identity"
-            del node.input[1:], node.attribute[:]
-    light.graph.input.extend(proto.graph.input)
-    light.graph.output.extend(proto.graph.output)
-    light.graph.value_info.extend(proto.graph.value_info)
-    declared = {i.name for i in proto.graph.input}
-    known: dict[str, tuple[int, Shape | None]] = {}
-    for tensor in proto.graph.initializer:
-        known[tensor.name] = (tensor.data_type, tuple(tensor.dims))
-        if int(np.prod(tensor.dims, dtype=np.int64)) <= _FOLD_LIMIT:
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in declared:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    for sparse in proto.graph.sparse_initializer:
-        known[sparse.values.name] = (sparse.values.data_type, tuple(sparse.dims))
-        light.graph.sparse_initializer.append(sparse)
-    if any(a.name == "ceil_mode" and a.i for n in light.graph.node for a in n.attribute):
-        # Below opset 22 inference also counts windows that would begin beyond the input, which no runtime makes.
-        for entry in light.opset_import:
-            entry.version = max(entry.version, 22) if entry.domain in ("", "ai.onnx") and entry.version >= 18 else entry.version
-    inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    for info in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
-        if info.name not in known and info.type.HasField("tensor_type"):
-            known[info.name] = (info.type.tensor_type.elem_type, _shape_of(info.type.tensor_type))
-    return known
 
 
 def all_names(graph: onnx.GraphProto) -> set[str]:

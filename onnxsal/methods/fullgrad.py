@@ -15,7 +15,7 @@ from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import dim_of, zeros_like
-from onnxsal.graph.model import Shape
+from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.question import image_axes

@@ -37,7 +37,7 @@ _cases = [
 
 
 def _is_guarded(node: NodeView) -> bool:
-    """Whether only Where nodes read the result (through casts): attention that replaces the NaN of a fully masked row."""
+    """Whether a Where reads the result (through casts): attention that replaces the NaN of a fully masked row."""
     readers = node.model.consumers.get(node.y.name, [])
     while len(readers) == 1 and readers[0].op_type in ("Cast", "Identity"):
         readers = node.model.consumers.get(readers[0].y.name, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from onnxsal.graph.model import Shape, infer_types
+from onnxsal.graph.infer import Shape, infer
 from onnxsal.passes.base import Outcome, Pass
 
 PADDED = ("Conv", "MaxPool", "AveragePool", "LpPool")
@@ -43,7 +43,7 @@ def _pads(node: onnx.NodeProto, x: Shape | None, w: Shape | None) -> list[int] |
 
 
 def _run(proto: onnx.ModelProto) -> Outcome:
-    types = infer_types(proto)
+    types = infer(proto).types
     changed = 0
     for node in proto.graph.node:
         if node.op_type not in PADDED or node.domain not in ("", "ai.onnx") or _auto(node) == "NOTSET":
