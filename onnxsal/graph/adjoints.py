@@ -9,11 +9,11 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxsal.graph.emit import Emit
-from onnxsal.graph.helpers import dim_of, reshape_like, shape_of, zeros_like
+from onnxsal.graph.helpers import cast, dim_of, reshape_like, shape_of, zeros_like
 from onnxsal.graph.model import Value
 
 Ints = np.ndarray | Value
-"""Integers known at conversion time, or an int64 tensor."""
+"""Numbers known at conversion time, or a tensor; int64 but for those of ``float_size``."""
 
 Part = int | Value | tuple[Value, int]
 """One dimension of a shape: a number, an int64 tensor [1], or an axis of a forward tensor."""
@@ -34,8 +34,8 @@ _NUMPY: dict[str, Callable[..., Any]] = {
 }
 
 
-def calc(op: Emit, operator: str, *operands: Ints | int) -> Any:
-    """Integer arithmetic: done here if every operand is known, else emitted. One formula serves static and run-time sizes."""
+def calc(op: Emit, operator: str, *operands: Ints | int | float) -> Any:
+    """Arithmetic on sizes: done here if every operand is known, else emitted. One formula serves static and run-time sizes."""
     if not any(isinstance(o, Value) for o in operands):
         return np.asarray(_NUMPY[operator](*operands))
     return getattr(op, operator)(*operands)
@@ -47,6 +47,12 @@ def sizes(op: Emit, value: Value, axes: Sequence[int]) -> Ints:
     if all(d is not None for d in dims):
         return np.asarray(dims, np.int64)
     return dim_of(op, value, axes[0]) if len(axes) == 1 else op.Gather(shape_of(op, value), list(axes))
+
+
+def float_size(op: Emit, value: Value, axis: int) -> Ints:
+    """The size of one axis in the compute type."""
+    size = sizes(op, value, [axis])
+    return cast(op, size) if isinstance(size, Value) else size.astype(op.np_dtype)
 
 
 def shape_parts(op: Emit, parts: Sequence[Part]) -> Ints:

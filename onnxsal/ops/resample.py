@@ -1,0 +1,199 @@
+"""Resampling: Resize, whose exact adjoint is a matrix product per axis, and Col2Im."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import helper
+
+from onnxsal.errors import UnsupportedError
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.adjoints import identity_matrix, linear_adjoint, reshape_parts, shape_parts
+from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
+from onnxsal.ops.registry import case, gradient_of
+
+ROI, SCALES, SIZES = 1, 2, 3
+
+
+def _given(node: NodeView, i: int) -> bool:
+    """Whether an optional input is there: older exporters pass an empty tensor to leave one out."""
+    value = node.optional(i)
+    return value is not None and value.dim(0) != 0
+
+
+def _crops(node: NodeView) -> bool:
+    return bool(node.attr("coordinate_transformation_mode") == "tf_crop_and_resize")
+
+
+def _listed(node: NodeView) -> list[int]:
+    """The axes that roi, scales and sizes speak of."""
+    return axes_of(node, node.x.rank) or list(range(node.x.rank))
+
+
+def _resized(node: NodeView) -> list[int]:
+    """The axes that are not known to stay as they are."""
+    x, y, listed = node.x, node.y, _listed(node)
+    scales, roi = node.const(SCALES) if _given(node, SCALES) else None, node.const(ROI)
+    stretches = not _given(node, SCALES) and node.attr("keep_aspect_ratio_policy") == "stretch"
+
+    def stays(k: int, axis: int) -> bool:
+        if _crops(node) and (roi is None or roi[k] != 0 or roi[k + len(listed)] != 1):
+            return False
+        if scales is not None:
+            return bool(scales[k] == 1)
+        return stretches and x.shape is not None and y.shape is not None and same_dim(x.shape[axis], y.shape[axis])
+
+    return [a for k, a in enumerate(listed) if not stays(k, a)]
+
+
+def _blocks(node: NodeView, axes: list[int]) -> dict[int, int] | None:
+    """Factor per axis, if the node repeats every element in a block along the spatial axes of an image: y[i] = x[i // factor]."""
+    x, listed, where = node.x, _listed(node), node.attr("coordinate_transformation_mode")
+    rounds = node.attr("nearest_mode")
+    centred = where in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric") and rounds.startswith("round")
+    if node.attr("mode") != "nearest" or not (centred or (where == "asymmetric" and rounds == "floor")):
+        return None
+    if min(axes, default=2) < 2 or not 3 <= x.rank <= 5 or x.dim(1) is None:
+        return None
+    factors = {}
+    for axis in axes:
+        if _given(node, SCALES):
+            scales = node.const(SCALES)
+            factor = None if scales is None else float(scales[listed.index(axis)])
+        else:
+            before, after = x.dim(axis), node.y.dim(axis)
+            factor = after / before if before and after and node.attr("keep_aspect_ratio_policy") == "stretch" else None
+        if factor is None or not factor.is_integer() or factor < 1 or (where == "pytorch_half_pixel" and x.dim(axis) is None):
+            return None
+        factors[axis] = int(factor)
+    return factors
+
+
+def _sum_blocks(op: Emit, dy: Value, channels: int, rank: int, factors: dict[int, int]) -> Value:
+    """Sums over blocks, as a depthwise convolution with ones: the fastest form, and one that needs no sizes."""
+    block = [factors.get(a, 1) for a in range(2, rank)]
+    one = helper.make_tensor("one", op.dtype, [1], [1.0])
+    return op.Conv(dy, op.ConstantOfShape([channels, 1, *block], value=one), kernel_shape=block, strides=block, group=channels)
+
+
+def _pick(op: Emit, node: NodeView, i: int, positions: list[int]) -> Value | np.ndarray | None:
+    """Some entries of roi, scales or sizes."""
+    if not _given(node, i):
+        return None
+    known = node.const(i)
+    return op.Gather(node.input(i), positions) if known is None else known[positions]
+
+
+def _matrix(op: Emit, node: NodeView, axis: int) -> Value:
+    """What the node makes of the rows of the identity along one axis: the transposed interpolation matrix, as the runtime computes it."""
+    listed, keeps = _listed(node), node.attr("keep_aspect_ratio_policy") != "stretch"
+    k = listed.index(axis)
+    eye = identity_matrix(op, node.x, axis)
+    if keeps and _given(node, SIZES) and len(listed) > 1:
+        return _matrix_among_others(op, node, axis, eye)
+    roi = _pick(op, node, ROI, [k, k + len(listed)]) if _crops(node) else None
+    scales, sizes = _pick(op, node, SCALES, [k]), _pick(op, node, SIZES, [k])
+    return op.clone(node, [eye, roi, scales, sizes], axes=[1], keep_aspect_ratio_policy="stretch", extrapolation_value=0.0)
+
+
+def _matrix_among_others(op: Emit, node: NodeView, axis: int, eye: Value) -> Value:
+    """The same where one scale for all axes follows from all sizes: every axis is there, constant along the others."""
+    x, listed = node.x, _listed(node)
+    if _crops(node):
+        raise UnsupportedError(
+            f"{node.label}: no gradient is known for keep_aspect_ratio_policy together with tf_crop_and_resize. Give scales, or stretch."
+        )
+    rows = reshape_parts(op, eye, [(x, axis), 1, *((x, a) if a == axis else 1 for a in listed)])
+    rows = op.Expand(rows, shape_parts(op, [1, 1, *((x, a) for a in listed)]))
+    axes = list(range(2, len(listed) + 2))
+    out = op.clone(node, [rows, None, None, node.input(SIZES)], axes=axes)
+    others = [p for p, a in zip(axes, listed, strict=True) if a != axis]
+    return op.Reshape(op.Slice(out, [0] * len(others), [1] * len(others), others), [0, -1])
+
+
+def _extrapolated(op: Emit, node: NodeView) -> Value | None:
+    """tf_crop_and_resize writes a constant outside the image; every other mode is linear."""
+    if not _crops(node) or not node.attr("extrapolation_value"):
+        return None
+    return op.clone(node, [zeros_like(op, node.x), *node.inputs[1:]])
+
+
+def scales_of(*values: float) -> np.ndarray:
+    """Scale factors (always float32), for the cases."""
+    return np.array(values, np.float32)
+
+
+def sizes_of(*values: int) -> np.ndarray:
+    """Sizes, for the cases."""
+    return np.array(values, np.int64)
+
+
+@gradient_of(
+    "Resize",
+    family="resample",
+    bias=_extrapolated,
+    cases=[
+        case((1, 2, 3, 4), None, scales_of(1, 1, 2, 3), mode="nearest"),
+        case((2, 2, 3), None, scales_of(1, 1, 2), nearest_mode="floor", coordinate_transformation_mode="asymmetric"),
+        case((1, 2, 3, 4), None, None, sizes_of(1, 2, 6, 8), mode="nearest"),
+        case((1, 2, 3, 4), None, scales_of(1, 1, 1.5, 2), nearest_mode="ceil"),
+        case((1, 2, 4, 5), None, scales_of(0.6, 2), axes=[3, 2], mode="linear"),
+        case((1, 2, 3, 4), None, None, sizes_of(1, 2, 5, 7), mode="linear", coordinate_transformation_mode="align_corners"),
+        case((2, 3, 4, 2), None, None, sizes_of(5, 3), axes=[2, 1], mode="linear"),
+        case((1, 1, 4, 5), None, None, sizes_of(6, 3), axes=[2, 3], mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
+        case((1, 1, 6, 5), None, scales_of(1, 1, 0.6, 0.4), mode="linear", antialias=1),
+        case((1, 1, 6, 5), None, scales_of(1, 1, 0.6, 1.5), mode="cubic", antialias=1, exclude_outside=1),
+        case((1, 1, 4, 5), None, None, sizes_of(7, 9), axes=[2, 3], mode="linear", keep_aspect_ratio_policy="not_larger"),
+        case((1, 1, 4, 5), None, None, sizes_of(7, 9), axes=[3, 2], mode="nearest", keep_aspect_ratio_policy="not_smaller"),
+        case(
+            (1, 2, 4, 5),
+            np.array([0.1, 0.2, 0.9, 1.3], np.float32),
+            None,
+            sizes_of(3, 4),
+            axes=[2, 3],
+            mode="linear",
+            coordinate_transformation_mode="tf_crop_and_resize",
+            extrapolation_value=1.5,
+        ),
+        case((1, 1, 4, 5), None, scales_of(2.3, 0.7), axes=[2, 3], coordinate_transformation_mode="half_pixel_symmetric", opset=19),
+        case((1, 2, 2, 3, 2), None, scales_of(1, 1, 2, 1.5, 1), mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
+        case((2, 3), None, scales_of(1, 1)),
+    ],
+)
+def resize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks."""
+    axes = _resized(node)
+    blocks = _blocks(node, axes)
+    if not axes:
+        return node.grads(dy)
+    if blocks is not None:
+        return node.grads(_sum_blocks(op, dy, node.x.dim(1) or 0, node.x.rank, blocks))
+    return node.grads(linear_adjoint(op, dy, node.x, {a: _matrix(op, node, a) for a in axes}))
+
+
+# ----- patches -----
+
+
+@gradient_of(
+    "Col2Im",
+    family="resample",
+    bias="zero",
+    cases=[
+        case((1, 8, 6), sizes_of(3, 4), sizes_of(2, 2)),
+        case((2, 12, 6), sizes_of(4, 4), sizes_of(2, 3), strides=[2, 1], pads=[0, 1, 0, 0], dilations=[1, 1]),
+        case((1, 6, 3), sizes_of(5), sizes_of(3), dilations=[1]),
+    ],
+)
+def col2im(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = the patches of dy (im2col): a convolution of every channel with one-hot kernels."""
+    blocks, image = node.ints(2), node.ints(1)
+    if blocks is not None:
+        size, kernel = [math.prod(blocks)] * 2, [-1, 1, *blocks]
+    else:
+        size = op.Expand(op.ReduceProd(node.input(2), keepdims=1), [2])
+        kernel = op.Concat([-1, 1], node.input(2), axis=0)
+    kernels = op.Reshape(op.EyeLike(op.ConstantOfShape(size), dtype=op.dtype), kernel)
+    channels = op.Reshape(dy, [-1, 1, *image] if image is not None else op.Concat([-1, 1], node.input(1), axis=0))
+    window = {name: node.attr(name) for name in ("strides", "pads", "dilations")}
+    return node.grads(reshape_like(op, op.Conv(channels, kernels, **window), node.x))
