@@ -250,6 +250,6 @@ def get_method(name: str | Path | Method) -> Method:
             raise MethodError(f"rule file '{name}' cannot be read: {error.strerror or error}.") from error
     known = {_plain(alias): m for m in shipped_methods().values() for alias in (m.name, *m.aliases)}
     if _plain(str(name)) not in known:
-        names = list(shipped_methods())
-        raise MethodError(f"unknown method '{name}'{near_miss(str(name), names)}; known: {', '.join(names)}.")
+        names = {alias: None for m in shipped_methods().values() for alias in (m.name, *m.aliases)}
+        raise MethodError(f"unknown method '{name}'{near_miss(str(name), names)}; known: {', '.join(shipped_methods())}.")
     return known[_plain(str(name))]

@@ -75,7 +75,8 @@ def save_artefacts(
 ) -> dict[str, str]:
     """Write ``<base>.npy`` and ``.json``, and where there is a map ``.map.png`` and, over the ``picture`` the model saw, ``.overlay.png``.
 
-    The array is shaped like the explained input, its batch of one included. Returns the files by kind, those ``written`` before included; the record names them too.
+    The array is shaped like the explained input, its batch of one included. Returns the files by kind, those ``written`` before
+    included; the record names them too.
     """
     files = {"attribution": f"{base}.npy", "record": f"{base}.json", **(written or {})}
     buffer = io.BytesIO()
