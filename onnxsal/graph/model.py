@@ -6,6 +6,7 @@ another library's importer, so metadata, doc strings, quantisation annotations a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,6 +140,17 @@ class NodeView:
         """Whether input i needs a signal (False for inputs that do not exist)."""
         return i < len(self.wants) and self.wants[i]
 
+    def replaced(self, inputs: Sequence[Value | None], output: Value) -> NodeView:
+        """The same node on other tensors, as rules with modified inputs or weights see it; ``output`` is its result on them.
+
+        A value without a known shape takes that of the tensor it replaces.
+        """
+        view = copy.copy(self)
+        before = self.inputs
+        view.__dict__["inputs"] = tuple(_shaped(v, before[i] if i < len(before) else None) for i, v in enumerate(inputs))
+        view.__dict__["outputs"] = (_shaped(output, self.outputs[0]), *self.outputs[1:])
+        return view
+
     def grads(self, *values: Value | None) -> list[Value | None]:
         """Pad a rule's answer with ``None`` to one entry per input."""
         return [*values, *[None] * (len(self.proto.input) - len(values))][: max(len(self.proto.input), 1)]
@@ -180,6 +192,10 @@ class NodeView:
             values = self.attr(attribute)
             return None if values is None else [int(v) for v in np.atleast_1d(values)]
         return None
+
+
+def _shaped(value: Value | None, like: Value | None) -> Value | None:
+    return value if value is None or like is None or value.shape is not None else Value(value.name, value.dtype, like.shape)
 
 
 class Model:
