@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from onnxsal.graph import Emit, Value
-from onnxsal.graph.helpers import cast, reshape_like
+from onnxsal.graph.helpers import recast, reshape_like, signal_type
 from onnxsal.methods.question import Question
 
 
 @dataclass(frozen=True)
 class Head:
-    """Emitted once per graph: int64 ``explained_class`` [N] and float ``score`` [N] of each sample."""
+    """Emitted once per graph: int64 ``explained_class`` [N] and ``score`` [N] of each sample, in the type that attributions have."""
 
     explained_class: Value
     score: Value
@@ -35,7 +36,7 @@ def emit_head(op: Emit, question: Question, start: Value, target: Value) -> Head
     rows = scores(op, question, start)
     best = op.ArgMax(rows, axis=1, keepdims=0)
     chosen = op.Where(op.Less(target, 0), best, target)
-    return Head(chosen, score_of(op, rows, chosen))
+    return Head(chosen, recast(op, score_of(op, rows, chosen), signal_type(start), op.dtype))
 
 
 def score_of(op: Emit, rows: Value, chosen: Value) -> Value:
@@ -44,7 +45,7 @@ def score_of(op: Emit, rows: Value, chosen: Value) -> Value:
 
 
 def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Value:
-    """d score / d start in the shape of ``start``: one-hot for a logit, p_c (onehot - p) for a probability.
+    """d score / d start in the shape and type of ``start``: one-hot for a logit, p_c (onehot - p) for a probability.
 
     Computed from ``start`` itself, so that it is right for every point of a path and every class given at run time.
     """
@@ -57,7 +58,7 @@ def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Valu
     else:
         count = op.Squeeze(op.Shape(rows, start=1, end=2), [0])
         index = op.Unsqueeze(op.Range(0, count, 1), [0])
-    hot = cast(op, op.Equal(index, op.Unsqueeze(chosen, [1])))
+    hot = op.Cast(op.Equal(index, op.Unsqueeze(chosen, [1])), to=signal_type(start))
     if len(shape) != 2 or not question.batched:
         hot = reshape_like(op, hot, start)
     if question.squash:

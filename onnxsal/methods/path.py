@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxsal.graph import Emit, Value
-from onnxsal.graph.helpers import like_shape, shape_of, zeros_like
+from onnxsal.graph.helpers import like_shape, recast, shape_of, signal_type, zeros_like
 from onnxsal.graph.replay import replay, replica
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import score_of, scores
@@ -76,4 +76,4 @@ def _score_at_baseline(build: Build, baseline: Value) -> Value:
     full = like_shape(op, baseline, question.x) if baseline.static != question.x.static else baseline
     replay(op, view, f"{prefix}/{question.x.name}", op.Expand(full, shape_of(op, question.x)) if full is baseline else full)
     rows = scores(op, question, view.value(f"{prefix}/{question.start.name}"))
-    return score_of(op, rows, build.head.explained_class)
+    return recast(op, score_of(op, rows, build.head.explained_class), signal_type(question.start), op.dtype)
