@@ -54,9 +54,14 @@ class Sampler:
         size = float_size(self.op, self.x, axis)
         return calc(self.op, "Mul", calc(self.op, "Sub", size, 1.0) if self.align else size, 0.5)
 
+    def position(self, axis: int) -> Value:
+        """Where the points lie along one axis of x [N, 1, P]."""
+        centre = calc(self.op, "Mul", calc(self.op, "Sub", float_size(self.op, self.x, axis), 1.0), 0.5)
+        return self.op.Add(self.op.Mul(self.coordinate(axis), self.scale(axis)), centre)
+
     def _line(self, axis: int) -> Line:
         op, last = self.op, calc(self.op, "Sub", float_size(self.op, self.x, axis), 1.0)
-        position = op.Add(op.Mul(self.coordinate(axis), self.scale(axis)), calc(op, "Mul", last, 0.5))
+        position = self.position(axis)
         first, kernel = KERNELS[self.mode]
         polynomials = np.array(kernel, op.np_dtype)
         below = op.Round(position) if self.mode == "nearest" else op.Floor(position)

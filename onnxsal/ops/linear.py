@@ -14,11 +14,10 @@ def _times(op: Emit, value: Value, factor: int) -> Value | None:
     return op.Neg(value) if factor == -1 else op.Mul(value, float(factor))
 
 
-def _bilinear_bias(op: Emit, node: NodeView, constant: Value | None) -> Value | None:
-    """r = (1 - n) y + (n - c) b for y = x W + b, where n counts the active ones of x and W, and c is 1 if b is active."""
-    factors = sum(node.wants[:2])
+def multilinear_bias(op: Emit, node: NodeView, factors: int, constant: Value | None, active: bool) -> Value | None:
+    """r = (1 - n) y + (n - c) b for a multilinear y with bias b: n of its factors are active, and c is 1 if the bias is active."""
     first = _times(op, node.y, 1 - factors)
-    second = None if constant is None else _times(op, constant, factors - int(node.want(2)))
+    second = None if constant is None else _times(op, constant, factors - int(active))
     return op.Add(first, second) if first is not None and second is not None else first or second
 
 
@@ -28,7 +27,9 @@ def _bilinear_bias(op: Emit, node: NodeView, constant: Value | None) -> Value | 
 def _convolution_bias(op: Emit, node: NodeView) -> Value | None:
     """The bilinear rule, with the bias per channel."""
     bias = node.optional(2)
-    return _bilinear_bias(op, node, None if bias is None else op.Reshape(bias, [-1] + [1] * (node.x.rank - 2)))
+    return multilinear_bias(
+        op, node, sum(node.wants[:2]), None if bias is None else op.Reshape(bias, [-1] + [1] * (node.x.rank - 2)), node.want(2)
+    )
 
 
 def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
@@ -110,7 +111,7 @@ def conv_transpose(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 def _gemm_bias(op: Emit, node: NodeView) -> Value | None:
     """The bilinear rule, with beta C as the bias."""
     c, beta = node.optional(2), node.attr("beta", 1.0)
-    return _bilinear_bias(op, node, c if c is None or beta == 1.0 else op.Mul(c, float(beta)))
+    return multilinear_bias(op, node, sum(node.wants[:2]), c if c is None or beta == 1.0 else op.Mul(c, float(beta)), node.want(2))
 
 
 @gradient_of(

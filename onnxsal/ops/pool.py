@@ -11,7 +11,7 @@ from onnx import helper
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, join
 from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import case, gradient_of, not_yet
 from onnxsal.ops.windows import Window, gather, spread, window_of
 
 # ----- the largest element -----
@@ -45,8 +45,8 @@ def _flat_zeros(op: Emit, x: Value) -> Value:
 def max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy added at the element that each window chose: its largest, the first of several."""
     indices = node.outputs[1] if len(node.outputs) > 1 and not node.attr("storage_order") else None
-    if indices is None:
-        # Column-major indices would need unravelling; the chosen elements are the same.
+    if indices is None or node.x.name != node.proto.input[0]:
+        # Not given, given column by column, or given for another input than a rule now asks about.
         indices = op.clone(node, [node.x], outputs=2, storage_order=None)[1]
     kernel = np.asarray(node.attr("kernel_shape"))
     apart = np.all((np.asarray(node.attr("strides") or 1) >= kernel) & (np.asarray(node.attr("dilations") or 1) == 1))
@@ -218,3 +218,6 @@ def lp_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 def global_lp_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = sign(x) |x|^(p-1) dy y^(1-p); the derivative at x = 0, y = 0 is 0."""
     return [op.Mul(*_norm_parts(op, node, dy))]
+
+
+not_yet("its regions round to whole elements in a way that ONNX defines only by example. Use RoiAlign, which is followed", "MaxRoiPool")
