@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +22,10 @@ from onnxsal.cli import app, look
 from onnxsal.cli.explain import file_names
 from onnxsal.cli.parameters import as_parameters, read_parameters
 from onnxsal.errors import MethodError
+from onnxsal.runtime.quiet import _without_noise
 
-TINY = Path(__file__).resolve().parent.parent / "models" / "tiny"
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "models" / "tiny"
 CNN, NHWC, TOKENS = (str(TINY / name) for name in ("cnn.onnx", "cnn_nhwc.onnx", "tokens.onnx"))
 CLASSES = ("ant", "bee", "cat, house cat", "dog", "eel")
 PREPROCESS = "scale = 0.00392156862745098\nmean = 0.5\nstd = 0.25\nresize = [16, 16]\n"
@@ -118,7 +122,7 @@ def test_every_spelling_of_a_parameter(here: Path, words: list[str]) -> None:
 
 
 def test_a_rule_file_brings_its_own_parameters(here: Path) -> None:
-    text = (Path(onnxsal.__file__).parent.parent / "rules" / "gradient.toml").read_text().replace('name = "gradient"', 'name = "mine"')
+    text = (ROOT / "rules" / "gradient.toml").read_text().replace('name = "gradient"', 'name = "mine"')
     (here / "mine.toml").write_text(
         text.replace("[parameters.reduce]", '[parameters.my_own]\ndefault = 1\ndoc = "mine"\n[parameters.reduce]')
     )
@@ -286,6 +290,12 @@ def test_file_names_stay_apart(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a/cat.jpg", "b/cat.jpg", "b/cat.png", "dog.jpg")]
     assert file_names(files) == ["a/cat", "b/cat.jpg", "b/cat.png", "dog"]
     assert file_names([tmp_path / "a/cat.jpg"]) == ["cat"]
+
+
+def test_folders_may_mix_pictures_and_arrays(here: Path) -> None:
+    np.save(here / "pictures" / "array.npy", np.zeros((1, 3, 16, 16), np.float32))
+    records = answer("explain", here / "cnn.onnx", here / "pictures", here / "pictures" / "one.png", "-o", here / "out")
+    assert [Path(r["source"]).name for r in records] == ["array.npy", "one.png", "two.png"]
 
 
 def test_a_flat_map_is_said_to_be_one(here: Path) -> None:
@@ -484,7 +494,7 @@ def test_faults_of_our_own_are_told_apart(here: Path, monkeypatch: pytest.Monkey
     assert "Traceback" in run("plan", CNN, "--debug").stderr
 
 
-# ----- the real entry point -----
+# ----- the real entry point, and the two scripts -----
 
 
 def command(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -506,3 +516,53 @@ def test_the_entry_point(here: Path) -> None:
     assert traced.stderr.startswith("Traceback")
     assert command("--version", cwd=here).stdout.startswith("onnxsal ")
     assert "Usage" in command("explain", "--help", cwd=here).stdout
+
+
+def test_noise_of_device_discovery_is_dropped_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    with _without_noise():
+        os.write(2, b"[W:onnxruntime:Default, device_discovery.cc:322 GetGpuDevices] Failed to detect devices\nsomething else\n")
+    assert capfd.readouterr().err == "something else\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the scripts are for bash")
+class TestScripts:
+    """tools/demo and tools/test on a copy of the checkout, without the network."""
+
+    @pytest.fixture
+    def checkout(self, tmp_path: Path) -> Path:
+        root = tmp_path / "my checkout"
+        shutil.copytree(ROOT / "tools", root / "tools", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", root)
+        return root
+
+    def script(self, file: Path, *args: str, cwd: Path, path: str) -> subprocess.CompletedProcess[str]:
+        bash = shutil.which("bash") or "bash"
+        return subprocess.run([bash, str(file), *args], cwd=cwd, env={"PATH": path}, capture_output=True, text=True, check=False)
+
+    def stub(self, file: Path, text: str) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!{shutil.which('bash')}\n{text}\n")
+        file.chmod(0o755)
+
+    def test_no_python_is_one_clear_message(self, checkout: Path, tmp_path: Path) -> None:
+        for name in ("basename", "dirname", "cat", "cksum", "rm"):
+            (tmp_path / "bin").mkdir(exist_ok=True)
+            (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
+        self.stub(tmp_path / "bin" / "python3", "exit 1")  # too old
+        result = self.script(checkout / "tools" / "demo", cwd=tmp_path, path=str(tmp_path / "bin"))
+        assert result.returncode == 2
+        assert "no Python 3.11 or newer" in result.stderr
+        assert not result.stdout
+        assert not (checkout / ".venv").exists()
+
+    def test_the_second_run_installs_nothing(self, checkout: Path, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        self.stub(checkout / ".venv" / "bin" / "python", f'echo "$@" >>"{log}"')
+        self.stub(checkout / ".venv" / "bin" / "onnxsal", 'echo "onnxsal $*"')
+        for installs in (1, 1, 2):
+            result = self.script(checkout / "tools" / "demo", "--provider", "cuda", cwd=tmp_path, path=os.environ["PATH"])
+            assert result.stdout == f"onnxsal demo --out {checkout}/out/demo --provider cuda\n"
+            assert log.read_text().count("pip install") == installs
+            if log.read_text().count("-c import") == 2:
+                with (checkout / "pyproject.toml").open("a") as file:
+                    file.write("# changed\n")

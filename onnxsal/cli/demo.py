@@ -10,13 +10,13 @@ import typer
 
 import onnxsal
 from onnxsal.cli import options as o
-from onnxsal.cli.explain import Sample, file_names, find_inputs, named, open_explainer, row, write
+from onnxsal.cli.explain import Sample, file_names, named, near, open_explainer, row, write
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.engine.method import shipped_methods
 from onnxsal.errors import InputError, PlanError, UnsupportedError
 from onnxsal.report.artefacts import Style
 from onnxsal.report.sheet import Cell, Row, contact_sheet
-from onnxsal.runtime.pictures import save_picture
+from onnxsal.runtime.pictures import find_pictures, save_picture
 
 SHIPPED_MODEL, SHIPPED_PICTURES = "efficientnet_lite0.onnx", "pictures"
 
@@ -37,13 +37,14 @@ def demo(
     feed = o.feeding(model, preprocess, labels)
     shown = {file: feed.required.display(file) for file in files}
     names = dict(zip(files, file_names(files), strict=True))
-    rows = {file: Row(names[file], shown[file], [], str(file)) for file in files}
+    methods = shipped_methods()
+    cells: dict[Path, list[Cell]] = {file: [] for file in files}
     records: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
     if not json:
-        show(f"{model.name}: {len(files)} picture(s), {len(shipped_methods())} methods, on {provider}")
-    with progress("", len(shipped_methods()) * (1 + len(files))) as step:
-        for method in shipped_methods().values():
+        show(f"{model.name}: {len(files)} picture(s), {len(methods)} methods, on {provider}")
+    with progress(f"reading {model.name}", len(methods) * (1 + len(files))) as step:
+        for method in methods.values():
             step(f"{method.name}: building it into {model.name}")
             try:
                 explainer = open_explainer(feed, method, provider, 1, {"black": feed.black})
@@ -53,13 +54,14 @@ def demo(
             for file in files:
                 step(f"{method.name}: {names[file]}")
                 x = feed.required.normalise(shown[file][None])
-                one = explainer.explain(x)
                 sample = Sample(file, names[file], {explainer.session.inputs[0].name: x}, shown[file])
+                one = explainer.explain(sample.feed)
                 records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{method.name}", Style()))
-                rows[file].cells.append(_cell(records[-1], one.saliency_map))  # type: ignore[attr-defined]
+                cells[file].append(_cell(records[-1], one.saliency_map))
     if not records:
         raise PlanError("no method can explain this model:\n" + "\n".join(f"{r['method']}: {r['why']}" for r in refused))
-    sheet = save_picture(contact_sheet(list(rows.values()), f"{model.name}, {provider}"), out / "contact_sheet.png")
+    rows = [Row(names[file], shown[file], cells[file], file.name) for file in files]
+    sheet = save_picture(contact_sheet(rows, f"{model.name}, {provider}"), out / "contact_sheet.png")
     if json:
         show_json({"explained": records, "refused": refused, "contact_sheet": str(sheet)})
         return
@@ -80,20 +82,20 @@ def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: P
     show_table(("photograph", "method", "predicted", "score", "residual", "ms", "picture"), lines, ("score", "residual", "ms"))
     for entry in refused:
         say(f"{entry['method']} refused: {entry['why']}", "warning")
-    show(f"contact sheet: {sheet}")
+    show(f"contact sheet: {near(str(sheet))}")
 
 
 def _defaults(model: Path | None, pictures: list[Path]) -> tuple[Path, list[Path]]:
     """The model and pictures that are named, else those of the checkout that this package, or the present folder, belongs to."""
+    if model is not None:
+        if not pictures:
+            raise InputError("name pictures for the demo to explain: onnxsal demo MODEL PICTURE...")
+        return model, find_pictures(pictures)
     folders = [folder / "models" for folder in (Path(onnxsal.__file__).resolve().parent.parent, Path.cwd())]
     home = next((folder for folder in folders if (folder / SHIPPED_MODEL).is_file()), None)
-    if model is None and home is None:
+    if home is None:
         raise InputError(
             f"name a model and pictures: onnxsal demo MODEL PICTURE... Without them the demo takes models/{SHIPPED_MODEL} of a checkout, "
             "and neither this folder nor the one onnxsal is installed from is a checkout."
         )
-    if not pictures and (home is None or model is not None):
-        raise InputError("name pictures for the demo to explain: onnxsal demo MODEL PICTURE...")
-    chosen = model if model is not None or home is None else home / SHIPPED_MODEL
-    assert chosen is not None
-    return chosen, find_inputs(pictures or [home / SHIPPED_PICTURES])  # type: ignore[operator]
+    return home / SHIPPED_MODEL, find_pictures([home / SHIPPED_PICTURES])

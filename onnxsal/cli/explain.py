@@ -124,14 +124,20 @@ def row(facts: dict[str, Any]) -> tuple[str, ...]:
     """One line of the table: what was explained, its numbers, and the picture to look at."""
     files = facts["files"]
     return (
-        facts["source"],
+        near(facts["source"]),
         named(facts["top"][0]) if facts["top"] else "",
         named(facts["target"]),
         f"{facts['score']:.4g}",
         "" if facts["residual"] is None else f"{facts['residual']:.1e}",
         f"{facts['seconds'] * 1000:.0f}",
-        files.get("overlay") or files.get("map") or files["attribution"],
+        near(files.get("overlay") or files.get("map") or files["attribution"]),
     )
+
+
+def near(path: str) -> str:
+    """A path as seen from the present folder, where it lies below it."""
+    whole, folder = os.path.abspath(path), os.path.join(os.getcwd(), "")
+    return whole.removeprefix(folder) if whole.startswith(folder) else path
 
 
 def named(entry: dict[str, Any]) -> str:
@@ -141,11 +147,18 @@ def named(entry: dict[str, Any]) -> str:
 
 def find_inputs(paths: Sequence[Path]) -> list[Path]:
     """Files as they are named, folders with every picture and array below them; each file once."""
-    found: list[Path] = []
-    for path in paths:
-        arrays = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in ARRAYS] if path.is_dir() else []
-        found += arrays or find_pictures([path])
+    found = [file for path in paths for file in (_in_folder(path) if path.is_dir() else [path])]
     return list(dict.fromkeys(found))
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    arrays = [file for file in folder.rglob("*") if file.suffix.lower() in ARRAYS]
+    try:
+        return sorted([*arrays, *find_pictures([folder])])
+    except InputError:
+        if arrays:
+            return sorted(arrays)
+        raise
 
 
 def file_names(files: Sequence[Path]) -> list[str]:

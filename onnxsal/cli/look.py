@@ -80,7 +80,7 @@ def methods(
         show_json({key: _method_facts(method) for key, method in found.items()})
     elif name is None:
         rows = [(key, m.title, ", ".join(f"{k}={p.default}" for k, p in m.parameters.items())) for key, m in found.items()]
-        show_table(("method", "what it is", "parameters"), rows)
+        show_table(("method", "what it is", "parameters"), rows, wrap=True)
     else:
         _tell_method(next(iter(found.values())))
 
@@ -103,7 +103,7 @@ def _tell_method(method: Method) -> None:
     show("\n".join([f"{method.name}: {method.title}", *(f"  {k:<8} {v}" for k, v in facts.items() if v), ""]))
     rows: list[tuple[object, ...]] = [(f"--{key.replace('_', '-')}", p.default, _parameter_text(p)) for key, p in method.parameters.items()]
     rows += [("--preset", name, ", ".join(f"{k}={v}" for k, v in values.items())) for name, values in method.presets.items()]
-    show_table(("parameter", "default", "what it does"), rows)
+    show_table(("parameter", "default", "what it does"), rows, wrap=True)
     show("\n" + "\n".join(f"{_rule_text(row)}" for row in (*method.refuses, *method.rules)))
 
 
@@ -135,7 +135,7 @@ def ops(
         show_json({name: _op_facts(entry) for name, entry in shown.items()})
         return
     rows = [(n, e.family, e.formula) if isinstance(e, OpSpec) else (n, "not differentiable", e) for n, e in shown.items()]
-    show_table(("operator", "family", "gradient, or why there is none"), rows)
+    show_table(("operator", "family", "gradient, or why there is none"), rows, wrap=True)
 
 
 def _op_facts(entry: OpSpec | str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Verb(TyperCommand):
 def say(message: str, kind: str = "") -> None:
     """One message to people, on stderr; ``kind`` is "error", "warning" or nothing."""
     styles = {"error": "bold red", "warning": "bold yellow"}
-    text = Text(f"{kind}: ", style=styles[kind]) + Text(message) if kind else Text(message)
+    text = Text.assemble((f"{kind}: ", styles[kind]), message) if kind else Text(message)
     Console(stderr=True).print(text, soft_wrap=True)
 
 
@@ -74,15 +74,15 @@ def show_json(data: Any) -> None:
     typer.echo(as_json(data))
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = ()) -> None:
-    """A table on stdout; columns named in ``numbers`` are set to the right. Lines are wrapped only on a terminal."""
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), wrap: bool = False) -> None:
+    """A table on stdout; columns named in ``numbers`` are set to the right. ``wrap`` fits the cells into the width of a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     console = Console()
-    if not console.is_terminal:
+    if not (wrap and console.is_terminal):
         console = Console(width=10_000)
     with console.capture() as captured:
         console.print(table)
