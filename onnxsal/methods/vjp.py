@@ -14,6 +14,7 @@ from onnxsal.errors import TargetError, near_miss
 from onnxsal.graph import FLOATS, HALF, Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
+from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
 
@@ -28,7 +29,7 @@ def vjp(model: Source, wrt: Sequence[str] | None = None, outputs: Sequence[str] 
     Raises ``TargetError`` for an unknown or non-floating-point name, ``PlanError`` where an operator on the path has no
     gradient or a tensor in ``wrt`` has no differentiable path to ``outputs``.
     """
-    plain = prepare(load_model(model), known).model
+    plain = prepare(load_model(model), known, compare_on_random_input).model
     starts = _chosen(plain, outputs, plain.output_names, "output")
     explained = _chosen(plain, wrt, plain.input_names, "input")
     if wrt is None:

@@ -15,8 +15,8 @@ from onnxsal.runtime.session import Array, Feed, open_session
 
 OPEN_SIZE = {4: 64, 5: 32}
 """What an unknown dimension that is not the batch becomes, by rank: room for the strides of a picture or video network; else 8."""
-ATTEMPTS = ((2, 1), (2, 4), (1, 1), (1, 4))
-"""Batch and enlargement of the open dimensions, tried until the model accepts a random feed."""
+ATTEMPTS = ((2, 1, 0), (2, 4, 0), (1, 1, 0), (1, 4, 0), (2, 1, 1))
+"""Batch, enlargement of the open dimensions and smallest integer (shapes cannot hold 0), tried until the model accepts a random feed."""
 
 
 def compare_models(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feed | Iterable[Feed] | None = None) -> float:
@@ -63,8 +63,8 @@ def _runs(model: onnx.ModelProto, run: Any, feeds: Feed | Iterable[Feed] | None)
     if feeds is not None:
         return [(feed, run(feed)) for feed in ([feeds] if isinstance(feeds, Mapping) else feeds)]
     problem: OnnxsalError | None = None
-    for batch, factor in ATTEMPTS:
-        drawn = [random_feed(model, seed, batch, factor) for seed in (0, 1)]
+    for batch, factor, least in ATTEMPTS:
+        drawn = [random_feed(model, seed, batch, factor, least=least) for seed in (0, 1)]
         try:
             return [(feed, run(feed)) for feed in drawn]
         except OnnxsalError as error:
@@ -90,12 +90,12 @@ def relative_difference(a: Any, b: Any) -> float:
 
 
 def random_feed(
-    model: onnx.ModelProto, seed: int = 0, batch: int = 2, factor: int = 1, dims: Mapping[str, int] | None = None
+    model: onnx.ModelProto, seed: int = 0, batch: int = 2, factor: int = 1, dims: Mapping[str, int] | None = None, least: int = 0
 ) -> dict[str, Array]:
     """An array for every input that must be fed. One symbol is one size everywhere: ``dims`` gives it, else ``batch`` if it leads a shape.
 
     ``factor`` enlarges the other open dimensions. Floats are standard normal, indices stay inside the table they look up, other
-    integers are 0 or 1.
+    integers are 0 or 1, none below ``least``.
     """
     rng = np.random.default_rng(seed)
     sizes = dict(dims or {})
@@ -105,7 +105,8 @@ def random_feed(
         if value.name not in given:
             shape = _shape(value, sizes, batch, factor)
             dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            drawn = rng.integers(0, _rows(model.graph, value.name), shape) if dtype.kind in "iub" else rng.standard_normal(shape)
+            rows = _rows(model.graph, value.name)
+            drawn = rng.integers(min(least, rows - 1), rows, shape) if dtype.kind in "iub" else rng.standard_normal(shape)
             feed[value.name] = np.asarray(drawn).astype(dtype)
     return feed
 
