@@ -1,0 +1,370 @@
+"""The house: which room may import which, what a registration needs, and what a rule file may say."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxsal
+from onnxsal.backward import RULES
+from onnxsal.engine.method import get_method, parse_method, shipped_methods
+from onnxsal.errors import MethodError, PlanError
+from onnxsal.methods.build import WRAPPERS
+from onnxsal.ops import registry
+from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, case, gradient_of, not_differentiable
+from tests.small_models import cnn, make, node
+
+PACKAGE = Path(onnxsal.__file__).parent
+
+BELOW = {
+    "cli": "report",
+    "report": "metrics",
+    "metrics": "explainer",
+    "explainer": "methods runtime",
+    "methods": "engine passes runtime",
+    "engine": "backward passes",
+    "backward": "ops",
+    "ops": "graph",
+    "passes": "graph",
+    "graph": "errors",
+    "runtime": "errors",
+    "errors": "",
+}
+"""Room -> the rooms right below it: the arrows of the design. A room may import any room that the arrows lead down to."""
+
+OWNERS = {"onnx_graphsurgeon": "graph", "onnxruntime": "runtime"}
+"""Libraries that one room only may import."""
+
+
+def sources() -> list[Path]:
+    return [p for p in sorted(PACKAGE.rglob("*.py")) if "rules" not in p.relative_to(PACKAGE).parts]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def reachable(start: str) -> set[str]:
+    found, todo = {start}, [start]
+    while todo:
+        below = set(BELOW[todo.pop()].split()) - found
+        found |= below
+        todo += below
+    return found
+
+
+def imports(source: str, package: str = "onnxsal") -> list[str]:
+    """Every module that a source imports, wherever in the file: at the top, inside functions, for type checking, by name."""
+    found = []
+    for item in ast.walk(ast.parse(source)):
+        if isinstance(item, ast.Import):
+            found += [alias.name for alias in item.names]
+        elif isinstance(item, ast.ImportFrom):
+            base = item.module or ""
+            if item.level:
+                parent = package.split(".")[: len(package.split(".")) - item.level + 1]
+                base = ".".join([*parent, base]).rstrip(".")
+            found += [base, *(f"{base}.{alias.name}" for alias in item.names if base == "onnxsal")]
+        elif isinstance(item, ast.Call) and ast.unparse(item.func).endswith("import_module") and isinstance(item.args[0], ast.Constant):
+            found.append(str(item.args[0].value))
+    return found
+
+
+def rooms_imported(source: str, package: str = "onnxsal") -> set[str]:
+    inside = [m.split(".")[1] for m in imports(source, package) if m.startswith("onnxsal.")]
+    return {r for r in inside if r in BELOW}
+
+
+def dotted(path: Path) -> str:
+    """The package that a file's relative imports start from."""
+    return ".".join(("onnxsal", *path.relative_to(PACKAGE).parent.parts))
+
+
+def test_the_import_reader_sees_nested_relative_and_late_imports():
+    text = "def f():\n    from onnxsal import cli\n    import onnxsal.report.html\n    importlib.import_module('onnxsal.metrics')\n"
+    assert rooms_imported(text) == {"cli", "report", "metrics"}
+    assert rooms_imported("from ..engine import plan\nfrom . import emit", "onnxsal.graph") == {"engine", "graph"}
+
+
+def test_every_room_is_in_the_design():
+    known = {*BELOW, "__init__", "__main__"}
+    assert {room(p) for p in sources()} <= known
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path):
+    if room(path) in ("__init__", "__main__"):
+        return
+    upward = rooms_imported(path.read_text(encoding="utf-8"), dotted(path)) - reachable(room(path))
+    assert not upward, f"{path.name} is in {room(path)}/, which lies below (or beside) {sorted(upward)}"
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_one_room_owns_a_library(library: str):
+    users = {room(p) for p in sources() if any(m.split(".")[0] == library for m in imports(p.read_text(encoding="utf-8")))}
+    assert users == {OWNERS[library]}
+
+
+def test_the_walk_names_no_operator():
+    text = (PACKAGE / "engine" / "traverse.py").read_text(encoding="utf-8")
+    operators = {s.name for s in onnx.defs.get_all_schemas_with_history()}
+    strings = {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    assert not operators & strings
+    assert "op_type" not in text and "isinstance" not in text
+
+
+def test_room_sizes(capsys: pytest.CaptureFixture[str]):
+    """ops/ is the widest room by far. That no other holds more than an eighth is printed, and checked with a wide margin."""
+    lines = {r: 0 for r in BELOW}
+    for path in sources():
+        lines[room(path)] = lines.get(room(path), 0) + len(path.read_text(encoding="utf-8").splitlines())
+    total = sum(lines.values())
+    shares = {r: n / total for r, n in sorted(lines.items(), key=lambda e: -e[1])}
+    with capsys.disabled():
+        over = ", ".join(f"{r} {s:.0%}" for r, s in shares.items() if s > 1 / 8)
+        print(f"\n{total} lines; rooms with more than an eighth: {over}")
+    assert next(iter(shares)) == "ops"
+    assert all(s < 0.3 for r, s in shares.items() if r != "ops")
+
+
+def test_long_files_are_few():
+    long = {str(p.relative_to(PACKAGE)): n for p in sources() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 450}
+    assert not long
+
+
+def test_nothing_heavy_is_imported_with_the_package():
+    """torch, tensorflow and tf2onnx belong to tests; no source names them."""
+    for path in sources():
+        assert not {m.split(".")[0] for m in imports(path.read_text(encoding="utf-8"))} & {"torch", "tensorflow", "tf2onnx", "captum"}
+    assert "onnxsal" in sys.modules
+
+
+# ----- registrations -----
+
+
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registries that may be written to."""
+    monkeypatch.setattr(registry, "REGISTRY", dict(REGISTRY))
+    monkeypatch.setattr(registry, "NOT_DIFFERENTIABLE", dict(NOT_DIFFERENTIABLE))
+
+
+def formula(op: object, node: object, dy: object) -> list:
+    """dx = dy."""
+    return [dy]
+
+
+def no_formula(op: object, node: object, dy: object) -> list:
+    return [dy]
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize(
+    ("names", "changes", "function", "message"),
+    [
+        (("Fresh",), {"cases": []}, formula, "Fresh is registered without test cases"),
+        (("Relu",), {}, formula, "Relu is registered twice"),
+        (("Fresh", "Fresh"), {}, formula, "Fresh is registered twice"),
+        (("Fresh",), {"family": "activatoin"}, formula, "unknown family 'activatoin'.*did you mean 'activation'"),
+        (("Fresh",), {}, no_formula, "needs a docstring with its formula"),
+    ],
+)
+def test_an_incomplete_registration_is_refused(names: tuple, changes: dict, function: object, message: str):
+    options = {"family": "activation", "bias": "zero", "cases": [case((2, 3))]} | changes
+    with pytest.raises(ValueError, match=message):
+        gradient_of(*names, **options)(function)
+
+
+@pytest.mark.usefixtures("scratch")
+def test_an_operator_is_differentiable_or_not_but_not_both():
+    stopped = next(o for d, o in NOT_DIFFERENTIABLE if not d)
+    with pytest.raises(ValueError, match=f"{stopped} is registered twice"):
+        gradient_of(stopped, family="activation", bias="zero", cases=[case((2, 3))])(formula)
+    with pytest.raises(ValueError, match="Relu is registered twice"):
+        not_differentiable("no reason", "Relu")
+
+
+def test_every_operator_states_family_formula_bias_and_cases():
+    for (_, name), spec in REGISTRY.items():
+        assert spec.family in registry.FAMILIES, name
+        assert spec.formula.strip(), name
+        assert spec.cases, name
+        assert spec.bias is not None, name
+    assert all(reason.strip() for reason in NOT_DIFFERENTIABLE.values())
+
+
+def test_ops_lists_every_operator_once():
+    listed = onnxsal.ops()
+    assert len(listed) == len(REGISTRY) + len(NOT_DIFFERENTIABLE)
+    assert listed["Relu"].family == "activation"
+    assert isinstance(listed["ArgMax"], str)
+
+
+# ----- plans -----
+
+
+def gappy() -> onnx.ModelProto:
+    """Three nodes that nobody can explain, between two that can be."""
+    nodes = [
+        node("Relu", "x", "r"),
+        node("Mystery", "r", "a", domain="com.example", name="first"),
+        node("Enigma", "a", "b", domain="com.example", name="second"),
+        node("Relue", "b", "y", domain="com.example", name="third"),
+    ]
+    for i, name in enumerate("rab"):
+        nodes[i].output[0] = name
+    model = make(nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, domains={"com.example": 1})
+    model.graph.value_info.extend(onnx.helper.make_tensor_value_info(n, 1, ["N", 4]) for n in "ab")
+    return model
+
+
+def test_a_plan_lists_every_gap_at_once():
+    with pytest.raises(PlanError) as caught:
+        onnxsal.plan(gappy(), "gradient")
+    text = str(caught.value)
+    for part in ("first", "second", "third", "com.example.Mystery", "3 node(s)", "opset 1", "did you mean 'Relu'"):
+        assert part in text
+    assert "node 'r'" not in text
+
+
+def test_a_plan_says_which_rule_crosses_which_node_and_why():
+    decided = onnxsal.plan(cnn(), "guided_backprop")
+    assert decided.counts()["Relu", "guided"] == 2
+    assert decided.counts()["Conv", "gradient"] == 2
+    text = str(decided)
+    for part in ("c1", "Conv", "linear", "guided", "tag=rectifier", "every other node"):
+        assert part in text
+    assert len(text.splitlines()) == 2 + len(decided.steps)
+
+
+def test_planning_changes_nothing():
+    model = cnn()
+    before = model.SerializeToString(deterministic=True)
+    onnxsal.plan(model, "gradient")
+    onnxsal.convert(model, "gradient")
+    assert model.SerializeToString(deterministic=True) == before
+
+
+# ----- rule files -----
+
+HEAD = 'name = "mine"\ntitle = "Mine"\nsource = "nobody"\n'
+
+
+def rule_files() -> list[Path]:
+    import importlib.resources
+
+    return sorted(Path(str(p)) for p in importlib.resources.files("onnxsal.rules").iterdir() if p.name.endswith(".toml"))
+
+
+@pytest.mark.parametrize("path", rule_files(), ids=lambda p: p.stem)
+def test_a_shipped_rule_file_loads_under_its_name(path: Path):
+    method = parse_method(path.read_text(encoding="utf-8"), path.name)
+    assert method.name == path.stem
+    assert method.wrap in WRAPPERS
+    assert method.title and method.source and method.formula
+    assert {r.use for r in method.rules} <= set(RULES)
+    assert method.settle({}) == {k: p.default for k, p in method.parameters.items()}
+    assert all(p.doc for p in method.parameters.values())
+    for preset in method.presets:
+        assert method.settle({"preset": preset}) != method.settle({})
+    assert onnxsal.methods()[path.stem] == method
+
+
+def test_methods_are_found_by_their_usual_names():
+    for method in shipped_methods().values():
+        for alias in (method.name, method.name.upper(), method.name.replace("_", "-"), *method.aliases):
+            assert get_method(alias) is method
+    assert get_method("IntegratedGradients") is get_method("ig") is get_method("integrated gradients")
+    plain = [a.lower().replace("_", "") for m in shipped_methods().values() for a in {m.name, *m.aliases}]
+    assert len(set(plain)) >= len(shipped_methods())
+
+
+def test_no_two_methods_share_a_name():
+    owners: dict[str, str] = {}
+    for method in shipped_methods().values():
+        for alias in (method.name, *method.aliases):
+            plain = "".join(c for c in alias.lower() if c.isalnum())
+            assert owners.setdefault(plain, method.name) == method.name, alias
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + 'alias = ["x"]\n[[rule]]\nuse = "gradient"\n', "unknown key 'alias'; did you mean 'aliases'"),
+        (HEAD + '[[rule]]\nuse = "gradeint"\n', r"row 1: unknown rule 'gradeint'; did you mean 'gradient'"),
+        (HEAD + '[[rule]]\nuse = "gradient"\nfamly = "linear"\n', "unknown key 'famly'; did you mean 'family'"),
+        (HEAD + '[[rule]]\nuse = "gradient"\nfamily = "lineer"\n', "unknown family 'lineer'; did you mean 'linear'"),
+        (HEAD + '[[rule]]\nuse = "gradient"\nposition = "frist"\n', "unknown position 'frist'; did you mean 'first'"),
+        (HEAD + '[[rule]]\nop = "Conv"\n', "needs 'use'"),
+        (HEAD, r"keys \['rule'\] are missing"),
+        ('name = "mine"\n[[rule]]\nuse = "gradient"\n', r"keys \['source', 'title'\] are missing"),
+        (HEAD + '[[rule]]\nuse = "gradient"\n[[refuse]]\nop = "Gemm"\nwy = "no"\n', "unknown key 'wy'; did you mean 'why'"),
+        (HEAD + '[[rule]]\nuse = "gradient"\n[parameters.n]\ndefault = 1\n', "parameter 'n': needs 'default' and 'doc'"),
+        (HEAD + '[[rule]]\nuse = "gradient"\n[parameters.n]\ndefault = 1\ndoc = "n"\nchoice = [1]\n', "unknown key 'choice'; did you mean 'choices'"),
+        (HEAD + '[[rule]]\nuse = "gradient"\n[preset.p]\nm = 1\n', "preset 'p': unknown key 'm'"),
+        (HEAD + "[[rule]\n", "not valid TOML"),
+    ],
+)
+def test_a_rule_file_with_a_mistake_is_refused(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(MethodError, match=message) as caught:
+        onnxsal.convert(cnn(), path)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_rule_file_of_ones_own_is_followed(tmp_path: Path):
+    """First match wins; a family, an operator, a position, a glob and a refusal each choose nodes."""
+    path = tmp_path / "mine.toml"
+    rows = '[[rule]]\nname = "r?"\nop = "Relu"\nuse = "guided"\n[[rule]]\nfamily = ["linear"]\nposition = "first"\nuse = "gradient"\n[[rule]]\nuse = "gradient"\n'
+    path.write_text(HEAD + rows, encoding="utf-8")
+    decided = onnxsal.plan(cnn(), path)
+    why = {s.node.name: s.why for s in decided.steps}
+    assert why["r1"].startswith("rule 1") and why["c1"].startswith("rule 2") and why["c2"].startswith("rule 3")
+    path.write_text(HEAD + rows + '[[refuse]]\nop = "MaxPool"\nwhy = "pools are not for me"\n', encoding="utf-8")
+    with pytest.raises(PlanError, match=r"node 'p1' \(MaxPool, opset 18\): method 'mine' does not explain it: pools are not for me"):
+        onnxsal.plan(cnn(), path)
+
+
+def test_a_rule_on_the_wrong_family_is_a_gap(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(HEAD + '[[rule]]\nop = "Conv"\nuse = "guided"\n[[rule]]\nuse = "gradient"\n', encoding="utf-8")
+    with pytest.raises(PlanError, match="rule 'guided' cannot explain it: it is linear, the rule takes activation") as caught:
+        onnxsal.plan(cnn(), path)
+    assert str(caught.value).count("cannot explain it") == 2
+
+
+def test_an_unknown_wrapper_is_refused(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text(HEAD + 'wrap = "pth"\n[[rule]]\nuse = "gradient"\n', encoding="utf-8")
+    with pytest.raises(MethodError, match="unknown wrap 'pth'; did you mean 'path'"):
+        onnxsal.convert(cnn(), path)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n_step": 3}, "no parameter 'n_step'; did you mean 'n_steps'"),
+        ({"rule": "simpson"}, "rule='simpson' is not one of"),
+        ({"preset": "matlb"}, "no preset 'matlb'; did you mean 'matlab'"),
+        ({"n_steps": "many"}, "n_steps='many'"),
+        ({"n_steps": 0}, "n_steps=0"),
+        ({"n_steps": 2.5}, "n_steps=2.5"),
+        ({"n_steps": 3, "steps": 4}, "'n_steps' is given twice"),
+    ],
+)
+def test_a_wrong_parameter_is_refused(given: dict, message: str):
+    with pytest.raises(MethodError, match=message):
+        onnxsal.convert(cnn(), "integrated_gradients", **given)
+
+
+def test_parameters_follow_the_field():
+    """Captum's names are taken for ours."""
+    settled = get_method("ig").settle({"n_steps": 7, "baselines": 0.5, "internal_batch_size": 2})
+    assert (settled["n_steps"], settled["baseline"], settled["chunk"]) == (7, 0.5, 2)
+    assert get_method("smoothgrad").settle({"nt_samples": np.int64(4)})["n_samples"] == 4
