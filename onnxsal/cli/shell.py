@@ -71,7 +71,7 @@ def show(text: str) -> None:
 
 def show_json(data: Any) -> None:
     """A result for machines: the only thing on stdout."""
-    typer.echo(as_json(data))
+    typer.echo(as_json(data, ascii=True))
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[str] = (), wrap: bool = False) -> None:

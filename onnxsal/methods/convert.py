@@ -21,22 +21,21 @@ from onnxsal.errors import MethodError, ModelError, TargetError, near_miss
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.load import Source, load_model
-from onnxsal.graph.model import FLOATS
 from onnxsal.methods import fullgrad as _fullgrad  # noqa: F401  (registers its wrapper)
 from onnxsal.methods import path as _path  # noqa: F401
 from onnxsal.methods import smooth as _smooth  # noqa: F401
 from onnxsal.methods.build import WRAPPERS, Build, Result
+from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.methods.head import emit_head
 from onnxsal.methods.question import Question, ask, image_axes
 from onnxsal.ops.registry import known
 from onnxsal.passes import Prepared, prepare
-from onnxsal.methods.guard import compare_on_random_input
 
 Target = int | Sequence[int] | np.ndarray | None
 
 METADATA = "onnxsal."
 
-DEFAULT_METHOD = "gradient"
+DEFAULT_METHOD = "fullgrad"
 
 
 @dataclass(frozen=True)

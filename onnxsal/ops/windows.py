@@ -11,7 +11,7 @@ each the adjoint of the others, are all that their gradients need:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -181,6 +181,8 @@ def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mi
     uneven padding); else a ConvTranspose that reaches ``output_padding`` further, where no window came. ``mirrored`` says that
     the kernel is its own mirror image.
     """
+    if _thin(weight, window, group):
+        g, window = _thinned(op, g, window)
     axes, strides = window.axes, window.strides
     turning = _turned_pads(weight, window, group)
     if turning is not None:
@@ -263,6 +265,26 @@ def _turned_pads(weight: Value, window: Window, group: int) -> tuple[np.ndarray,
     if few or (group > 1 and weight.static is None):
         return None
     return window.extent - 1 - window.pads[0], window.extent - 1 - window.pads[1]
+
+
+def _thin(weight: Value, window: Window, group: int) -> bool:
+    """Whether the convolution is depthwise and strided: ONNX Runtime's ConvTranspose then makes one tiny product per channel."""
+    known = window.slack is not None and window.pads is not None and isinstance(window.small, np.ndarray)
+    depthwise = group > 1 and weight.static is not None and weight.dim(1) == 1
+    return known and depthwise and len(window.axes) == 2 and bool(np.prod(window.kernel) > np.prod(window.strides) > 1)
+
+
+def _thinned(op: Emit, g: Value, window: Window) -> tuple[Value, Window]:
+    """``g`` with zeros between its elements, and the stride-1 windows that meet it so: then a turned depthwise Conv does (2 x faster)."""
+    strides, small = window.strides, np.asarray(window.small)
+    wide = op.Resize(
+        g, None, np.asarray([1, 1, *strides], np.float32), mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
+    rows, columns = (np.tile(np.eye(1, s, dtype=op.np_dtype)[0], n) for s, n in zip(strides, small, strict=True))
+    ones = np.ones_like(strides)
+    end = window.pads[1] - window.slack + strides - 1 if window.pads is not None and window.slack is not None else ones
+    spaced = replace(window, small=small * strides, strides=ones, end=end, exact=False, ceil=False)
+    return op.Mul(wide, op.Mul(rows.reshape(-1, 1), columns)), spaced
 
 
 def turned(op: Emit, weight: Value, window: Window, group: int = 1, mirrored: bool = False) -> Value:

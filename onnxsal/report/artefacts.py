@@ -93,9 +93,9 @@ def save_artefacts(
     return files
 
 
-def as_json(data: Any) -> str:
-    """Indented JSON; what JSON has no number for (NaN, infinity) becomes a word."""
-    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+def as_json(data: Any, ascii: bool = False) -> str:
+    """Indented JSON; what JSON has no number for (NaN, infinity) becomes a word. ``ascii`` is for streams of unknown encoding."""
+    return json.dumps(_plain(data), indent=2, ensure_ascii=ascii, allow_nan=False)
 
 
 def _plain(data: Any) -> Any:
