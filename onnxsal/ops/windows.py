@@ -178,8 +178,8 @@ def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mi
     """large[s p + d k - b] += g[p] W[k], the adjoint of a convolution with ``weight`` [channels of g, channels of large / group, *kernel].
 
     At stride 1 a Conv with the kernel turned around, which ONNX Runtime does about twice as fast as ConvTranspose (and which takes
-    uneven padding); else a ConvTranspose that reaches ``output_padding`` further, where no window came. ``mirrored`` says that
-    the kernel is its own mirror image.
+    uneven padding), also depthwise at larger strides; else a ConvTranspose that reaches ``output_padding`` further, where no window
+    came. ``mirrored`` says that the kernel is its own mirror image.
     """
     if _thin(weight, window, group):
         g, window = _thinned(op, g, window)
@@ -269,9 +269,10 @@ def _turned_pads(weight: Value, window: Window, group: int) -> tuple[np.ndarray,
 
 def _thin(weight: Value, window: Window, group: int) -> bool:
     """Whether the convolution is depthwise and strided: ONNX Runtime's ConvTranspose then makes one tiny product per channel."""
-    known = window.slack is not None and window.pads is not None and isinstance(window.small, np.ndarray)
+    if not (isinstance(window.kernel, np.ndarray) and isinstance(window.small, np.ndarray)) or window.slack is None or window.pads is None:
+        return False
     depthwise = group > 1 and weight.static is not None and weight.dim(1) == 1
-    return known and depthwise and len(window.axes) == 2 and bool(np.prod(window.kernel) > np.prod(window.strides) > 1)
+    return depthwise and len(window.axes) == 2 and bool(np.prod(window.kernel) > np.prod(window.strides) > 1)
 
 
 def _thinned(op: Emit, g: Value, window: Window) -> tuple[Value, Window]:
@@ -281,9 +282,8 @@ def _thinned(op: Emit, g: Value, window: Window) -> tuple[Value, Window]:
         g, None, np.asarray([1, 1, *strides], np.float32), mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
     )
     rows, columns = (np.tile(np.eye(1, s, dtype=op.np_dtype)[0], n) for s, n in zip(strides, small, strict=True))
-    ones = np.ones_like(strides)
-    end = window.pads[1] - window.slack + strides - 1 if window.pads is not None and window.slack is not None else ones
-    spaced = replace(window, small=small * strides, strides=ones, end=end, exact=False, ceil=False)
+    end = np.asarray(window.end) - np.asarray(window.slack) + strides - 1
+    spaced = replace(window, small=small * strides, strides=np.ones_like(strides), end=end, exact=False, ceil=False)
     return op.Mul(wide, op.Mul(rows.reshape(-1, 1), columns)), spaced
 
 
