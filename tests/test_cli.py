@@ -422,6 +422,8 @@ def test_wrong_usage(here: Path) -> None:
     assert "No such option: --n-stepz; did you mean '--n-steps'?" in usage("convert", CNN, here / "x.onnx", "--n-stepz", 3)
     assert "--n-steps needs a value" in usage("convert", CNN, here / "x.onnx", "--n-steps")
     assert "Missing argument" in usage("convert", CNN)
+    assert "Missing argument" in usage("convert")
+    assert "Usage" in done("convert", "-h").stdout
     assert "No such command" in usage("konvert", CNN)
     assert usage("explain", CNN, here, "--batch-size", 0)
 

@@ -63,7 +63,7 @@ def _is_number(word: str) -> bool:
 def _parameters(args: Sequence[str]) -> dict[str, Any]:
     """Every parameter name and alias of the shipped methods with its default; the method or rule file named in ``args`` comes first."""
     methods = list(shipped_methods().values())
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in zip(args, [*args, ""][1:], strict=True):
         option, equals, value = word.partition("=")
         if option in ("--rules", "--method", "-m"):
             with contextlib.suppress(OnnxsalError):  # the command itself will say what is wrong with it

@@ -34,7 +34,7 @@ class Verb(TyperCommand):
         options = [a for a in options if a != "--debug"]
         if any("--param" in p.opts for p in self.params):
             known = {o: bool(getattr(p, "is_flag", False)) for p in self.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")}
-            options = as_parameters(options, {**known, "--help": True}, ctx.fail)
+            options = as_parameters(options, {**known, "--help": True, "-h": True}, ctx.fail)
         return super().parse_args(ctx, [*options, *rest])
 
     def invoke(self, ctx: Any) -> Any:
