@@ -25,7 +25,7 @@ _NUMPY: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
-    "Div": np.floor_divide,
+    "Div": lambda a, b: np.sign(a) * (np.abs(a) // b),
     "Neg": np.negative,
     "Max": np.maximum,
     "Min": np.minimum,

@@ -354,10 +354,12 @@ def pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     cases=[case((5, 6), ints(3, 9)), case((5, 6, 2), ints(8, 3), axes=[1, 0]), case((4, 7), ints(4), axes=[-1])],
 )
 def center_crop_pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy cropped or padded back to the shape of x: both centre alike, so each undoes the other's place."""
+    """dx = dy padded where x was cropped and cropped where it was padded; of an odd difference the smaller half comes first."""
     x = node.x
     axes = axes_of(node, x.rank) or list(range(x.rank))
-    return node.grads(op.clone(node, [dy, sizes(op, x, axes)]))
+    grown = calc(op, "Sub", sizes(op, node.y, axes), sizes(op, x, axes))
+    before = calc(op, "Div", grown, 2)
+    return node.grads(crop_or_pad(op, dy, calc(op, "Neg", before), calc(op, "Sub", before, grown), axes, x.rank))
 
 
 # ----- selections -----
