@@ -248,7 +248,7 @@ def test_arrays_need_no_preprocessing(tmp_path: Path) -> None:
     np.save(tmp_path / "batch.npy", batch)
     np.save(tmp_path / "one.npy", batch[0])
     np.savez(tmp_path / "named.npz", image=batch[:1].astype(np.float32))
-    records = answer("explain", NHWC, tmp_path, "-o", tmp_path / "out")
+    records = answer("explain", NHWC, tmp_path, "-o", tmp_path / "out", "-m", "gradient")
     assert [Path(r["files"]["attribution"]).name for r in records] == [
         *(f"batch-{i}.gradient.npy" for i in range(3)),
         "named.gradient.npy",
@@ -294,7 +294,7 @@ def test_file_names_stay_apart(tmp_path: Path) -> None:
 
 def test_folders_may_mix_pictures_and_arrays(here: Path) -> None:
     np.save(here / "pictures" / "array.npy", np.zeros((1, 3, 16, 16), np.float32))
-    records = answer("explain", here / "cnn.onnx", here / "pictures", here / "pictures" / "one.png", "-o", here / "out")
+    records = answer("explain", here / "cnn.onnx", here / "pictures", here / "pictures" / "one.png", "-o", here / "out", "-m", "gradient")
     assert [Path(r["source"]).name for r in records] == ["array.npy", "one.png", "two.png"]
 
 
@@ -304,7 +304,7 @@ def test_a_flat_map_is_said_to_be_one(here: Path) -> None:
     result = run("explain", here / "cnn.onnx", here / "pictures" / "black.png", "-o", here / "out", "-m", "ixg", "--json")
     assert result.exit_code == 0
     assert "warning: " in result.stderr
-    assert "zero everywhere" in json.loads(result.stdout)[0]["warnings"][0]
+    assert "every pixel is 0" in json.loads(result.stdout)[0]["warnings"][0]
 
 
 # ----- plan, check, methods, ops, demo -----
@@ -320,7 +320,7 @@ def test_plan() -> None:
 
 
 def test_check(tmp_path: Path) -> None:
-    assert "can be explained by 'gradient'" in done("check", CNN).stdout
+    assert "can be explained by 'gradient'" in done("check", CNN, "--method", "gradient").stdout
     assert answer("check", CNN)["ok"] is True
     graph = helper.make_graph(
         [helper.make_node("Round", ["x"], ["y"], name="step")],

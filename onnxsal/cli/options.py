@@ -13,6 +13,7 @@ import typer
 from onnxsal.cli.parameters import read_parameters
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import InputError, MethodError, TargetError
+from onnxsal.methods.convert import DEFAULT_METHOD
 from onnxsal.runtime.beside import beside
 from onnxsal.runtime.labels import find_label, load_labels
 from onnxsal.runtime.preprocess import Preprocess
@@ -20,7 +21,7 @@ from onnxsal.runtime.preprocess_files import load_preprocess
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.", show_default=False)]
 MethodName = Annotated[
-    str | None, typer.Option("--method", "-m", help="How to explain (`onnxsal methods`); gradient if nothing is said.", show_default=False)
+    str | None, typer.Option("--method", "-m", help="How to explain; `onnxsal methods` lists what there is.", show_default=DEFAULT_METHOD)
 ]
 Rules = Annotated[Path | None, typer.Option(help="A method of your own: a TOML file like those in rules/.", show_default=False)]
 Input = Annotated[str | None, typer.Option(help="The input, or inner tensor, to explain.", show_default="the one floating-point input")]

@@ -58,11 +58,10 @@ def _class(index: int, labels: Sequence[str] | None) -> dict[str, Any]:
 
 def warnings_of(one: Explanation) -> list[str]:
     """Reasons not to read the map of one sample."""
-    if not np.any(one.attribution):
-        return ["the attribution is zero everywhere: at this input the score does not react to any small change"]
-    if one.saliency_map is not None and scale_map(one.saliency_map[0]).flat:
-        return ["the saliency map is flat: every pixel has the same value"]
-    return []
+    if one.saliency_map is not None:
+        scaled = scale_map(one.saliency_map[0])
+        return [f"the saliency map is flat: every pixel is {scaled.low:.3g}, so it shows nothing"] if scaled.flat else []
+    return [] if np.any(one.attribution) else ["the attribution is zero everywhere, so it shows nothing"]
 
 
 def save_artefacts(
