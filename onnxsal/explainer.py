@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from onnxsal.errors import InputError, TargetError
 from onnxsal.graph.load import Source
 from onnxsal.methods.adopt import adopt, original_outputs
 from onnxsal.methods.convert import DEFAULT_METHOD, conversion, target_index
+from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, open_session
@@ -85,8 +87,10 @@ class Explanation:
         target = Path(path).with_suffix(".npz")
         arrays = {"attribution": self.attribution, "target": self.target, "score": self.score}
         arrays |= {k: v for k, v in (("saliency_map", self.saliency_map), ("residual", self.residual)) if v is not None}
-        np.savez_compressed(target, **arrays, **{f"outputs/{k}": v for k, v in self.outputs.items()})  # type: ignore[arg-type]
-        target.with_suffix(".json").write_text(json.dumps(self.summary, indent=2, default=str) + "\n", encoding="utf-8")
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays, **{f"outputs/{k}": v for k, v in self.outputs.items()})  # type: ignore[arg-type]
+        write_whole(target, buffer.getvalue())
+        write_whole(target.with_suffix(".json"), (json.dumps(self.summary, indent=2, default=str) + "\n").encode())
         return target
 
     def plot(self, index: int = 0, picture: Any = None) -> Any:
@@ -202,10 +206,13 @@ class Explainer:
     def _explanation(self, arrays: dict[str, np.ndarray], seconds: float) -> Explanation:
         added = {name: arrays.pop(f"{self._prefix}{name}", None) for name in ADDED}
         attribution, target, score = added["attribution"], added["explained_class"], added["explained_score"]
-        assert attribution is not None and target is not None and score is not None
-        if not np.isfinite(attribution).all():
+        assert attribution is not None
+        assert target is not None
+        assert score is not None
+        bad = int(np.count_nonzero(~np.isfinite(attribution)))
+        if bad:
             raise InputError(
-                f"the attribution of method '{self.method}' has {int((~np.isfinite(attribution)).sum())} value(s) that are NaN or infinite: "
+                f"the attribution of method '{self.method}' has {bad} value(s) that are NaN or infinite: "
                 "the model overflows on this input, so no map of it can be trusted. Check the preprocessing and the model's own outputs."
             )
         components = {k: v for k, v in arrays.items() if k not in self._own}

@@ -166,7 +166,7 @@ _DTYPES |= {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np
 def _checked(tensor: Tensor, value: Any) -> Array:
     """``value`` as an array of the declared type and shape, or an error; nothing is converted behind the caller's back but plain lists."""
     if not tensor.type.startswith("tensor("):
-        return value  # type: ignore[no-any-return]  # a sequence or map: ONNX Runtime's to judge
+        return value  # a sequence or map: ONNX Runtime's to judge
     array = value if isinstance(value, np.ndarray) else _from_list(tensor, value)
     if tensor.dtype is None:
         raise InputError(
