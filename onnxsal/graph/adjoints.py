@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from onnxsal.graph.emit import Emit
 from onnxsal.graph.helpers import cast, dim_of, reshape_like, shape_of, zeros_like
-from onnxsal.graph.model import Value
+from onnxsal.graph.model import NodeView, Value
 
 Ints = np.ndarray | Value
 """Numbers known at conversion time, or a tensor; int64 but for those of ``float_size``."""
@@ -49,6 +49,12 @@ def sizes(op: Emit, value: Value, axes: Sequence[int]) -> Ints:
     return dim_of(op, value, axes[0]) if len(axes) == 1 else op.Gather(shape_of(op, value), list(axes))
 
 
+def int_operand(op: Emit, node: NodeView, i: int) -> Ints:
+    """Integer input i: known integers if possible."""
+    array = node.const(i)
+    return array.reshape(-1).astype(np.int64) if array is not None else op.Cast(node.input(i), to=TensorProto.INT64)
+
+
 def float_size(op: Emit, value: Value, axis: int) -> Ints:
     """The size of one axis in the compute type."""
     size = sizes(op, value, [axis])
@@ -83,10 +89,14 @@ def crop_or_pad(op: Emit, g: Value, before: Ints, after: Ints, axes: Sequence[in
     if _any(cut_start) or _any(cut_end):
         ends = calc(op, "Where", calc(op, "Less", cut_end, 0), cut_end, END)
         g = op.Slice(g, cut_start, ends, list(axes))
-    pad_start, pad_end = calc(op, "Max", before, 0), calc(op, "Max", after, 0)
-    if _any(pad_start) or _any(pad_end):
-        g = op.Pad(g, _every_axis(op, join(op, pad_start, pad_end), axes, rank))
-    return g
+    return pad_zeros(op, g, calc(op, "Max", before, 0), calc(op, "Max", after, 0), axes, rank)
+
+
+def pad_zeros(op: Emit, g: Value, before: Ints, after: Ints, axes: Sequence[int], rank: int) -> Value:
+    """Zeros around ``g`` (of that rank) along ``axes``, by amounts that are never negative."""
+    if not _any(before) and not _any(after):
+        return g
+    return op.Pad(g, _every_axis(op, join(op, before, after), axes, rank))
 
 
 def _every_axis(op: Emit, amounts: Ints, axes: Sequence[int], rank: int) -> Ints:

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.adjoints import Part, calc, crop_or_pad, reshape_parts, scatter_axis, scatter_back, sizes
+from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, shape_of, zeros_like
 from onnxsal.ops.registry import case, gradient_of
 
@@ -56,14 +56,14 @@ def _place(op: Emit, dy: Value, index: np.ndarray, x: Value, axis: int) -> Value
     if index.size and (np.diff(index) == 1).all() and (index[0] >= 0 or index[-1] < 0):
         whole = sizes(op, x, [axis])
         first = index[:1] if index[0] >= 0 else calc(op, "Add", whole, index[:1])
-        return crop_or_pad(op, dy, first, calc(op, "Sub", calc(op, "Sub", whole, first), index.size), [axis], x.rank)
+        return pad_zeros(op, dy, first, calc(op, "Sub", calc(op, "Sub", whole, first), index.size), [axis], x.rank)
     length = x.dim(axis)
     if length is None or len(set((index % length).tolist())) < index.size or not index.size:
         return None
     origin = np.full(length, index.size)
     origin[index % length] = np.arange(index.size)
     if index.size < length:
-        dy = crop_or_pad(op, dy, np.array([0]), np.array([1]), [axis], x.rank)
+        dy = pad_zeros(op, dy, np.array([0]), np.array([1]), [axis], x.rank)
     return op.Gather(dy, origin, axis=axis)
 
 

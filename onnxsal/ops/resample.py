@@ -12,6 +12,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, linear_adjoint, reshape_parts, shape_parts
 from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
 from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.slicing import ints
 
 ROI, SCALES, SIZES = 1, 2, 3
 
@@ -124,11 +125,6 @@ def scales_of(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def sizes_of(*values: int) -> np.ndarray:
-    """Sizes, for the cases."""
-    return np.array(values, np.int64)
-
-
 @gradient_of(
     "Resize",
     family="resample",
@@ -136,21 +132,21 @@ def sizes_of(*values: int) -> np.ndarray:
     cases=[
         case((1, 2, 3, 4), None, scales_of(1, 1, 2, 3), mode="nearest"),
         case((2, 2, 3), None, scales_of(1, 1, 2), nearest_mode="floor", coordinate_transformation_mode="asymmetric"),
-        case((1, 2, 3, 4), None, None, sizes_of(1, 2, 6, 8), mode="nearest"),
+        case((1, 2, 3, 4), None, None, ints(1, 2, 6, 8), mode="nearest"),
         case((1, 2, 3, 4), None, scales_of(1, 1, 1.5, 2), nearest_mode="ceil"),
         case((1, 2, 4, 5), None, scales_of(0.6, 2), axes=[3, 2], mode="linear"),
-        case((1, 2, 3, 4), None, None, sizes_of(1, 2, 5, 7), mode="linear", coordinate_transformation_mode="align_corners"),
-        case((2, 3, 4, 2), None, None, sizes_of(5, 3), axes=[2, 1], mode="linear"),
-        case((1, 1, 4, 5), None, None, sizes_of(6, 3), axes=[2, 3], mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
+        case((1, 2, 3, 4), None, None, ints(1, 2, 5, 7), mode="linear", coordinate_transformation_mode="align_corners"),
+        case((2, 3, 4, 2), None, None, ints(5, 3), axes=[2, 1], mode="linear"),
+        case((1, 1, 4, 5), None, None, ints(6, 3), axes=[2, 3], mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5),
         case((1, 1, 6, 5), None, scales_of(1, 1, 0.6, 0.4), mode="linear", antialias=1),
         case((1, 1, 6, 5), None, scales_of(1, 1, 0.6, 1.5), mode="cubic", antialias=1, exclude_outside=1),
-        case((1, 1, 4, 5), None, None, sizes_of(7, 9), axes=[2, 3], mode="linear", keep_aspect_ratio_policy="not_larger"),
-        case((1, 1, 4, 5), None, None, sizes_of(7, 9), axes=[3, 2], mode="nearest", keep_aspect_ratio_policy="not_smaller"),
+        case((1, 1, 4, 5), None, None, ints(7, 9), axes=[2, 3], mode="linear", keep_aspect_ratio_policy="not_larger"),
+        case((1, 1, 4, 5), None, None, ints(7, 9), axes=[3, 2], mode="nearest", keep_aspect_ratio_policy="not_smaller"),
         case(
             (1, 2, 4, 5),
             np.array([0.1, 0.2, 0.9, 1.3], np.float32),
             None,
-            sizes_of(3, 4),
+            ints(3, 4),
             axes=[2, 3],
             mode="linear",
             coordinate_transformation_mode="tf_crop_and_resize",
@@ -180,9 +176,9 @@ def resize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="resample",
     bias="zero",
     cases=[
-        case((1, 8, 6), sizes_of(3, 4), sizes_of(2, 2)),
-        case((2, 12, 6), sizes_of(4, 4), sizes_of(2, 3), strides=[2, 1], pads=[0, 1, 0, 0], dilations=[1, 1]),
-        case((1, 6, 3), sizes_of(5), sizes_of(3), dilations=[1]),
+        case((1, 8, 6), ints(3, 4), ints(2, 2)),
+        case((2, 12, 6), ints(4, 4), ints(2, 3), strides=[2, 1], pads=[0, 1, 0, 0], dilations=[1, 1]),
+        case((1, 6, 3), ints(5), ints(3), dilations=[1]),
     ],
 )
 def col2im(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
