@@ -119,7 +119,10 @@ class Method:
 
     def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults, then a preset's values, then the caller's; raises ``MethodError`` for an unknown name or value."""
-        given = {self._canonical(k): v for k, v in given.items()}
+        names = [self._canonical(k) for k in given]
+        if twice := [n for n in names if names.count(n) > 1]:
+            raise MethodError(f"method '{self.name}': parameter '{twice[0]}' is given twice, among {', '.join(map(repr, given))}.")
+        given = dict(zip(names, given.values(), strict=True))
         preset = given.pop("preset", None)
         if preset is not None and preset not in self.presets:
             raise MethodError(
