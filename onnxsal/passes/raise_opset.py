@@ -28,6 +28,8 @@ def opset(proto: onnx.ModelProto) -> int:
 
 def _requires(proto: onnx.ModelProto) -> str:
     version = opset(proto)
+    if version == 0:
+        raise ModelError("the model imports no 'ai.onnx' opset; only graphs of standard operators can be explained.")
     if version > HIGHEST:
         raise ModelError(
             f"the model uses opset {version}; ONNX Runtime loads opset {HIGHEST} at most. Export it with opset_version={HIGHEST} or lower."
