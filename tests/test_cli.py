@@ -23,6 +23,7 @@ from onnxsal.cli.explain import file_names
 from onnxsal.cli.parameters import as_parameters, read_parameters
 from onnxsal.errors import MethodError
 from onnxsal.runtime.quiet import _without_noise
+from tests.small_models import make, node
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "models" / "tiny"
@@ -400,6 +401,56 @@ def test_models_that_cannot_be_read(here: Path) -> None:
         assert "cut short" in mistake(*verb, here / "cut.onnx", *tail)
         assert "not an ONNX model" in mistake(*verb, here / "text.onnx", *tail)
     assert leftovers(here) == before
+
+
+def external_model(folder: Path) -> onnx.ModelProto:
+    """A model whose weights are in a file that is not there."""
+    onnx.save(onnx.load(CNN), folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (folder / "weights.bin").unlink()
+    return onnx.load(folder / "model.onnx", load_external_data=False)
+
+
+BROKEN = {
+    "external": (external_model, ["another file", "weights.bin", "Put that file beside the model"]),
+    "custom": (
+        lambda _: make([node("Magic", "x", "y", domain="my.ops")], {"x": ["N", 4]}, {"y": ["N", 4]}, domains={"my.ops": 1}),
+        ["my.ops", "Magic", "node 'y'"],
+    ),
+    "no path": (
+        lambda _: make([node("Sign", "x", "s"), node("Relu", "s", "y")], {"x": ["N", 4]}, {"y": ["N", 4]}),
+        ["no differentiable path", "node 's' (Sign"],
+    ),
+    "clash": (
+        lambda _: make([node("Relu", "x", "attribution")], {"x": ["N", 4]}, {"attribution": ["N", 4]}),
+        ["'attribution'", "--prefix"],
+    ),
+    "integers": (
+        lambda _: make([node("Neg", "x", "y")], {"x": ["N", 4]}, {"y": ["N", 4]}, types={"x": TensorProto.INT64, "y": TensorProto.INT64}),
+        ["no floating-point input", "int64"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_models_that_cannot_be_explained(tmp_path: Path, name: str) -> None:
+    make_broken, words = BROKEN[name]
+    proto = make_broken(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    message = mistake("convert", tmp_path / "model.onnx", tmp_path / "out.onnx", "--method", "gradient")
+    for word in words:
+        assert word in message
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_an_unsorted_model_just_works(here: Path) -> None:
+    proto = onnx.load(here / "cnn.onnx")
+    nodes = list(proto.graph.node)[::-1]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    (here / "cnn.onnx").write_bytes(proto.SerializeToString())
+    (unsorted,) = answer("explain", here / "cnn.onnx", here / "pictures" / "one.png", "-o", here / "out")
+    (plain,) = answer("explain", CNN, here / "pictures" / "one.png", "--preprocess", here / "cnn.toml", "-o", here / "plain")
+    np.testing.assert_array_equal(np.load(unsorted["files"]["attribution"]), np.load(plain["files"]["attribution"]))
 
 
 def test_wrong_words(here: Path) -> None:

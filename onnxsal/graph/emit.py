@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
+from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxsal.graph.model import GRID, HALF, Model, NodeView, Value, captured
 
@@ -187,7 +188,8 @@ class Emit:
         """Nodes and initialisers that ``outputs`` need, in emission order (already topological)."""
         wanted = dict.fromkeys([*(v.name for v in outputs), *self._keep])
         self._graph.outputs = [self._tensors[n] for n in wanted if n in self._tensors]
-        self._graph.cleanup()
+        with G_LOGGER.suppress():  # it would warn on stdout of a name clash, which ``assemble`` refuses
+            self._graph.cleanup()
         exporter = gs.exporters.onnx_exporter.OnnxExporter
         nodes, initializers = [], {}
         for node in self._graph.nodes:
