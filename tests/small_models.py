@@ -48,7 +48,9 @@ def draw(*shape: int, seed: int = 0, dtype: Any = np.float32, scale: float = 1.0
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(dtype)
 
 
-def cnn(batch: int | str = "N", size: int | str = 8, opset: int = 18, classes: int = 5, final: str = "Softmax", dtype: Any = np.float32) -> onnx.ModelProto:
+def cnn(
+    batch: int | str = "N", size: int | str = 8, opset: int = 18, classes: int = 5, final: str = "Softmax", dtype: Any = np.float32
+) -> onnx.ModelProto:
     """Conv, Relu, MaxPool, strided Conv, Relu, global mean, Gemm, Softmax: the smallest network with everything a CNN has."""
     weights = {
         "w1": draw(4, 3, 3, 3, seed=1, dtype=dtype, scale=0.4),

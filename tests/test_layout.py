@@ -115,12 +115,13 @@ def test_the_walk_names_no_operator():
     operators = {s.name for s in onnx.defs.get_all_schemas_with_history()}
     strings = {n.value for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
     assert not operators & strings
-    assert "op_type" not in text and "isinstance" not in text
+    assert "op_type" not in text
+    assert "isinstance" not in text
 
 
 def test_room_sizes(capsys: pytest.CaptureFixture[str]):
     """ops/ is the widest room by far. That no other holds more than an eighth is printed, and checked with a wide margin."""
-    lines = {r: 0 for r in BELOW}
+    lines = dict.fromkeys(BELOW, 0)
     for path in sources():
         lines[room(path)] = lines.get(room(path), 0) + len(path.read_text(encoding="utf-8").splitlines())
     total = sum(lines.values())
@@ -266,7 +267,9 @@ def test_a_shipped_rule_file_loads_under_its_name(path: Path):
     method = parse_method(path.read_text(encoding="utf-8"), path.name)
     assert method.name == path.stem
     assert method.wrap in WRAPPERS
-    assert method.title and method.source and method.formula
+    assert method.title
+    assert method.source
+    assert method.formula
     assert {r.use for r in method.rules} <= set(RULES)
     assert method.settle({}) == {k: p.default for k, p in method.parameters.items()}
     assert all(p.doc for p in method.parameters.values())
@@ -305,7 +308,10 @@ def test_no_two_methods_share_a_name():
         ('name = "mine"\n[[rule]]\nuse = "gradient"\n', r"keys \['source', 'title'\] are missing"),
         (HEAD + '[[rule]]\nuse = "gradient"\n[[refuse]]\nop = "Gemm"\nwy = "no"\n', "unknown key 'wy'; did you mean 'why'"),
         (HEAD + '[[rule]]\nuse = "gradient"\n[parameters.n]\ndefault = 1\n', "parameter 'n': needs 'default' and 'doc'"),
-        (HEAD + '[[rule]]\nuse = "gradient"\n[parameters.n]\ndefault = 1\ndoc = "n"\nchoice = [1]\n', "unknown key 'choice'; did you mean 'choices'"),
+        (
+            HEAD + '[[rule]]\nuse = "gradient"\n[parameters.n]\ndefault = 1\ndoc = "n"\nchoice = [1]\n',
+            "unknown key 'choice'; did you mean 'choices'",
+        ),
         (HEAD + '[[rule]]\nuse = "gradient"\n[preset.p]\nm = 1\n', "preset 'p': unknown key 'm'"),
         (HEAD + "[[rule]\n", "not valid TOML"),
     ],
@@ -321,11 +327,14 @@ def test_a_rule_file_with_a_mistake_is_refused(tmp_path: Path, text: str, messag
 def test_a_rule_file_of_ones_own_is_followed(tmp_path: Path):
     """First match wins; a family, an operator, a position, a glob and a refusal each choose nodes."""
     path = tmp_path / "mine.toml"
-    rows = '[[rule]]\nname = "r?"\nop = "Relu"\nuse = "guided"\n[[rule]]\nfamily = ["linear"]\nposition = "first"\nuse = "gradient"\n[[rule]]\nuse = "gradient"\n'
+    rows = '[[rule]]\nname = "r?"\nop = "Relu"\nuse = "guided"\n[[rule]]\nfamily = ["linear"]\nposition = "first"\nuse = "gradient"\n'
+    rows += '[[rule]]\nuse = "gradient"\n'
     path.write_text(HEAD + rows, encoding="utf-8")
     decided = onnxsal.plan(cnn(), path)
     why = {s.node.name: s.why for s in decided.steps}
-    assert why["r1"].startswith("rule 1") and why["c1"].startswith("rule 2") and why["c2"].startswith("rule 3")
+    assert why["r1"].startswith("rule 1")
+    assert why["c1"].startswith("rule 2")
+    assert why["c2"].startswith("rule 3")
     path.write_text(HEAD + rows + '[[refuse]]\nop = "MaxPool"\nwhy = "pools are not for me"\n', encoding="utf-8")
     with pytest.raises(PlanError, match=r"node 'p1' \(MaxPool, opset 18\): method 'mine' does not explain it: pools are not for me"):
         onnxsal.plan(cnn(), path)

@@ -299,8 +299,11 @@ def test_every_node_gets_a_name_of_its_own():
     model = make(nodes, {"x": ["N", 2]}, {"y": ["N", 2]})
     outcome = NAME_NODES(model)
     got = [n.name for n in model.graph.node]
-    assert len(set(got)) == len(got) and all(got)
-    assert got[0] == "same" and got[3] == "Neg_1" and got[5] == "same_1"
+    assert len(set(got)) == len(got)
+    assert all(got)
+    assert got[0] == "same"
+    assert got[3] == "Neg_1"
+    assert got[5] == "same_1"
     assert (outcome.changed, outcome.detail) == (3, "named 3 node(s) without a name of their own")
     assert NAME_NODES(model) == Outcome()
 
@@ -328,7 +331,8 @@ def test_pads_are_written_out_without_changing_a_bit(op_type: str, attributes: d
         model = make(nodes, {"x": ["N", 3, size, size + 3]}, {"y": None}, weights)
         prepared = plain(model)
         written = {a.name: a for a in prepared.model.proto.graph.node[0].attribute}
-        assert "auto_pad" not in written and len(written["pads"].ints) == 4
+        assert "auto_pad" not in written
+        assert len(written["pads"].ints) == 4
         assert not prepared.rewritten
         same_outputs(model, prepared.model.proto, {"x": draw(2, 3, size, size + 3)})
 
@@ -374,7 +378,9 @@ def test_the_final_squashing_is_found_through_reshapes(nodes: list, start: str |
 def test_cutting_leaves_the_forward_part_alone():
     model = cnn()
     converted = onnxsal.convert(model)
-    assert [n.SerializeToString() for n in converted.graph.node[: len(model.graph.node)]] == [n.SerializeToString() for n in model.graph.node]
+    assert [n.SerializeToString() for n in converted.graph.node[: len(model.graph.node)]] == [
+        n.SerializeToString() for n in model.graph.node
+    ]
 
 
 # ----- tags -----
@@ -477,7 +483,8 @@ def test_expansion_and_inlining_keep_every_note():
     model.functions.append(helper.make_function("local", "Residual", ["a", "w"], ["b"], body, [helper.make_opsetid("", 13)]))
     model.opset_import.append(helper.make_opsetid("local", 1))
     prepared = plain(model, knows)
-    assert "inline functions" in prepared.log[1] and "expand bodies" in " ".join(prepared.log)
+    assert "inline functions" in prepared.log[1]
+    assert "expand bodies" in " ".join(prepared.log)
     nodes = {n.output[0]: n for n in prepared.model.proto.graph.node}
     assert "Relu" not in ops_of(prepared.model.proto)
     nodes["r"].doc_string = "a relu"  # the node that was expanded is gone, and its note with it
@@ -494,7 +501,9 @@ def test_a_rewrite_that_changes_outputs_is_refused(monkeypatch: pytest.MonkeyPat
     model = make([node("Gelu", "x", "y", domain="com.microsoft")], {"x": ["N", 4]}, {"y": ["N", 4]}, domains={"com.microsoft": 1})
     assert "largest relative difference" in plain(model).log[-1]
     monkeypatch.setitem(expand_contrib.EXPANSIONS, "Gelu", lambda w: w.add("Relu", w.input(0), output=w.node.output[0]))
-    with pytest.raises(ModelError, match=r"rewriting the model \(expand fused operators\) changed its outputs by .* relative; at most 1e-05"):
+    with pytest.raises(
+        ModelError, match=r"rewriting the model \(expand fused operators\) changed its outputs by .* relative; at most 1e-05"
+    ):
         plain(model)
     with pytest.raises(ModelError, match="changed its outputs"):
         onnxsal.convert(model)
@@ -511,6 +520,12 @@ def test_the_guard_tries_larger_pictures():
 
 
 def test_a_guard_that_cannot_run_says_so():
-    model = make([node("Gelu", "x", "h", domain="com.microsoft"), node("Reshape", "h shape", "y")], {"x": ["N", "M"]}, {"y": None}, {"shape": np.asarray([7, 7], np.int64)}, domains={"com.microsoft": 1})
+    model = make(
+        [node("Gelu", "x", "h", domain="com.microsoft"), node("Reshape", "h shape", "y")],
+        {"x": ["N", "M"]},
+        {"y": None},
+        {"shape": np.asarray([7, 7], np.int64)},
+        domains={"com.microsoft": 1},
+    )
     with pytest.raises(ModelError, match="could not be compared: no random input could be found"):
         plain(model)
