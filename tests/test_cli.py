@@ -369,7 +369,7 @@ def test_demo_on_any_model(here: Path) -> None:
     assert {r["method"] for r in facts["explained"]} | {r["method"] for r in facts["refused"]} == set(onnxsal.methods())
     sheet = Image.open(facts["contact_sheet"])
     assert sheet.width > 3 * 224
-    told = done(*common).stdout
+    told = run(*common).stdout
     assert told.count("one.png") == told.count("two.png") == len(facts["explained"]) // 2
     assert "contact sheet: " in told
 

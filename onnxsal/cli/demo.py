@@ -13,7 +13,7 @@ from onnxsal.cli import options as o
 from onnxsal.cli.explain import Sample, file_names, named, near, open_explainer, row, write
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.engine.method import shipped_methods
-from onnxsal.errors import InputError, PlanError, UnsupportedError
+from onnxsal.errors import InputError, MethodError, PlanError, UnsupportedError
 from onnxsal.report.artefacts import Style
 from onnxsal.report.sheet import Cell, Row, contact_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
@@ -48,7 +48,7 @@ def demo(
             step(f"{method.name}: building it into {model.name}")
             try:
                 explainer = open_explainer(feed, method, provider, 1, {"black": feed.black})
-            except (PlanError, UnsupportedError) as error:
+            except (PlanError, UnsupportedError, MethodError) as error:  # not for this model, or not without more than a picture
                 refused.append({"method": method.name, "why": str(error)})
                 continue
             for file in files:
