@@ -115,6 +115,8 @@ def _matrix_among_others(op: Emit, node: NodeView, axis: int, eye: Value) -> Val
 
 def _extrapolated(op: Emit, node: NodeView) -> Value | None:
     """tf_crop_and_resize writes a constant outside the image; every other mode is linear."""
+    if not node.want(0):
+        return node.y
     if not _crops(node) or not node.attr("extrapolation_value"):
         return None
     return op.clone(node, [zeros_like(op, node.x), *node.inputs[1:]])
@@ -158,14 +160,25 @@ def scales_of(*values: float) -> np.ndarray:
     ],
 )
 def resize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks."""
+    """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks.
+
+    roi and scales have a derivative of 0 in mode nearest, and none that is known in the others.
+    """
+    answer = node.grads(_resize_x(op, node, dy) if node.want(0) else None)
+    for i in (ROI, SCALES):
+        if node.want(i) and node.attr("mode") == "nearest":
+            answer[i] = op.Sub(node.input(i), node.input(i))
+    return answer
+
+
+def _resize_x(op: Emit, node: NodeView, dy: Value) -> Value:
     axes = _resized(node)
     blocks = _blocks(node, axes)
     if not axes:
-        return node.grads(dy)
+        return dy
     if blocks is not None:
-        return node.grads(_sum_blocks(op, dy, node.x.dim(1) or 0, node.x.rank, blocks))
-    return node.grads(linear_adjoint(op, dy, node.x, {a: _matrix(op, node, a) for a in axes}))
+        return _sum_blocks(op, dy, node.x.dim(1) or 0, node.x.rank, blocks)
+    return linear_adjoint(op, dy, node.x, {a: _matrix(op, node, a) for a in axes})
 
 
 # ----- patches -----
