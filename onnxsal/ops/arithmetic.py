@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, mask, unbroadcast
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import Roles, case, gradient_of
 
 PAIRS = [
     case((2, 3, 4), (2, 3, 4)),
@@ -92,7 +92,7 @@ def arange(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- products -----
 
 
-@gradient_of("Mul", family="product", bias="product", cases=PAIRS)
+@gradient_of("Mul", family="product", bias="product", cases=PAIRS, roles=Roles((0, 1)))
 def multiply(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy b; db = dy a."""
     return _back(op, node, [op.Mul(dy, node.input(1 - i)) if node.want(i) else None for i in (0, 1)])
@@ -113,7 +113,7 @@ DIVIDED = [
 ]
 
 
-@gradient_of("Div", family="product", bias=_div_bias, cases=DIVIDED)
+@gradient_of("Div", family="product", bias=_div_bias, cases=DIVIDED, roles=Roles((0,)))
 def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy / b; db = -dy y / b."""
     da = op.Div(dy, node.input(1))

@@ -12,7 +12,7 @@ from onnxsal.graph.adjoints import Ints, calc, join, sizes
 from onnxsal.graph.helpers import cast, reshape_like
 from onnxsal.ops.grid import Sampler
 from onnxsal.ops.linear import multilinear_bias
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import Roles, case, gradient_of
 
 
 class Deformed(Sampler):
@@ -121,6 +121,7 @@ def _offsets(*shape: int) -> np.ndarray:
     "DeformConv",
     family="linear",
     bias=_deform_bias,
+    roles=Roles((0, 1, 4), (3,), mixed=lambda node: "several taps of its kernel can meet the same element of the input"),
     cases=[
         case((1, 2, 4, 5), (3, 2, 2, 2), _offsets(1, 8, 3, 4), kernel_shape=[2, 2], opset=19),
         case((2, 2, 4, 5), (3, 2, 2, 2), _offsets(2, 8, 5, 6), (3,), (2, 4, 5, 6), pads=[1, 1, 1, 1], kernel_shape=[2, 2], opset=19),

@@ -13,7 +13,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, shape_parts
 from onnxsal.graph.helpers import same_dim, shape_of
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import Roles, case, gradient_of
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,21 @@ def _diagonal(op: Emit, g: Value, x: Value, own: str) -> Value:
     return g
 
 
+def _sums_alone(node: NodeView) -> str:
+    """Whether a label of a constant operand is summed without an active operand: then it is sums of weights that meet an element."""
+    equation = parse(node)
+    active = "".join(term for i, term in enumerate(equation.terms) if node.want(i))
+    rest = "".join(term for i, term in enumerate(equation.terms) if not node.want(i))
+    stretched = any(d == 1 for v in node.inputs if v is not None for d in v.shape or ())
+    alone = set(rest) - set(active) - set(equation.output)
+    return "it sums weights before they meet the input" if alone or (stretched and rest) else ""
+
+
 @gradient_of(
     "Einsum",
     family="linear",
     bias="product",
+    roles=Roles(None, mixed=_sums_alone),
     cases=[
         case((3, 4), (4, 5), equation="ij,jk->ik"),
         case((2, 3, 4), (2, 5, 4), equation="bid, bjd -> bij"),

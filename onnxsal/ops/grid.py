@@ -9,7 +9,7 @@ import numpy as np
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, calc, float_size, shape_parts, sizes
 from onnxsal.graph.helpers import cast, reshape_like, shape_of, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import Roles, case, gradient_of
 
 KERNELS = {
     "nearest": (0, [[1.0]]),
@@ -188,6 +188,7 @@ def grid_sample(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "AffineGrid",
     family="linear",
     bias="zero",
+    roles=Roles((0,)),
     cases=[
         case((2, 2, 3), np.array([2, 1, 3, 4]), opset=20),
         case((1, 2, 3), np.array([1, 2, 3, 2]), align_corners=1, opset=20),

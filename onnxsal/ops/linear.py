@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import Roles, case, gradient_of
 from onnxsal.ops.windows import correlate, gather, spread, transposed_window_of, window_of
 
 
@@ -41,6 +41,7 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
     "Conv",
     family="linear",
     bias=_convolution_bias,
+    roles=Roles((0, 1), (2,)),
     cases=[
         case((2, 6, 5, 6), (7, 6, 3, 3), (7,), pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
         case((2, 6, 5, 6), (7, 6, 3, 2), pads=[0, 1, 2, 0]),
@@ -79,6 +80,7 @@ def conv(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "ConvTranspose",
     family="linear",
     bias=_convolution_bias,
+    roles=Roles((0, 1), (2,)),
     cases=[
         case((2, 3, 4, 5), (3, 4, 3, 3), (4,)),
         case((2, 3, 4, 5), (3, 4, 3, 3), (4,), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
@@ -118,6 +120,7 @@ def _gemm_bias(op: Emit, node: NodeView) -> Value | None:
     "Gemm",
     family="linear",
     bias=_gemm_bias,
+    roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0),
     cases=[
         case((3, 4), (4, 5), (5,)),
         case((3, 4), (5, 4), (5,), transB=1),
@@ -158,6 +161,7 @@ def _swapped(op: Emit, value: Value, rank: int) -> Value:
     "MatMul",
     family="linear",
     bias="product",
+    roles=Roles((0, 1)),
     cases=[
         case((3, 4), (4, 5)),
         case((2, 3, 4), (4, 5)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import Roles, case, gradient_of
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -223,6 +223,7 @@ _stored = np.asarray([0.5, 1.5, 2.0])
     "BatchNormalization",
     family="normalization",
     bias=_batch_norm_bias,
+    roles=Roles((0, 1), (2, 3)),
     cases=[
         case((2, 3, 2, 2), (3,), (3,), (3,), _stored, fixed=[1, 2, 3, 4]),
         case((2, 3, 4), (3,), (3,), (3,), _stored, epsilon=0.1),

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import axes_of, cast, mask, shape_of, zeros_like
-from onnxsal.ops.registry import Case, case, gradient_of
+from onnxsal.ops.registry import Case, Roles, case, gradient_of
 
 # ----- which axes, and how to get them back -----
 
@@ -89,7 +89,7 @@ def _cases(*more: Case, **drawn: float | Sequence[float]) -> list[Case]:
 # ----- sums and means -----
 
 
-@gradient_of("ReduceSum", family="reduction", bias="zero", cases=_cases())
+@gradient_of("ReduceSum", family="reduction", bias="zero", cases=_cases(), roles=Roles((0,)))
 def reduce_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy, repeated along the reduced axes."""
     return node.grads(_spread(op, node, dy))

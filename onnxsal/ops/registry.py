@@ -83,6 +83,21 @@ def case(
 
 
 @dataclass(frozen=True)
+class Roles:
+    """How the inputs of an operator make its output, for rules that change some of them.
+
+    It is linear in each of ``factors`` while the others stay (``None``: in every input); ``shifts`` are only added. ``mixed(node)``
+    says why the signs of a weight are not the signs of its effects ('' = every element of an input meets every element of the
+    output in one element of the weight); ``flips(node)`` tells that these effects have the opposite signs.
+    """
+
+    factors: tuple[int, ...] | None
+    shifts: tuple[int, ...] = ()
+    mixed: Callable[[NodeView], str] = lambda node: ""
+    flips: Callable[[NodeView], bool] = lambda node: False
+
+
+@dataclass(frozen=True)
 class OpSpec:
     """All that onnxsal knows about one operator."""
 
@@ -95,6 +110,7 @@ class OpSpec:
     many: bool = False
     stops: Mapping[int, str] = field(default_factory=dict)
     carries: tuple[int, ...] | None = None
+    roles: Roles | None = None
     module: str = ""
 
     @property
@@ -116,6 +132,7 @@ def gradient_of(
     many: bool = False,
     stops: Mapping[int, str] | None = None,
     carries: Sequence[int] | None = None,
+    roles: Roles | None = None,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -125,7 +142,8 @@ def gradient_of(
     ``"zero"`` (homogeneous of degree 1), ``"symmetric"`` (symmetric Jacobian, so J x is the gradient of dy = x),
     ``"affine"`` (the node on zeros), ``"linear"`` (as affine, and zero where every floating-point input is active),
     ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
-    ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones).
+    ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones). ``roles``
+    says which inputs are multiplied and which are added, where that is what the operator does.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -142,7 +160,7 @@ def gradient_of(
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
             outputs = None if carries is None else tuple(carries)
-            REGISTRY[key] = OpSpec(op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, gradient.__module__)
+            REGISTRY[key] = OpSpec(op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, roles, gradient.__module__)
         return gradient
 
     return register

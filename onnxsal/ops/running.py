@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, mask, ones_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import Roles, case, gradient_of
 
 
 def _backwards(op: Emit, node: NodeView, t: Value) -> Value:
@@ -23,7 +23,7 @@ _running = [
 ]
 
 
-@gradient_of("CumSum", family="reduction", bias="zero", cases=_running)
+@gradient_of("CumSum", family="reduction", bias="zero", cases=_running, roles=Roles((0,)))
 def cum_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = the running sum of dy in the other direction."""
     return node.grads(_backwards(op, node, dy))
