@@ -18,6 +18,7 @@ from onnxsal.cli.shell import progress, say, show_json, show_table
 from onnxsal.errors import InputError
 from onnxsal.explainer import Explainer, Explanation
 from onnxsal.report.artefacts import MATLAB, Style, record, save_artefacts
+from onnxsal.report.parts import parts_sheet
 from onnxsal.report.path import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
 from onnxsal.runtime.session import Tensor
@@ -59,6 +60,7 @@ def explain(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in one run.")] = 1,
     palette: Annotated[str | None, typer.Option(help=PALETTE_HELP, show_default=False)] = None,
     show_path: Annotated[bool, typer.Option("--show-path", help="Also tile the pictures along the integration path.")] = False,
+    components: Annotated[bool, typer.Option("--components", help="Also show each layer's part of the map.")] = False,
     param: o.Parameters = None,
     json: o.Json = False,
 ) -> None:
@@ -67,7 +69,7 @@ def explain(
     feed = o.feeding(model, preprocess, labels)
     if any(file.suffix.lower() not in ARRAYS for file in files):
         _ = feed.required
-    given = o.conversion_options(feed, param, input, output, score)
+    given = o.conversion_options(feed, param, input, output, score) | ({"components": True} if components else {})
     style = MATLAB if given.get(PRESET) == "matlab" and palette is None else Style(palette)
     with progress(f"building the explanation into {model.name}"):
         explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
@@ -102,6 +104,8 @@ def write(
     """Write everything about one explained sample; returns its record."""
     facts = {"source": str(sample.source), "model": str(feed.model), **record(one, explainer.conversion.question.output, feed.labels)}
     extra = {}
+    if one.components:
+        extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
     if show_path:
         x = sample.feed[explainer.conversion.question.x.name]
         extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, feed.required), f"{base}.path.png"))
