@@ -6,6 +6,8 @@ from onnxsal.errors import OnnxsalError
 from onnxsal.explainer import Explainer, Explanation
 from onnxsal.methods.convert import convert
 from onnxsal.methods.inspect import Report, check, methods, ops, plan
+from onnxsal.methods.patterns.file import Patterns
+from onnxsal.methods.patterns.fit import fit_patterns
 from onnxsal.methods.vjp import vjp
 
 __all__ = [
@@ -13,10 +15,12 @@ __all__ = [
     "Explanation",
     "Method",
     "OnnxsalError",
+    "Patterns",
     "Plan",
     "Report",
     "check",
     "convert",
+    "fit_patterns",
     "methods",
     "ops",
     "plan",

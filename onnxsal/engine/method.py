@@ -43,12 +43,14 @@ class Row:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def matches(self, node: NodeView, family: str, position: str) -> bool:
-        """Whether every key of the row fits the node (the values of one key are alternatives)."""
+        """Whether every key of the row fits the node (the values of one key are alternatives; tag ``!t`` fits nodes without t)."""
         has = {"op": {node.op_type}, "family": {family}, "position": {position}, "tag": set(node.model.tags.get(node.index, ()))}
         for key, values in self.match.items():
             if key == "name":
                 if not any(fnmatch.fnmatchcase(node.name, v) for v in values):
                     return False
+            elif key == "tag" and any(v.startswith("!") and v[1:] not in has["tag"] for v in values):
+                continue
             elif not has[key].intersection(values):
                 return False
         return True

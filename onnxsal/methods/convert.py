@@ -27,6 +27,7 @@ from onnxsal.methods import smooth as _smooth  # noqa: F401
 from onnxsal.methods.build import WRAPPERS, Build, Result
 from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.methods.head import emit_head
+from onnxsal.methods.patterns import explain as _patterns  # noqa: F401
 from onnxsal.methods.question import Question, ask, image_axes
 from onnxsal.ops.registry import known
 from onnxsal.passes import Prepared, prepare

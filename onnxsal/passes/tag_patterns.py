@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxsal.graph import Model, NodeView
+from onnxsal.passes.linear_layers import tag_linear_layers
 
 RECTIFIER = "rectifier"
 """Zero below zero, the identity just above: Relu, Clip(0, .), Max(x, 0), and the QuantizeLinear that swallowed one of them."""
@@ -36,3 +37,4 @@ def tag_patterns(model: Model) -> None:
     for node in model.nodes:
         if is_rectifier(node):
             model.tags[node.index] = model.tags.get(node.index, frozenset()) | {RECTIFIER}
+    tag_linear_layers(model)

@@ -1,0 +1,218 @@
+"""Learn patterns: one pass over the data, for all layers at once, in bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxsal.errors import InputError, near_miss
+from onnxsal.graph import Emit, Model
+from onnxsal.graph.assemble import Port, assemble
+from onnxsal.graph.load import Source, load_model
+from onnxsal.methods.convert import model_sha256, refuse_converted
+from onnxsal.methods.guard import compare_on_random_input
+from onnxsal.methods.patterns.file import Patterns, layer_patterns, named_layers
+from onnxsal.methods.patterns.statistics import Sums, emit_sums, estimate
+from onnxsal.ops.registry import known
+from onnxsal.passes import prepare
+from onnxsal.passes.linear_layers import LinearLayer
+from onnxsal.runtime.beside import beside
+from onnxsal.runtime.data import Data, open_data
+from onnxsal.runtime.data import Source as DataSource
+from onnxsal.runtime.files import write_arrays
+from onnxsal.runtime.preprocess import Preprocess
+from onnxsal.runtime.preprocess_files import load_preprocess
+from onnxsal.runtime.providers import Providers
+from onnxsal.runtime.session import Session, open_session
+
+Progress = Callable[[int, int | None], None]
+"""Called with the samples done and, where it is known, their number in all."""
+
+BATCH = 32
+SAVE_SECONDS = 60.0
+
+
+def fit_patterns(
+    model: Source,
+    data: DataSource,
+    *,
+    preprocess: Preprocess | str | os.PathLike[str] | None = None,
+    batch_size: int = BATCH,
+    layers: str | Sequence[str] | None = None,
+    samples: int | None = None,
+    state: str | os.PathLike[str] | None = None,
+    save_every: float = SAVE_SECONDS,
+    providers: Providers = None,
+    progress: Progress | None = None,
+) -> Patterns:
+    """Learn the patterns of every linear layer of a model from (training) data, for ``patternnet`` and ``pattern_attribution``.
+
+    ``data`` is a folder or list of pictures (with ``preprocess``, by default what lies beside the model), a .npy, .npz, .parquet or
+    .zarr file, an array, or an iterable of batches. ``layers`` chooses by name of weight or node (globs); ``samples`` limits how many
+    are read. With ``state`` (a path) the sums are kept there every ``save_every`` seconds and when it is interrupted, and a later call
+    with the same data, in the same order, goes on from them. Labels are not needed.
+
+    Each unit's pattern a obeys w'a = 1. ``Patterns.inactive`` lists units that were hardly ever active; their a+ is the linear pattern.
+    """
+    fit = _Fit.open(model, layers, providers)
+    reader = open_data(data, fit.session.inputs, _preprocess(model, preprocess))
+    size = fit.fixed or batch_size
+    kept = None if state is None else Path(state)
+    if kept is not None and kept.exists():
+        fit.restore(kept)
+    begin, first = time.perf_counter(), fit.done
+    saved = begin
+    try:
+        for batch in reader.batches(size, fit.done, samples):
+            if fit.fixed and len(next(iter(batch.values()))) < fit.fixed:
+                fit.left_out = len(next(iter(batch.values())))
+                break
+            fit.add(batch)
+            if progress is not None:
+                progress(fit.done, _total(reader, samples))
+            if kept is not None and time.perf_counter() - saved >= save_every:
+                fit.keep(kept)
+                saved = time.perf_counter()
+    except BaseException:
+        if kept is not None and fit.done > first:
+            fit.keep(kept)
+        raise
+    result = fit.result(model, time.perf_counter() - begin, fit.done - first)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
+    return result
+
+
+def _preprocess(model: Source, given: Preprocess | str | os.PathLike[str] | None) -> Preprocess | None:
+    if isinstance(given, Preprocess):
+        return given
+    if given is not None:
+        return load_preprocess(given)
+    return beside(model).preprocess if isinstance(model, str | os.PathLike) else None
+
+
+def _total(reader: Data, samples: int | None) -> int | None:
+    counts = [c for c in (reader.count, samples) if c is not None]
+    return min(counts) if counts else None
+
+
+@dataclass
+class _Fit:
+    """A pass in progress: the model with the sums as outputs, and what was summed so far."""
+
+    session: Session
+    layers: dict[str, LinearLayer]
+    sums: dict[str, Sums]
+    digest: str
+    fixed: int | None
+    done: int = 0
+    left_out: int = 0
+    names: list[tuple[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, source: Source, wanted: str | Sequence[str] | None, providers: Providers) -> _Fit:
+        """The session; raises ``InputError`` where there is nothing to learn."""
+        proto = load_model(source)
+        refuse_converted(proto)
+        plain = prepare(proto, known, compare_on_random_input).model
+        layers = _chosen(named_layers(plain), wanted)
+        names = [(f"onnxsal/patterns/{i}/products", f"onnxsal/patterns/{i}/totals") for i in range(len(layers))]
+        batch = plain.value(plain.input_names[0]).shape
+        made = with_sums(plain, list(layers.values()), names)
+        fixed = batch[0] if batch and isinstance(batch[0], int) else None
+        session = open_session(made, providers)
+        return cls(session, layers, {n: Sums.empty(layer) for n, layer in layers.items()}, model_sha256(source), fixed, names=names)
+
+    def add(self, batch: dict[str, np.ndarray]) -> None:
+        """Run one batch and add up what comes out."""
+        found = self.session.run(batch, [n for pair in self.names for n in pair])
+        for (products, totals), (name, sums) in zip(self.names, self.sums.items(), strict=True):
+            if not (np.isfinite(found[products]).all() and np.isfinite(found[totals]).all()):
+                raise InputError(
+                    f"layer '{name}': its activations are NaN or infinite in the batch that follows sample {self.done}, so nothing can be "
+                    "learned from them. Check the data and the preprocessing."
+                )
+            sums.add(found.pop(products), found.pop(totals))
+        self.done += len(next(iter(batch.values())))
+
+    def keep(self, path: Path) -> None:
+        """Write the sums, whole or not at all."""
+        arrays = {f"{kind}/{name}": getattr(s, kind) for name, s in self.sums.items() for kind in ("products", "totals")}
+        write_arrays(path, {**arrays, "meta": np.asarray(json.dumps({"done": self.done, "model": self.digest, "layers": list(self.sums)}))})
+
+    def restore(self, path: Path) -> None:
+        """Go on from the sums of an interrupted pass."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                meta = json.loads(str(stored["meta"]))
+                if meta["model"] != self.digest or meta["layers"] != list(self.sums):
+                    raise InputError(f"state '{path}' is that of another model or other layers; remove it to begin anew.")
+                for name, sums in self.sums.items():
+                    sums.products, sums.totals = stored[f"products/{name}"], stored[f"totals/{name}"]
+                self.done = int(meta["done"])
+        except InputError:
+            raise
+        except Exception as error:  # damaged files raise anything: KeyError, ValueError, BadZipFile
+            raise InputError(f"state '{path}' is damaged: {error}. Remove it to begin anew.") from error
+
+    def result(self, source: Source, seconds: float, samples: int) -> Patterns:
+        """The patterns, layer by layer, with how long it took and how much memory."""
+        if not self.done:
+            raise InputError("the data hold no samples" + (f" (the model takes batches of {self.fixed})." if self.fixed else "."))
+        nbytes = sum(s.nbytes for s in self.sums.values())
+        learned = {}
+        for name, layer in self.layers.items():
+            learned[name] = layer_patterns(layer, estimate(layer.weights, self.sums.pop(name)))
+        facts = {
+            "seconds": seconds,
+            "images_per_second": samples / seconds if seconds else 0.0,
+            "sums_megabytes": nbytes / 1e6,
+            "peak_megabytes": peak_megabytes(),
+            "left_out": self.left_out,
+            "provider": self.session.providers[0],
+        }
+        return Patterns(learned, self.digest, self.done, facts)
+
+
+def with_sums(model: Model, layers: Sequence[LinearLayer], names: Sequence[tuple[str, str]]) -> onnx.ModelProto:
+    """The model with the sums of each layer as outputs of these names."""
+    op, ports = Emit(model), []
+    for layer, pair in zip(layers, names, strict=True):
+        for value, name in zip(emit_sums(op, layer), pair, strict=True):
+            with op.at(layer.node):
+                ports.append(Port(op.Identity(value, name=name), op.dtype, (None, None)))
+    return assemble(model, op, [], ports)
+
+
+def _chosen(layers: dict[str, LinearLayer], wanted: str | Sequence[str] | None) -> dict[str, LinearLayer]:
+    if not layers:
+        raise InputError("the model has no Conv, Gemm or MatMul with constant weights, so there are no patterns to learn.")
+    if wanted is None:
+        return layers
+    found: dict[str, LinearLayer] = {}
+    for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        hits = {n: v for n, v in layers.items() if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(v.node.name, pattern)}
+        if not hits:
+            raise InputError(f"no linear layer is called '{pattern}'{near_miss(pattern, layers)}; known: {', '.join(layers)}.")
+        found |= hits
+    return {n: v for n, v in layers.items() if n in found}
+
+
+def peak_megabytes() -> float | None:
+    """The most memory that the process ever had, where the system tells."""
+    with contextlib.suppress(ImportError):
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+    return None
