@@ -37,7 +37,7 @@ class Inferred:
 
 def infer(proto: onnx.ModelProto) -> Inferred:
     """Shape inference and folding in turn, until nothing new is known. The model itself is not changed."""
-    light = _light(proto)
+    light = without_weights(proto)
     constants: dict[str, np.ndarray] = {}
     for _ in range(_ROUNDS):
         types = _types(onnx.shape_inference.infer_shapes(light, data_prop=True))
@@ -51,7 +51,7 @@ def infer(proto: onnx.ModelProto) -> Inferred:
     return Inferred(types, constants)
 
 
-def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the weights' data (they are most of the memory), and without what trips shape inference."""
     light = onnx.ModelProto(ir_version=proto.ir_version)
     light.opset_import.extend(proto.opset_import)

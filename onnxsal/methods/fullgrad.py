@@ -10,70 +10,105 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from onnx import TensorProto
+
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
-from onnxsal.errors import UnsupportedError
+from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.graph import Emit, Model, Value
-from onnxsal.graph.helpers import dim_of, zeros_like
-from onnxsal.graph.infer import Shape
+from onnxsal.graph.helpers import dim_of, recast, signal_type, zeros_like
+from onnxsal.graph.model import captured
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
+from onnxsal.methods.layout import Layout, Picture, layouts
 from onnxsal.methods.question import image_axes
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import implicit_bias
 
-EPSILON = 1e-6
-"""Added to a layer's range before dividing by it, as the authors do."""
+EPSILON = {"layer": 1e-6, "channel": 1e-7}
+"""Added to a range before dividing by it, as the authors and pytorch-grad-cam do."""
 
 
 @dataclass(frozen=True)
-class Term:
-    """The bias term of one node: the signal at its output, and its implicit bias, broadcastable to it.
+class Site:
+    """A node as the place of a bias term.
 
-    ``channel`` is the axis along which a bias that is constant per channel varies; ``None`` where it varies everywhere.
+    ``explicit``: its bias is made of parameters alone. ``channel``: the one axis along which such a bias varies, if there is one.
     """
 
     step: Step
-    signal: Value
-    bias: Value
+    layout: Layout
     explicit: bool
     channel: int | None
 
     @property
-    def shape(self) -> Shape:
-        return self.step.node.y.shape or ()
+    def name(self) -> str:
+        return self.step.node.name
 
     @property
-    def rank(self) -> int:
-        return self.step.node.y.rank
+    def y(self) -> Value:
+        return self.step.node.y
 
 
-def is_explicit(step: Step) -> bool:
+@dataclass(frozen=True)
+class Term:
+    """The bias term of one node: the signal at its output, and its implicit bias, broadcastable to it."""
+
+    site: Site
+    signal: Value
+    bias: Value
+
+
+def survey(build: Build) -> dict[str, Site]:
+    """Every node on the path, by name."""
+    question, steps = build.question, build.plan().steps
+    layout, data = layouts(question, steps), data_tensors(question.model)
+    sites = {}
+    for step in steps:
+        explicit = is_explicit(step, data)
+        own = layout.get(step.node.y.name, Layout(None, False)) if step.node.outputs[0] is not None else Layout(None, False)
+        sites[step.node.name] = Site(step, own, explicit, bias_axis(step) if explicit else None)
+    for name in build.settings.get("layers") or ():
+        if name not in sites:
+            raise MethodError(
+                f"layers: no node '{name}' lies between the input and the score{near_miss(name, sites)}; `onnxsal plan` lists them."
+            )
+    return sites
+
+
+def data_tensors(model: Model) -> set[str]:
+    """Tensors whose values depend on the values of the model's inputs; sizes of tensors do not."""
+    found = set(model.input_names)
+    for node in model.nodes:
+        if node.op_type not in ("Shape", "Size") and found.intersection((*node.proto.input, *captured(node.proto))):
+            found.update(filter(None, node.proto.output))
+    return found
+
+
+def is_explicit(step: Step, data: set[str]) -> bool:
     """Whether the bias is made of parameters alone: a layer's bias, a batch normalisation's shift, an added constant."""
     node = step.node
-    affine = step.family in ("linear", "add") or node.op_type == "BatchNormalization"
-    others = (i for i, v in enumerate(node.inputs) if v is not None and not node.wants[i])
-    return affine and all(node.const(i) is not None for i in others)
+    if step.family not in ("linear", "add") and node.op_type != "BatchNormalization":
+        return False
+    constant = [v for i, v in enumerate(node.inputs) if v is not None and not node.want(i)]
+    return bool(constant) and not any(v.name in data for v in constant)
 
 
-def channel_axis(step: Step) -> int | None:
-    """The axis along which an explicit bias varies, if it varies along one only."""
+def bias_axis(step: Step) -> int | None:
+    """The axis of the output along which an explicit bias varies, if it varies along one only."""
     node = step.node
-    if not is_explicit(step):
-        return None
-    if step.family != "add":
-        return 1
     rank = node.y.rank
+    if step.family != "add":
+        return 1 if rank > 2 and node.want(0) else None
     varying = set()
     for i, value in enumerate(node.inputs):
-        if value is not None and not node.wants[i]:
-            shape = value.shape or ()
-            varying |= {rank - len(shape) + axis for axis, size in enumerate(shape) if size != 1}
+        if value is not None and not node.want(i):
+            varying |= {rank - value.rank + axis for axis, size in enumerate(value.shape or ()) if size != 1}
     return varying.pop() if len(varying) == 1 else None
 
 
-def noting(terms: list[Term], op: Emit) -> Visit:
+def noting(sites: dict[str, Site], terms: list[Term], op: Emit) -> Visit:
     """A visitor that notes the bias term of every node that has one, while the gradient walks back."""
 
     def visit(step: Step, dys: list[Value | None]) -> None:
@@ -83,100 +118,37 @@ def noting(terms: list[Term], op: Emit) -> Visit:
             return
         if signal is None or any(o is not None for o in others):
             raise UnsupportedError(f"{step.node.label}: its implicit bias is known for its first output only, but another one is used.")
-        terms.append(Term(step, signal, bias, is_explicit(step), channel_axis(step)))
+        terms.append(Term(sites[step.node.name], signal, bias))
 
     return visit
 
 
-def term_sum(op: Emit, term: Term, batched: bool) -> Value:
-    """<g_y, r> of one node, per sample -> [N]; all of it is one sample where there is no batch axis."""
-    if not batched:
-        return op.Reshape(op.ReduceSum(op.Mul(term.signal, term.bias), keepdims=0), [1])
-    axes = list(range(1, term.rank))
-    if term.channel is not None and term.channel > 0 and term.rank > 2:
-        spatial = [a for a in axes if a != term.channel]
-        return op.ReduceSum(op.Mul(op.ReduceSum(term.signal, spatial, keepdims=1), term.bias), axes, keepdims=0)
-    product = op.Mul(term.signal, term.bias)
-    return op.ReduceSum(product, axes, keepdims=0) if axes else product
+# ----- the decomposition -----
 
 
-@dataclass(frozen=True)
-class Painter:
-    """psi: rescale |f| of a layer to [0, 1], sum its channels, upsample once (the upsampling is linear, so it may come last)."""
-
-    op: Emit
-    height: Value
-    width: Value
-    image_channel: int
-    rescale: str
-
-    def layer(self, term: Term, with_bias: bool) -> Value:
-        """The map [N, H, W] of one node's bias term, or of the plain signal at it (``with_bias=False``)."""
-        op, channel = self.op, term.channel or self.image_channel
-        spatial = [a for a in (1, 2, 3) if a != channel]
-        strength = op.Abs(term.signal)
-        weight: Value | None = None
-        if with_bias and term.channel is not None:
-            weight = op.Abs(term.bias)
-        elif with_bias:
-            strength = op.Abs(op.Mul(term.signal, term.bias))
-        return self.upsample(self._squash(strength, weight, channel, spatial, term.shape), channel)
-
-    def maps(self, strength: Value, channel: int, shape: Shape) -> Value:
-        """The map [N, h, w] of |f| [N, C, h, w] (or channels last), rescaled and summed over channels, not upsampled."""
-        summed = self._squash(strength, None, channel, [a for a in (1, 2, 3) if a != channel], shape)
-        return self.op.Squeeze(summed, [channel])
-
-    def _squash(self, strength: Value, weight: Value | None, channel: int, spatial: list[int], shape: Shape) -> Value:
-        """sum_c (w |f| - min) / (max - min + eps) with minimum and maximum over the layer, or over each channel."""
-        op = self.op
-        low, high = op.ReduceMin(strength, spatial, keepdims=1), op.ReduceMax(strength, spatial, keepdims=1)
-        if weight is not None:
-            low, high = op.Mul(low, weight), op.Mul(high, weight)
-        if self.rescale == "channel":
-            scaled = op.Div(op.Sub(strength if weight is None else op.Mul(strength, weight), low), op.Add(op.Sub(high, low), EPSILON))
-            return op.ReduceSum(scaled, [channel], keepdims=1)
-        low, high = op.ReduceMin(low, [channel], keepdims=1), op.ReduceMax(high, [channel], keepdims=1)
-        summed = self._weighted_sum(strength, weight, channel)
-        size = shape[channel] if channel < len(shape) else None
-        count = float(size) if isinstance(size, int) else op.Cast(op.Shape(strength, start=channel, end=channel + 1), to=op.dtype)
-        return op.Div(op.Sub(summed, op.Mul(low, count)), op.Add(op.Sub(high, low), EPSILON))
-
-    def _weighted_sum(self, strength: Value, weight: Value | None, channel: int) -> Value:
-        """sum_c w_c |f|_c, keeping the axis: a convolution by a 1 x 1 kernel where channels come first, one pass over the data."""
-        op = self.op
-        if weight is None:
-            return op.ReduceSum(strength, [channel], keepdims=1)
-        if channel == 1:
-            return op.Conv(strength, op.Reshape(weight, [1, -1, 1, 1]))
-        return op.ReduceSum(op.Mul(strength, weight), [channel], keepdims=1)
-
-    def upsample(self, value: Value, channel: int) -> Value:
-        """Bilinear, corners aligned, to the picture's height and width; the single channel is dropped -> [N, H, W]."""
-        op = self.op
-        first = op.Squeeze(value, [channel])
-        sizes = op.Concat(self.height, self.width, axis=0)
-        stacked = op.Unsqueeze(first, [1])
-        bigger = op.Resize(
-            stacked, None, None, sizes, mode="linear", coordinate_transformation_mode="align_corners", axes=[2, 3]
+def term_sum(build: Build, term: Term) -> Value:
+    """<g_y, r> of one node, per sample -> [N], in the type of attributions."""
+    op, site = build.op, term.site
+    rank, samples = site.y.rank, site.layout.samples
+    alone = not build.question.batched or build.question.x.dim(0) == 1
+    if samples is None and not alone:
+        raise UnsupportedError(
+            f"{site.step.node.label}: it is not known which axis of its output counts the samples, and so not whose score its bias is in. "
+            "Export the model with a symbolic batch, or with a batch of 1."
         )
-        return op.Squeeze(bigger, [1])
-
-
-def painter(build: Build, op: Emit) -> Painter | None:
-    """The painter for an image input; ``None`` where the explained input is no image."""
-    x = build.question.x
-    axes = image_axes(x.shape)
-    if axes is None:
-        return None
-    return Painter(op, dim_of(op, x, axes[1]), dim_of(op, x, axes[2]), axes[0], build.settings["rescale"])
-
-
-def _is_shown(build: Build, step: Step) -> bool:
-    """Whether a node's term is part of the saliency map: image-shaped, of the chosen kind, and not left out by ``layers``."""
-    layers = build.settings.get("layers") or ()
-    chosen = not layers or step.node.name in layers
-    return chosen and step.node.y.rank == 4 and (build.settings["biases"] == "all" or is_explicit(step))
+    axes = list(range(rank)) if alone else [a for a in range(rank) if a != samples]
+    signal, channel = term.signal, site.channel
+    with op.at(site.step.node):
+        if channel is not None and rank > 2 and channel in axes:
+            signal = op.ReduceSum(signal, [a for a in axes if a != channel], keepdims=1)
+        product = op.Mul(signal, term.bias)
+        total = op.ReduceSum(product, axes, keepdims=0) if axes else product
+        if alone:
+            total = op.Reshape(total, [1])
+        elif not site.layout.whole:
+            parts = op.Reshape(total, op.Concat(dim_of(op, build.question.x, 0), [-1], axis=0))
+            total = op.ReduceSum(parts, [1], keepdims=0)
+    return recast(op, total, signal_type(site.y), op.dtype)
 
 
 @wrap("fullgrad")
@@ -187,93 +159,40 @@ def fullgrad(build: Build) -> Result:
     ones too; ``biases`` chooses those in the map.
     """
     op, question = build.op, build.question
-    terms: list[Term] = []
-    seed = emit_seed(op, question, question.start, build.head.explained_class)
-    signal = traverse(op, build.plan(), {question.start.name: seed}, noting(terms, op))[question.x.name]
-    attribution = op.Mul(signal, question.x)
+    attribution, terms, seed = _decompose(build)
     own = build.sum_per_sample(attribution)
-    explicit = _total(op, [term_sum(op, t, question.batched) for t in terms if t.explicit])
-    implicit = [term_sum(op, t, question.batched) for t in terms if not t.explicit]
+    sums = [(t.site, term_sum(build, t)) for t in terms]
+    explicit = _total(op, [s for site, s in sums if site.explicit])
+    implicit = [s for site, s in sums if not site.explicit]
     if question.squash:
-        implicit.append(op.Sub(build.head.score, build.sum_of_scores(op.Mul(seed, question.start))))
+        at_start = build.sum_of_scores(op.Mul(seed, question.start))
+        implicit.append(op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype)))
     rest = _total(op, implicit)
     parts = [p for p in (own, explicit, rest) if p is not None]
     residual = build.relative_error(_total(op, parts) or own, build.head.score)
     build.component("fullgrad/shares", lambda: _shares(op, own, explicit, rest), 2)
-    return Result(attribution, residual, _paint(build, attribution, terms, with_bias=True))
+    total = _paint(build, attribution, terms, with_bias=True)
+    for site, value in reversed(sums):
+        if total is None or not is_shown(build, site):
+            build.component(f"fullgrad/{site.name}", partial(Value, value.name), 1)
+    return Result(attribution, residual, total)
 
 
 @wrap("simple_fullgrad")
 def simple_fullgrad(build: Build) -> Result:
     """As ``fullgrad`` with the signal itself in place of signal times bias, at the nodes that own a bias; it obeys no law."""
-    op, question = build.op, build.question
-    terms: list[Term] = []
-    seed = emit_seed(op, question, question.start, build.head.explained_class)
-    signal = traverse(op, build.plan(), {question.start.name: seed}, noting(terms, op))[question.x.name]
-    attribution = op.Mul(signal, question.x)
+    attribution, terms, _ = _decompose(build)
     return Result(attribution, None, _paint(build, attribution, terms, with_bias=False))
 
 
-@wrap("smooth_fullgrad")
-def smooth_fullgrad(build: Build) -> Result:
-    """The terms of ``fullgrad`` averaged over noisy copies of the input, signed; ``psi`` is applied once, to the averages.
-
-    As in the authors' code, the input term is summed over channels before its absolute value is taken. Attribution: the mean of
-    ``g * (x + noise)``.
-    """
+def _decompose(build: Build) -> tuple[Value, list[Term], Value]:
+    """The input term, the bias terms (last node first), and the seed of the walk."""
     op, question = build.op, build.question
-    chosen = [s for s in build.plan().steps if _owns_bias(question.model, s) and _is_shown(build, s)] if painter(build, op) else []
     terms: list[Term] = []
-
-    def update(chunk: Walked, states: Sequence[Value]) -> list[Value]:
-        body, found = chunk.body, {t.step.node.index: t for t in terms}
-        at_input = body.Add(states[0], body.ReduceSum(body.Mul(chunk.signals, chunk.points), [0], keepdims=0))
-        layers = []
-        for state, step, term in zip(states[1:], chosen, (found[i] for i in sorted(found) if _is_shown(build, found[i].step)), strict=True):
-            product = chunk.per_sample(body.Mul(term.signal, term.bias), step.node.y)
-            layers.append(body.Add(state, body.ReduceSum(product, [0], keepdims=0)))
-        return [at_input, *layers]
-
-    count = int(build.settings["n_samples"])
-    zeros = [zeros_like(op, question.x), *(zeros_like(op, s.node.y) for s in chosen)]
-    samples = Samples(count, build.settings["chunk"])
-    sums = sampled_walks(build, samples, noisy_points(build), zeros, update, partial(noting, terms))
-    attribution, *layers = (op.Div(s, float(count)) for s in sums)
-    brush = painter(build, op)
-    if brush is None:
-        return Result(attribution)
-    shape = question.x.shape or ()
-    summed = op.ReduceSum(attribution, [brush.image_channel], keepdims=1)
-    total = brush.maps(op.Abs(summed), brush.image_channel, tuple(1 if a == brush.image_channel else d for a, d in enumerate(shape)))
-    for step, layer in zip(chosen, layers, strict=True):
-        total = op.Add(total, brush.layer(Term(step, layer, layer, is_explicit(step), channel_axis(step)), with_bias=False))
-    return Result(attribution, None, total)
-
-
-def _owns_bias(model: Model, step: Step) -> bool:
-    """Whether the node has an implicit bias that is not identically zero."""
-    trial = Emit(model)
-    with trial.at(step.node):
-        return implicit_bias(trial, step.node) is not None
-
-
-def _paint(build: Build, attribution: Value, terms: list[Term], with_bias: bool) -> Value | None:
-    """The saliency map [N, H, W]; each layer's share of it is a component."""
-    op, brush = build.op, painter(build, build.op)
-    if brush is None:
-        return None
-    shape = build.question.x.shape or ()
-    start = total = brush.maps(op.Abs(attribution), brush.image_channel, shape)
-    build.component("fullgrad/input", lambda: start, 3)
-    for term in reversed(terms):
-        name = f"fullgrad/{term.step.node.name}"
-        if _is_shown(build, term.step):
-            layer = brush.layer(term, with_bias)
-            build.component(name, partial(Value, layer.name), 3)
-            total = op.Add(total, layer)
-        else:
-            build.component(name, partial(term_sum, op, term, build.question.batched), 1)
-    return total
+    seed = emit_seed(op, question, question.start, build.head.explained_class)
+    visit = noting(survey(build), terms, op)
+    signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
+    return op.Mul(signal, question.x), terms, seed
 
 
 def _total(op: Emit, parts: list[Value]) -> Value | None:
@@ -287,3 +206,152 @@ def _shares(op: Emit, own: Value, explicit: Value | None, implicit: Value | None
     """[N, 3]: what the input, the explicit and the implicit biases contribute to the score."""
     zero = op.Mul(own, 0.0)
     return op.Concat(*(op.Unsqueeze(zero if part is None else part, [1]) for part in (own, explicit, implicit)), axis=1)
+
+
+# ----- the maps -----
+
+
+@dataclass(frozen=True)
+class Painter:
+    """psi: rescale |f| of a layer to [0, 1], sum its channels, upsample once (the upsampling is linear, so it may come last)."""
+
+    op: Emit
+    x: Value
+    picture: Picture
+    rescale: str
+    upsample: str
+
+    def input_term(self, attribution: Value, channels: int | None) -> Value:
+        """The map of the input term, which needs no upsampling -> [N, H, W]."""
+        return self.squash(self.op.Abs(attribution), None, self.picture, channels)
+
+    def layer(self, term: Term, with_bias: bool) -> Value:
+        """The map [N, H, W] of one node's bias term, or of the plain signal at it (``with_bias=False``)."""
+        op, site = self.op, term.site
+        picture = site.layout.picture
+        assert picture is not None
+        with op.at(site.step.node):
+            strength = op.Abs(term.signal)
+            weight: Value | None = None
+            if with_bias and site.channel == picture[0]:
+                weight = op.Abs(term.bias)
+            elif with_bias:
+                strength = op.Abs(op.Mul(term.signal, term.bias))
+            small = self.squash(strength, weight, picture, site.y.dim(picture[0]))
+            return self._enlarge(recast(op, small, signal_type(site.y), signal_type(self.x)), site)
+
+    def squash(self, strength: Value, weight: Value | None, picture: Picture, channels: int | None) -> Value:
+        """sum_c (w |f| - min) / (max - min + eps), minimum and maximum over the layer or over each channel -> [N, h, w]."""
+        op, (channel, *spatial) = self.op, picture
+        epsilon = EPSILON[self.rescale]
+        low, high = op.ReduceMin(strength, spatial, keepdims=1), op.ReduceMax(strength, spatial, keepdims=1)
+        if weight is not None:
+            low, high = op.Mul(low, weight), op.Mul(high, weight)
+        if self.rescale == "channel":
+            scaled = op.Div(op.Sub(strength if weight is None else op.Mul(strength, weight), low), op.Add(op.Sub(high, low), epsilon))
+            return op.ReduceSum(scaled, [channel], keepdims=0)
+        low, high = op.ReduceMin(low, [channel], keepdims=1), op.ReduceMax(high, [channel], keepdims=1)
+        count = float(channels) if channels is not None else op.Cast(op.Shape(strength, start=channel, end=channel + 1), to=op.dtype)
+        summed = self._weighted_sum(strength, weight, channel)
+        return op.Squeeze(op.Div(op.Sub(summed, op.Mul(low, count)), op.Add(op.Sub(high, low), epsilon)), [channel])
+
+    def _weighted_sum(self, strength: Value, weight: Value | None, channel: int) -> Value:
+        """sum_c w_c |f|_c, keeping the axis: a convolution by a 1 x 1 kernel where channels come first, one pass over the data."""
+        op = self.op
+        if weight is None:
+            return op.ReduceSum(strength, [channel], keepdims=1)
+        if channel == 1 and op.dtype == TensorProto.FLOAT:
+            return op.Conv(strength, op.Reshape(weight, [1, -1, 1, 1]))
+        return op.ReduceSum(op.Mul(strength, weight), [channel], keepdims=1)
+
+    def _enlarge(self, small: Value, site: Site) -> Value:
+        """[N, h, w] at the size of the picture, bilinear; parts of one sample are added."""
+        op, x, (_, *sides), whole = self.op, self.x, site.layout.picture or self.picture, site.layout.whole
+        height, width = (dim_of(op, x, a) for a in self.picture[1:])
+        own, full = [site.y.dim(a) for a in sides], [x.dim(a) for a in self.picture[1:]]
+        if None in own or own != full:
+            # every size, not Resize's attribute "axes": ONNX Runtime 1.31 fails where it moves a Transpose through such a Resize
+            sizes = op.Concat(dim_of(op, x if whole else site.y, 0), [1], height, width, axis=0)
+            bigger = op.Resize(op.Unsqueeze(small, [1]), None, None, sizes, mode="linear", coordinate_transformation_mode=self.upsample)
+            small = op.Squeeze(bigger, [1])
+        if whole:
+            return small
+        return op.ReduceSum(op.Reshape(small, op.Concat(dim_of(op, x, 0), [-1], height, width, axis=0)), [1], keepdims=0)
+
+
+def painter(build: Build) -> Painter | None:
+    """The painter for an image input; ``None`` where the explained input is no image."""
+    x = build.question.x
+    picture = image_axes(x.shape)
+    return None if picture is None else Painter(build.op, x, picture, build.settings["rescale"], build.settings["upsample"])
+
+
+def is_shown(build: Build, site: Site) -> bool:
+    """Whether a node's term is part of the saliency map: shaped like a picture, of the chosen kind, and not left out by ``layers``."""
+    layers = build.settings.get("layers") or ()
+    chosen = not layers or site.name in layers
+    return chosen and site.layout.picture is not None and (build.settings["biases"] == "all" or site.explicit)
+
+
+def _paint(build: Build, attribution: Value, terms: list[Term], with_bias: bool) -> Value | None:
+    """The saliency map [N, H, W]; each layer's part of it is a component."""
+    brush = painter(build)
+    if brush is None:
+        return None
+    total = brush.input_term(attribution, build.question.x.dim(brush.picture[0]))
+    build.component("fullgrad/input", partial(Value, total.name), 3)
+    for term in reversed(terms):
+        if is_shown(build, term.site):
+            layer = brush.layer(term, with_bias)
+            build.component(f"fullgrad/{term.site.name}", partial(Value, layer.name), 3)
+            total = build.op.Add(total, layer)
+    return total
+
+
+# ----- over noisy copies -----
+
+
+@wrap("smooth_fullgrad")
+def smooth_fullgrad(build: Build) -> Result:
+    """The terms of ``fullgrad`` averaged over noisy copies of the input, signed; ``psi`` is applied once, to the averages.
+
+    As in the authors' code, the input term is summed over channels before its absolute value is taken. Attribution: the mean of
+    ``g * (x + noise)``.
+    """
+    op, question, brush = build.op, build.question, painter(build)
+    sites = survey(build)
+    chosen = [s for s in sites.values() if _owns_bias(build, s) and is_shown(build, s)] if brush is not None else []
+    terms: list[Term] = []
+
+    def update(chunk: Walked, states: Sequence[Value]) -> list[Value]:
+        body, found = chunk.body, {t.site.name: t for t in terms}
+        at_input = body.Add(states[0], body.ReduceSum(body.Mul(chunk.signals, chunk.points), [0], keepdims=0))
+        layers = []
+        for state, site in zip(states[1:], chosen, strict=True):
+            term = found[site.name]
+            product = chunk.per_sample(body.Mul(term.signal, term.bias), site.y)
+            summed = recast(body, body.ReduceSum(product, [0], keepdims=0), signal_type(site.y), body.dtype)
+            layers.append(body.Add(state, summed))
+        return [at_input, *layers]
+
+    count = int(build.settings["n_samples"])
+    zeros = [zeros_like(op, question.x), *(zeros_like(op, s.y) for s in chosen)]
+    samples = Samples(count, build.settings["chunk"])
+    sums = sampled_walks(build, samples, noisy_points(build), zeros, update, partial(noting, sites, terms))
+    attribution, *layers = (op.Div(s, float(count)) for s in sums)
+    if brush is None:
+        return Result(attribution)
+    total = brush.input_term(op.ReduceSum(attribution, [brush.picture[0]], keepdims=1), 1)
+    build.component("fullgrad/input", partial(Value, total.name), 3)
+    for site, layer in reversed(list(zip(chosen, layers, strict=True))):
+        part = brush.layer(Term(site, recast(op, layer, op.dtype, signal_type(site.y)), layer), with_bias=False)
+        build.component(f"fullgrad/{site.name}", partial(Value, part.name), 3)
+        total = op.Add(total, part)
+    return Result(attribution, None, total)
+
+
+def _owns_bias(build: Build, site: Site) -> bool:
+    """Whether the node has an implicit bias that is not identically zero."""
+    trial = Emit(build.question.model)
+    with trial.at(site.step.node):
+        return implicit_bias(trial, site.step.node) is not None
