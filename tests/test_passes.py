@@ -160,8 +160,8 @@ def test_onnx_runtimes_own_float16_converter_just_works():
     half = convert_float_to_float16(cnn(), keep_io_types=True)
     assert ops_of(half)[-1] == "Cast"
     x = draw(3, 3, 8, 8)
-    got = run(onnxsal.convert(half), {"x": x})["attribution"]
-    full = run(onnxsal.convert(cnn()), {"x": x})["attribution"]
+    got = run(onnxsal.convert(half, "gradient"), {"x": x})["attribution"]
+    full = run(onnxsal.convert(cnn(), "gradient"), {"x": x})["attribution"]
     assert got.dtype == np.float32
     assert np.corrcoef(got.ravel(), full.ravel())[0, 1] > 0.999
 
@@ -214,7 +214,7 @@ def test_functions_are_inlined():
 
 def test_a_model_of_functions_is_explained():
     x = draw(2, 40)
-    got = run(onnxsal.convert(with_functions(), target=3), {"x": x})
+    got = run(onnxsal.convert(with_functions(), "gradient", target=3), {"x": x})
     step = 1e-3 * draw(2, 40, seed=7)
     slope = (run(with_functions(), {"x": x + step})["y"] - run(with_functions(), {"x": x - step})["y"]) / 2
     np.testing.assert_allclose((got["attribution"] * step).sum(1), slope[:, 3], rtol=2e-2, atol=1e-6)
