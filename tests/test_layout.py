@@ -31,9 +31,10 @@ BELOW = {
     "backward": "ops",
     "ops": "graph",
     "passes": "graph",
-    "graph": "errors",
-    "runtime": "errors",
+    "graph": "errors large",
+    "runtime": "errors large",
     "errors": "",
+    "large": "",
 }
 """Room -> the rooms right below it: the arrows of the design. A room may import any room that the arrows lead down to."""
 

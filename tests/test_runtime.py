@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxsal.errors import InputError, ModelError, OutputError, ProviderError, TargetError
 from onnxsal.runtime import session as session_module
 from onnxsal.runtime.files import write_whole
-from onnxsal.runtime.large import write_in_two
+from onnxsal.large import write_in_two
 from onnxsal.runtime.probe import compare_models, random_feed, relative_difference
 from onnxsal.runtime.providers import CPU, CUDA, resolve
 from onnxsal.runtime.session import open_session
@@ -208,7 +208,7 @@ def test_a_type_that_numpy_lacks_is_refused_by_name():
 
 def test_a_model_over_two_gigabytes_goes_through_a_data_file(monkeypatch, tmp_path):
     monkeypatch.setattr(session_module, "serialised", lambda model: None)
-    monkeypatch.setattr("onnxsal.runtime.large.SMALLEST", 8)
+    monkeypatch.setattr("onnxsal.large.SMALLEST", 8)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     proto = scaled(3.0)
     before = proto.SerializeToString()
@@ -218,7 +218,7 @@ def test_a_model_over_two_gigabytes_goes_through_a_data_file(monkeypatch, tmp_pa
 
 
 def test_writing_in_two_keeps_everything(monkeypatch, tmp_path):
-    monkeypatch.setattr("onnxsal.runtime.large.SMALLEST", 8)
+    monkeypatch.setattr("onnxsal.large.SMALLEST", 8)
     proto = scaled(3.0)
     proto.graph.initializer.append(helper.make_tensor("unpacked", FLOAT, [4], [1.0, 2.0, 3.0, 4.0]))
     proto.graph.initializer.append(numpy_helper.from_array(np.array(7, np.int32), "small"))

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxsal.errors import ModelError, OutputError
+from onnxsal.large import serialised, write_in_two
 
 Source = Union[str, os.PathLike[str], bytes, onnx.ModelProto]
 
@@ -79,11 +80,12 @@ def save_model(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnxsal-") as folder:
             partial = Path(folder) / target.name
-            if proto.ByteSize() >= PROTOBUF_LIMIT:
-                onnx.save(proto, str(partial), save_as_external_data=True, location=f"{target.name}.data")
+            data = serialised(proto)
+            if data is None or len(data) > PROTOBUF_LIMIT:
+                write_in_two(proto, partial)
                 os.replace(f"{partial}.data", f"{target}.data")
             else:
-                partial.write_bytes(proto.SerializeToString())
+                partial.write_bytes(data)
             os.replace(partial, target)
     except OSError as error:
         raise OutputError(f"'{target}' cannot be written: {error.strerror or error}. Nothing was left behind.") from error

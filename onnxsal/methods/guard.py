@@ -8,7 +8,7 @@ from onnxsal.errors import ModelError
 from onnxsal.runtime.probe import compare_models
 
 
-def compare_on_random_input(before: bytes, after: onnx.ModelProto) -> float:
+def compare_on_random_input(before: bytes | onnx.ModelProto, after: onnx.ModelProto) -> float:
     """Largest relative difference of the outputs on random feeds.
 
     ONNX Runtime runs both; where it has no kernels for the original (opset 6 and older), ONNX's reference evaluator runs that one.

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.graph import Model
+from onnxsal.large import serialised
 from onnxsal.passes.base import Outcome, Pass
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
+from onnxsal.passes.fold_batchnorm import fold_batchnorm
 from onnxsal.passes.inline_functions import INLINE, Known, expand_bodies
 from onnxsal.passes.name_nodes import NAME_NODES
 from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.sort import SORT
 from onnxsal.passes.tag_patterns import tag_patterns
 
-__all__ = ["Outcome", "Pass", "Prepared", "passes", "prepare"]
+__all__ = ["NORMALISERS", "Outcome", "Pass", "Prepared", "passes", "prepare"]
 
-Compare = Callable[[bytes, onnx.ModelProto], float]
+NORMALISERS: dict[str, Callable[[Model, Collection[str]], None]] = {"fold_batchnorm": fold_batchnorm}
+"""Passes that a method may ask for: they change how rules see the model, never its nodes."""
+
+Compare = Callable[[bytes | onnx.ModelProto, onnx.ModelProto], float]
 """Largest difference of the outputs of two models on random input, relative to the largest output."""
 
 TOLERANCE = 1e-5
@@ -41,18 +46,28 @@ def passes(known: Known) -> list[Pass]:
     return [SORT, INLINE, RAISE_OPSET, SET_IR, EXPAND_CONTRIB, expand_bodies(known), NAME_NODES, EXPLICIT_PADS]
 
 
+def _snapshot(proto: onnx.ModelProto) -> bytes | onnx.ModelProto:
+    """The model as it is now; as a copy where it outgrows what can be serialised in one piece."""
+    data = serialised(proto)
+    if data is not None:
+        return data
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return copy
+
+
 def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None) -> Prepared:
     """Run every pass on ``proto`` (changed in place).
 
     Where a pass replaced forward nodes, ``compare`` (if given) runs the model before and after; raises ``ModelError`` if the
     outputs differ by more than ``TOLERANCE``: then the rewrite was wrong for this model and no map could be trusted.
     """
-    before: bytes | None = None
+    before: bytes | onnx.ModelProto | None = None
     log: list[str] = []
     rewritten: list[str] = []
     for step in passes(known):
         if step.rewrites and compare is not None and before is None and not step.requires(proto):
-            before = proto.SerializeToString()
+            before = _snapshot(proto)
         outcome = step(proto)
         if outcome.changed:
             log.append(f"{step.name}: {outcome.detail}")

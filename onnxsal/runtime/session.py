@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from onnxsal.errors import InputError, ModelError, OnnxsalError, TargetError, near_miss
-from onnxsal.runtime.large import serialised, write_in_two
+from onnxsal.large import serialised, write_in_two
 from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, silent_loading
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
