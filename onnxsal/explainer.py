@@ -70,6 +70,26 @@ class Explanation:
         )
 
     @property
+    def warnings(self) -> list[str]:
+        """Reasons not to read a map: it is zero or flat. In a batch each says which sample it is about."""
+        if len(self) == 1:
+            return self._flaws()
+        return [f"sample {i}: {flaw}" for i in range(len(self)) for flaw in self[i]._flaws()]
+
+    def _flaws(self) -> list[str]:
+        from onnxsal.runtime.heatmap import scale_map
+
+        if self.saliency_map is None:
+            return [] if np.any(self.attribution) else ["the attribution is zero everywhere, so it shows nothing"]
+        scaled = scale_map(self.saliency_map[0])
+        if not scaled.flat:
+            return []
+        if np.any(self.attribution) and not np.any(self.saliency_map):
+            why = "nothing in the layer speaks for the class more in one place than in another; the attribution keeps the signed map"
+            return [f"the saliency map is zero everywhere: {why}"]
+        return [f"the saliency map is flat: every pixel is {scaled.low:.3g}, so it shows nothing"]
+
+    @property
     def summary(self) -> dict[str, Any]:
         """Everything but the arrays, ready for JSON."""
         return {
@@ -80,6 +100,7 @@ class Explanation:
             "residual": None if self.residual is None else self.residual.tolist(),
             "providers": self.providers,
             "seconds": self.seconds,
+            "warnings": self.warnings,
         }
 
     def save(self, path: str | Path) -> Path:

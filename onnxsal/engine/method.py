@@ -159,9 +159,10 @@ def parse_method(text: str, where: str) -> Method:
     except tomllib.TOMLDecodeError as error:
         raise MethodError(f"{where}: not valid TOML: {error}.") from error
     _closed(table, METHOD_KEYS, where)
-    if missing := {"name", "title", "source", "rule"} - set(table):
+    needed = {"name", "title", "source"} | (set() if table.get("wrap") else {"rule"})
+    if missing := needed - set(table):
         raise MethodError(f"{where}: the keys {sorted(missing)} are missing.")
-    rules = tuple(_row(r, f"{where}, [[rule]] row {i}") for i, r in enumerate(table["rule"], 1))
+    rules = tuple(_row(r, f"{where}, [[rule]] row {i}") for i, r in enumerate(table.get("rule", []), 1))
     refuses = tuple(_row(r, f"{where}, [[refuse]] row {i}") for i, r in enumerate(table.get("refuse", []), 1))
     parameters = {k: _parameter(v, f"{where}, parameter '{k}'") for k, v in table.get("parameters", {}).items()}
     presets = table.get("preset", {})

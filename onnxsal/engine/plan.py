@@ -10,7 +10,7 @@ from typing import Any
 from onnxsal.backward import Rule
 from onnxsal.engine.method import Method
 from onnxsal.engine.reach import WIDE_INTEGERS, Reach, reach
-from onnxsal.errors import PlanError
+from onnxsal.errors import MethodError, PlanError
 from onnxsal.graph import Model, NodeView
 from onnxsal.ops.registry import advice, spec_of
 
@@ -59,6 +59,8 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
     Raises ``PlanError`` with *every* gap (operators without a gradient, families the method refuses) or, where the score
     does not depend differentiably on an explained tensor at all, with the nodes at which the derivative ends.
     """
+    if not method.rules:
+        raise MethodError(f"method '{method.name}' runs the model forward only, so there is no walk to plan.")
     found = reach(model, wrt, starts)
     _require_path(found, wrt, starts)
     gaps: list[str] = []

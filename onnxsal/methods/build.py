@@ -62,9 +62,9 @@ class Build:
         named = self.op.Cast(value(), to=TensorProto.FLOAT, name=self.name(name))
         self.components.append(Port(named, TensorProto.FLOAT, tuple(f"{name}_{i}" for i in range(rank))))
 
-    def baseline(self) -> Value:
-        """The optional graph input ``baseline``: broadcastable to the explained input; by default what the settings say."""
-        chosen = self.settings.get("baseline", 0.0)
+    def baseline(self, setting: str = "baseline") -> Value:
+        """The optional graph input ``baseline``: broadcastable to the explained input; by default what the setting of that name says."""
+        chosen = self.settings.get(setting, 0.0)
         rank = self.question.x.rank
         if isinstance(chosen, str):
             if chosen != "black":

@@ -16,13 +16,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from onnxsal.engine.method import Method, get_method
+from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import MethodError, ModelError, TargetError, near_miss
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods import fullgrad as _fullgrad  # noqa: F401  (registers its wrapper)
+from onnxsal.methods import cam as _cam  # noqa: F401  (registers its wrappers)
+from onnxsal.methods import fullgrad as _fullgrad  # noqa: F401
 from onnxsal.methods import path as _path  # noqa: F401
+from onnxsal.methods import perturb as _perturb  # noqa: F401
+from onnxsal.methods import projection as _projection  # noqa: F401
 from onnxsal.methods import smooth as _smooth  # noqa: F401
 from onnxsal.methods.build import WRAPPERS, Build, Result
 from onnxsal.methods.guard import compare_on_random_input
@@ -111,10 +114,11 @@ def conversion(
 ) -> Conversion:
     """As ``convert``, with everything that was decided on the way."""
     chosen = get_method(method)
-    settings = chosen.settle(parameters)
+    if layer is not None and "layer" not in chosen.parameters:
+        with_layer = ", ".join(m.name for m in shipped_methods().values() if "layer" in m.parameters)
+        raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for {with_layer}.")
+    settings = chosen.settle(parameters if layer is None else {**parameters, "layer": layer})
     score = score or settings.pop("score", None) or "logit"
-    if layer is not None:
-        raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for class activation maps.")
     if chosen.wrap not in WRAPPERS:
         known_wraps = ", ".join(repr(w) for w in WRAPPERS)
         raise MethodError(f"method '{chosen.name}': unknown wrap '{chosen.wrap}'{near_miss(chosen.wrap, WRAPPERS)}; known: {known_wraps}.")

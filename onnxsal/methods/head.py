@@ -44,6 +44,19 @@ def score_of(op: Emit, rows: Value, chosen: Value) -> Value:
     return op.Squeeze(op.GatherElements(rows, op.Unsqueeze(chosen, [1]), axis=1), [1])
 
 
+def probabilities(op: Emit, question: Question, start: Value) -> Value:
+    """``start`` as probabilities, one row per sample, whether or not the question cuts the final Softmax or Sigmoid ("raw": as it is)."""
+    if question.score != "logit":
+        return scores(op, question, start)
+    cut, shape = question.cut, start.shape
+    single = question.batched and shape is not None and len(shape) == 2 and shape[1] == 1
+    if (cut is not None and cut.op_type == "Sigmoid") or (cut is None and single):
+        return scores(op, question, op.Sigmoid(start))
+    if cut is not None:
+        return scores(op, question, op.Softmax(start, axis=cut.attr("axis", -1)))
+    return op.Softmax(scores(op, question, start), axis=1)
+
+
 def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Value:
     """d score / d start in the shape and type of ``start``: one-hot for a logit, p_c (onehot - p) for a probability.
 
@@ -66,4 +79,3 @@ def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Valu
         weighted = op.Mul(p, hot)
         return op.Sub(weighted, op.Mul(p, op.ReduceSum(weighted, [question.axis], keepdims=1)))
     return hot
-

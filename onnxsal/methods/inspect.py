@@ -17,6 +17,7 @@ from onnxsal.errors import MethodError, OnnxsalError
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.convert import DEFAULT_METHOD, conversion, refuse_converted
+from onnxsal.methods.layers import Layers
 from onnxsal.methods.question import ask
 from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec, known
 from onnxsal.passes import prepare
@@ -38,7 +39,8 @@ class Report:
     """Whether a model can be explained by a method, and what runs where.
 
     ``problem`` is why it cannot ('' = it can); ``missing`` maps (operator, element types) of the *converted* model to the number of
-    its nodes that have no kernel on ``provider`` and would run on the CPU; ``forward_missing`` counts those of the original.
+    its nodes that have no kernel on ``provider`` and would run on the CPU; ``forward_missing`` counts those of the original. ``layers``
+    are the candidates for a class activation map, the one that is taken first (for methods with a target layer).
     """
 
     method: str
@@ -52,6 +54,7 @@ class Report:
     passes: tuple[str, ...]
     missing: Mapping[str, int]
     forward_missing: Mapping[str, int]
+    layers: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -60,13 +63,15 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {**self.__dict__, "ok": self.ok, "passes": list(self.passes), "missing": dict(self.missing), "forward_missing": dict(self.forward_missing)}
+        lists = {"passes": list(self.passes), "layers": list(self.layers)}
+        return {**self.__dict__, "ok": self.ok, **lists, "missing": dict(self.missing), "forward_missing": dict(self.forward_missing)}
 
     def __str__(self) -> str:
         if self.problem:
             return f"cannot be explained by '{self.method}': {self.problem}"
         lines = [f"can be explained by '{self.method}': '{self.output}' at '{self.input}', {self.nodes} nodes, {self.converted_nodes} when converted"]
         lines += [f"pass {p}" for p in self.passes]
+        lines += [f"target layer {self.layers[0]}; other candidates: {', '.join(self.layers[1:]) or 'none'}"] if self.layers else []
         if not self.missing:
             lines.append(f"every node has a kernel on {self.provider} (ONNX Runtime {self.release})")
         for what, count in self.missing.items():
@@ -103,6 +108,7 @@ def check(model: Source, provider: str = "cuda", method: str | Path | Method = D
         tuple(made.log),
         missing_kernels(Model(made.proto), provider),
         absent,
+        tuple(map(str, Layers(made.question).candidates)) if "layer" in made.method.parameters else (),
     )
 
 

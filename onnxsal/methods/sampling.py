@@ -1,4 +1,4 @@
-"""Walks at many points: a Loop inside the converted graph replays the forward part and walks back, a chunk at a time."""
+"""Runs at many points: a Loop inside the converted graph replays the forward part, and walks back if asked to, a chunk at a time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.graph import Emit, Model, Value
-from onnxsal.graph.helpers import shape_of
+from onnxsal.graph.helpers import recast, shape_of, signal_type
 from onnxsal.graph.replay import reads_inputs, replay, replica
 from onnxsal.methods.build import Build
-from onnxsal.methods.head import emit_seed
+from onnxsal.methods.head import emit_seed, score_of, scores
 from onnxsal.methods.question import Question
 
 Points = Callable[[Emit, Value], Value]
@@ -41,19 +41,39 @@ Update = Callable[[Walked, Sequence[Value]], Sequence[Value]]
 
 
 @dataclass(frozen=True)
+class Scored:
+    """One chunk of plain runs: the scores of the explained class [c, N], and where the replayed tensors are."""
+
+    body: Emit
+    numbers: Value
+    inner: Question
+    scores: Value
+    chosen: Value
+
+    def tensor(self, name: str) -> Value:
+        """A replayed tensor, [c * N, ...]; it must be among the targets of the loop."""
+        return self.inner.model.value(f"{self.body.prefix}/{name}")
+
+    def per_run(self, value: Value) -> Value:
+        """[c * N] of the body as [c, N]."""
+        return _rows(self.body, value, self.numbers)
+
+
+@dataclass(frozen=True)
 class Samples:
-    """``count`` walks, ``chunk`` of them (times the batch) at once.
+    """``count`` runs (a number, or a scalar of the graph), ``chunk`` of them (times the batch) at once.
 
     One by one where the model's batch is fixed, or where the replayed part also reads another input: that holds N samples only.
     """
 
-    count: int
+    count: int | Value
     chunk: int
 
     def size(self, question: Question, view: Model) -> int:
         """Samples per iteration."""
         alone = question.fixed_batch or not question.batched or reads_inputs(question.model, view)
-        return 1 if alone else max(1, min(self.chunk, self.count))
+        most = self.chunk if isinstance(self.count, Value) else min(self.chunk, self.count)
+        return 1 if alone else max(1, most)
 
 
 def sampled_walks(
@@ -70,38 +90,79 @@ def sampled_walks(
     ``update`` fold the signals into the states; ``noting(body)`` is the walk's visitor. Memory is that of one chunk, whatever the
     number of samples.
     """
-    op, question = build.op, build.question
     build.plan()  # here, so that a refusal names the model's own nodes and tensors, not the replica's
+
+    def step(body: Emit, inner: Question, numbers: Value, carried: Sequence[Value]) -> Sequence[Value]:
+        full, chosen = _replay(build, body, inner, points(body, numbers), numbers)
+        plan = make_plan(inner.model, build.method, [inner.x.name], [inner.start.name])
+        seed = emit_seed(body, inner, inner.start, chosen)
+        signal = traverse(body, plan, {inner.start.name: seed}, noting(body) if noting else None)[inner.x.name]
+        shape = body.Concat(body.const([-1]), shape_of(body, build.question.x), axis=0)
+        return update(Walked(body, numbers, full, body.Reshape(signal, shape)), carried)
+
+    return _loop(build, samples, [build.question.start.name], states, step)
+
+
+def sampled_scores(
+    build: Build,
+    samples: Samples,
+    points: Points,
+    states: Sequence[Value],
+    update: Callable[[Scored, Sequence[Value]], Sequence[Value]],
+    rows: Callable[[Emit, Question, Value], Value] | None = None,
+    also: Sequence[str] = (),
+) -> list[Value]:
+    """As ``sampled_walks`` without the walk: ``update`` folds the scores of the explained class into the states.
+
+    ``rows`` makes the scores [c * N, K] from the replayed start (default: the question's own); ``also`` names other tensors that
+    ``update`` wants to see.
+    """
+
+    def step(body: Emit, inner: Question, numbers: Value, carried: Sequence[Value]) -> Sequence[Value]:
+        _, chosen = _replay(build, body, inner, points(body, numbers), numbers)
+        score = score_of(body, (rows or scores)(body, inner, inner.start), chosen)
+        score = recast(body, score, signal_type(inner.start), body.dtype)
+        return update(Scored(body, numbers, inner, _rows(body, score, numbers), chosen), carried)
+
+    return _loop(build, samples, [build.question.start.name, *also], states, step)
+
+
+Step = Callable[[Emit, Question, Value, Sequence[Value]], Sequence[Value]]
+"""(body, the question in the replica, sample numbers, states) -> new states."""
+
+
+def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequence[Value], step: Step) -> list[Value]:
+    """``Loop`` over chunks of sample numbers, with a replica of the part from the explained input to ``targets``."""
+    op, question = build.op, build.question
     prefix = f"{op.prefix}/sample"
-    view = replica(question.model, question.x.name, [question.start.name], prefix)
+    view = replica(question.model, question.x.name, targets, prefix)
     inner = dataclasses.replace(
         question, model=view, x=view.value(f"{prefix}/{question.x.name}"), start=view.value(f"{prefix}/{question.start.name}")
     )
     body = Emit(view, prefix)
     body.dtype = op.dtype
     iteration, condition = Value(f"{prefix}/iteration", TensorProto.INT64, ()), Value(f"{prefix}/condition", TensorProto.BOOL, ())
-    size = samples.size(question, view)
+    size, count = samples.size(question, view), samples.count
     begin = body.Mul(iteration, size)
-    numbers = body.Range(begin, body.Min(body.Add(begin, size), samples.count), 1) if size > 1 else body.Unsqueeze(iteration, [0])
+    numbers = body.Range(begin, body.Min(body.Add(begin, size), count), 1) if size > 1 else body.Unsqueeze(iteration, [0])
     carried = [Value(f"{prefix}/state{i}") for i in range(len(states))]
-    walked = _walk(build, body, inner, points(body, numbers), numbers, noting)
-    outputs = [body.Identity(condition), *(body.Identity(s) for s in update(walked, carried))]
+    outputs = [body.Identity(condition), *(body.Identity(s) for s in step(body, inner, numbers, carried))]
     graph = _graph(body, prefix, [iteration, condition, *carried], outputs, op.dtype)
-    trips = -(-samples.count // size)
+    trips = op.Div(op.Add(count, size - 1), size) if isinstance(count, Value) else -(-count // size)
     return list(op.subgraph("Loop", [trips, op.const(True), *states], graph, outputs=len(states)))
 
 
-def _walk(build: Build, body: Emit, inner: Question, points: Value, numbers: Value, noting: Callable[[Emit], Visit] | None) -> Walked:
-    """Replay the forward part at the points, [c, N, ...] or broadcastable to it, and walk back."""
+def _replay(build: Build, body: Emit, inner: Question, points: Value, numbers: Value) -> tuple[Value, Value]:
+    """Replay the forward part at the points, broadcastable to [c, N, ...]; returns them, and the explained class of each run [c * N]."""
     x, chosen = build.question.x, build.head.explained_class
     tail = body.const([d for d in (x.shape or ())[1:] if isinstance(d, int)]) if _static_tail(x) else body.Shape(body.raw(x), start=1)
     full = body.Expand(points, body.Concat(body.Shape(numbers), shape_of(body, x), axis=0))
     replay(body, inner.model, inner.x.name, body.Reshape(full, body.Concat(body.const([-1]), tail, axis=0)))
-    repeated = body.Reshape(body.Expand(chosen, body.Concat(body.Shape(numbers), body.Shape(chosen), axis=0)), [-1])
-    plan = make_plan(inner.model, build.method, [inner.x.name], [inner.start.name])
-    seed = emit_seed(body, inner, inner.start, repeated)
-    signal = traverse(body, plan, {inner.start.name: seed}, noting(body) if noting else None)[inner.x.name]
-    return Walked(body, numbers, full, body.Reshape(signal, body.Concat(body.const([-1]), shape_of(body, x), axis=0)))
+    return full, body.Reshape(body.Expand(chosen, body.Concat(body.Shape(numbers), body.Shape(chosen), axis=0)), [-1])
+
+
+def _rows(body: Emit, value: Value, numbers: Value) -> Value:
+    return body.Reshape(value, body.Concat(body.Shape(numbers), body.const([-1]), axis=0))
 
 
 def _static_tail(x: Value) -> bool:

@@ -48,20 +48,12 @@ def record(one: Explanation, output: str, labels: Sequence[str] | None = None) -
         "parameters": one.parameters,
         "providers": one.providers,
         "seconds": one.seconds,
-        "warnings": warnings_of(one),
+        "warnings": one.warnings,
     }
 
 
 def _class(index: int, labels: Sequence[str] | None) -> dict[str, Any]:
     return {"index": index, "label": labels[index] if labels is not None and index < len(labels) else None}
-
-
-def warnings_of(one: Explanation) -> list[str]:
-    """Reasons not to read the map of one sample."""
-    if one.saliency_map is not None:
-        scaled = scale_map(one.saliency_map[0])
-        return [f"the saliency map is flat: every pixel is {scaled.low:.3g}, so it shows nothing"] if scaled.flat else []
-    return [] if np.any(one.attribution) else ["the attribution is zero everywhere, so it shows nothing"]
 
 
 def save_artefacts(

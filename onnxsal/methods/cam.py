@@ -1,0 +1,110 @@
+"""Class activation maps: a layer's channels, weighted by the gradient (Grad-CAM) or by what they show alone (Score-CAM)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxsal.engine.method import get_method
+from onnxsal.engine.plan import make_plan
+from onnxsal.engine.traverse import traverse
+from onnxsal.graph import Emit, Value
+from onnxsal.graph.helpers import dim_of, recast, signal_type
+from onnxsal.methods.build import Build, Result, wrap
+from onnxsal.methods.head import emit_seed, probabilities
+from onnxsal.methods.layers import Layer, Layers
+from onnxsal.methods.maps import picture_axes, positive, spread, upsample
+from onnxsal.methods.sampling import Samples, Scored, sampled_scores
+
+
+def target_layer(build: Build) -> Layer:
+    """The layer that the settings name or that the graph suggests; from here on the settings say which it is."""
+    picture_axes(build)
+    layer = Layers(build.question).pick(build.settings.get("layer"))
+    build.settings["layer"] = layer.value.name
+    return layer
+
+
+def weighted_sum(op: Emit, weights: Value, activations: Value) -> Value:
+    """sum_k w_k A_k: weights [N, K], activations [N, K, h, w] -> [N, h, w]."""
+    return op.ReduceSum(op.Mul(op.Unsqueeze(weights, [2, 3]), activations), [1], keepdims=0)
+
+
+def coarse_gradcam(build: Build) -> Value:
+    """sum_k alpha_k A_k with alpha_k the mean over places of d score / d A_k, signed, [N, h, w]. Only the head is differentiated."""
+    op, question = build.op, build.question
+    layer = target_layer(build)
+    name = layer.value.name
+    plan = make_plan(question.model, get_method("gradient"), [name], [question.start.name])
+    seed = emit_seed(op, question, question.start, build.head.explained_class)
+    signal = traverse(op, plan, {question.start.name: seed})[name]
+    signal = layer.maps(op, recast(op, signal, signal_type(layer.value), op.dtype))
+    return weighted_sum(op, op.ReduceMean(signal, [2, 3], keepdims=0), layer.activations(op))
+
+
+@wrap("gradcam")
+def gradcam(build: Build) -> Result:
+    """``L = Relu(sum_k alpha_k A_k)`` upsampled is the saliency map; the signed sum upsampled, shared among channels, the attribution.
+
+    Selvaraju et al. 2017, arXiv 1610.02391. Component ``gradcam/map``: the signed sum at the layer's own size.
+    """
+    op = build.op
+    coarse = coarse_gradcam(build)
+    build.component("gradcam/map", lambda: coarse, 3)
+    both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse), [1]), axis=1))
+    signed, map_ = op.Split(both, axis=1, num_outputs=2, outputs=2)
+    return Result(spread(build, op.Squeeze(signed, [1])), None, op.Squeeze(map_, [1]))
+
+
+@wrap("guided_gradcam")
+def guided_gradcam(build: Build) -> Result:
+    """``upsample(Relu(sum_k alpha_k A_k)) * guided backpropagation``, per channel. Selvaraju et al. 2017, arXiv 1610.02391."""
+    op, channel = build.op, picture_axes(build)[0]
+    coarse = coarse_gradcam(build)
+    build.component("gradcam/map", lambda: coarse, 3)
+    map_ = op.Squeeze(upsample(build, op, op.Unsqueeze(positive(op, coarse), [1])), [1])
+    return Result(op.Mul(build.walk(), op.Unsqueeze(map_, [channel])))
+
+
+@wrap("scorecam")
+def scorecam(build: Build) -> Result:
+    """The channels ``A_k``, weighted by the score of the input seen through ``H_k``, the upsampled channel rescaled to [0, 1].
+
+    ``official``: ``Relu(sum_k w_k up(A_k))``, w_k the class's probability at ``x * H_k``, 0 for a constant channel.
+    ``cic_softmax``: ``up(Relu(sum_k w_k A_k))``, w the softmax over channels of the scores at ``x * H_k`` (subtracting the score of
+    a black picture, as the paper does, changes no softmax). Wang et al. 2020, arXiv 1910.01279. The masks multiply the model's own
+    input, so what they hide becomes its zero (the mean of the data), not black. Component ``scorecam/map``: the signed sum.
+    """
+    op, question = build.op, build.question
+    official = build.settings["variant"] == "official"
+    channel = picture_axes(build)[0]
+    layer = target_layer(build)
+    activations = layer.activations(op)
+    count = layer.value.dim(layer.channels) or op.Squeeze(dim_of(op, layer.value, layer.channels), [0])
+
+    def points(body: Emit, numbers: Value) -> Value:
+        masks = upsample(build, body, body.Gather(activations, numbers, axis=1))
+        low, high = body.ReduceMin(masks, [2, 3], keepdims=1), body.ReduceMax(masks, [2, 3], keepdims=1)
+        span = body.Sub(high, low)
+        flat = body.Equal(span, 0.0)
+        masks = body.Where(flat, 0.0, body.Div(body.Sub(masks, low), body.Where(flat, 1.0, span)))
+        return body.Mul(body.Unsqueeze(body.Transpose(masks, perm=[1, 0, 2, 3]), [channel + 1]), question.x)
+
+    def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
+        return [chunk.body.Concat(states[0], chunk.scores, axis=0)]
+
+    clean = op.Unsqueeze(build.head.score, [0])  # a first row, so that the state is never empty
+    samples = Samples(count, build.settings["chunk"])
+    (rows,) = sampled_scores(build, samples, points, [clean], update, probabilities if official else None)
+    weights = op.Transpose(op.Slice(rows, [1], [2**31], [0]), perm=[1, 0])
+    if not official:
+        weights = op.Softmax(weights, axis=1)
+        coarse = weighted_sum(op, weights, activations)
+        both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse), [1]), axis=1))
+        signed, map_ = (op.Squeeze(v, [1]) for v in op.Split(both, axis=1, num_outputs=2, outputs=2))
+    else:
+        span = op.Sub(op.ReduceMax(activations, [2, 3], keepdims=0), op.ReduceMin(activations, [2, 3], keepdims=0))
+        coarse = weighted_sum(op, op.Where(op.Equal(span, 0.0), 0.0, weights), activations)
+        signed = op.Squeeze(upsample(build, op, op.Unsqueeze(coarse, [1])), [1])
+        map_ = positive(op, signed)
+    build.component("scorecam/map", lambda: coarse, 3)
+    return Result(spread(build, signed), None, map_)

@@ -1,0 +1,46 @@
+"""Maps [N, h, w] on the way to the picture: upsampled, spread over the input's channels, cut off at zero."""
+
+from __future__ import annotations
+
+from onnxsal.errors import MethodError
+from onnxsal.graph import Emit, Value
+from onnxsal.graph.helpers import cast, dim_of, shape_of
+from onnxsal.methods.build import Build
+from onnxsal.methods.question import image_axes
+
+_FLAT = 1e-6
+"""A map whose values differ by less than this share of their size says nothing about places."""
+
+
+def picture_axes(build: Build) -> tuple[int, int, int]:
+    """(channel, height, width) axes of the explained input, which must be a picture."""
+    axes = image_axes(build.question.x.shape)
+    if axes is None:
+        x = build.question.x
+        shape = "an unknown shape" if x.shape is None else f"shape {list(x.shape)}"
+        raise MethodError(f"method '{build.method.name}' explains pictures; '{x.name}' has {shape}, not [N, C, H, W] or [N, H, W, C].")
+    return axes
+
+
+def upsample(build: Build, op: Emit, maps: Value) -> Value:
+    """Bilinear from [N, K, h, w] to the picture's height and width, corners not aligned (pixel centres keep their relative place)."""
+    x, (_, height, width) = build.question.x, picture_axes(build)
+    known = [d for d in (x.dim(height), x.dim(width)) if d is not None]
+    sizes = op.const(known) if len(known) == 2 else op.Concat(dim_of(op, x, height), dim_of(op, x, width), axis=0)
+    return op.Resize(maps, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel", axes=[2, 3])
+
+
+def spread(build: Build, map_: Value) -> Value:
+    """A map [N, H, W] shared equally among the input's channels: an attribution whose sum over channels is the map."""
+    op, x, channel = build.op, build.question.x, picture_axes(build)[0]
+    size = x.dim(channel)
+    share = op.Div(map_, float(size) if size is not None else cast(op, op.Squeeze(dim_of(op, x, channel), [0])))
+    return op.Expand(op.Unsqueeze(share, [channel]), shape_of(op, x))
+
+
+def positive(op: Emit, map_: Value) -> Value:
+    """max(map, 0) of [N, h, w]; zeros where nothing is positive or the map is constant: neither says where to look."""
+    high, low = op.ReduceMax(map_, [1, 2], keepdims=1), op.ReduceMin(map_, [1, 2], keepdims=1)
+    size = op.Max(op.Abs(high), op.Abs(low))
+    flat = op.LessOrEqual(op.Sub(high, low), op.Mul(size, _FLAT))
+    return op.Where(flat, 0.0, op.Relu(map_))
