@@ -108,3 +108,15 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[str], No
             bar.update(task, description=text, completed=done if total is not None else None)
 
         yield step
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """As ``progress``, for work that knows itself how far it is: the function takes what is done and, if known, how much there is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns: list[ProgressColumn] = [SpinnerColumn(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -58,6 +58,11 @@ class LinearLayer:
         return shape[1] if len(shape) == 2 else 1
 
     @property
+    def inputs(self) -> int:
+        """How many inputs each unit has."""
+        return int(np.prod(self.node.input(1).static or (), dtype=np.int64)) // self.units
+
+    @property
     def kernel(self) -> np.ndarray:
         """The weights as stored."""
         array = self.node.const(1)

@@ -64,9 +64,10 @@ def fit_patterns(
     Each unit's pattern a obeys w'a = 1. ``Patterns.inactive`` lists units that were hardly ever active; their a+ is the linear pattern.
     """
     fit = _Fit.open(model, layers, providers)
-    reader = open_data(data, fit.session.inputs, _preprocess(model, preprocess))
+    reader = open_data(data, fit.session.inputs, preprocess_for(model, preprocess))
     size = fit.fixed or batch_size
     kept = None if state is None else Path(state)
+    fit.data = _described(data)
     if kept is not None and kept.exists():
         fit.restore(kept)
     begin, first = time.perf_counter(), fit.done
@@ -92,12 +93,22 @@ def fit_patterns(
     return result
 
 
-def _preprocess(model: Source, given: Preprocess | str | os.PathLike[str] | None) -> Preprocess | None:
+def preprocess_for(model: Source, given: Preprocess | str | os.PathLike[str] | None) -> Preprocess | None:
+    """What is given, else what lies beside the model."""
     if isinstance(given, Preprocess):
         return given
     if given is not None:
         return load_preprocess(given)
     return beside(model).preprocess if isinstance(model, str | os.PathLike) else None
+
+
+def _described(data: DataSource) -> str:
+    """Tells data apart, as far as that can be seen without reading them."""
+    if isinstance(data, str | os.PathLike):
+        return str(Path(data).resolve())
+    shape = data.shape if isinstance(data, np.ndarray) else ""
+    first = data[0] if isinstance(data, Sequence) and data and isinstance(data[0], str | os.PathLike) else ""
+    return f"{type(data).__name__} {shape} {first}".strip()
 
 
 def _total(reader: Data, samples: int | None) -> int | None:
@@ -114,6 +125,7 @@ class _Fit:
     sums: dict[str, Sums]
     digest: str
     fixed: int | None
+    data: str = ""
     done: int = 0
     left_out: int = 0
     names: list[tuple[str, str]] = field(default_factory=list)
@@ -147,15 +159,16 @@ class _Fit:
     def keep(self, path: Path) -> None:
         """Write the sums, whole or not at all."""
         arrays = {f"{kind}/{name}": getattr(s, kind) for name, s in self.sums.items() for kind in ("products", "totals")}
-        write_arrays(path, {**arrays, "meta": np.asarray(json.dumps({"done": self.done, "model": self.digest, "layers": list(self.sums)}))})
+        meta = {"done": self.done, "model": self.digest, "layers": list(self.sums), "data": self.data}
+        write_arrays(path, {**arrays, "meta": np.asarray(json.dumps(meta))})
 
     def restore(self, path: Path) -> None:
         """Go on from the sums of an interrupted pass."""
         try:
             with np.load(path, allow_pickle=False) as stored:
                 meta = json.loads(str(stored["meta"]))
-                if meta["model"] != self.digest or meta["layers"] != list(self.sums):
-                    raise InputError(f"state '{path}' is that of another model or other layers; remove it to begin anew.")
+                if meta["model"] != self.digest or meta["layers"] != list(self.sums) or meta["data"] != self.data:
+                    raise InputError(f"state '{path}' is that of another model, other layers or other data; remove it to begin anew.")
                 for name, sums in self.sums.items():
                     sums.products, sums.totals = stored[f"products/{name}"], stored[f"totals/{name}"]
                 self.done = int(meta["done"])

@@ -35,8 +35,7 @@ class Sums:
     def empty(cls, layer: LinearLayer) -> Sums:
         """Nothing seen yet."""
         rows = 3 * (layer.units // layer.groups) + 1
-        inputs = int(np.prod(layer.node.input(1).static or (), dtype=np.int64)) // layer.units
-        return cls(np.zeros((layer.groups, rows, inputs)), np.zeros((layer.groups, rows)))
+        return cls(np.zeros((layer.groups, rows, layer.inputs)), np.zeros((layer.groups, rows)))
 
     def add(self, products: np.ndarray, totals: np.ndarray) -> None:
         """One batch, as the graph returns it."""
@@ -59,7 +58,7 @@ def emit_sums(op: Emit, layer: LinearLayer) -> tuple[Value, Value]:
             small = _with_masks(op, layer, 1)
             products = correlate(op, node.x, small, node.input(1), window_of(op, node), layer.groups)
             return op.Flatten(products, axis=1), op.ReduceSum(small, list(range(2, layer.y.rank)), keepdims=0)
-        x = op.Reshape(node.x, [-1, (node.input(1).static or ())[0] if not node.attr("transB") else (node.input(1).static or ())[1]])
+        x = op.Reshape(node.x, [-1, layer.inputs])
         small = _with_masks(op, layer, layer.units)
         return op.Gemm(small, x, transA=1), op.ReduceSum(small, [0], keepdims=1)
 

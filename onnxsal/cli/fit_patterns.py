@@ -1,0 +1,99 @@
+"""``onnxsal fit-patterns``: data go in; a file of learned patterns comes out, and how good they are if asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnxsal.cli import options as o
+from onnxsal.cli.shell import counted, say, show, show_json, show_table
+from onnxsal.errors import InputError
+from onnxsal.methods.patterns import fit
+from onnxsal.methods.patterns.file import Patterns
+from onnxsal.metrics.signal import signal_quality
+from onnxsal.report.bars import quality_chart
+from onnxsal.runtime.pictures import save_picture
+
+DATA_HELP = "A folder of pictures, or a .npy, .npz, .parquet or .zarr file: what the model was trained on, or like it."
+
+
+def fit_patterns(
+    model: o.ModelPath,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file that is written.")] = Path("patterns.npz"),
+    preprocess: o.PreprocessFile = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layer", help="Learn this layer only: name of its weight or node, * for any text.", show_default=False),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Read this many samples.", show_default="all")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one run.")] = fit.BATCH,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where an interrupted run left its sums.")] = False,
+    quality: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two more sets of data: compute the signal quality of each layer on them.", show_default=False),
+    ] = None,
+    provider: o.Provider = "cpu",
+    json: o.Json = False,
+) -> None:
+    """Learn the patterns that patternnet and pattern_attribution need, in one pass over the data."""
+    if out.suffix != ".npz":
+        raise InputError(f"'{out}': patterns are written as .npz; give a name that ends so.")
+    state = out.with_name(f"{out.name}.state")
+    if fresh:
+        state.unlink(missing_ok=True)
+    elif state.exists() and not json:
+        say(f"going on from '{state}', which an interrupted run left; --fresh begins anew")
+    feed = o.feeding(model, preprocess)
+    settings: dict[str, Any] = {"preprocess": feed.preprocess, "batch_size": batch_size, "providers": provider}
+    with counted(f"learning patterns of {model.name}") as told:
+        learned = fit.fit_patterns(model, data, layers=layers, samples=samples, state=state, progress=told, **settings)
+    learned.save(out)
+    facts = _facts(model, learned, out)
+    if quality is not None:
+        with counted("signal quality") as told:
+            found = signal_quality(model, learned, *quality, progress=told, **settings)
+        chart = save_picture(quality_chart(found, f"signal quality, {model.name}"), out.with_suffix(".quality.png"))
+        facts |= {"quality": found.means(), "skipped": found.skipped, "chart": str(chart)}
+    show_json(facts) if json else _tell(facts)
+
+
+def _facts(model: Path, learned: Patterns, out: Path) -> dict[str, Any]:
+    """What was learned, for people and machines."""
+    layers = [
+        {
+            "weight": name,
+            "node": layer.node,
+            "units": len(layer.active),
+            "samples": layer.samples,
+            "inactive": layer.inactive,
+            "fallbacks": {e: {str(u): why for u, why in layer.fallbacks(e).items()} for e in layer.origin},
+        }
+        for name, layer in learned.layers.items()
+    ]
+    facts = {"model": str(model), "patterns": str(out), "model_sha256": learned.model_sha256, "samples": learned.samples}
+    return {**facts, "bytes": out.stat().st_size, **learned.facts, "layers": layers}
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    rho = facts.get("quality", {})
+    estimators = list(next(iter(rho.values()))) if rho else []
+    rows = []
+    for layer in facts["layers"]:
+        own = rho.get(layer["weight"], {})
+        learned = layer["units"] - len(layer["fallbacks"]["positive"])
+        numbers = [f"{own[e]:.3f}" if e in own else "" for e in estimators]
+        rows.append((layer["weight"], layer["node"], layer["units"], learned, len(layer["inactive"]), layer["samples"], *numbers))
+    names = ("weight", "node", "units", "learned", "inactive", "samples", *(f"rho {e}" for e in estimators))
+    show_table(names, rows, names[2:])
+    if facts["left_out"]:
+        say(f"{facts['left_out']} sample(s) did not fill a batch of the model, whose size is fixed, and were left out", "warning")
+    peak = "" if facts["peak_megabytes"] is None else f", process {facts['peak_megabytes']:.0f} MB at most"
+    show(
+        f"{facts['patterns']}: {facts['samples']} samples, {facts['images_per_second']:.1f} a second on {facts['provider']}; "
+        f"sums {facts['sums_megabytes']:.1f} MB{peak}; file {facts['bytes'] / 1e6:.1f} MB"
+    )
+    if "chart" in facts:
+        show(f"signal quality: {facts['chart']}")
