@@ -252,8 +252,8 @@ def get_method(name: str | Path | Method) -> Method:
     if str(name).endswith(".toml"):
         try:
             return parse_method(Path(name).read_text(encoding="utf-8"), str(name))
-        except OSError as error:
-            raise MethodError(f"rule file '{name}' cannot be read: {error.strerror or error}.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise MethodError(f"rule file '{name}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     known = {_plain(alias): m for m in shipped_methods().values() for alias in (m.name, *m.aliases)}
     if _plain(str(name)) not in known:
         names = {alias: None for m in shipped_methods().values() for alias in (m.name, *m.aliases)}

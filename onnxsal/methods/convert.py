@@ -213,6 +213,15 @@ def target_index(question: Question, target: Target) -> np.ndarray:
     if target is None:
         return np.asarray([-1], np.int64)
     shape = (question.start.shape or ())[1 if question.batched else 0 :]
+    try:
+        index = np.atleast_1d(np.asarray(target))
+    except ValueError:
+        index = np.zeros(0)
+    if index.dtype.kind not in "iu" or index.ndim != 1 or not index.size or (len(index) > 1 and not question.batched and not isinstance(target, tuple)):
+        raise TargetError(
+            f"target {target!r} is not a class: give a whole number, one per sample, or a tuple that indexes the scores of a sample. "
+            "Labels are understood where they are given (labels= of Explainer, --labels)."
+        )
     if isinstance(target, tuple):
         if not all(isinstance(d, int) for d in shape):
             raise TargetError(f"target {target}: the scores '{question.start.name}' have shape {list(shape)} per sample, known only at run time; give a flat index.")
@@ -220,7 +229,7 @@ def target_index(question: Question, target: Target) -> np.ndarray:
         if len(target) != len(sizes) or any(not 0 <= t < d for t, d in zip(target, sizes, strict=True)):
             raise TargetError(f"target {target} is not an index into the scores '{question.start.name}', whose shape per sample is {sizes}.")
         return np.asarray([np.ravel_multi_index(target, sizes)], np.int64)
-    index = np.atleast_1d(np.asarray(target, np.int64))
+    index = index.astype(np.int64)
     if shape and all(isinstance(d, int) for d in shape):
         count = int(np.prod([d for d in shape if isinstance(d, int)]))
         if index.size and (index.max() >= count or index.min() < -1):

@@ -88,8 +88,9 @@ def check(model: Source, provider: str = "cuda", method: str | Path | Method = D
     name = get_method(method).name
     proto = load_model(model)
     forward = Model(proto)
-    absent = missing_kernels(forward, provider)
+    absent: dict[str, int] = {}
     try:
+        absent = missing_kernels(forward, provider)
         made = conversion(proto, method, **options)
     except MethodError:  # the question is wrong, not the model
         raise
