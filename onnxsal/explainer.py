@@ -149,9 +149,12 @@ class Explainer:
         self.labels = list(labels) if labels is not None else None
         self._prefix = self.conversion.prefix
         self._own = original_outputs(self.conversion.proto, self._prefix)
-        shape = self.session.inputs[0].shape if self.session.inputs else None
+        shape = self.conversion.question.x.shape or self.session.inputs[0].shape
         self._fixed = shape[0] if shape and isinstance(shape[0], int) and self.conversion.question.batched else None
         self._batch = self._fixed or batch_size or 16
+        self._per_sample = {
+            t.name for t in self.session.inputs if t.shape and (not isinstance(t.shape[0], int) or t.shape[0] == self._fixed)
+        }
 
     @property
     def method(self) -> str:
@@ -171,7 +174,7 @@ class Explainer:
         ``baseline``. Raises ``InputError`` for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
         """
         feed = self._feed(x)
-        count = len(next(iter(feed.values()))) if self.conversion.question.batched else 1
+        count = self._count(feed)
         targets = self._targets(target, count)
         extra = {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
         begin = time.perf_counter()
@@ -192,9 +195,19 @@ class Explainer:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 bad = int((~np.isfinite(array)).sum())
                 raise InputError(f"input '{name}' has {bad} value(s) that are NaN or infinite; a map of them would mean nothing.")
-            if array.ndim == 0 or len(array) == 0:
+            if name in self._per_sample and (array.ndim == 0 or len(array) == 0):
                 raise InputError(f"input '{name}' has shape {list(array.shape)}; it needs a batch axis with at least one sample.")
         return feed
+
+    def _count(self, feed: Mapping[str, np.ndarray]) -> int:
+        """The number of samples, of which every input with a batch axis holds one row each."""
+        sizes = {name: len(array) for name, array in feed.items() if name in self._per_sample}
+        if not self.conversion.question.batched or not sizes:
+            return 1
+        if len(set(sizes.values())) > 1:
+            listing = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise InputError(f"the inputs hold different numbers of samples ({listing}); give one row per sample in each.")
+        return next(iter(sizes.values()))
 
     def _targets(self, target: Target, count: int) -> np.ndarray | None:
         """One class per sample, or ``None`` for the model's own default (the predicted class, unless the conversion set another)."""
@@ -218,7 +231,7 @@ class Explainer:
         """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
         size = end - begin
         rows = np.minimum(np.arange(begin, begin + (self._fixed or size)), end - 1)
-        batch = {k: v[rows] for k, v in feed.items()} if self.conversion.question.batched else dict(feed)
+        batch = {k: v[rows] if k in self._per_sample and self.conversion.question.batched else v for k, v in feed.items()}
         if targets is not None:
             batch[f"{self._prefix}target"] = np.ascontiguousarray(targets[rows])
         results = self.session.run(batch | extra)

@@ -9,6 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from onnxsal.errors import ModelError
+
 Dim = int | str | None
 Shape = tuple[Dim, ...]
 Types = dict[str, tuple[int, Shape | None]]
@@ -40,7 +42,7 @@ def infer(proto: onnx.ModelProto) -> Inferred:
     light = without_weights(proto)
     constants: dict[str, np.ndarray] = {}
     for _ in range(_ROUNDS):
-        types = _types(onnx.shape_inference.infer_shapes(light, data_prop=True))
+        types = _types(_inferred(light))
         found = _fold(light, types)
         if not found:
             break
@@ -49,6 +51,13 @@ def infer(proto: onnx.ModelProto) -> Inferred:
     types |= {t.name: (t.data_type, tuple(t.dims)) for t in proto.graph.initializer}
     types |= {s.values.name: (s.values.data_type, tuple(s.dims)) for s in proto.graph.sparse_initializer}
     return Inferred(types, constants)
+
+
+def _inferred(light: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(light, data_prop=True)
+    except Exception as error:  # onnx raises several kinds here, without a common base
+        raise ModelError(f"the model contradicts itself: {error}. Run onnx.checker.check_model on it, or export it again.") from error
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -91,8 +100,7 @@ def _shape_of(tensor: onnx.TypeProto.Tensor) -> Shape | None:
     if not tensor.HasField("shape"):
         return None
     return tuple(
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) if d.HasField("dim_param") else None
-        for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) if d.HasField("dim_param") else None for d in tensor.shape.dim
     )
 
 
@@ -110,7 +118,11 @@ def constant_value(node: onnx.NodeProto) -> np.ndarray | None:
 
 def _is_small(types: Types, name: str) -> bool:
     shape = types.get(name, (0, None))[1]
-    return shape is not None and all(isinstance(d, int) for d in shape) and int(np.prod([d for d in shape if isinstance(d, int)])) <= _FOLD_LIMIT
+    return (
+        shape is not None
+        and all(isinstance(d, int) for d in shape)
+        and int(np.prod([d for d in shape if isinstance(d, int)])) <= _FOLD_LIMIT
+    )
 
 
 def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
@@ -166,4 +178,6 @@ def _replace(light: onnx.ModelProto, found: dict[str, np.ndarray]) -> None:
     del light.graph.node[:]
     light.graph.node.extend(copies)
     produced = {o.name for o in light.graph.output}
-    light.graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in found.items() if k not in produced)
+    light.graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(v).reshape(v.shape), k) for k, v in found.items() if k not in produced
+    )

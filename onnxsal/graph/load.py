@@ -24,12 +24,22 @@ def load_model(source: Source) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
-        return copy
+        return _with_its_weights(copy, "the model given")
     if isinstance(source, bytes):
-        return _parse(source, "the bytes given")
+        return _with_its_weights(_parse(source, "the bytes given"), "the model in the bytes given")
     path = Path(source)
     proto = _parse(_read(path), f"'{path}'")
     _load_external(proto, path)
+    return proto
+
+
+def _with_its_weights(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    """Refuse a model whose weights lie in a file that nobody said where it is: what is made of it could not be opened."""
+    absent = [t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if absent:
+        raise ModelError(
+            f"{what} keeps {len(absent)} of its weights in another file ('{absent[0]}', ...). Give its path instead, or load it with its data."
+        )
     return proto
 
 
@@ -56,9 +66,13 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError(f"{what} is not an ONNX model, or is cut short ({len(data):,} bytes): {error}. Export or download it again.") from error
+        raise ModelError(
+            f"{what} is not an ONNX model, or is cut short ({len(data):,} bytes): {error}. Export or download it again."
+        ) from error
     if not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{what} is not an ONNX model, or is cut short: it has {len(proto.graph.node)} nodes and no usable opset.")
+    if not all(isinstance(text, str) for n in proto.graph.node for text in (n.op_type, n.domain, n.name, *n.input, *n.output)):
+        raise ModelError(f"{what} is damaged: names in it are not text. Export or download it again.")
     return proto
 
 
@@ -67,7 +81,7 @@ def _load_external(proto: onnx.ModelProto, path: Path) -> None:
         onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
     except (OSError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(
-            f"model '{path}' keeps its weights in another file, which cannot be read: {error}. Put that file beside the model."
+            f"model '{path}' keeps its weights in another file, which cannot be read: {str(error).rstrip('.')}. Put that file beside the model."
         ) from error
 
 

@@ -19,7 +19,7 @@ from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
 
 
-def vjp(model: Source, wrt: Sequence[str] | None = None, outputs: Sequence[str] | None = None) -> onnx.ModelProto:
+def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Sequence[str] | None = None) -> onnx.ModelProto:
     """The model with its vector-Jacobian product built in: ``vjp/<x> = (d outputs / d x)^T cotangent``.
 
     Adds an input ``cotangent/<y>`` (shape and type of y) per output in ``outputs`` and an output ``vjp/<x>`` (shape and
@@ -43,16 +43,19 @@ def vjp(model: Source, wrt: Sequence[str] | None = None, outputs: Sequence[str] 
     with op.named("vjp"):
         for name in explained:
             dtype, shape = plain.types.get(name, (0, None))
-            result = op.Cast(signals[name], to=dtype, name=f"vjp/{name}") if dtype in HALF else op.Identity(signals[name], name=f"vjp/{name}")
+            result = (
+                op.Cast(signals[name], to=dtype, name=f"vjp/{name}") if dtype in HALF else op.Identity(signals[name], name=f"vjp/{name}")
+            )
             ports.append(Port(result, dtype, shape))
     cotangents = [Port(v, v.dtype, v.shape) for v in given.values()]
     return assemble(plain, op, cotangents, ports)
 
 
-def _chosen(model: Model, names: Sequence[str] | None, every: Sequence[str], kind: str) -> list[str]:
+def _chosen(model: Model, names: str | Sequence[str] | None, every: Sequence[str], kind: str) -> list[str]:
     """The named tensors (default: every floating-point one of ``every``), checked."""
     if names is None:
         return [n for n in every if model.types.get(n, (0, None))[0] in FLOATS]
+    names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in model.types:
             raise TargetError(f"the model has no tensor '{name}'{near_miss(name, model.types)}; its {kind}s: {', '.join(every)}.")
