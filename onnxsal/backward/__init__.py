@@ -1,7 +1,9 @@
 """How a signal crosses a node, per operator family. Importing this package registers every rule."""
 
 from onnxsal.backward import gradient as _gradient  # noqa: F401
+from onnxsal.backward import lrp as _lrp  # noqa: F401
 from onnxsal.backward import pattern as _pattern  # noqa: F401
+from onnxsal.backward import residual as _residual  # noqa: F401
 from onnxsal.backward.registry import RULES, Rule, find_rule, rule
 
 __all__ = ["RULES", "Rule", "find_rule", "rule"]

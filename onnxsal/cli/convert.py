@@ -28,6 +28,7 @@ def convert(
     score: o.Score = None,
     prefix: o.Prefix = "",
     components: Annotated[bool, typer.Option("--components", help="Add an output for each part of the explanation.")] = False,
+    quantize: o.Quantize = None,
     preprocess: o.PreprocessFile = None,
     labels: o.LabelsFile = None,
     param: o.Parameters = None,
@@ -36,7 +37,7 @@ def convert(
     """Build the explanation into a model: one self-contained ONNX file of standard operators."""
     chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
     feed = o.feeding(model, preprocess, labels)
-    given = o.conversion_options(feed, param, input, output, score)
+    given = o.conversion_options(feed, param, input, output, score, quantize)
     if out.resolve() == model.resolve():
         raise OutputError(f"'{out}' is the model itself, which is never overwritten. Give another name.")
     begin = time.perf_counter()

@@ -47,7 +47,7 @@ def demo(
         for method in methods.values():
             step(f"{method.name}: building it into {model.name}")
             try:
-                explainer = open_explainer(feed, method, provider, 1, {"black": feed.black})
+                explainer = open_explainer(feed, method, provider, 1, {"black": feed.black, "white": feed.white})
             except (PlanError, UnsupportedError, MethodError) as error:  # not for this model, or not without more than a picture
                 refused.append({"method": method.name, "why": str(error)})
                 continue

@@ -58,6 +58,7 @@ def explain(
     preprocess: o.PreprocessFile = None,
     provider: o.Provider = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in one run.")] = 1,
+    quantize: o.Quantize = None,
     palette: Annotated[str | None, typer.Option(help=PALETTE_HELP, show_default=False)] = None,
     show_path: Annotated[bool, typer.Option("--show-path", help="Also tile the pictures along the integration path.")] = False,
     components: Annotated[bool, typer.Option("--components", help="Also show each layer's part of the map.")] = False,
@@ -69,7 +70,7 @@ def explain(
     feed = o.feeding(model, preprocess, labels)
     if any(file.suffix.lower() not in ARRAYS for file in files):
         _ = feed.required
-    given = o.conversion_options(feed, param, input, output, score) | ({"components": True} if components else {})
+    given = o.conversion_options(feed, param, input, output, score, quantize) | ({"components": True} if components else {})
     style = MATLAB if given.get(PRESET) == "matlab" and palette is None else Style(palette)
     with progress(f"building the explanation into {model.name}"):
         explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)

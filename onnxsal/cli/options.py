@@ -58,6 +58,12 @@ Parameters = Annotated[
         show_default=False,
     ),
 ]
+Quantize = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Floor each saliency map to this many levels (heat quantization); the attribution stays.", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
 HOW_TO_PREPROCESS = """\
@@ -90,6 +96,11 @@ class Feeding:
     def black(self) -> np.ndarray | None:
         """A black pixel in the model's input."""
         return None if self.preprocess is None else self.preprocess.black()
+
+    @property
+    def white(self) -> np.ndarray | None:
+        """A white pixel in the model's input."""
+        return None if self.preprocess is None else self.preprocess.white()
 
     def target(self, text: str | None) -> int | tuple[int, ...] | None:
         """The class that ``--target`` names: an index, an index of higher rank, or a label."""
@@ -129,8 +140,13 @@ def chosen_method(name: str | None, rules: Path | None) -> Method | None:
 
 
 def conversion_options(
-    feed: Feeding, parameters: Sequence[str] | None, input: str | None = None, output: str | None = None, score: str | None = None
+    feed: Feeding,
+    parameters: Sequence[str] | None,
+    input: str | None = None,
+    output: str | None = None,
+    score: str | None = None,
+    quantize: int | None = None,
 ) -> dict[str, Any]:
     """Keywords for ``convert``: only what was given, so that a converted model is not asked to change."""
-    given = {"input": input, "output": output, "score": score, "black": feed.black}
+    given = {"input": input, "output": output, "score": score, "black": feed.black, "white": feed.white, "quantize": quantize}
     return {k: v for k, v in given.items() if v is not None} | read_parameters(parameters or ())

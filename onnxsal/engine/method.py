@@ -7,7 +7,7 @@ import hashlib
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from numbers import Integral, Real
@@ -18,10 +18,16 @@ from onnxsal.backward import RULES, Rule, find_rule
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.graph import NodeView
 from onnxsal.ops.registry import FAMILIES
+from onnxsal.passes import NORMALISERS
 
 MATCH_KEYS = ("op", "family", "position", "name", "tag")
 POSITIONS = ("first", "inner", "last")
-METHOD_KEYS = ("name", "title", "source", "formula", "aliases", "wrap", "law", "times_input", "parameters", "preset", "rule", "refuse")
+METHOD_KEYS = (
+    *("name", "title", "source", "formula", "aliases", "wrap", "law", "seed", "times_input", "parameters", "preset", "normalise"),
+    *("rule", "refuse"),
+)
+SEEDS = {"one": "1 at the explained class", "score": "the score of the explained class, at that class"}
+"""What the signal is where a walk begins."""
 PARAMETER_KEYS = ("default", "doc", "choices", "aliases", "kind", "minimum")
 KINDS: dict[str, type | tuple[type, ...]] = {
     "true or false": bool,
@@ -35,12 +41,25 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One ``[[rule]]`` or ``[[refuse]]`` row: what it matches, and the rule to use or the reason to refuse."""
+    """One ``[[rule]]``, ``[[refuse]]`` or ``[[normalise]]`` row: what it matches, and the rule or pass to use or the reason to refuse.
+
+    It counts only with the settings that ``when`` names. A rule's parameter ``"$name"`` is the method's parameter of that name.
+    """
 
     match: dict[str, tuple[str, ...]]
     use: str = ""
     why: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    when: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    number: int = 0
+
+    def counts(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the settings are those that the row is for."""
+        return all(settings.get(name) in values for name, values in self.when.items())
+
+    def bound(self, settings: Mapping[str, Any]) -> Row:
+        """The row with the settings in place of the names of the method's parameters."""
+        return replace(self, parameters={k: settings[v[1:]] if _refers(v) else v for k, v in self.parameters.items()}, when={})
 
     def matches(self, node: NodeView, family: str, position: str) -> bool:
         """Whether every key of the row fits the node (the values of one key are alternatives; tag ``!t`` fits nodes without t)."""
@@ -57,7 +76,10 @@ class Row:
 
     @property
     def text(self) -> str:
-        return ", ".join(f"{k}={'|'.join(v)}" for k, v in self.match.items()) or "every other node"
+        """What the row matches, in words."""
+        matched = ", ".join(f"{k}={'|'.join(v)}" for k, v in self.match.items()) or "every other node"
+        only = " and ".join(f"{k}={'|'.join(map(str, v))}" for k, v in self.when.items())
+        return f"{matched} (with {only})" if only else matched
 
 
 @dataclass(frozen=True)
@@ -100,7 +122,9 @@ class Method:
     aliases: tuple[str, ...] = ()
     wrap: str = ""
     law: str = ""
+    seed: str = "one"
     times_input: bool = False
+    normalise: tuple[Row, ...] = ()
     parameters: dict[str, Parameter] = field(default_factory=dict)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     sha256: str = ""
@@ -110,14 +134,22 @@ class Method:
         for row in self.refuses:
             if row.matches(node, family, position):
                 return f"method '{self.name}' does not explain it: {row.why}"
-        for number, row in enumerate(self.rules, 1):
+        for row in self.rules:
             if row.matches(node, family, position):
                 rule = RULES[row.use]
                 if not rule.takes(family):
                     takes = ", ".join(sorted(rule.families))
                     return f"rule '{rule.name}' cannot explain it: it is {family}, the rule takes {takes}"
-                return rule, row.parameters, f"rule {number}: {row.text}"
+                return rule, row.parameters, f"rule {row.number}: {row.text}"
         return f"no [[rule]] row of method '{self.name}' matches (family {family}, position {position})"
+
+    def bound(self, settings: Mapping[str, Any]) -> Method:
+        """The method with its settings in place: the rows that count, with values for the parameters they name."""
+
+        def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+            return tuple(row.bound(settings) for row in rows if row.counts(settings))
+
+        return replace(self, rules=kept(self.rules), refuses=kept(self.refuses), normalise=kept(self.normalise))
 
     def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults, then a preset's values, then the caller's; raises ``MethodError`` for an unknown name or value."""
@@ -162,9 +194,14 @@ def parse_method(text: str, where: str) -> Method:
     needed = {"name", "title", "source"} | (set() if table.get("wrap") else {"rule"})
     if missing := needed - set(table):
         raise MethodError(f"{where}: the keys {sorted(missing)} are missing.")
-    rules = tuple(_row(r, f"{where}, [[rule]] row {i}") for i, r in enumerate(table.get("rule", []), 1))
-    refuses = tuple(_row(r, f"{where}, [[refuse]] row {i}") for i, r in enumerate(table.get("refuse", []), 1))
     parameters = {k: _parameter(v, f"{where}, parameter '{k}'") for k, v in table.get("parameters", {}).items()}
+
+    def rows(kind: str) -> tuple[Row, ...]:
+        return tuple(_row(r, i, kind, parameters, f"{where}, [[{kind}]] row {i}") for i, r in enumerate(table.get(kind, []), 1))
+
+    rules, refuses, normalise = rows("rule"), rows("refuse"), rows("normalise")
+    if table.get("seed", "one") not in SEEDS:
+        raise MethodError(f"{where}: unknown seed '{table['seed']}'{near_miss(str(table['seed']), SEEDS)}; known: {', '.join(SEEDS)}.")
     presets = table.get("preset", {})
     for preset, values in presets.items():
         _closed(values, [*parameters, "score"], f"{where}, preset '{preset}'")
@@ -178,6 +215,8 @@ def parse_method(text: str, where: str) -> Method:
         aliases=tuple(table.get("aliases", ())),
         wrap=table.get("wrap", ""),
         law=table.get("law", ""),
+        seed=table.get("seed", "one"),
+        normalise=normalise,
         times_input=table.get("times_input", False),
         parameters=parameters,
         presets=presets,
@@ -207,7 +246,24 @@ def _parameter(table: Mapping[str, Any], where: str) -> Parameter:
     return parameter
 
 
-def _row(table: Mapping[str, Any], where: str) -> Row:
+def _refers(value: Any) -> bool:
+    """Whether a row's value names a parameter of the method."""
+    return isinstance(value, str) and value.startswith("$")
+
+
+def _row(table: Mapping[str, Any], number: int, kind: str, known: Mapping[str, Parameter], where: str) -> Row:
+    when = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.get("when", {}).items()}
+    _closed(when, tuple(known), f"{where}, 'when'")
+    for name, values in when.items():
+        for value in values:
+            if problem := known[name].problem(value):
+                raise MethodError(f"{where}, 'when': {name} = {value!r} {problem}.")
+    table = {k: v for k, v in table.items() if k != "when"}
+    if kind == "normalise":
+        _closed(table, ("use",), where)
+        if table.get("use") not in NORMALISERS:
+            raise MethodError(f"{where}: unknown pass '{table.get('use')}'; known: {', '.join(NORMALISERS)}.")
+        return Row({}, use=table["use"], when=when, number=number)
     match = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.items() if k in MATCH_KEYS}
     for family in match.get("family", ()):
         if family not in FAMILIES:
@@ -216,15 +272,19 @@ def _row(table: Mapping[str, Any], where: str) -> Row:
         if position not in POSITIONS:
             raise MethodError(f"{where}: unknown position '{position}'{near_miss(position, POSITIONS)}; known: {', '.join(POSITIONS)}.")
     rest = {k: v for k, v in table.items() if k not in MATCH_KEYS}
-    if "[[refuse]]" in where:
+    if kind == "refuse":
         _closed(rest, ("why",), where)
-        return Row(match, why=str(rest.get("why", "")))
+        return Row(match, why=str(rest.get("why", "")), when=when, number=number)
     name = rest.pop("use", None)
     if name is None:
         raise MethodError(f"{where}: needs 'use', the name of a rule; known: {', '.join(sorted(RULES))}.")
     rule = find_rule(name, where)
-    _closed(rest, (*MATCH_KEYS, "use", *rule.parameters), where)
-    return Row(match, use=name, parameters=rest)
+    _closed(rest, (*MATCH_KEYS, "when", "use", *rule.parameters), where)
+    for value in rest.values():
+        if _refers(value) and value[1:] not in known:
+            names = ", ".join(known) or "none"
+            raise MethodError(f"{where}: the method has no parameter '{value[1:]}'{near_miss(value[1:], known)}; known: {names}.")
+    return Row(match, use=name, parameters=rest, when=when, number=number)
 
 
 @cache

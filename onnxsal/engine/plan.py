@@ -13,6 +13,7 @@ from onnxsal.engine.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.errors import MethodError, PlanError
 from onnxsal.graph import Model, NodeView
 from onnxsal.ops.registry import advice, spec_of
+from onnxsal.passes import NORMALISERS
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
     """
     if not method.rules:
         raise MethodError(f"method '{method.name}' runs the model forward only, so there is no walk to plan.")
+    for row in method.normalise:
+        NORMALISERS[row.use](model, {*wrt, *starts})
     found = reach(model, wrt, starts)
     _require_path(found, wrt, starts)
     gaps: list[str] = []

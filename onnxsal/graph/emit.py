@@ -36,6 +36,8 @@ class Emit:
         self.model = model
         self.prefix = prefix
         self.dtype: int = TensorProto.FLOAT
+        self.context: dict[str, Any] = {}
+        """What a wrapper lays out for the rules of its walk: the book of lost relevance, the activations of a reference."""
         self._scope = prefix
         self._narrow = HALF
         self._graph = gs.Graph(opset=model.opset)

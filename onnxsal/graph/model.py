@@ -151,6 +151,18 @@ class NodeView:
         view.__dict__["outputs"] = (_shaped(output, self.outputs[0]), *self.outputs[1:])
         return view
 
+    def like(self, op_type: str, **attributes: Any) -> NodeView:
+        """A node of another operator on the same first input and output, as rules that put one operator for another see it."""
+        proto = helper.make_node(op_type, [self.proto.input[0]], [self.proto.output[0]], name=self.name, **attributes)
+        view = NodeView(self.model, proto, self.index)
+        view.wants = self.wants[:1]
+        return view
+
+    def may_omit(self, i: int) -> bool:
+        """Whether the operator may be written without its input i."""
+        schema = onnx.defs.get_schema(self.op_type, self.opset, self.domain)
+        return i < len(schema.inputs) and schema.inputs[i].option == onnx.defs.OpSchema.FormalParameterOption.Optional
+
     def grads(self, *values: Value | None) -> list[Value | None]:
         """Pad a rule's answer with ``None`` to one entry per input."""
         return [*values, *[None] * (len(self.proto.input) - len(values))][: max(len(self.proto.input), 1)]
@@ -215,6 +227,8 @@ class Model:
         self.producer = {out: n for n in self.nodes for out in n.proto.output if out}
         self.tags: dict[int, frozenset[str]] = {}
         """Node index -> what a pass found out about it (residual addition, attention softmax, batch normalisation)."""
+        self.folds: dict[int, Any] = {}
+        """Index of a linear node -> the ``Fold`` that a relevance rule sees in its place."""
         self._constants: dict[str, np.ndarray | None] = {}
 
     def opset_of(self, domain: str = "") -> int:

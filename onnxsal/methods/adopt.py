@@ -38,7 +38,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
         raise ModelError(
             f"the model says it was converted, but its metadata is damaged ({error}). Convert the original model again."
         ) from error
-    _refuse_other(name, method, record | asked, {k: v for k, v in (given or {}).items() if k != "black"})
+    _refuse_other(name, method, record | asked, {k: v for k, v in (given or {}).items() if k not in ("black", "white")})
     proto = load_model(model)
     view = Model(proto)
     question = Question(view, view.value(asked["input"]), asked["output"], view.value(asked["output"]), asked["score"])

@@ -45,10 +45,11 @@ class Build:
     inputs: list[Port] = field(default_factory=list)
     want_components: bool = False
     components: list[Port] = field(default_factory=list)
+    quantize: int | None = None
 
-    def plan(self) -> Plan:
-        """The walk from the scores back to the explained input."""
-        return make_plan(self.question.model, self.method, [self.question.x.name], [self.question.start.name])
+    def plan(self, start: str = "") -> Plan:
+        """The walk from the scores (or from tensor ``start``) back to the explained input."""
+        return make_plan(self.question.model, self.method, [self.question.x.name], [start or self.question.start.name])
 
     def walk(self) -> Value:
         """The signal at the explained input."""
@@ -121,6 +122,14 @@ class Build:
             flat = op.Equal(span, 0.0)
             reduced = op.Where(flat, 0.0, op.Div(op.Sub(reduced, low), op.Where(flat, 1.0, span)))
         return reduced
+
+
+def quantized(op: Emit, pixels: Value, levels: int) -> Value:
+    """min + floor((m - min) / (max - min) (levels - 1)) / (levels - 1) (max - min) of each map; a constant map stays as it is."""
+    low, high = op.ReduceMin(pixels, [1, 2], keepdims=1), op.ReduceMax(pixels, [1, 2], keepdims=1)
+    span, steps = op.Sub(high, low), float(levels - 1)
+    share = op.Div(op.Sub(pixels, low), op.Where(op.Greater(span, 0.0), span, 1.0))
+    return op.Add(low, op.Mul(op.Div(op.Floor(op.Mul(share, steps)), steps), span))
 
 
 Wrapper = Callable[[Build], Result]

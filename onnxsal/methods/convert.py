@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from onnxsal.methods import fullgrad as _fullgrad  # noqa: F401
 from onnxsal.methods import path as _path  # noqa: F401
 from onnxsal.methods import perturb as _perturb  # noqa: F401
 from onnxsal.methods import projection as _projection  # noqa: F401
+from onnxsal.methods import relevance as _relevance  # noqa: F401
 from onnxsal.methods import smooth as _smooth  # noqa: F401
-from onnxsal.methods.build import WRAPPERS, Build, Result
+from onnxsal.methods.build import WRAPPERS, Build, Result, quantized
 from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.methods.head import emit_head
 from onnxsal.methods.patterns import explain as _patterns  # noqa: F401
@@ -65,6 +67,8 @@ def convert(
     layer: str | None = None,
     prefix: str = "",
     black: np.ndarray | None = None,
+    white: np.ndarray | None = None,
+    quantize: int | None = None,
     components: bool = False,
     **parameters: Any,
 ) -> onnx.ModelProto:
@@ -78,8 +82,9 @@ def convert(
 
     ``input`` names the input or inner tensor to explain, ``output`` the output; ``target`` sets the default class: an index, one
     per sample, or a tuple that indexes a score of higher rank. ``score`` is "logit" (default), "probability" or "raw". ``black``
-    is the value of a black pixel in the model's input, for methods with ``baseline="black"``. ``components`` adds an output per part
-    of the explanation, where the method has parts. Other keywords are the method's.
+    and ``white`` are the values of such pixels in the model's input, for methods with ``baseline="black"`` or bounds. ``quantize``
+    floors each saliency map to that many levels between its smallest and largest value (the attribution, and the law it obeys, stay
+    as they are). ``components`` adds an output per part of the explanation, where the method has parts. Other keywords are the method's.
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
@@ -93,6 +98,8 @@ def convert(
         layer=layer,
         prefix=prefix,
         black=black,
+        white=white,
+        quantize=quantize,
         components=components,
         **parameters,
     ).proto
@@ -109,6 +116,8 @@ def conversion(
     layer: str | None = None,
     prefix: str = "",
     black: np.ndarray | None = None,
+    white: np.ndarray | None = None,
+    quantize: int | None = None,
     components: bool = False,
     **parameters: Any,
 ) -> Conversion:
@@ -127,7 +136,11 @@ def conversion(
     refuse_converted(proto)
     prepared = prepare(proto, known, compare_on_random_input)
     question = ask(prepared.model, input, output, score)
-    result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, black, components)
+    if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
+        raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
+    edges = {"black": black, "white": white}
+    result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, edges, components, quantize)
+    settings |= {} if quantize is None else {"quantize": int(quantize)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     asked = {"input": question.x.name, "output": question.output, "score": score, "prefix": prefix}
     record |= asked | {"target": None if target is None else np.asarray(target).tolist()}
@@ -152,10 +165,11 @@ def _build(
     settings: dict[str, Any],
     target: np.ndarray,
     prefix: str,
-    black: np.ndarray | None,
+    edges: dict[str, np.ndarray | None],
     components: bool,
+    quantize: int | None,
 ) -> onnx.ModelProto:
-    """Emit head and explanation, then append them to the forward part."""
+    """Emit head and explanation, then append them to the forward part. ``edges`` are the colours that settings may name."""
     op = Emit(prepared.model, f"{prefix}onnxsal")
     if question.x.dtype == TensorProto.DOUBLE:
         op.dtype = TensorProto.DOUBLE
@@ -163,7 +177,10 @@ def _build(
     asked = Port(Value(f"{prefix}target", TensorProto.INT64, shape), TensorProto.INT64, shape, target)
     with op.named("head"):
         head = emit_head(op, question, question.start, asked.value)
-    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", black, [asked], components)
+    named = {k: edges[v] for k, v in settings.items() if isinstance(v, str) and edges.get(v) is not None}
+    method = method.bound(settings | named)
+    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges["black"], [asked], components)
+    build.quantize = quantize
     with op.named(method.wrap or "walk"):
         result = WRAPPERS[method.wrap](build)
         outputs = _outputs(build, result)
@@ -177,6 +194,9 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     ports = [Port(op.Identity(result.attribution, name=name("attribution")), op.dtype, x.shape)]
     pixels = result.saliency or build.pixels(result.attribution)
     axes = image_axes(x.shape)
+    if build.quantize is not None and pixels is None:
+        raise MethodError("quantize floors saliency maps, but the explained input is no image, so there is none.")
+    pixels = pixels if pixels is None or build.quantize is None else quantized(op, pixels, build.quantize)
     if pixels is not None and axes is not None and x.shape is not None:
         shape = (x.shape[0], x.shape[axes[1]], x.shape[axes[2]])
         single = op.Identity if op.dtype == TensorProto.FLOAT else partial(op.Cast, to=TensorProto.FLOAT)
@@ -199,9 +219,12 @@ def refuse_converted(proto: onnx.ModelProto) -> None:
 
 
 def model_sha256(source: Source) -> str:
-    """SHA-256 of the file's bytes (of the serialised message for a ``ModelProto``)."""
+    """SHA-256 of the file's bytes (for a ``ModelProto``: of its nodes, weights, inputs and outputs)."""
     if isinstance(source, onnx.ModelProto):
-        return hashlib.sha256(source.SerializeToString(deterministic=True)).hexdigest()
+        digest = hashlib.sha256()
+        for part in (*source.graph.node, *source.graph.initializer, *source.graph.input, *source.graph.output):
+            digest.update(part.SerializeToString(deterministic=True))  # part by part: the whole may outgrow one message
+        return digest.hexdigest()
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     with open(os.fspath(source), "rb") as file:

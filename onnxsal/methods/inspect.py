@@ -31,7 +31,8 @@ def plan(
     proto = load_model(model)
     refuse_converted(proto)
     question = ask(prepare(proto, known).model, input, output, score)
-    return make_plan(question.model, get_method(method), [question.x.name], [question.start.name])
+    chosen = get_method(method)
+    return make_plan(question.model, chosen.bound(chosen.settle({})), [question.x.name], [question.start.name])
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,10 @@ class Preprocess:
         """A black pixel as the model sees it, broadcastable to the input: [1, C, 1, 1] or [1, 1, 1, C]."""
         return self.normalise(np.zeros((1, 1, 1, 3), np.uint8))
 
+    def white(self) -> Array:
+        """A white pixel, in the same shape."""
+        return self.normalise(np.full((1, 1, 1, 3), 255, np.uint8))
+
     def _constants(self) -> Array:
         """Mean and std, one number for each channel."""
         return np.array([values * self.depth if len(values) == 1 else values for values in (self.mean, self.std)])

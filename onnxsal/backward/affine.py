@@ -1,0 +1,265 @@
+"""One step of relevance through an affine map: what every LRP rule is made of.
+
+    Z = sum_t J(w_t) a_t + b        a forward run of the node on modified activations a_t and weights w_t
+    s = R / Z                       0 where Z is 0: nothing is divided by a dead sum
+    R_in = sum_t a_t * J(w_t)^T s   the node's own gradient, on the same weights
+
+A rule says which (a_t, w_t) there are. What does not arrive at the input is written into the book: the share of the bias,
+``sum s b``, and what leaks, ``sum R - sum s Z``: by the stabiliser, and where the sum is dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from onnx import helper
+
+from onnxsal.errors import UnsupportedError
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.adjoints import shape_parts
+from onnxsal.graph.fold import fold_of
+from onnxsal.graph.helpers import dim_of, ones_like, stabilise, zeros_like
+from onnxsal.ops.bounds import not_negative
+from onnxsal.ops.registry import Roles, implicit_bias, spec_of, vjp
+
+TINY = 1e-20
+"""Sums up to this are dead: their relevance is counted as leaked, not divided by them."""
+
+BIASES = ("absorb", "ignore", "distribute")
+
+MAPS = ("linear", "average_pool", "normalization", "product", "reduction", "resample", "movement", "add")
+"""Families with operators that are affine maps of one input."""
+
+Term = tuple[Value, Value | None]
+"""A modified activation, and the weight it meets (``None``: the node's own)."""
+
+
+@dataclass
+class Book:
+    """What relevance lost on its way, per sample [N] (each with its element type): shares of biases and leaks, in the order of the walk."""
+
+    samples: Value | None
+    bias: list[tuple[Value, int]] = field(default_factory=list)
+    leak: list[tuple[Value, int]] = field(default_factory=list)
+
+    def total(self, op: Emit, a: Value, b: Value | None = None) -> Value:
+        """sum a, or sum a * b of two tensors of one shape, per sample. (A product of matrices: one pass, nothing stored.)"""
+        if b is None:
+            return op.ReduceSum(self._rows(op, a, [-1]), [1], keepdims=0)
+        return op.Reshape(op.MatMul(self._rows(op, a, [1, -1]), self._rows(op, b, [-1, 1])), [-1])
+
+    def _rows(self, op: Emit, a: Value, rest: list[int]) -> Value:
+        count = op.const([1]) if self.samples is None else dim_of(op, self.samples, 0)
+        size = None if self.samples is None else self.samples.dim(0)
+        if self.samples is None or size is not None:
+            return op.Reshape(a, [size or 1, *rest])
+        return op.Reshape(a, op.Concat(count, rest, axis=0))
+
+
+def book_of(op: Emit) -> Book | None:
+    """The book of this walk, if it keeps one."""
+    return op.context.get("book")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """``z = J a + b`` in the view a rule takes of a node: folded batch normalisation included.
+
+    ``flat`` are axes of z along which the bias is known to be constant.
+    """
+
+    node: NodeView
+    position: int
+    a: Value
+    z: Value
+    bias: Value | None
+    weight_at: int | None = None
+    weight: Value | None = None
+    roles: Roles = field(default_factory=lambda: Roles((0,)))
+    flat: tuple[int, ...] = ()
+
+    def _inputs(self, op: Emit, a: Value, weight: Value | None) -> list[Value | None]:
+        inputs = list(self.node.inputs)
+        inputs[self.position] = a
+        if self.weight_at is not None:
+            inputs[self.weight_at] = self.weight if weight is None else weight
+        return inputs
+
+    def forward(self, op: Emit, a: Value, weight: Value | None = None) -> Value:
+        """J(w) a, without the bias."""
+        inputs = self._inputs(op, a, weight)
+        for i in self.roles.shifts:
+            shift = self.node.optional(i)
+            if shift is not None:
+                inputs[i] = None if self.node.may_omit(i) else zeros_like(op, shift)
+        made = op.clone(self.node, inputs)
+        return Value(made.name, 0, self.z.shape)
+
+    def backward(self, op: Emit, s: Value, weight: Value | None = None) -> Value:
+        """J(w)^T s."""
+        view = self.node.replaced(self._inputs(op, self.a, weight), self.z)
+        made = vjp(op, view, [s, *[None] * (len(self.node.proto.output) - 1)])[self.position]
+        assert made is not None
+        return Value(made.name, 0, self.a.shape)
+
+    def signed(self, op: Emit, sign: int, of: Value | None = None) -> Value:
+        """The part of the weight (or of ``of``, in its place) whose effects have this sign: max(w, 0) or min(w, 0)."""
+        weight = self.weight if of is None else of
+        why = "it has no weight whose signs decide" if weight is None else self.roles.mixed(self.node)
+        if weight is None or why:
+            raise UnsupportedError(
+                f"{self.node.label}: the rule needs the positive and negative parts of its weight, but {why}. "
+                "Use lrp_epsilon, or a rule file that names rule 'epsilon' for this node."
+            )
+        upper = (sign > 0) != self.roles.flips(self.node)
+        return op.cached(("part", weight.name, upper), lambda: op.Relu(weight) if upper else op.Min(weight, 0.0))
+
+    def positive_input(self) -> bool:
+        """Whether the activation is never negative, whatever the model's input."""
+        return not_negative(self.node.model, self.a.name)
+
+
+def affine_of(op: Emit, node: NodeView) -> Affine:
+    """The node as an affine map of its one active input; raises ``UnsupportedError`` where it is none."""
+    spec = spec_of(node)
+    assert spec is not None
+    active = [i for i, wanted in enumerate(node.wants) if wanted]
+    roles = spec.roles or (Roles((0,)) if spec.family in ("movement", "resample", "average_pool") else None)
+    if spec.family == "add":
+        roles = Roles(None)
+    if roles is None or len(active) != 1 or (roles.factors is not None and active[0] not in roles.factors):
+        names = [node.proto.input[i] for i in active]
+        raise UnsupportedError(
+            f"{node.label}: the rule takes affine maps of one tensor; this {spec.family} node is none of input(s) {names}. "
+            "Products of activations take rule 'share', additions rule 'split'."
+        )
+    position, fold = active[0], fold_of(node)
+    factors = range(len(node.inputs)) if roles.factors is None else roles.factors
+    others = [i for i in factors if i != position and node.optional(i) is not None]
+    weight_at = others[0] if spec.family != "add" and len(others) == 1 else None
+    weight = None if weight_at is None else node.input(weight_at)
+    own = implicit_bias(op, node)
+    flat = tuple(range(2, node.y.rank)) if own is not None and spec.family == "linear" and node.y.rank > 2 and roles.shifts == (2,) else ()
+    if fold is None:
+        return Affine(node, position, node.input(position), node.y, own, weight_at, weight, roles, flat)
+    scale, shift = fold.scale_and_shift(op)
+    folded = op.cached(("folded", node.input(fold.weight).name, node.index), lambda: fold.folded_weight(op, node.input(fold.weight), scale))
+    folded = Value(folded.name, 0, node.input(fold.weight).shape)
+    bias = own if own is None or scale is None else op.Mul(own, fold.lift(op, scale))
+    if shift is not None:
+        bias = fold.lift(op, shift) if bias is None else op.Add(bias, fold.lift(op, shift))
+    flat = tuple(a for a in range(1, fold.y.rank) if a != fold.unit_axis)
+    return Affine(node, position, node.input(position), fold.y, bias, fold.weight, folded, roles, flat)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sum that relevance is divided by: its terms, the bias in it, the relevance that goes through it.
+
+    ``total`` is the sum where it is known already. ``sign`` tells that it is never negative (1), never positive (-1), or either (0).
+    ``spread`` gives the relevance of dead sums to all inputs of the unit in equal parts, where it would leak.
+    """
+
+    terms: Sequence[Term]
+    relevance: Value
+    bias: Value | None = None
+    total: Value | None = None
+    sign: int = 0
+    epsilon: float = 0.0
+    spread: bool = False
+
+
+def step(op: Emit, affine: Affine, part: Part) -> Value:
+    """The relevance that one part sends to the input."""
+    total = part.total
+    if total is None:
+        runs = [affine.forward(op, a, w) for a, w in part.terms]
+        for run in [*runs, *([] if part.bias is None else [part.bias])]:
+            total = run if total is None else op.Add(total, run)
+        assert total is not None
+        total = Value(total.name, 0, affine.z.shape)
+    alive = None if part.epsilon else _alive(op, total, part.sign)
+    s = op.Div(part.relevance, stabilise(op, total, part.epsilon) if alive is None else op.Where(alive, total, float("inf")))
+    sent: Value | None = None
+    if part.spread and alive is not None:
+        sent = spread(op, affine, op.Where(alive, 0.0, part.relevance))
+    enter(op, affine, part.relevance, s, total, part.bias, leaks=sent is None)
+    for a, w in part.terms:
+        share = op.Mul(a, affine.backward(op, s, w))
+        sent = share if sent is None else op.Add(sent, share)
+    assert sent is not None
+    return sent
+
+
+def _alive(op: Emit, total: Value, sign: int) -> Value:
+    """Where a sum can be divided by."""
+    if sign:
+        return op.Greater(total, TINY) if sign > 0 else op.Less(total, -TINY)
+    return op.Greater(op.Abs(total), TINY)
+
+
+def by_live_sums(op: Emit, relevance: Value, total: Value, epsilon: float = 0.0, sign: int = 0) -> Value:
+    """R / Z, stabilised; with epsilon = 0 it is 0 where Z is dead: the divisor is infinite there, so nothing is divided by zero."""
+    if epsilon:
+        return op.Div(relevance, stabilise(op, total, epsilon))
+    return op.Div(relevance, op.Where(_alive(op, total, sign), total, float("inf")))
+
+
+def enter(op: Emit, affine: Affine, relevance: Value, s: Value, total: Value, bias: Value | None, leaks: bool = True) -> None:
+    """Write down the bias's share and the leak of one sum. A total of unknown shape may be the same for all samples."""
+    book = book_of(op)
+    if book is None:
+        return
+    if leaks:
+        kept = book.total(op, s, total) if total.shape is not None else book.total(op, op.Mul(s, total))
+        book.leak.append((op.Sub(book.total(op, relevance), kept), op.dtype))
+    if bias is not None:
+        shared = op.ReduceSum(s, list(affine.flat), keepdims=1) if affine.flat else s
+        book.bias.append((book.total(op, op.Mul(shared, bias)), op.dtype))
+
+
+def fan_in(op: Emit, affine: Affine) -> tuple[Value, Value, Value]:
+    """(ones like the activation, ones like the weight, how many inputs each element of z has: padding does not count).
+
+    Of a convolution's samples one is enough: the others are the same.
+    """
+    own = affine.weight
+    why = "it has none" if own is None else affine.roles.mixed(affine.node)
+    if own is None or why:
+        raise UnsupportedError(f"{affine.node.label}: the rule counts the inputs of each unit by the node's weight, but {why}.")
+    ones = ones_like(op, affine.a)
+    if affine.node.op_type in ("Conv", "ConvTranspose") and affine.position == 0 and affine.a.shape is not None:
+        size = shape_parts(op, [1, *((d if isinstance(d, int) else (affine.a, i + 1)) for i, d in enumerate(affine.a.shape[1:]))])
+        ones = op.ConstantOfShape(size, value=helper.make_tensor("one", op.dtype, [1], [1.0]))
+    weight = Value(op.cached(("ones", own.name), lambda: ones_like(op, own)).name, 0, own.shape)
+    return ones, weight, affine.forward(op, ones, weight)
+
+
+def spread(op: Emit, affine: Affine, share: Value) -> Value:
+    """A share of each element of z, in equal parts to all inputs of that element.
+
+    Where every unit sees every channel of the input, one channel with a kernel of ones stands for all of them.
+    """
+    thin = _one_channel(affine)
+    if thin is None:
+        _, weight, count = fan_in(op, affine)
+        return affine.backward(op, op.Div(share, op.Max(count, 1.0)), weight)
+    view, channels = thin
+    _, weight, count = fan_in(op, view)
+    summed = op.ReduceSum(share, [1], keepdims=1)
+    return view.backward(op, op.Div(summed, op.Mul(op.Max(count, 1.0), float(channels))), weight)
+
+
+def _one_channel(affine: Affine) -> tuple[Affine, int] | None:
+    """The map with one channel in and out, and how many channels it stands for; ``None`` where the node is no such convolution."""
+    node, weight = affine.node, affine.weight
+    if node.op_type not in ("Conv", "ConvTranspose") or node.attr("group", 1) != 1 or affine.position != 0 or weight is None:
+        return None
+    channels = affine.a.dim(1)
+    if channels is None or weight.static is None or affine.a.shape is None or affine.z.shape is None:
+        return None
+    a = Value(affine.a.name, 0, (affine.a.shape[0], 1, *affine.a.shape[2:]))
+    z = Value(affine.z.name, 0, (affine.z.shape[0], 1, *affine.z.shape[2:]))
+    kernel = Value(f"{weight.name}/one channel", 0, (1, 1, *weight.static[2:]))  # only its shape is looked at
+    return replace(affine, a=a, z=z, weight=kernel), channels

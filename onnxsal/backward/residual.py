@@ -1,0 +1,173 @@
+"""Where several tensors meet: how additions, and products of activations, split relevance between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnxsal.backward.affine import book_of
+from onnxsal.backward.registry import rule
+from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.graph import Emit, Model, NodeView, Value
+from onnxsal.graph.helpers import stabilise, unbroadcast
+from onnxsal.ops.bounds import bounds_of
+from onnxsal.ops.registry import spec_of, vjp
+
+Signals = Sequence[Value | None]
+
+SPLITS = ("ratio", "symmetric", "signed")
+SMALLEST = 1e-30
+"""Added to both sides of a ratio: nothing next to any activation, and equal parts of 0 / 0."""
+
+
+@rule("split", families=("add",))
+def split(op: Emit, node: NodeView, dys: Signals, *, how: str = "ratio", identity: str = "share", epsilon: float = 1e-6) -> Signals:
+    """R_i = |x_i| / sum_j |x_j| R (ratio), R / n (symmetric), or x_i / (sum_j x_j + epsilon sgn) R (signed, not bounded).
+
+    ``identity = "ignore"`` leaves shortcuts without parameters out. With one active operand (an added constant) it passes.
+    """
+    (r,) = dys
+    assert r is not None
+    if how not in SPLITS or identity not in ("share", "ignore"):
+        raise MethodError(f"rule 'split': how = '{how}', identity = '{identity}'; known: {', '.join(SPLITS)}; share, ignore.")
+    if node.op_type == "Range":
+        raise UnsupportedError(f"{node.label}: no relevance rule is stated for it.")
+    active = [i for i, wanted in enumerate(node.wants) if wanted]
+    left_out = identity_operands(node, active) if identity == "ignore" and len(active) > 1 else []
+    takers = [i for i in active if i not in left_out] or active
+    shares = _shares(op, node, r, takers, how, epsilon)
+    answer: list[Value | None] = [None] * len(node.proto.input)
+    for i in active:
+        if i in shares:
+            x = node.input(i)
+            answer[i] = shares[i] if x.shape == node.y.shape else unbroadcast(op, shares[i], node.y, x)
+        else:
+            answer[i] = op.Mul(node.input(i), 0.0)
+    return answer
+
+
+def _shares(op: Emit, node: NodeView, r: Value, takers: list[int], how: str, epsilon: float) -> dict[int, Value]:
+    """Operand -> its share of R, in the shape of y."""
+    if len(takers) == 1:
+        return {takers[0]: r}
+    if how == "symmetric":
+        part = op.Mul(r, 1.0 / len(takers))
+        return dict.fromkeys(takers, part)
+    values = {i: op.Neg(node.input(i)) if node.op_type == "Sub" and i == 1 else node.input(i) for i in takers}
+    if how == "signed":
+        total = _sum(op, list(values.values()))
+        s = op.Div(r, stabilise(op, total, epsilon))
+        book = book_of(op)
+        if book is not None:
+            book.leak.append(
+                (op.Sub(book.total(op, _full(op, node, r)), book.total(op, _full(op, node, s), _full(op, node, total))), op.dtype)
+            )
+        return {i: op.Mul(v, s) for i, v in values.items()}
+    sizes = {i: op.Add(_magnitude(op, node, i), SMALLEST) for i in takers}
+    total = _sum(op, list(sizes.values()))
+    *others, last = takers
+    shares = {i: op.Mul(r, op.Div(sizes[i], total)) for i in others}
+    rest = r
+    for share in shares.values():
+        rest = op.Sub(rest, share)
+    return {**shares, last: rest}
+
+
+def _full(op: Emit, node: NodeView, value: Value) -> Value:
+    return Value(value.name, 0, node.y.shape)
+
+
+def _magnitude(op: Emit, node: NodeView, i: int) -> Value:
+    """|x_i|, which is x_i itself where it is never negative."""
+    x = node.input(i)
+    return x if bounds_of(node.model, x.name)[0] >= 0 else op.Abs(x)
+
+
+def _sum(op: Emit, parts: Sequence[Value]) -> Value:
+    total = parts[0]
+    for part in parts[1:]:
+        total = op.Add(total, part)
+    return total
+
+
+def identity_operands(node: NodeView, active: Sequence[int]) -> list[int]:
+    """Operands that are shortcuts without parameters: what another operand is made of reaches them without meeting a weight."""
+    model = node.model
+    names = {i: node.proto.input[i] for i in active}
+    found = []
+    for i in active:
+        near = _before(model, names[i], weights=False)
+        if any(near & _before(model, names[j], weights=True) for j in active if j != i):
+            found.append(i)
+    return found if len(found) < len(active) else []
+
+
+def _before(model: Model, name: str, weights: bool) -> set[str]:
+    """The tensor and all it is made of (those that reach it without a weight on the way, unless ``weights``), constants left out."""
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        current = todo.pop()
+        if current in seen or model.constant(current) is not None:
+            continue
+        seen.add(current)
+        node = model.producer.get(current)
+        if node is not None and (weights or not _has_weight(node)):
+            todo += [n for n in node.proto.input if n]
+    return seen
+
+
+def _has_weight(node: NodeView) -> bool:
+    """Whether the node multiplies by, or adds, a constant of the model."""
+    spec = spec_of(node)
+    if spec is None or (spec.family not in ("linear", "add", "product") and node.op_type != "BatchNormalization"):
+        return False
+    return any(v is not None and (v.name in node.model.initializers or node.model.constant(v.name) is not None) for v in node.inputs)
+
+
+@rule("share", families=("product", "linear"))
+def share(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6) -> Signals:
+    """R_i = x_i [J_i^T (R / (n y + epsilon sgn))]_i for a product of n activations: equal parts. A gate gets nothing.
+
+    A gate is a factor between 0 and a bound, such as a Sigmoid, beside one that is not: the value it scales takes all relevance
+    (squeeze-and-excite, swish, attention weights). The denominator of a quotient is one too. A constant factor passes all.
+    """
+    (r,) = dys
+    assert r is not None
+    takers = _takers(node, [i for i, wanted in enumerate(node.wants) if wanted])
+    answer: list[Value | None] = [None] * len(node.proto.input)
+    spec = spec_of(node)
+    if len(takers) == 1 and spec is not None and spec.family == "product":
+        x = node.input(takers[0])
+        answer[takers[0]] = r if x.shape == node.y.shape else unbroadcast(op, r, node.y, x)
+        return answer
+    counted = node.y if len(takers) == 1 else op.Mul(node.y, float(len(takers)))
+    s = op.Div(r, stabilise(op, counted, epsilon))
+    book = book_of(op)
+    if book is not None:
+        full = _full(op, node, s)
+        book.leak.append((op.Sub(book.total(op, _full(op, node, r)), book.total(op, full, _full(op, node, counted))), op.dtype))
+    back = vjp(op, node, [s])
+    for i in takers:
+        signal = back[i]
+        assert signal is not None
+        answer[i] = op.Mul(node.input(i), signal)
+    return answer
+
+
+def _takers(node: NodeView, active: list[int]) -> list[int]:
+    """The active factors that are no gates."""
+    if node.op_type == "Div":
+        if 0 not in active:
+            raise UnsupportedError(f"{node.label}: only its denominator depends on the input, and no relevance rule is stated for that.")
+        return [0]
+    if node.optional(2) is not None and node.want(2):
+        raise UnsupportedError(f"{node.label}: its bias depends on the input too; no relevance rule is stated for that.")
+    if len(active) < 2:
+        return active
+    ranges = {i: bounds_of(node.model, node.proto.input[i]) for i in active}
+    for most in (1.0, math.inf):
+        gates = [i for i, (low, high) in ranges.items() if low >= 0 and high <= most and high < math.inf]
+        if gates and len(gates) < len(active):
+            return [i for i in active if i not in gates]
+    return active

@@ -1,0 +1,111 @@
+"""Relevance: the score sent back through the network, every node's share accounted for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from onnxsal.backward.affine import Book
+from onnxsal.engine.plan import Plan, Step
+from onnxsal.engine.traverse import Visit, traverse
+from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.graph import Emit, Value
+from onnxsal.graph.helpers import recast, reshape_like, signal_type
+from onnxsal.methods.build import Build, Result, wrap
+from onnxsal.methods.head import emit_seed
+from onnxsal.passes.cut_softmax import final_squashing
+
+Cuts = dict[str, tuple[Value, int, int]]
+"""Tensor -> its relevance, and how many entries the book's two lists had when it was met."""
+
+
+def begin(build: Build) -> Value:
+    """Where relevance begins: the scores, or what a final Softmax or Sigmoid is computed from: the score itself is not explained by it."""
+    question = build.question
+    last = final_squashing(question.model, question.start.name)
+    return question.start if last is None else last.x
+
+
+def seed(build: Build, start: Value) -> Value:
+    """The score at the explained class, 0 elsewhere."""
+    op, question = build.op, build.question
+    hot = emit_seed(op, dataclasses.replace(question, squash=""), question.start, build.head.explained_class)
+    value = op.Softmax(question.start, axis=question.axis) if question.squash else question.start
+    relevance = op.Mul(hot, value)
+    return relevance if start.name == question.start.name else reshape_like(op, relevance, start)
+
+
+def separators(plan: Plan) -> list[str]:
+    """Tensors that every path from the scores to the input passes, from the scores on: what arrives there is all there is."""
+    pending, found = set(plan.starts), []
+    for step in reversed(plan.steps):
+        if len(pending) == 1:
+            found += [n for n in pending if n not in found]
+        pending -= set(step.node.proto.output)
+        pending |= {n for n, wanted in zip(step.node.proto.input, step.node.wants, strict=True) if wanted}
+    return [n for n in found if n not in plan.wrt]
+
+
+@wrap("relevance")
+def relevance(build: Build) -> Result:
+    """Attribution: the relevance R of each input element; residual ``|sum R + bias shares + leak - score| / |score|``.
+
+    ``leak`` is what stabilisers and dead sums lost. Components: ``relevance/shares`` [N, 3] (input, biases, leak), and for every
+    tensor that all paths pass ``relevance/<tensor>`` [N, 3]: the sum there, and what biases and leaks took until there.
+    """
+    op, question = build.op, build.question
+    if build.method.seed != "score":
+        raise MethodError(f"method '{build.method.name}': wrap 'relevance' begins with the score; write seed = \"score\".")
+    start = begin(build)
+    plan = build.plan(start.name)
+    book = Book(question.x if question.batched else None)
+    cuts: Cuts = {}
+    op.context |= {"book": book, "input": question.x}
+    signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, separators(plan), book))
+    if question.x.name not in signals:
+        raise UnsupportedError(
+            f"no relevance arrives at '{question.x.name}': its paths to the score all lead through gates or shortcuts that are left out."
+        )
+    arrived = signals[question.x.name]
+    own = build.sum_per_sample(arrived)
+    bias, leak = (_total(op, build, entries) for entries in (book.bias, book.leak))
+    build.component("relevance/shares", lambda: _columns(op, own, bias, leak), 2)
+    for name, (value, biases, leaks) in cuts.items():
+        kind = signal_type(question.model.value(name))
+
+        def column(value: Value = value, kind: int = kind, biases: int = biases, leaks: int = leaks) -> Value:
+            total = recast(op, book.total(op, value), kind, op.dtype)
+            return _columns(op, total, _total(op, build, book.bias[:biases]), _total(op, build, book.leak[:leaks]))
+
+        build.component(f"relevance/{name}", column, 2)
+    accounted = own
+    for part in (bias, leak):
+        accounted = accounted if part is None else op.Add(accounted, part)
+    return Result(arrived, build.relative_error(accounted, build.head.score))
+
+
+def _meeting(cuts: Cuts, names: list[str], book: Book) -> Visit:
+    """A visitor that notes the relevance at the tensors that all paths pass."""
+    wanted = set(names)
+
+    def visit(step: Step, dys: list[Value | None]) -> None:
+        for name, signal in zip(step.node.proto.output, dys, strict=True):
+            if name in wanted and signal is not None:
+                cuts[name] = (signal, len(book.bias), len(book.leak))
+
+    return visit
+
+
+def _total(op: Emit, build: Build, entries: list[tuple[Value, int]]) -> Value | None:
+    """The sum of entries of the book."""
+    parts = [recast(op, value, kind, op.dtype) for value, kind in entries]
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else op.Sum(*parts)
+
+
+def _columns(op: Emit, *columns: Value | None) -> Value:
+    """[N, k] of values [N]; ``None`` is 0."""
+    first = columns[0]
+    assert first is not None
+    zero = op.Mul(first, 0.0)
+    return op.Concat(*(op.Unsqueeze(zero if c is None else c, [1]) for c in columns), axis=1)
