@@ -152,6 +152,10 @@ class Explainer:
         shape = self.conversion.question.x.shape or self.session.inputs[0].shape
         self._fixed = shape[0] if shape and isinstance(shape[0], int) and self.conversion.question.batched else None
         self._batch = self._fixed or batch_size or 16
+        asked = {"input": self.conversion.question.x.name, "output": self.conversion.question.output}
+        again = {**self.conversion.settings, **asked} if built_in else parameters
+        self._recipe = {"providers": providers, "batch_size": batch_size, "labels": labels, "prefix": self._prefix, **again}
+        self._asked = method or (self.conversion.method.name if built_in else DEFAULT_METHOD)
         self._per_sample = {
             t.name for t in self.session.inputs if t.shape and (not isinstance(t.shape[0], int) or t.shape[0] == self._fixed)
         }
@@ -165,6 +169,15 @@ class Explainer:
     def providers(self) -> list[str]:
         """The execution providers the session really has."""
         return self.session.providers
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per run."""
+        return self._batch
+
+    def on(self, model: Source) -> Explainer:
+        """The same method, parameters and providers on another model, such as one with other weights."""
+        return Explainer(model, self._asked, **self._recipe)
 
     def explain(self, x: np.ndarray | Mapping[str, np.ndarray], target: Target = None, **optional: np.ndarray) -> Explanation:
         """Explain a batch: ``x`` is the model's input [N, ...], or a dict of its inputs.

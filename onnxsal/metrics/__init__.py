@@ -1,5 +1,56 @@
 """Can a map be trusted: each metric a function on arrays and an ``Explainer``."""
 
 from onnxsal.metrics.axioms import WeakDependence, completeness, weak_dependence
+from onnxsal.metrics.faithfulness import (
+    Curve,
+    IdScore,
+    OcclusionCorrelation,
+    PixelPerturbation,
+    deletion,
+    id_score,
+    insertion,
+    occlusion_correlation,
+    pixel_perturbation,
+)
+from onnxsal.metrics.localisation import Attention, Localisation, attention_errors, pointing_game, relevance_mass, relevance_rank
+from onnxsal.metrics.ranking import TieWarning
+from onnxsal.metrics.retrain import Retraining, kar, roar
+from onnxsal.metrics.sanity import DataRandomization, ModelRandomization, data_randomization, model_randomization
+from onnxsal.metrics.scorer import Scorer
+from onnxsal.metrics.similarity import Similarity, similarity
+from onnxsal.metrics.statistics import Summary, paired, summarise
 
-__all__ = ["WeakDependence", "completeness", "weak_dependence"]
+__all__ = [
+    "Attention",
+    "Curve",
+    "DataRandomization",
+    "IdScore",
+    "Localisation",
+    "ModelRandomization",
+    "OcclusionCorrelation",
+    "PixelPerturbation",
+    "Retraining",
+    "Scorer",
+    "Similarity",
+    "Summary",
+    "TieWarning",
+    "WeakDependence",
+    "attention_errors",
+    "completeness",
+    "data_randomization",
+    "deletion",
+    "id_score",
+    "insertion",
+    "kar",
+    "model_randomization",
+    "occlusion_correlation",
+    "paired",
+    "pixel_perturbation",
+    "pointing_game",
+    "relevance_mass",
+    "relevance_rank",
+    "roar",
+    "similarity",
+    "summarise",
+    "weak_dependence",
+]

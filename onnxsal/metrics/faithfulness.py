@@ -1,0 +1,376 @@
+"""Does the score depend on the pixels that the map says it depends on? Pictures are changed and scored by the plain model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxsal.errors import InputError, near_miss
+from onnxsal.explainer import Explainer, Target
+from onnxsal.metrics.places import CONSTANT, Maps, Places, constant, flagged, maps_at
+from onnxsal.metrics.ranking import ranks, tied
+from onnxsal.metrics.scorer import Progress, Scorer, composites, scorer_of
+from onnxsal.metrics.similarity import pearson, spearman
+from onnxsal.metrics.substrate import substrate as substrate_of
+
+PROTOCOLS = ("rise", "keio")
+
+PERCENT = (0.1, 0.5, 1, 3, 5, 7, 10, 25, 50, 75)
+
+SCORES = ("probability", "logit")
+
+TINY = 1e-6
+"""A score closer to zero than this has no meaningful relative change."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A score while pixels are inserted or deleted.
+
+    ``scores`` [N, K] of class ``target`` [N] once the first ``pixels`` [K] pixels in the map's order are changed; ``auc`` [N] the area
+    under the curve with the axis scaled to [0, 1]; ``distinct`` and ``tied`` [N] the map's different values and the share of its
+    pixels that are tied; ``flags`` [N] why a sample has no value (its scores and auc are NaN), or ''.
+    """
+
+    scores: np.ndarray
+    pixels: np.ndarray
+    auc: np.ndarray
+    target: np.ndarray
+    distinct: np.ndarray
+    tied: np.ndarray
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class IdScore:
+    """``value`` [N] = insertion auc - deletion auc, and both curves; ``flags`` [N]."""
+
+    value: np.ndarray
+    insertion: Curve
+    deletion: Curve
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Why a sample has no value, or ''."""
+        return self.insertion.flags
+
+
+@dataclass(frozen=True)
+class PixelPerturbation:
+    """Fractional change |f(x) - f(x')| / |f(x)| of the logit and of the probability of class ``target`` [N], each [N, K].
+
+    ``least_*``: the least salient ``percent`` [K] of the pixels removed (smaller is better); ``most_*``: the most salient (larger is
+    better); ``pixels`` [K] how many that are. NaN where ``flags`` [N] say so, and for a logit nearer to zero than 1e-6
+    (``near_zero`` [N]).
+    """
+
+    percent: np.ndarray
+    pixels: np.ndarray
+    least_logit: np.ndarray
+    least_probability: np.ndarray
+    most_logit: np.ndarray
+    most_probability: np.ndarray
+    near_zero: np.ndarray
+    target: np.ndarray
+    distinct: np.ndarray
+    tied: np.ndarray
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OcclusionCorrelation:
+    """``pearson`` and ``spearman`` [N] in [-1, 1] between ``mapped`` and ``drop`` [N, R], the map's mean in each window and the fall of
+    the score of class ``target`` [N] when it is hidden; ``corners`` [R, 2] the windows' first pixels; NaN where ``flags`` [N] say so.
+    """
+
+    pearson: np.ndarray
+    spearman: np.ndarray
+    mapped: np.ndarray
+    drop: np.ndarray
+    corners: np.ndarray
+    target: np.ndarray
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments that every metric here takes, made ready."""
+
+    scorer: Scorer
+    x: np.ndarray
+    places: Places
+    maps: np.ndarray
+    target: np.ndarray
+
+
+def _ask(explainer: Explainer | Scorer, x: np.ndarray, maps: Maps | None, target: Target, signed: bool = False) -> _Asked:
+    scorer = scorer_of(explainer)
+    x = np.asarray(x)
+    places = scorer.places(x)
+    classes = scorer.targets(x, target)
+    if maps is None:
+        if isinstance(explainer, Scorer):
+            raise InputError("a plain model explains nothing: give the maps, or an Explainer in place of the Scorer.")
+        maps = explainer.explain(x, classes)
+    return _Asked(scorer, x, places, maps_at(maps, x, places, signed), classes)
+
+
+def auc(scores: np.ndarray) -> np.ndarray:
+    """Area under curves [..., K] by trapezoids over an axis scaled to [0, 1]: (sum - first / 2 - last / 2) / (K - 1)."""
+    return np.asarray((scores.sum(-1) - (scores[..., 0] + scores[..., -1]) / 2) / (scores.shape[-1] - 1))
+
+
+def insertion(
+    explainer: Explainer | Scorer,
+    x: np.ndarray,
+    maps: Maps | None = None,
+    target: Target = None,
+    *,
+    protocol: str = "rise",
+    substrate: str | None = None,
+    step: int | None = None,
+    ties: str = "random",
+    score: str = "probability",
+    black: np.ndarray | float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Curve:
+    """Area under the score while the most salient pixels of ``x`` [N, ...] are put back first; auc [N] in [0, 1], larger is better.
+
+    ``maps`` [N, H, W] (default: those of ``explainer``; a ``Scorer`` will do where they are given). ``target``: default the class
+    predicted for the whole picture. ``protocol`` "rise": points at 0, step, 2 step ... all pixels, starting from the blurred picture;
+    ``step`` defaults to a 28th of the pixels (8 x 224 of 224 x 224). "keio": points at step (i + 1) + 1 pixels up to all of them,
+    starting from black; ``step`` defaults to 500 of 224 x 224 in proportion; their thresholds take all ties (``ties="inclusive"``),
+    and they score the labelled class: give it as ``target``. ``substrate``: blur, black (give ``black``), mean, zero_norm. ``ties``:
+    random (seeded), stable, inclusive, see ``ranks``. ``score``: probability or logit. Petsiuk et al. 2018, arXiv 1806.07421; Otsuki et
+    al. 2024, arXiv 2407.09115.
+    """
+    return _curve(_ask(explainer, x, maps, target), True, protocol, substrate, step, ties, score, black, seed, progress)
+
+
+def deletion(
+    explainer: Explainer | Scorer,
+    x: np.ndarray,
+    maps: Maps | None = None,
+    target: Target = None,
+    *,
+    protocol: str = "rise",
+    substrate: str | None = None,
+    step: int | None = None,
+    ties: str = "random",
+    score: str = "probability",
+    black: np.ndarray | float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Curve:
+    """Area under the score while the most salient pixels of ``x`` [N, ...] are taken away first; auc [N] in [0, 1], smaller is better.
+
+    As ``insertion``, from the whole picture; ``protocol`` "rise" replaces by zeros in the model's input, "keio" by black. Same sources.
+    """
+    return _curve(_ask(explainer, x, maps, target), False, protocol, substrate, step, ties, score, black, seed, progress)
+
+
+def id_score(
+    explainer: Explainer | Scorer,
+    x: np.ndarray,
+    maps: Maps | None = None,
+    target: Target = None,
+    *,
+    protocol: str = "rise",
+    substrate: str | None = None,
+    step: int | None = None,
+    ties: str = "random",
+    score: str = "probability",
+    black: np.ndarray | float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> IdScore:
+    """Insertion auc - deletion auc [N], in [-1, 1], larger is better; arguments as for ``insertion``. Otsuki et al. 2024, arXiv 2407.09115.
+
+    Ties decide: under ``ties="inclusive"`` a map of few levels is inserted all at once and deleted all at once, so that even
+    quantised noise scores near 1. The result says how many pixels are tied, and a ``TieWarning`` is given above a tenth.
+    """
+    asked = _ask(explainer, x, maps, target)
+    halves = [_halves(progress, i) for i in range(2)]
+    put = _curve(asked, True, protocol, substrate, step, ties, score, black, seed, halves[0])
+    taken = _curve(asked, False, protocol, substrate, step, ties, score, black, seed, halves[1], warn=False)
+    return IdScore(put.auc - taken.auc, put, taken)
+
+
+def _halves(progress: Progress | None, half: int) -> Progress | None:
+    return None if progress is None else lambda done, total: progress(done + half * total, 2 * total)
+
+
+def curve_pixels(count: int, protocol: str, step: int | None = None) -> np.ndarray:
+    """How many of ``count`` pixels are changed at each point of a curve, [K]."""
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol '{protocol}' is not one of {', '.join(PROTOCOLS)}{near_miss(protocol, PROTOCOLS)}.")
+    if step is None:
+        step = math.ceil(count / 28) if protocol == "rise" else max(1, round(count * 500 / 224**2))
+    if step < 1:
+        raise InputError(f"step={step} pixels is no step; give 1 or more.")
+    if protocol == "rise":
+        return np.minimum(np.arange(math.ceil(count / step) + 1) * step, count)
+    return np.minimum((np.arange(math.ceil(count / step)) + 1) * step + 1, count)
+
+
+def _curve(
+    asked: _Asked,
+    inserting: bool,
+    protocol: str,
+    substrate: str | None,
+    step: int | None,
+    ties: str,
+    score: str,
+    black: np.ndarray | float | None,
+    seed: int,
+    progress: Progress | None,
+    warn: bool = True,
+) -> Curve:
+    if score not in SCORES:
+        raise InputError(f"score '{score}' is not one of {', '.join(SCORES)}{near_miss(score, SCORES)}.")
+    counts = curve_pixels(asked.places.count, protocol, step)
+    if len(counts) < 2:
+        raise InputError(f"step={step} leaves {len(counts)} point(s) of a curve over {asked.places.count} pixels; take a smaller one.")
+    name = substrate or ("black" if protocol == "keio" else "blur" if inserting else "zero_norm")
+    other = substrate_of(name, asked.x, asked.places, black)
+    bad = constant(asked.maps)
+    good = np.flatnonzero(~bad)
+    scores = np.full((len(asked.x), len(counts)), np.nan)
+    if len(good):
+        base, top = (other, asked.x) if inserting else (asked.x, other)
+        make = composites(base, top, _all_ranks(asked.maps, good, ties, seed), counts, asked.places)
+        logit, probability = asked.scorer.evaluate(make, good, len(counts), asked.target[good], progress)
+        scores[good] = logit if score == "logit" else probability
+    found = tied(asked.maps, warn)
+    return Curve(scores, counts, auc(scores), asked.target, found.distinct, found.share, flagged((bad, CONSTANT)))
+
+
+def _all_ranks(maps: np.ndarray, good: np.ndarray, ties: str, seed: int, ascending: bool = False) -> np.ndarray:
+    """Ranks of the good maps, in the rows that they have among all."""
+    placed = np.zeros(maps.shape, np.int32)
+    placed[good] = ranks(maps[good], ties, seed, ascending)
+    return placed
+
+
+def pixel_perturbation(
+    explainer: Explainer | Scorer,
+    x: np.ndarray,
+    maps: Maps | None = None,
+    target: Target = None,
+    *,
+    percent: Sequence[float] = PERCENT,
+    substrate: str = "black",
+    black: np.ndarray | float | None = None,
+    ties: str = "random",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PixelPerturbation:
+    """Fractional change of the score, |f(x) - f(x')| / |f(x)|, when a share of the pixels is removed; values in [0, inf).
+
+    Least salient pixels first: smaller is better. Most salient first: larger is better. ``percent`` of the pixels (at least one);
+    ``black`` is a black pixel in the model's input (``Preprocess.black()``: zeros there would be the mean colour instead). Both
+    for the logit and for the probability of ``target`` (default: the predicted class). Other arguments as for ``insertion``.
+    Srinivas and Fleuret 2019, arXiv 1905.00780.
+    """
+    asked = _ask(explainer, x, maps, target)
+    shares = np.asarray(percent, np.float64)
+    if shares.ndim != 1 or not len(shares) or shares.min() <= 0 or shares.max() > 100:
+        raise InputError(f"percent={percent} must be numbers above 0 and up to 100.")
+    counts = np.maximum(np.rint(shares / 100 * asked.places.count), 1).astype(np.int64)
+    other = substrate_of(substrate, asked.x, asked.places, black)
+    bad = constant(asked.maps)
+    good = np.flatnonzero(~bad)
+    steps = np.r_[0, counts]  # the clean picture first
+    changes = np.full((2, 2, len(asked.x), len(counts)), np.nan)  # order, score
+    near_zero = np.zeros(len(asked.x), bool)
+    for half, ascending in enumerate((True, False)):
+        if len(good):
+            make = composites(asked.x, other, _all_ranks(asked.maps, good, ties, seed, ascending), steps, asked.places)
+            logit, probability = asked.scorer.evaluate(make, good, len(steps), asked.target[good], _halves(progress, half))
+            near_zero[good] = np.abs(logit[:, 0]) < TINY
+            changes[half, :, good] = np.stack([_change(logit), _change(probability)], 1)
+    found = tied(asked.maps)
+    (least, least_p), (most, most_p) = changes
+    flags = flagged((bad, CONSTANT))
+    return PixelPerturbation(shares, counts, least, least_p, most, most_p, near_zero, asked.target, found.distinct, found.share, flags)
+
+
+def _change(scores: np.ndarray) -> np.ndarray:
+    """|f(x) - f(x')| / |f(x)| where the first column is f(x); NaN where that is zero."""
+    clean = scores[:, :1]
+    small = np.abs(clean) < TINY
+    return np.asarray(np.where(small, np.nan, np.abs(clean - scores[:, 1:]) / np.where(small, 1, np.abs(clean))))
+
+
+def occlusion_correlation(
+    explainer: Explainer | Scorer,
+    x: np.ndarray,
+    maps: Maps | None = None,
+    target: Target = None,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    substrate: str = "mean",
+    score: str = "logit",
+    absolute: bool = False,
+    black: np.ndarray | float | None = None,
+    progress: Progress | None = None,
+) -> OcclusionCorrelation:
+    """Correlation between a map's mean in a window and the fall of the score when the window is hidden; in [-1, 1], larger is better.
+
+    ``maps``: signed, by default the attribution summed over channels; maps without signs need ``absolute=True``, which takes the
+    size of both. ``window`` and ``stride`` in pixels (default: 15 and 8 of 224, in proportion to the shorter side); the last
+    window ends at the border, and fewer than 30 windows are refused. ``substrate``, ``score``, ``target``: as for ``insertion``.
+    Windows as Zeiler and Fergus 2013, arXiv 1311.2901; correlation as Ancona et al. 2018 (sensitivity-n), arXiv 1711.06104.
+    """
+    asked = _ask(explainer, x, maps, target, signed=True)
+    if not asked.places.picture:
+        raise InputError(f"occlusion needs pictures; inputs {list(asked.x.shape)} are none.")
+    if score not in SCORES:
+        raise InputError(f"score '{score}' is not one of {', '.join(SCORES)}{near_miss(score, SCORES)}.")
+    side = min(asked.places.shape)
+    window = window or max(1, round(side * 15 / 224))
+    stride = stride or max(1, round(side * 8 / 224))
+    firsts = [np.r_[np.arange(0, max(s - window, 0), stride), max(s - window, 0)] for s in asked.places.shape]
+    corners = np.stack(np.meshgrid(*firsts, indexing="ij"), -1).reshape(-1, 2)
+    if len(corners) < 30:
+        raise InputError(
+            f"{len(corners)} windows of {window} pixels are too few to correlate: take a smaller window or stride, for 30 at least."
+        )
+    hidden = _windows(corners, window, asked.places.shape)
+    drop = _drops(asked, hidden, substrate_of(substrate, asked.x, asked.places, black), score, progress)
+    size = np.abs if absolute else np.asarray
+    mapped = size(asked.maps.astype(np.float64)) @ hidden.reshape(len(hidden), -1).T / hidden.sum((1, 2))
+    drop = size(drop)
+    same = (constant(mapped), "the map's mean is the same in every window")
+    flags = flagged((constant(asked.maps), CONSTANT), same, (constant(drop), "every window changes the score alike"))
+    return OcclusionCorrelation(*_correlations(mapped, drop, flags), mapped, drop, corners, asked.target, flags)
+
+
+def _windows(corners: np.ndarray, window: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Which pixels each window covers: bool [R, H, W]."""
+    rows, columns = ((np.arange(s) >= c[:, None]) & (np.arange(s) < c[:, None] + window) for s, c in zip(shape, corners.T, strict=True))
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _drops(asked: _Asked, hidden: np.ndarray, other: np.ndarray, score: str, progress: Progress | None) -> np.ndarray:
+    masks = np.concatenate([np.zeros_like(hidden[:1]), hidden]).reshape(len(hidden) + 1, -1)  # the clean picture first
+
+    def make(samples: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        return np.where(asked.places.over(masks[steps]), other[samples], asked.x[samples])
+
+    logit, probability = asked.scorer.evaluate(make, np.arange(len(asked.x)), len(masks), asked.target, progress)
+    scores = logit if score == "logit" else probability
+    return scores[:, :1] - scores[:, 1:]
+
+
+def _correlations(mapped: np.ndarray, drop: np.ndarray, flags: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    good = [i for i, flag in enumerate(flags) if not flag]
+    found = np.full((2, len(flags)), np.nan)
+    for i in good:
+        found[0, i], found[1, i] = pearson(mapped[i], drop[i]), spearman(mapped[i], drop[i])
+    return found[0], found[1]

@@ -1,0 +1,109 @@
+"""Where an input can be changed, and maps with one value for each such place: pixels of a picture, or single features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxsal.errors import InputError
+from onnxsal.explainer import Explanation
+from onnxsal.methods.question import image_axes
+from onnxsal.metrics.libraries import library
+
+Maps = np.ndarray | Explanation
+
+CONSTANT = "the map is constant, so it ranks nothing"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of one sample: ``shape`` is (H, W) for a picture, the whole shape of a sample otherwise; ``channel`` is the axis
+    of the input [N, ...] that a pixel's values lie along, ``None`` where each place has one value.
+    """
+
+    shape: tuple[int, ...]
+    channel: int | None
+
+    @property
+    def count(self) -> int:
+        """How many places there are."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def picture(self) -> bool:
+        """Whether the places are pixels."""
+        return self.channel is not None
+
+    def over(self, values: np.ndarray) -> np.ndarray:
+        """Values [n, places] in a shape that broadcasts over inputs [n, ...]."""
+        shaped = values.reshape(len(values), *self.shape)
+        return shaped if self.channel is None else np.expand_dims(shaped, self.channel)
+
+    def pooled(self, attribution: np.ndarray) -> np.ndarray:
+        """Attributions shaped like the input as one value for each place: the sum over channels."""
+        return attribution if self.channel is None else attribution.sum(self.channel)
+
+    def axes(self, array: np.ndarray) -> tuple[int, ...]:
+        """The axes of an input that count places."""
+        return tuple(a for a in range(1, array.ndim) if a != self.channel)
+
+
+def places_of(x: np.ndarray, declared: Sequence[object] | None = None) -> Places:
+    """The places of a batch ``x``; ``declared`` is the shape that the model declares, which tells NCHW from NHWC."""
+    axes = image_axes(declared if declared is not None and len(declared) == x.ndim else x.shape)
+    if axes is None:
+        return Places(x.shape[1:], None)
+    channel, height, width = axes
+    return Places((x.shape[height], x.shape[width]), channel)
+
+
+def maps_at(maps: Maps, x: np.ndarray, places: Places, signed: bool = False) -> np.ndarray:
+    """Maps as an array [N, places]: one finite number for each place of each sample of ``x``.
+
+    Takes an ``Explanation`` (its saliency map; its attribution where ``signed`` or where there is no map), an array shaped like the
+    places, or one shaped like ``x`` (summed over channels). Maps of pictures in another size are resized bilinearly. Raises ``InputError``
+    for NaN, infinity or a shape that does not fit.
+    """
+    array = chosen_map(maps, signed)
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"maps are numbers, not {array.dtype}.")
+    if not np.isfinite(array).all():
+        bad = [i for i in range(len(array)) if not np.isfinite(array[i]).all()]
+        raise InputError(f"the maps of samples {bad[:10]} hold NaN or infinite values, so they rank nothing. Compute them again.")
+    if len(array) != len(x):
+        raise InputError(f"{len(array)} maps were given for {len(x)} samples; give one for each.")
+    if array.shape == x.shape and array.shape[1:] != places.shape:
+        array = places.pooled(array)
+    if array.shape[1:] != places.shape:
+        if not places.picture or array.ndim != 3:
+            wanted = ["N", *places.shape]
+            raise InputError(f"maps of shape {list(array.shape)} do not fit: give {wanted}, or the input's own shape {list(x.shape)}.")
+        array = resized(array, (places.shape[0], places.shape[1]))
+    return np.ascontiguousarray(array).reshape(len(array), -1)
+
+
+def chosen_map(maps: Maps, signed: bool = False) -> np.ndarray:
+    """The array that is meant: of an ``Explanation`` its saliency map, or its attribution where ``signed`` or where there is no map."""
+    if not isinstance(maps, Explanation):
+        return np.asarray(maps)
+    return maps.attribution if signed or maps.saliency_map is None else maps.saliency_map
+
+
+def resized(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps [N, h, w] resized bilinearly to [N, H, W], corners not aligned."""
+    transform = library("skimage.transform")
+    return np.stack([transform.resize(m.astype(np.float64), size, order=1, mode="edge", anti_aliasing=False) for m in maps])
+
+
+def constant(maps: np.ndarray) -> np.ndarray:
+    """Which maps [N, ...] have one value everywhere: bool [N]."""
+    flat = maps.reshape(len(maps), -1)
+    return np.asarray(flat.max(1) == flat.min(1))
+
+
+def flagged(*reasons: tuple[np.ndarray, str]) -> tuple[str, ...]:
+    """For each sample why its value means nothing, or ''; ``reasons`` are (bool [N], words), the first one counts."""
+    count = len(reasons[0][0])
+    return tuple(next((words for bad, words in reasons if bad[i]), "") for i in range(count))

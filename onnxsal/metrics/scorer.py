@@ -1,0 +1,211 @@
+"""The plain model, open in one session, that tells the scores of many changed pictures in full batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import onnx
+
+from onnxsal.errors import InputError, TargetError
+from onnxsal.explainer import Explainer, Target
+from onnxsal.graph import Model
+from onnxsal.graph.load import Source, load_model
+from onnxsal.graph.model import captured
+from onnxsal.methods.adopt import original_outputs
+from onnxsal.methods.convert import METADATA, target_index
+from onnxsal.methods.question import Question, ask
+from onnxsal.metrics.places import Places, places_of
+from onnxsal.runtime.providers import Providers
+from onnxsal.runtime.session import open_session
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+
+Make = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Pictures for (samples [B], steps [B])."""
+
+
+def forward_model(explainer: Explainer) -> onnx.ModelProto:
+    """The model that an ``Explainer`` explains, without the explanation: what its original outputs need, weights and all."""
+    converted = explainer.conversion.proto
+    return needed(converted, original_outputs(converted, explainer.conversion.prefix))
+
+
+def needed(proto: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+    """The part of a model that computes some of its outputs."""
+    reads = {o: [*filter(None, n.input), *captured(n)] for n in proto.graph.node for o in n.output if o}
+    used, todo = set[str](), list(outputs)
+    while todo:
+        name = todo.pop()
+        if name not in used:
+            used.add(name)
+            todo += reads.get(name, [])
+    part = onnx.ModelProto()
+    for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version"):
+        setattr(part, field, getattr(proto, field))
+    part.opset_import.extend(proto.opset_import)
+    part.functions.extend(proto.functions)
+    part.metadata_props.extend(p for p in proto.metadata_props if not p.key.startswith(METADATA))
+    graph, whole = part.graph, proto.graph
+    weights = {t.name for t in whole.initializer}
+    graph.name = whole.name
+    graph.node.extend(n for n in whole.node if used.intersection(n.output))
+    graph.initializer.extend(t for t in whole.initializer if t.name in used)
+    graph.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in used)
+    graph.input.extend(i for i in whole.input if i.name in used or i.name not in weights)
+    graph.output.extend(o for o in whole.output if o.name in outputs)
+    graph.value_info.extend(v for v in whole.value_info if v.name in used)
+    graph.quantization_annotation.extend(a for a in whole.quantization_annotation if a.tensor_name in used)
+    return part
+
+
+class Scorer:
+    """Logits and probabilities of the plain model: forward passes only, in one session that stays open.
+
+    The logit is what a final Softmax or Sigmoid reads (the output itself where there is none), whatever score an explanation starts
+    from; the probability is their result (a Softmax over the classes where there is none; a Sigmoid for a single one).
+    """
+
+    def __init__(
+        self,
+        model: Source,
+        *,
+        input: str | None = None,
+        output: str | None = None,
+        providers: Providers = None,
+        batch_size: int | None = None,
+    ) -> None:
+        proto = load_model(model)
+        self.question: Question = ask(Model(proto), input, output, "logit")
+        if not self.question.batched:
+            raise TargetError(f"output '{self.question.output}' has no batch axis, so its scores do not belong to samples one by one.")
+        start = self.question.start
+        if start.name not in [o.name for o in proto.graph.output]:
+            shape = None if start.shape is None else list(start.shape)
+            proto.graph.output.append(onnx.helper.make_tensor_value_info(start.name, start.dtype, shape))
+        self.session = open_session(needed(proto, [start.name]), providers)
+        names = [t.name for t in self.session.inputs]
+        if names != [self.question.x.name]:
+            raise InputError(f"metrics change one input, '{self.question.x.name}', but the model needs {', '.join(names) or 'none'}.")
+        declared = self.session.inputs[0].shape
+        self._fixed = declared[0] if declared and isinstance(declared[0], int) else None
+        self.batch_size = self._fixed or batch_size or 16
+
+    def places(self, x: np.ndarray) -> Places:
+        """Where the pictures ``x`` can be changed."""
+        return places_of(x, self.question.x.shape)
+
+    def targets(self, x: np.ndarray, target: Target = None) -> np.ndarray:
+        """One class per sample, int64 [N]: the given ones, or the predicted ones (also where -1 is given)."""
+        if isinstance(target, str):
+            raise TargetError(f"target '{target}' is a label; metrics take indices.")
+        index = np.broadcast_to(target_index(self.question, target), (len(x),)) if target is None else self._given(x, target)
+        return np.where(index < 0, self.predict(x), index) if (index < 0).any() else index
+
+    def _given(self, x: np.ndarray, target: Target) -> np.ndarray:
+        index = target_index(self.question, target)  # type: ignore[arg-type]
+        if len(index) not in (1, len(x)):
+            raise TargetError(f"{len(index)} targets were given for {len(x)} sample(s); give one, or one per sample.")
+        return np.broadcast_to(index, (len(x),))
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Scores before the final Softmax or Sigmoid, float64 [N, classes]. Raises ``InputError`` where the model returns NaN."""
+        return np.concatenate([self._rows(x[i : i + self.batch_size])[0] for i in range(0, len(x), self.batch_size)])
+
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
+        """Scores after it, float64 [N, classes]."""
+        return np.concatenate([self._squashed(self._start(x[i : i + self.batch_size])) for i in range(0, len(x), self.batch_size)])
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """The best class of each sample, int64 [N]; the lowest one where several are best."""
+        return self.logits(x).argmax(1)
+
+    def evaluate(
+        self, make: Make, samples: np.ndarray, steps: int, target: np.ndarray, progress: Progress | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Logit and probability, float64 [samples, steps] each, of the class ``target`` [samples] on ``make(sample, step)``.
+
+        Pictures are made in full batches across samples, the next batch while the session runs the last one.
+        """
+        total = len(samples) * steps
+        logit, probability = np.empty(total), np.empty(total)
+        done = 0
+        for batch in _ahead(make, np.repeat(samples, steps), np.tile(np.arange(steps), len(samples)), self.batch_size):
+            rows = np.arange(done, done + len(batch))
+            chosen = target[rows // steps]
+            logits, probabilities = self._rows(batch)
+            logit[rows] = np.take_along_axis(logits, chosen[:, None], 1)[:, 0]
+            probability[rows] = np.take_along_axis(probabilities, chosen[:, None], 1)[:, 0]
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+        return logit.reshape(-1, steps), probability.reshape(-1, steps)
+
+    def _rows(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        start = self._start(batch)
+        return start.reshape(len(batch), -1), self._squashed(start)
+
+    def _start(self, batch: np.ndarray) -> np.ndarray:
+        count = len(batch)
+        if self._fixed and count < self._fixed:
+            batch = batch[np.minimum(np.arange(self._fixed), count - 1)]
+        found = self.session.run({self.question.x.name: np.ascontiguousarray(batch)})[self.question.start.name][:count].astype(np.float64)
+        if not np.isfinite(found).all():
+            raise InputError(
+                "the model returns scores that are NaN or infinite, so nothing can be said about its maps. Check the preprocessing."
+            )
+        return found
+
+    def _squashed(self, start: np.ndarray) -> np.ndarray:
+        """The same probabilities as an explanation's ``score="probability"``, one row per sample."""
+        cut, rows = self.question.cut, start.reshape(len(start), -1)
+        if (cut is not None and cut.op_type == "Sigmoid") or (cut is None and rows.shape[1] == 1):
+            return 0.5 + 0.5 * np.tanh(rows / 2)
+        if cut is None:
+            return _softmax(rows, 1)
+        return _softmax(start, int(cut.attr("axis", -1))).reshape(len(start), -1)
+
+
+def _softmax(values: np.ndarray, axis: int) -> np.ndarray:
+    powers = np.exp(values - values.max(axis, keepdims=True))
+    return np.asarray(powers / powers.sum(axis, keepdims=True))
+
+
+def _ahead(make: Make, samples: np.ndarray, steps: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Batches of pictures, each made while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(make, samples[:size], steps[:size])]
+        for begin in range(size, len(samples) + size, size):
+            batch = waiting.pop().result()
+            if begin < len(samples):
+                waiting.append(pool.submit(make, samples[begin : begin + size], steps[begin : begin + size]))
+            yield batch
+
+
+_OPEN: WeakKeyDictionary[Explainer, Scorer] = WeakKeyDictionary()
+
+
+def scorer_of(explainer: Explainer | Scorer) -> Scorer:
+    """The plain model of an ``Explainer``, opened once for as long as the ``Explainer`` lives."""
+    if isinstance(explainer, Scorer):
+        return explainer
+    if explainer not in _OPEN:
+        question = explainer.conversion.question
+        plain = forward_model(explainer)
+        _OPEN[explainer] = Scorer(
+            plain, input=question.x.name, output=question.output, providers=explainer.providers, batch_size=explainer.batch_size
+        )
+    return _OPEN[explainer]
+
+
+def composites(base: np.ndarray, top: np.ndarray, ranks: np.ndarray, counts: np.ndarray, places: Places) -> Make:
+    """Pictures in which the pixels of rank below ``counts[step]`` are those of ``top`` and the others those of ``base``."""
+
+    def make(samples: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        chosen = places.over(ranks[samples] < counts[steps][:, None])
+        return np.where(chosen, top[samples], base[samples])
+
+    return make
