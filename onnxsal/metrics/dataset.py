@@ -1,0 +1,407 @@
+"""Labelled data for metrics and audits: pictures in folders, a CSV, or arrays; a damaged sample is listed and stops nothing.
+
+data = open_dataset("pictures/", tensor, preprocess, labels)
+for batch in data.batches(16):      # lists of Sample of one shape
+    ...
+data.damaged                        # name -> why, of those that could not be read
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from onnxsal.errors import InputError, TargetError, near_miss
+from onnxsal.runtime.labels import find_label
+from onnxsal.runtime.pictures import WITH_ALPHA, find_pictures
+from onnxsal.runtime.preprocess import Preprocess
+from onnxsal.runtime.session import Tensor
+
+IMAGES, MASKS = "images", "masks"
+"""Sub-folders of DATA that hold the pictures and their masks, where there are masks."""
+
+FILE_COLUMNS = ("file", "filename", "picture", "image", "path")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
+MASK_COLUMNS = ("mask", "masks")
+NAME_COLUMNS = ("name", "names", "id")
+
+ALPHA = "alpha"
+"""For ``masks``: the object is what the picture's own transparency leaves."""
+
+HOW = """\
+DATA is a folder of pictures (one sub-folder for each class, named by its label or index, if labels are known; masks in masks/, at the \
+same place below it as the picture), a .csv with the columns file, label and mask (the last two may be missing), a .npy array [N, ...], \
+or a .npz with the input, labels [N] and masks [N, H, W]."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: ``x`` [1, ...] is the model's input, ``picture`` [H, W, 3] bytes what the model sees (``None`` where there is none),
+    ``label`` the index of its class, ``mask`` bool [H, W] where the object is; ``digest`` tells whether it is still the same sample.
+    """
+
+    name: str
+    digest: str
+    x: np.ndarray
+    picture: np.ndarray | None = None
+    label: int | None = None
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a sample is: ``read`` gives it (or raises ``InputError``), ``content`` the bytes that it depends on."""
+
+    name: str
+    read: Callable[[], tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
+    content: Callable[[], Sequence[bytes]]
+    label: int | None = None
+    masked: bool = False
+
+
+class Dataset:
+    """Samples by name, read when they are asked for. ``damaged`` (name -> why) grows as damaged ones are met; ``notes`` say what was
+    read as what.
+    """
+
+    def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = ()) -> None:
+        self._entries = {e.name: e for e in entries}
+        self.notes = tuple(notes)
+        self.damaged: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of every sample, damaged ones included, in order."""
+        return tuple(self._entries)
+
+    @property
+    def labelled(self) -> int:
+        """How many samples have a label."""
+        return sum(e.label is not None for e in self._entries.values())
+
+    @property
+    def masked(self) -> int:
+        """How many samples have a mask."""
+        return sum(e.masked for e in self._entries.values())
+
+    def some(self, count: int, seed: int = 0) -> Dataset:
+        """``count`` samples drawn by a seed, in their order (all, where there are no more)."""
+        kept = sorted(np.random.default_rng(seed).permutation(len(self))[:count])
+        entries = list(self._entries.values())
+        note = [f"{count} of {len(self)} samples, drawn by seed {seed}"] if count < len(self) else []
+        return Dataset([entries[i] for i in kept], [*self.notes, *note])
+
+    def digest(self, name: str) -> str:
+        """A hash of what the sample is made of, without decoding it. Raises ``InputError`` where it cannot be read."""
+        entry = self._entries[name]
+        found = hashlib.sha256(str(entry.label).encode())
+        try:
+            for part in entry.content():
+                found.update(hashlib.sha256(part).digest())
+        except OSError as error:
+            raise InputError(f"sample '{name}' cannot be read: {error.strerror or error}.") from error
+        return found.hexdigest()[:20]
+
+    def read(self, name: str) -> Sample:
+        """One sample. Raises ``InputError`` where it is damaged."""
+        entry = self._entries[name]
+        digest = self.digest(name)
+        x, picture, mask = entry.read()
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise InputError(f"sample '{name}' holds NaN or infinite values.")
+        if mask is not None and picture is not None and mask.shape != picture.shape[:2]:
+            raise InputError(
+                f"the mask of '{name}' is {mask.shape[0]}x{mask.shape[1]} where the model sees {picture.shape[0]}x{picture.shape[1]}."
+            )
+        return Sample(name, digest, x, picture, entry.label, mask)
+
+    def samples(self, names: Sequence[str] | None = None) -> Iterator[Sample]:
+        """The samples (those named), but for damaged ones, which are put into ``damaged``."""
+        for name in self.names if names is None else names:
+            try:
+                yield self.read(name)
+            except InputError as error:
+                self.damaged[name] = str(error)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.samples()
+
+    def batches(self, size: int, names: Sequence[str] | None = None) -> Iterator[list[Sample]]:
+        """Lists of up to ``size`` neighbours of one shape."""
+        held: list[Sample] = []
+        for sample in self.samples(names):
+            if held and (len(held) == size or held[0].x.shape != sample.x.shape):
+                yield held
+                held = []
+            held.append(sample)
+        if held:
+            yield held
+
+
+def open_dataset(
+    path: str | Path,
+    tensor: Tensor,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    masks: str | Path | None = None,
+) -> Dataset:
+    """The data set at ``path`` for the model's input ``tensor``; pictures need ``preprocess``, labels given as words need ``labels``.
+
+    ``masks`` is a folder of masks, or "alpha" where the pictures' own transparency is the mask. In a mask the object is white (a mask
+    with transparency: opaque; one with the values 0 and 1: 1). Arrays of bytes [N, H, W, 3] are pictures. Raises ``InputError`` where
+    nothing can be read; single damaged samples are found when they are read.
+    """
+    source, how = Path(path), _Reader(tensor, preprocess, labels)
+    suffix = source.suffix.lower()
+    if not source.exists():
+        raise InputError(f"data '{source}' is not there. {HOW}")
+    if suffix in (".npy", ".npz"):
+        if masks is not None:
+            raise InputError(f"--masks is for pictures; '{source}' holds its masks itself, as the array 'masks' of a .npz.")
+        return _from_arrays(source, how)
+    if suffix == ".csv":
+        return _from_table(source, how, masks)
+    if not source.is_dir():
+        return Dataset([how.picture(source, source.name, None, None, masks == ALPHA)])
+    tables = sorted(source.glob("*.csv"))
+    if len(tables) > 1:
+        raise InputError(f"'{source}' holds {len(tables)} tables ({', '.join(t.name for t in tables)}): name the one to read as DATA.")
+    return _from_table(tables[0], how, masks) if tables else _from_folder(source, how, masks)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How files become samples of one model."""
+
+    tensor: Tensor
+    preprocess: Preprocess | None
+    labels: Sequence[str] | None
+
+    @property
+    def required(self) -> Preprocess:
+        if self.preprocess is None:
+            raise InputError(
+                "how pictures become the model's input is not known: give the preprocessing (--preprocess, or preprocess= in Python)."
+            )
+        return self.preprocess
+
+    def label(self, word: str) -> int | None:
+        """The class that a word names, or ``None``."""
+        try:
+            return int(word)
+        except ValueError:
+            pass
+        for spelling in dict.fromkeys((word, word.replace("_", " "))):
+            if self.labels is not None:
+                try:
+                    return find_label(self.labels, spelling)
+                except TargetError:
+                    continue
+        return None
+
+    def picture(self, file: Path, name: str, label: int | None, mask: Path | None, alpha: bool = False) -> Entry:
+        how = self.required
+
+        def read() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+            seen = how.display(file)
+            source = file if alpha else mask
+            return how.normalise(seen[None]), seen, None if source is None else read_mask(source, how)
+
+        def content() -> list[bytes]:
+            return [f.read_bytes() for f in (file, mask) if f is not None]
+
+        return Entry(name, read, content, label, alpha or mask is not None)
+
+
+def read_mask(file: Path | np.ndarray, how: Preprocess) -> np.ndarray:
+    """A mask cut and resized as the pictures are: bool [H, W]."""
+    image = Image.fromarray(file) if isinstance(file, np.ndarray) else _opened(file)
+    alpha = np.asarray(image.convert("RGBA").getchannel("A")) if image.mode in WITH_ALPHA else None
+    grey = np.asarray(image.convert("L")) if alpha is None or alpha.min() == 255 else alpha
+    binary = Image.fromarray(np.where(grey > (127 if grey.max() > 1 else 0), 255, 0).astype(np.uint8))
+    return np.asarray(replace(how, interpolation="nearest").display(binary)[..., 0] > 127)
+
+
+def _opened(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            image.load()
+            return image.convert("RGBA") if "transparency" in image.info else image
+    except Exception as error:  # decoders of damaged files raise anything
+        raise InputError(f"mask '{file}' cannot be read: {error}.") from error
+
+
+# ----- folders -----
+
+
+def _from_folder(folder: Path, how: _Reader, masks: str | Path | None) -> Dataset:
+    pictures = folder / IMAGES if (folder / IMAGES).is_dir() and (folder / MASKS).is_dir() else folder
+    own = folder / MASKS if (folder / MASKS).is_dir() else None
+    where = own if masks is None else None if masks == ALPHA else Path(masks)
+    if where is not None and not where.is_dir():
+        raise InputError(f"masks '{where}' are no folder. Give the folder that holds a mask for each picture, at the same place below it.")
+    found = {m.relative_to(where).with_suffix("").as_posix(): m for m in find_pictures([where])} if where is not None else {}
+    skipped = [w.resolve() for w in (own, where) if w is not None]
+    files = [f for f in find_pictures([pictures]) if not any(f.resolve().is_relative_to(w) for w in skipped)]
+    if not files:
+        raise InputError(f"no picture was found in '{pictures}'. {HOW}")
+    places = [f.relative_to(pictures) for f in files]
+    classes, notes = _classes(places, how, pictures)
+    entries = []
+    for file, place in zip(files, places, strict=True):
+        mask = found.get(place.with_suffix("").as_posix())
+        entries.append(how.picture(file, place.as_posix(), classes.get(place.parts[0]), mask, masks == ALPHA))
+    if found and not any(e.masked for e in entries):
+        raise InputError(
+            f"none of the {len(found)} masks in '{where}' lies where a picture does: '{places[0]}' wants a mask "
+            f"'{places[0].with_suffix('.png')}'."
+        )
+    return Dataset(entries, notes)
+
+
+def _classes(places: Sequence[Path], how: _Reader, folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Sub-folder -> class, where the sub-folders are classes: all of them or none."""
+    tops = list(dict.fromkeys(p.parts[0] for p in places if len(p.parts) > 1))
+    if not tops:
+        return {}, []
+    found = {top: index for top in tops if (index := how.label(top)) is not None}
+    if not found:
+        shown = ", ".join(tops[:3]) + (", ..." if len(tops) > 3 else "")
+        return {}, [f"the sub-folders of '{folder}' ({shown}) name no classes: samples have no labels"]
+    missing = [top for top in tops if top not in found]
+    if missing:
+        raise InputError(
+            f"of the sub-folders of '{folder}', {len(found)} name classes and {len(missing)} do not ({', '.join(missing[:5])}): "
+            f"name each by a class's label or index{near_miss(missing[0], how.labels or ())}."
+        )
+    return found, []
+
+
+# ----- tables -----
+
+
+def _from_table(table: Path, how: _Reader, masks: str | Path | None) -> Dataset:
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+            columns = list(rows[0]) if rows else []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"table '{table}' cannot be read: {error}.") from error
+    lower = {str(c).strip().lower(): c for c in columns}
+    at = {kind: next((lower[n] for n in names if n in lower), None) for kind, names in _COLUMNS.items()}
+    if at["file"] is None:
+        raise InputError(
+            f"table '{table}' has {len(rows)} rows and the columns {', '.join(map(str, columns)) or 'none'}; it needs a column 'file'."
+        )
+    if masks not in (None, ALPHA):
+        raise InputError(f"--masks and a table: give the masks in a column 'mask' of '{table}'.")
+    entries, taken = [], dict[str, int]()
+    for number, row in enumerate(rows, 2):
+        cell = {kind: (row.get(column) or "").strip() if column is not None else "" for kind, column in at.items()}
+        if not cell["file"]:
+            raise InputError(f"table '{table}', line {number}: no file is named.")
+        label = how.label(cell["label"]) if cell["label"] else None
+        if cell["label"] and label is None:
+            known = (
+                "no labels are known for this model: give --labels FILE, or indices" if how.labels is None else "no class is labelled so"
+            )
+            raise InputError(
+                f"table '{table}', line {number}: label '{cell['label']}': {known}{near_miss(cell['label'], how.labels or ())}."
+            )
+        taken[cell["file"]] = taken.get(cell["file"], 0) + 1
+        again = f"#{taken[cell['file']]}" if taken[cell["file"]] > 1 else ""
+        mask = table.parent / cell["mask"] if cell["mask"] else None
+        entries.append(how.picture(table.parent / cell["file"], cell["file"] + again, label, mask, masks == ALPHA))
+    return Dataset(entries)
+
+
+_COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "mask": MASK_COLUMNS}
+
+
+# ----- arrays -----
+
+
+def _from_arrays(file: Path, how: _Reader) -> Dataset:
+    stored = _loaded(file)
+    parts = {kind: next((stored.pop(n) for n in names if n in stored), None) for kind, names in _ARRAYS.items()}
+    wanted = how.tensor.name
+    if wanted not in stored and len(stored) != 1:
+        raise InputError(f"'{file}' holds the arrays {', '.join(stored) or 'none'}; the model's input is '{wanted}': name one of them so.")
+    x = stored[wanted] if wanted in stored else next(iter(stored.values()))
+    if x.ndim == 0 or len(x) == 0:
+        raise InputError(f"'{file}' holds an array of shape {list(x.shape)}; samples lie along its first axis, and there are none.")
+    for kind, part in parts.items():
+        if part is not None and (part.ndim == 0 or len(part) != len(x)):
+            raise InputError(f"'{file}': {kind} of shape {list(part.shape)} do not belong to {len(x)} samples.")
+    labels, masks, names = parts["labels"], parts["masks"], parts["names"]
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise InputError(f"'{file}': labels are {labels.dtype} {list(labels.shape)}; give the index of each sample's class, integers [N].")
+    if masks is not None and masks.ndim != 3:
+        raise InputError(f"'{file}': masks are {list(masks.shape)}; give [N, H, W].")
+    called = [str(i) for i in range(len(x))] if names is None else [str(n) for n in names]
+    if len(set(called)) < len(called):
+        raise InputError(f"'{file}': names of samples must differ.")
+    pictures = x.dtype == np.uint8 and how.tensor.dtype != np.uint8
+    read = _picture_row if pictures else _row
+    if pictures:
+        _ = how.required
+    entries = []
+    for i, name in enumerate(called):
+        label = None if labels is None or labels[i] < 0 else int(labels[i])
+        mask = None if masks is None else masks[i]
+        entries.append(Entry(name, _bound(read, how, x[i], mask), _bytes(x[i], mask), label, mask is not None))
+    return Dataset(entries, ["arrays of bytes were taken as pictures"] if pictures else [])
+
+
+_ARRAYS = {"labels": LABEL_COLUMNS, "masks": MASK_COLUMNS, "names": NAME_COLUMNS}
+
+
+def _loaded(file: Path) -> dict[str, Any]:
+    try:
+        data = np.load(file, mmap_mode="r", allow_pickle=False)
+        return {k: data[k] for k in data.files} if isinstance(data, np.lib.npyio.NpzFile) else {"": data}
+    except OSError as error:
+        raise InputError(f"array '{file}' cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # damaged files raise anything: ValueError, EOFError, BadZipFile
+        raise InputError(f"array '{file}' is damaged, or not a .npy or .npz file of plain numbers: {error}.") from error
+
+
+def _bound(read: Callable[..., Any], *given: Any) -> Callable[[], Any]:
+    return lambda: read(*given)
+
+
+def _bytes(*arrays: np.ndarray | None) -> Callable[[], list[bytes]]:
+    return lambda: [np.ascontiguousarray(a).tobytes() for a in arrays if a is not None]
+
+
+def _row(how: _Reader, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """A row of an array that is the model's input."""
+    x = np.asarray(values)[None]
+    dtype = how.tensor.dtype
+    if dtype is not None and dtype.kind == "f" and x.dtype.kind == "f":
+        x = x.astype(dtype)
+    seen = None
+    if how.preprocess is not None and x.ndim == 4 and x.shape[1 if how.preprocess.layout == "NCHW" else 3] == how.preprocess.depth:
+        seen = how.preprocess.pixels(x)[0]
+    return x, seen, None if mask is None else np.asarray(mask) > 0.5
+
+
+def _picture_row(how: _Reader, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """A row of an array of pictures in bytes."""
+    pixels = np.asarray(values)
+    pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
+        raise InputError(f"bytes of shape {list(pixels.shape)} are no picture: give [H, W], or [H, W, 3] in RGB.")
+    seen = how.required.display(Image.fromarray(pixels))
+    found = None if mask is None else read_mask((np.asarray(mask) > 0.5).astype(np.uint8) * 255, how.required)
+    return how.required.normalise(seen[None]), seen, found
