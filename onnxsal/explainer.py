@@ -191,7 +191,7 @@ class Explainer:
         targets = self._targets(target, count)
         extra = {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
         begin = time.perf_counter()
-        parts = [self._run(feed, extra, targets, i, min(i + self._batch, count)) for i in range(0, count, self._batch)]
+        parts = [self._run(feed, extra, targets, i, min(i + self._batch, count), count) for i in range(0, count, self._batch)]
         seconds = time.perf_counter() - begin
         joined = parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         return self._explanation(joined, seconds)
@@ -239,7 +239,7 @@ class Explainer:
         return find_label(self.labels, label)
 
     def _run(
-        self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray | None, begin: int, end: int
+        self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray | None, begin: int, end: int, count: int
     ) -> dict[str, np.ndarray]:
         """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
         size = end - begin
@@ -247,7 +247,8 @@ class Explainer:
         batch = {k: v[rows] if k in self._per_sample and self.conversion.question.batched else v for k, v in feed.items()}
         if targets is not None:
             batch[f"{self._prefix}target"] = np.ascontiguousarray(targets[rows])
-        results = self.session.run(batch | extra)
+        each = {k: v[rows] if v.ndim > 1 and len(v) == count > 1 else v for k, v in extra.items()}
+        results = self.session.run(batch | each)
         return {k: v[:size] if v.ndim and len(v) == len(rows) else v for k, v in results.items()}
 
     def _explanation(self, arrays: dict[str, np.ndarray], seconds: float) -> Explanation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
 
@@ -71,9 +72,22 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
         ) from error
     if not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{what} is not an ONNX model, or is cut short: it has {len(proto.graph.node)} nodes and no usable opset.")
-    if not all(isinstance(text, str) for n in proto.graph.node for text in (n.op_type, n.domain, n.name, *n.input, *n.output)):
+    if not all(isinstance(text, str) for text in _texts(proto)):
         raise ModelError(f"{what} is damaged: names in it are not text. Export or download it again.")
     return proto
+
+
+def _texts(proto: onnx.ModelProto) -> Iterator[str]:
+    """Everything that should be text; protobuf gives bytes where it is not UTF-8."""
+    for node in proto.graph.node:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute))
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        yield value.name
+        yield from (d.dim_param for d in value.type.tensor_type.shape.dim)
+    yield from (proto.graph.name, *(t.name for t in proto.graph.initializer))
+    yield from (o.domain for o in proto.opset_import)
+    for entry in proto.metadata_props:
+        yield from (entry.key, entry.value)
 
 
 def _load_external(proto: onnx.ModelProto, path: Path) -> None:

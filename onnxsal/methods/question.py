@@ -77,7 +77,9 @@ def _input(model: Model, name: str | None) -> str:
         kinds = ", ".join(f"{n} ({_type_name(model.value(n))})" for n in model.input_names)
         inner = embeddings(model)
         hint = f"for example: {', '.join(inner)}" if inner else "such as the output of the embedding's Gather"
-        raise TargetError(f"the model has no floating-point input ({kinds}), and an integer has no gradient. Explain an inner tensor instead (--input), {hint}.")
+        raise TargetError(
+            f"the model has no floating-point input ({kinds}), and an integer has no gradient. Explain an inner tensor instead (--input), {hint}."
+        )
     if name not in model.types:
         raise TargetError(f"the model has no tensor '{name}'{near_miss(name, model.types)}; its inputs: {', '.join(model.input_names)}.")
     if model.value(name).dtype not in FLOATS:
@@ -93,9 +95,13 @@ def _output(model: Model, name: str | None) -> str:
             raise TargetError(f"the model has no floating-point output to explain; its outputs: {', '.join(model.output_names)}.")
         return floats[0]
     if name not in model.types:
-        raise TargetError(f"the model has no output '{name}'{near_miss(name, model.output_names)}; its outputs: {', '.join(model.output_names)}.")
+        raise TargetError(
+            f"the model has no output '{name}'{near_miss(name, model.output_names)}; its outputs: {', '.join(model.output_names)}."
+        )
     if model.value(name).dtype not in FLOATS:
-        raise TargetError(f"output '{name}' is {_type_name(model.value(name))}; a score must be floating point. Known: {', '.join(floats)}.")
+        raise TargetError(
+            f"output '{name}' is {_type_name(model.value(name))}; a score must be floating point. Known: {', '.join(floats)}."
+        )
     return name
 
 
@@ -109,7 +115,8 @@ def embeddings(model: Model) -> list[str]:
 
 
 def _type_name(value: Value) -> str:
-    return str(TensorProto.DataType.Name(value.dtype)).lower()
+    known = value.dtype in TensorProto.DataType.values()
+    return str(TensorProto.DataType.Name(value.dtype)).lower() if known else f"of the unknown type {value.dtype}"
 
 
 def image_axes(shape: Sequence[object] | None) -> tuple[int, int, int] | None:

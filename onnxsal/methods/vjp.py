@@ -54,7 +54,10 @@ def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Se
 def _chosen(model: Model, names: str | Sequence[str] | None, every: Sequence[str], kind: str) -> list[str]:
     """The named tensors (default: every floating-point one of ``every``), checked."""
     if names is None:
-        return [n for n in every if model.types.get(n, (0, None))[0] in FLOATS]
+        chosen = [n for n in every if model.types.get(n, (0, None))[0] in FLOATS]
+        if not chosen:
+            raise TargetError(f"the model has no floating-point {kind} (its {kind}s: {', '.join(every) or 'none'}); name a tensor.")
+        return chosen
     names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in model.types:
