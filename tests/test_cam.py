@@ -314,11 +314,18 @@ def test_layers_that_cannot_be() -> None:
         onnxsal.convert(dense, "gradcam")
 
 
+def test_plan_shows_the_head_only() -> None:
+    plan = onnxsal.plan(export(net("vgg")), "gradcam")
+    assert plan.wrt == ("/9/Relu_output_0",)
+    assert [s.node.op_type for s in plan.steps] == ["MaxPool", "Flatten", "Gemm", "Relu", "Gemm"]
+
+
 def test_check_lists_the_candidates() -> None:
     report = onnxsal.check(export(net("vgg")), method="gradcam")
     assert report.as_dict()["layers"][0].startswith("'/9/Relu_output_0'")
     assert "target layer '/9/Relu_output_0'" in str(report)
     assert "'/6/Relu_output_0'" in str(report)
+    assert not report.missing
 
 
 # ----- maps that say nothing, batches -----

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.errors import MethodError, OnnxsalError
-from onnxsal.graph import Model
+from onnxsal.graph import Model, NodeView
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.convert import DEFAULT_METHOD, conversion, refuse_converted
 from onnxsal.methods.layers import Layers
@@ -32,7 +32,9 @@ def plan(
     refuse_converted(proto)
     question = ask(prepare(proto, known).model, input, output, score)
     chosen = get_method(method)
-    return make_plan(question.model, chosen.bound(chosen.settle({})), [question.x.name], [question.start.name])
+    only_head = chosen.wrap == "gradcam"
+    explained = Layers(question).chosen.value.name if only_head else question.x.name
+    return make_plan(question.model, chosen.bound(chosen.settle({})), [explained], [question.start.name])
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,25 @@ def missing_kernels(model: Model, provider: str) -> dict[str, int]:
     """'Operator(element types)' -> number of nodes without a kernel on the provider, loop bodies included."""
     found: Counter[str] = Counter()
     for node in model.nodes:
-        types = {_type(v.dtype) for v in (*node.inputs, *node.outputs) if v is not None and v.dtype}
+        types = _free_types(node)
         if not _runs(node.domain, node.op_type, node.opset, types, provider):
             found[f"{node.op_type}({', '.join(sorted(types))})"] += 1
         for attribute in node.proto.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 found.update(n.op_type for n in attribute.g.node if not _runs(n.domain, n.op_type, model.opset, set(), provider))
     return dict(found)
+
+
+def _free_types(node: NodeView) -> set[str]:
+    """Element types of the operands whose type the operator leaves open; kernels are registered for these (indices are always int64)."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
+    except onnx.defs.SchemaError:
+        return {_type(v.dtype) for v in (*node.inputs, *node.outputs) if v is not None and v.dtype}
+    free = {c.type_param_str for c in schema.type_constraints}
+    both = ((node.inputs, schema.inputs), (node.outputs, schema.outputs))
+    pairs = ((v, formal[min(i, len(formal) - 1)]) for given, formal in both for i, v in enumerate(given))
+    return {_type(v.dtype) for v, f in pairs if v is not None and v.dtype and f.type_str in free}
 
 
 def _runs(domain: str, op_type: str, opset: int, types: set[str], provider: str) -> bool:
