@@ -32,13 +32,14 @@ def _pads(node: onnx.NodeProto, x: Shape | None, w: Shape | None) -> list[int] |
     kernel = list(attributes.get("kernel_shape", w[2:] if w is not None else []))  # type: ignore[call-overload]
     if mode == "VALID":
         return [0] * (2 * len(kernel)) if kernel else None
-    if x is None or not kernel or not all(isinstance(d, int) for d in (*x[2:], *kernel)):
+    sizes = [d for d in (x or ())[2:] if isinstance(d, int)]
+    if x is None or not kernel or len(sizes) != len(x) - 2 or not all(isinstance(k, int) for k in kernel):
         return None
     strides = list(attributes.get("strides", [1] * len(kernel)))  # type: ignore[call-overload]
     dilations = list(attributes.get("dilations", [1] * len(kernel)))  # type: ignore[call-overload]
     if node.op_type != "Conv" and any(d != 1 for d in dilations):
         return None  # Here the standard and ONNX Runtime pad differently; what the model computes must not change.
-    sides = [same_pads(*axis, mode == "SAME_UPPER") for axis in zip(x[2:], kernel, strides, dilations, strict=True)]
+    sides = [same_pads(*axis, mode == "SAME_UPPER") for axis in zip(sizes, kernel, strides, dilations, strict=True)]
     return [begin for begin, _ in sides] + [end for _, end in sides]
 
 
