@@ -14,11 +14,18 @@ from onnxsal.cli.explain import Sample, file_names, named, near, open_explainer,
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.engine.method import shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, UnsupportedError
+from onnxsal.methods.convert import DEFAULT_METHOD
 from onnxsal.report.artefacts import Style
 from onnxsal.report.sheet import Cell, Row, contact_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
 
 SHIPPED_MODEL, SHIPPED_PICTURES = "efficientnet_lite0.onnx", "pictures"
+
+QUICK: dict[str, dict[str, Any]] = {"occlusion": {"window": 32, "stride": 16}, "rise": {"n_masks": 200}}
+"""Coarser settings for methods that run the model hundreds of times; the defaults are finer."""
+
+ONCE = ("scorecam",)
+"""Methods that run the model once per channel, over a thousand times: shown on the first picture only."""
 
 
 def demo(
@@ -37,21 +44,22 @@ def demo(
     feed = o.feeding(model, preprocess, labels)
     shown = {file: feed.required.display(file) for file in files}
     names = dict(zip(files, file_names(files), strict=True))
-    methods = shipped_methods()
+    methods = [m for _, m in sorted(shipped_methods().items(), key=lambda item: (item[0] != DEFAULT_METHOD, item[0]))]
     cells: dict[Path, list[Cell]] = {file: [] for file in files}
     records: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
     if not json:
         show(f"{model.name}: {len(files)} picture(s), {len(methods)} methods, on {provider}")
     with progress(f"reading {model.name}", len(methods) * (1 + len(files))) as step:
-        for method in methods.values():
+        for method in methods:
             step(f"{method.name}: building it into {model.name}")
+            given = {"black": feed.black, "white": feed.white, "components": method.name == DEFAULT_METHOD, **QUICK.get(method.name, {})}
             try:
-                explainer = open_explainer(feed, method, provider, 1, {"black": feed.black, "white": feed.white})
+                explainer = open_explainer(feed, method, provider, 1, given)
             except (PlanError, UnsupportedError, MethodError) as error:  # not for this model, or not without more than a picture
                 refused.append({"method": method.name, "why": str(error)})
                 continue
-            for file in files:
+            for file in files[:1] if method.name in ONCE else files:
                 step(f"{method.name}: {names[file]}")
                 x = feed.required.normalise(shown[file][None])
                 sample = Sample(file, names[file], {explainer.session.inputs[0].name: x}, shown[file])
@@ -82,6 +90,9 @@ def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: P
     show_table(("photograph", "method", "predicted", "score", "residual", "ms", "picture"), lines, ("score", "residual", "ms"))
     for entry in refused:
         say(f"{entry['method']} refused: {entry['why']}", "warning")
+    for facts in records:
+        if "components" in facts["files"]:
+            show(f"layers of {Path(facts['source']).name} by {facts['method']}: {near(facts['files']['components'])}")
     show(f"contact sheet: {near(str(sheet))}")
 
 
