@@ -244,11 +244,11 @@ def spread(op: Emit, affine: Affine, share: Value) -> Value:
     thin = _one_channel(affine)
     if thin is None:
         _, weight, count = fan_in(op, affine)
-        return affine.backward(op, op.Div(share, op.Max(count, 1.0)), weight)
+        return affine.backward(op, by_live_sums(op, share, count), weight)
     view, channels = thin
     _, weight, count = fan_in(op, view)
     summed = op.ReduceSum(share, [1], keepdims=1)
-    return view.backward(op, op.Div(summed, op.Mul(op.Max(count, 1.0), float(channels))), weight)
+    return view.backward(op, by_live_sums(op, summed, op.Mul(count, float(channels))), weight)
 
 
 def _one_channel(affine: Affine) -> tuple[Affine, int] | None:

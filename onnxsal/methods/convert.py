@@ -23,6 +23,7 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods import cam as _cam  # noqa: F401  (registers its wrappers)
+from onnxsal.methods import deeplift as _deeplift  # noqa: F401
 from onnxsal.methods import fullgrad as _fullgrad  # noqa: F401
 from onnxsal.methods import path as _path  # noqa: F401
 from onnxsal.methods import perturb as _perturb  # noqa: F401

@@ -1,0 +1,99 @@
+"""DeepLIFT, rescale rule: multipliers in place of derivatives, so that contributions sum to the difference from a reference.
+
+Shrikumar et al. 2017, arXiv 1704.02685. ``m`` is the multiplier at a tensor: (difference of the score) / (difference of the tensor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxsal.backward.registry import rule
+from onnxsal.errors import UnsupportedError
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.helpers import unbroadcast
+from onnxsal.ops.registry import spec_of, vjp
+
+Signals = Sequence[Value | None]
+
+REFERENCE = "reference"
+"""Key of the walk's context: node index -> the same node on the reference input."""
+
+
+def reference_of(op: Emit, node: NodeView) -> NodeView:
+    """The node as it is on the reference input."""
+    twins: dict[int, NodeView] | None = op.context.get(REFERENCE)
+    if twins is None or node.index not in twins:
+        raise UnsupportedError(f'{node.label}: DeepLIFT\'s rules need the activations of a reference; use wrap = "deeplift".')
+    twin = twins[node.index]
+    twin.wants = node.wants
+    return twin
+
+
+def _one_active(node: NodeView) -> int:
+    active = [i for i, wanted in enumerate(node.wants) if wanted]
+    if len(active) != 1 or node.input(active[0]).shape != node.y.shape:
+        names = [node.proto.input[i] for i in active]
+        raise UnsupportedError(f"{node.label}: rule 'rescale' takes functions of one tensor, element by element; {names} decide here.")
+    return active[0]
+
+
+@rule("rescale", families=("activation", "elementwise", "select", "quantize", "product"))
+def rescale(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e-7) -> Signals:
+    """m_x = m dy / dx with differences from the reference; the derivative where |dx| is below the threshold."""
+    (m, *_), twin, i = dys, reference_of(op, node), _one_active(node)
+    assert m is not None
+    moved, near = _difference(op, node.input(i), twin.input(i), threshold)
+    slope = op.Div(op.Sub(node.y, twin.y), op.Where(near, 1.0, moved))
+    derivative = vjp(op, node, dys)[i]
+    assert derivative is not None
+    return [op.Where(near, derivative, op.Mul(m, slope)) if j == i else None for j in range(len(node.proto.input))]
+
+
+def _difference(op: Emit, x: Value, x0: Value, threshold: float) -> tuple[Value, Value]:
+    moved = op.Sub(x, x0)
+    return moved, op.Less(op.Abs(moved), float(threshold))
+
+
+@rule("rescale_max", families=("max_pool",))
+def rescale_max(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e-7) -> Signals:
+    """m_x dx = what max(y, y0) - y0 brings to the winner of x, and y - max(y, y0) to the winner of the reference."""
+    (m, *others), twin = dys, reference_of(op, node)
+    if m is None or any(o is not None for o in others) or node.op_type == "TopK":
+        raise UnsupportedError(f"{node.label}: rule 'rescale_max' is known for the largest element of windows and axes only.")
+    larger = op.Max(node.y, twin.y)
+    gained = vjp(op, node, [op.Mul(m, op.Sub(larger, twin.y))])[0]
+    lost = vjp(op, twin, [op.Mul(m, op.Sub(node.y, larger))])[0]
+    assert gained is not None
+    assert lost is not None
+    moved, near = _difference(op, node.x, twin.x, threshold)
+    return node.grads(op.Where(near, 0.0, op.Div(op.Add(gained, lost), op.Where(near, 1.0, moved))))
+
+
+@rule("midpoint", families=("linear", "product"))
+def midpoint(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e-7) -> Signals:
+    """m_a = J_a^T m with the other factor halfway between reference and input: exact for products of two activations."""
+    active = [i for i, wanted in enumerate(node.wants) if wanted]
+    spec = spec_of(node)
+    if node.op_type == "Div" and 1 in active:
+        return rescale(op, node, dys, threshold=threshold) if active == [1] else _quotient(op, node, dys)
+    factors = active if spec is None or spec.roles is None or spec.roles.factors is None else [i for i in active if i in spec.roles.factors]
+    if spec is None or spec.roles is None or len(factors) > 2 or any(i not in (*factors, *spec.roles.shifts) for i in active):
+        names = [node.proto.input[i] for i in active]
+        raise UnsupportedError(
+            f"{node.label}: DeepLIFT has no rule for this node, which is no product of at most two of the activations {names}."
+        )
+    if len(factors) < 2:
+        return vjp(op, node, dys)
+    twin = reference_of(op, node)
+    halfway = [op.Mul(op.Add(v, twin.input(i)), 0.5) if i in factors and v is not None else v for i, v in enumerate(node.inputs)]
+    return vjp(op, node.replaced(halfway, node.y), dys)
+
+
+def _quotient(op: Emit, node: NodeView, dys: Signals) -> Signals:
+    """a / b as a product of a and 1 / b: m_a = m (1/b + 1/b0) / 2, m_b = -m (a + a0) / (2 b b0)."""
+    (m, *_), twin = dys, reference_of(op, node)
+    assert m is not None
+    (a, b), (a0, b0) = (node.x, node.input(1)), (twin.x, twin.input(1))
+    first = op.Mul(m, op.Mul(op.Add(op.Reciprocal(b), op.Reciprocal(b0)), 0.5))
+    second = op.Div(op.Mul(m, op.Mul(op.Add(a, a0), -0.5)), op.Mul(b, b0))
+    return [unbroadcast(op, first, node.y, a), unbroadcast(op, second, node.y, b)]

@@ -1,0 +1,43 @@
+"""One rule on one node: models for the tests of relevance rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxsal.backward import RULES
+from onnxsal.engine.reach import reach
+from onnxsal.graph import Emit, Model, NodeView, Value
+from onnxsal.graph.assemble import Port, assemble
+
+
+def active_node(model: Model, wrt: str) -> NodeView:
+    """The last node, as a walk from its output to ``wrt`` sees it."""
+    return reach(model, [wrt], [model.nodes[-1].proto.output[0]]).path[-1]
+
+
+def with_rule(proto: onnx.ModelProto, name: str, wrt: Sequence[str], **parameters: Any) -> onnx.ModelProto:
+    """The model with input ``R`` (relevance at its first output) and outputs ``R/<input>``: one rule applied to its last node."""
+    model = Model(onnx.ModelProto.FromString(proto.SerializeToString()))
+    node = reach(model, wrt, [model.nodes[-1].proto.output[0]]).path[-1]
+    op = Emit(model)
+    given = Value("R", node.y.dtype, node.y.shape)
+    with op.at(node):
+        answer = RULES[name].apply(op, node, [given, *[None] * (len(node.proto.output) - 1)], **parameters)
+        named = {n: v for n, v in zip(node.proto.input, answer, strict=True) if v is not None}
+        ports = [Port(op.Identity(v, name=f"R/{n}"), *model.types[n]) for n, v in named.items()]
+    return assemble(model, op, [Port(given, given.dtype, given.shape)], ports)
+
+
+def jacobian(run: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(W, b) of an affine function of one array, from its values at 0 and at the unit vectors."""
+    shift = run(np.zeros_like(x)).reshape(-1)
+    columns = []
+    for k in range(x.size):
+        unit = np.zeros(x.size, x.dtype)
+        unit[k] = 1.0
+        columns.append(run(unit.reshape(x.shape)).reshape(-1) - shift)
+    return np.stack(columns, axis=1), shift

@@ -1,0 +1,115 @@
+"""LRP rules in matrix form, in float64: the layer is a matrix W [units, inputs] and a bias b, its input and relevance are vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Layer:
+    """z = W a + b; ``mask`` tells which inputs a unit has at all."""
+
+    W: Array
+    b: Array
+    a: Array
+    mask: Array
+
+    @property
+    def z(self) -> Array:
+        return self.W @ self.a + self.b
+
+
+def sgn(z: Array) -> Array:
+    return np.where(z >= 0, 1.0, -1.0)
+
+
+def divided(r: Array, z: Array, epsilon: float = 0.0) -> Array:
+    """r / (z + epsilon sgn z), 0 where the divisor is 0."""
+    stable = z + epsilon * sgn(z)
+    return np.divide(r, stable, out=np.zeros_like(r), where=stable != 0)
+
+
+def plus(t: Array) -> Array:
+    return np.maximum(t, 0)
+
+
+def minus(t: Array) -> Array:
+    return np.minimum(t, 0)
+
+
+def epsilon(layer: Layer, r: Array, epsilon: float = 1e-6, bias: str = "absorb") -> Array:
+    z = layer.z if bias != "ignore" else layer.W @ layer.a
+    s = divided(r, z, epsilon)
+    shares = (layer.W * layer.a) * s[:, None]
+    if bias == "distribute":
+        count = np.maximum(layer.mask.sum(1), 1)
+        shares = shares + layer.mask * (layer.b * s / count)[:, None]
+    return shares.sum(0)
+
+
+def lrp_zero(layer: Layer, r: Array, bias: str = "absorb") -> Array:
+    return epsilon(layer, r, 0.0, bias)
+
+
+def alpha_beta(layer: Layer, r: Array, alpha: float = 2.0, beta: float = 1.0, bias: str = "absorb") -> Array:
+    b = layer.b if bias == "absorb" else 0 * layer.b
+    parts = layer.W * layer.a
+    up, down = plus(parts), minus(parts)
+    s = divided(alpha * r, up.sum(1) + plus(b))
+    t = divided(beta * r, down.sum(1) + minus(b))
+    return (up * s[:, None] - down * t[:, None]).sum(0)
+
+
+def zplus(layer: Layer, r: Array, bias: str = "ignore", dead: str = "leak") -> Array:
+    got = alpha_beta(layer, r, 1.0, 0.0, bias)
+    if dead == "spread":
+        total = plus(layer.W * layer.a).sum(1) + (plus(layer.b) if bias == "absorb" else 0)
+        lost = np.where(total == 0, r, 0) / np.maximum(layer.mask.sum(1), 1)
+        got = got + layer.mask.T @ lost
+    return got
+
+
+def gamma(layer: Layer, r: Array, gamma: float = 0.25, bias: str = "absorb") -> Array:
+    b = layer.b if bias == "absorb" else 0 * layer.b
+    parts = layer.W * layer.a
+    up = parts + gamma * plus(parts)
+    down = parts + gamma * minus(parts)
+    high = layer.z >= 0
+    s = divided(np.where(high, r, 0), up.sum(1) + b + gamma * plus(b))
+    t = divided(np.where(high, 0, r), down.sum(1) + b + gamma * minus(b))
+    return (up * s[:, None] + down * t[:, None]).sum(0)
+
+
+def wsquare(layer: Layer, r: Array) -> Array:
+    square = layer.W**2
+    return square.T @ divided(r, square.sum(1))
+
+
+def flat(layer: Layer, r: Array) -> Array:
+    return layer.mask.T @ divided(r, layer.mask.sum(1))
+
+
+def zbox(layer: Layer, r: Array, low: float = 0.0, high: float = 1.0) -> Array:
+    parts = layer.W * layer.a - low * plus(layer.W) - high * minus(layer.W)
+    return (parts * divided(r, parts.sum(1))[:, None]).sum(0)
+
+
+def wplus(layer: Layer, r: Array, epsilon: float = 1e-5, bias: str = "ignore", ones: bool = False) -> Array:
+    a = np.ones_like(layer.a) if ones else layer.a
+    parts = plus(layer.W) * a
+    total = parts.sum(1) + (layer.b if bias == "absorb" else 0) + epsilon
+    return (parts * (r / total)[:, None]).sum(0)
+
+
+def norm(layer: Layer, r: Array, epsilon_: float = 1e-6) -> Array:
+    return epsilon(layer, r, epsilon_, "ignore")
+
+
+TWINS: dict[str, Callable[..., Array]] = {
+    f.__name__: f for f in (lrp_zero, epsilon, alpha_beta, zplus, gamma, wsquare, flat, zbox, wplus, norm)
+}
