@@ -21,7 +21,7 @@ from onnxsal.methods.question import ask
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
 from tests.nets import light
-from tests.small_models import draw, make, node
+from tests.small_models import cnn, draw, make, node, segmenter
 from tests.torch_nets import Vit, export, images, net, randomise, resnet18, target_score
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -202,6 +202,32 @@ def test_scorecam_weights_are_the_models_probabilities(last: nn.Module, make_pro
     exported = export(nn.Sequential(model, last).eval())
     for score in ("logit", "probability"):
         close(onnxsal.Explainer(exported, "scorecam", score=score).explain(x.numpy(), 4).saliency_map[0], total.relu())
+
+
+def test_scores_per_pixel() -> None:
+    """One pixel's class of a segmentation: the softmax is over its classes, and the target a tuple."""
+    w1, w2 = torch.from_numpy(draw(4, 3, 3, 3, seed=1)), torch.from_numpy(draw(2, 4, 1, 1, seed=2))
+
+    def features(x: Tensor) -> Tensor:
+        return F.conv2d(x, w1, padding=1).relu()
+
+    x = torch.from_numpy(draw(1, 3, 6, 6, seed=3))
+    total = torch.zeros(6, 6)
+    for u in features(x)[0]:
+        h = (u - u.min()) / (u.max() - u.min())
+        total += F.conv2d(features(x * h), w2).softmax(1)[0, 1, 2, 3] * u
+    found = onnxsal.Explainer(segmenter(), "scorecam").explain(x.numpy(), (1, 2, 3))
+    close(found.saliency_map[0], total)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "guided_gradcam", "scorecam", "occlusion", "rise"])
+def test_half_precision_model(method: str) -> None:
+    settings = {"occlusion": {"window": 3, "stride": 2}, "rise": {"n_masks": 9}}.get(method, {})
+    x = draw(2, 3, 8, 8, seed=1)
+    wanted = onnxsal.Explainer(cnn(), method, **settings).explain(x, 1)
+    found = onnxsal.Explainer(cnn(dtype=np.float16), method, **settings).explain(x.astype(np.float16), 1)
+    assert found.attribution.dtype == found.saliency_map.dtype == np.float32
+    close(found.saliency_map, wanted.saliency_map, 5e-3)
 
 
 # ----- which layer -----
