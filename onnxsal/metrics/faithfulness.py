@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -242,18 +242,21 @@ def _curve(
     scores = np.full((len(asked.x), len(counts)), np.nan)
     if len(good):
         base, top = (other, asked.x) if inserting else (asked.x, other)
-        make = composites(base, top, _all_ranks(asked.maps, good, ties, seed), counts, asked.places)
+        make = composites(base, top, _first(asked, good, counts, ties, seed))
         logit, probability = asked.scorer.evaluate(make, good, len(counts), asked.target[good], progress)
         scores[good] = logit if score == "logit" else probability
     found = tied(asked.maps, warn)
     return Curve(scores, counts, auc(scores), asked.target, found.distinct, found.share, flagged((bad, CONSTANT)))
 
 
-def _all_ranks(maps: np.ndarray, good: np.ndarray, ties: str, seed: int, ascending: bool = False) -> np.ndarray:
-    """Ranks of the good maps, in the rows that they have among all."""
-    placed = np.zeros(maps.shape, np.int32)
-    placed[good] = ranks(maps[good], ties, seed, ascending)
-    return placed
+def _first(
+    asked: _Asked, good: np.ndarray, counts: np.ndarray, ties: str, seed: int, ascending: bool = False
+) -> Callable[[int, int], np.ndarray]:
+    """(sample, step) -> which pixels are among the first ``counts[step]`` of the sample's map; for the good maps only."""
+    placed = np.zeros(asked.maps.shape, np.int32)
+    placed[good] = ranks(asked.maps[good], ties, seed, ascending)
+    over = asked.places.over(placed)
+    return lambda i, step: over[i] < counts[step]
 
 
 def pixel_perturbation(
@@ -289,7 +292,7 @@ def pixel_perturbation(
     near_zero = np.zeros(len(asked.x), bool)
     for half, ascending in enumerate((True, False)):
         if len(good):
-            make = composites(asked.x, other, _all_ranks(asked.maps, good, ties, seed, ascending), steps, asked.places)
+            make = composites(asked.x, other, _first(asked, good, steps, ties, seed, ascending))
             logit, probability = asked.scorer.evaluate(make, good, len(steps), asked.target[good], _halves(progress, half))
             near_zero[good] = np.abs(logit[:, 0]) < TINY
             changes[half, :, good] = np.stack([_change(logit), _change(probability)], 1)
@@ -358,12 +361,9 @@ def _windows(corners: np.ndarray, window: int, shape: tuple[int, ...]) -> np.nda
 
 
 def _drops(asked: _Asked, hidden: np.ndarray, other: np.ndarray, score: str, progress: Progress | None) -> np.ndarray:
-    masks = np.concatenate([np.zeros_like(hidden[:1]), hidden]).reshape(len(hidden) + 1, -1)  # the clean picture first
-
-    def make(samples: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        return np.where(asked.places.over(masks[steps]), other[samples], asked.x[samples])
-
-    logit, probability = asked.scorer.evaluate(make, np.arange(len(asked.x)), len(masks), asked.target, progress)
+    over = asked.places.over(np.concatenate([np.zeros_like(hidden[:1]), hidden]).reshape(len(hidden) + 1, -1))  # the clean picture first
+    make = composites(asked.x, other, lambda i, step: over[step])
+    logit, probability = asked.scorer.evaluate(make, np.arange(len(asked.x)), len(over), asked.target, progress)
     scores = logit if score == "logit" else probability
     return scores[:, :1] - scores[:, 1:]
 

@@ -201,11 +201,14 @@ def scorer_of(explainer: Explainer | Scorer) -> Scorer:
     return _OPEN[explainer]
 
 
-def composites(base: np.ndarray, top: np.ndarray, ranks: np.ndarray, counts: np.ndarray, places: Places) -> Make:
-    """Pictures in which the pixels of rank below ``counts[step]`` are those of ``top`` and the others those of ``base``."""
+def composites(base: np.ndarray, top: np.ndarray, chosen: Callable[[int, int], np.ndarray]) -> Make:
+    """Pictures of ``top`` where ``chosen(sample, step)`` is true (bool, broadcastable over a sample) and of ``base`` elsewhere."""
 
     def make(samples: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        chosen = places.over(ranks[samples] < counts[steps][:, None])
-        return np.where(chosen, top[samples], base[samples])
+        made = np.empty((len(samples), *base.shape[1:]), base.dtype)
+        for out, i, step in zip(made, samples, steps, strict=True):  # one by one: indexing by arrays would copy everything twice
+            np.copyto(out, base[i])
+            np.copyto(out, top[i], where=chosen(i, step))
+        return made
 
     return make
