@@ -299,6 +299,35 @@ def test_the_noise_is_normal_with_the_stated_spread():
     assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.04
 
 
+def test_noise_without_a_batch_axis():
+    """The rows of an input that is one sample meet noise of their own, scaled by the range of the whole."""
+    kinds = {"x": TensorProto.DOUBLE, "y": TensorProto.DOUBLE}
+    nodes = [node("Mul", "x x", "q"), node("ReduceSum", "q", "s", keepdims=0), node("Reshape", "s one", "y")]
+    model = make(nodes, {"x": [3, 500]}, {"y": [1]}, {"one": np.asarray([1], np.int64)}, types=kinds)
+    x = np.zeros((3, 500))
+    x[0, 0] = 10.0
+    noise = explained(model, {"x": x}, "smoothgrad", n_samples=1, noise_level=0.2)["attribution"][:, 1:] / 2
+    np.testing.assert_allclose(noise.std(1), 2.0, rtol=0.1)
+    assert np.abs(np.corrcoef(noise)[np.triu_indices(3, 1)]).max() < 0.15
+
+
+@pytest.mark.parametrize("method", ["gradient", "input_x_gradient", "integrated_gradients", "smoothgrad", "fullgrad"])
+def test_one_number_per_sample(method: str):
+    """[N] -> [N, 3]: no axis but the batch, over which nothing may be summed or compared."""
+    nodes = [node("Unsqueeze", "x last", "u"), node("MatMul", "u w", "h"), node("Tanh", "h", "y")]
+    model = make(nodes, {"x": ["N"]}, {"y": ["N", 3]}, {"w": draw(1, 3, seed=1), "last": np.asarray([1], np.int64)})
+    x = draw(4, seed=2)
+    got = explained(model, {"x": x}, method, target=1)
+    assert got["attribution"].shape == (4,)
+    for i in range(4):
+        alone = explained(model, {"x": x[i : i + 1]}, method, target=1)
+        for name, value in alone.items():
+            np.testing.assert_allclose(got[name][i : i + 1], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    if method == "gradient":
+        w = draw(1, 3, seed=1)[0, 1]
+        np.testing.assert_allclose(got["attribution"], (1 - np.tanh(x * w) ** 2) * w, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["a", "b"])
 @pytest.mark.parametrize("method", ["integrated_gradients", "smoothgrad"])
 def test_walks_beside_another_input(method: str, name: str):

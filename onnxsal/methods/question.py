@@ -34,7 +34,7 @@ class Question:
     def batched(self) -> bool:
         """Whether axis 0 of the scores counts samples; otherwise the whole output is one sample."""
         x, start = self.x.shape, self.start.shape
-        if start is None or not start:
+        if not start or (x is not None and not x):
             return False
         if x is None or not x or not isinstance(x[0], int) or not isinstance(start[0], int):
             return True

@@ -62,18 +62,20 @@ def _uniform(body: Emit, state: Value) -> Value:
 def noisy_points(build: Build) -> Points:
     """x + sigma e_i, with sigma = noise_level (max x - min x) of each sample."""
     op, x, settings = build.op, build.question.x, build.settings
-    axes = list(range(1, x.rank))
-    spread = op.Sub(op.ReduceMax(x, axes, keepdims=1), op.ReduceMin(x, axes, keepdims=1))
+    first = 1 if build.question.batched else 0
+    axes = list(range(first, x.rank))
+    low, high = (reduce(x, axes, keepdims=1, noop_with_empty_axes=1) for reduce in (op.ReduceMin, op.ReduceMax))
+    spread = op.Sub(high, low)
     sigma = op.Mul(spread, float(settings["noise_level"]))
     seed = op.const(int(settings["seed"]))
-    sizes = [d for d in (x.shape or ())[1:] if isinstance(d, int)]
+    sizes = [d for d in (x.shape or ())[first:] if isinstance(d, int)]
 
     def points(body: Emit, numbers: Value) -> Value:
-        known = len(sizes) == x.rank - 1
-        shape = body.const(sizes) if known else body.Shape(body.raw(x), start=1)
+        known = len(sizes) == len(axes)
+        shape = body.const(sizes) if known else body.Shape(body.raw(x), start=first)
         elements = body.const(int(np.prod(sizes))) if known else body.ReduceProd(shape, keepdims=0)
         noise = normal_noise(body, numbers, elements, seed)
-        shaped = body.Reshape(noise, body.Concat(body.const([-1, 1]), shape, axis=0))
+        shaped = body.Reshape(noise, body.Concat(body.const([-1] + [1] * first), shape, axis=0))
         return body.Add(x, body.Mul(sigma, shaped))
 
     return points
@@ -98,8 +100,8 @@ def smoothgrad(build: Build) -> Result:
 def _moments(variant: str, chunk: Walked, states: Sequence[Value]) -> list[Value]:
     """The running mean and, where asked for, the sum of squares or of squared deviations, by Chan's update."""
     body, signals = chunk.body, chunk.signals
-    size = cast(body, body.Shape(chunk.numbers))
-    before = cast(body, body.Gather(chunk.numbers, [0]))
+    size = cast(body, body.Size(chunk.numbers))
+    before = cast(body, body.Gather(chunk.numbers, 0))
     mean = body.ReduceMean(signals, [0], keepdims=0)
     share = body.Div(size, body.Add(before, size))
     gap = body.Sub(mean, states[0])
