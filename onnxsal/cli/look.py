@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from onnxsal.cli import options as o
+from onnxsal.cli.conserve import check_conservation
 from onnxsal.cli.shell import CHECK_FAILED, progress, show, show_json, show_table
 from onnxsal.engine.method import Method, Parameter, Row, get_method
 from onnxsal.engine.plan import Plan
-from onnxsal.errors import UnsupportedError, near_miss
+from onnxsal.errors import InputError, UnsupportedError, near_miss
 from onnxsal.methods import inspect
 from onnxsal.methods.convert import DEFAULT_METHOD
 from onnxsal.ops.registry import OpSpec
@@ -57,10 +59,24 @@ def check(
     output: o.Output = None,
     score: o.Score = None,
     preprocess: o.PreprocessFile = None,
+    conservation: Annotated[
+        bool, typer.Option("--conservation", help="Run it and sum relevance wherever all paths meet (lrp_resnet unless a method is named).")
+    ] = False,
+    on: Annotated[
+        list[Path] | None, typer.Option(help="With --conservation: pictures or arrays to run on.", show_default="8 random inputs")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="With --conservation: where the scatter plot is written.", show_default=False)] = None,
     param: o.Parameters = None,
     json: o.Json = False,
 ) -> None:
     """Can the model be explained, and which nodes have no kernel on a provider? Exit status 1 if it cannot be explained."""
+    if conservation:
+        feed = o.feeding(model, preprocess)
+        given = o.conversion_options(feed, param, input, output, score)
+        check_conservation(feed, o.chosen_method(method, rules) or "lrp_resnet", given, on or (), plot, json)
+        return
+    if on or plot:
+        raise InputError("--on and --plot go with --conservation.")
     chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
     given = o.conversion_options(o.feeding(model, preprocess), param, input, output, score)
     with progress(f"checking {model.name}"):

@@ -19,6 +19,7 @@ from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.convert import DEFAULT_METHOD, conversion, refuse_converted
 from onnxsal.methods.layers import Layers
 from onnxsal.methods.question import ask
+from onnxsal.methods.relevance import begin
 from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec, known
 from onnxsal.passes import prepare
 from onnxsal.runtime.kernels import has_kernel, release
@@ -34,7 +35,8 @@ def plan(
     chosen = get_method(method)
     only_head = chosen.wrap == "gradcam"
     explained = Layers(question).chosen.value.name if only_head else question.x.name
-    return make_plan(question.model, chosen.bound(chosen.settle({})), [explained], [question.start.name])
+    start = begin(question) if chosen.seed == "score" else question.start
+    return make_plan(question.model, chosen.bound(chosen.settle({})), [explained], [start.name])
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import recast, reshape_like, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
+from onnxsal.methods.question import Question
 from onnxsal.passes.cut_softmax import final_squashing
 
 Cuts = dict[str, tuple[Value, int, int]]
 """Tensor -> its relevance, and how many entries the book's two lists had when it was met."""
 
 
-def begin(build: Build) -> Value:
-    """Where relevance begins: the scores, or what a final Softmax or Sigmoid is computed from: the score itself is not explained by it."""
-    question = build.question
+def begin(question: Question) -> Value:
+    """Where relevance begins: the scores, or what a final Softmax or Sigmoid is computed from (it passes relevance as it is)."""
     last = final_squashing(question.model, question.start.name)
     return question.start if last is None else last.x
 
@@ -55,7 +55,7 @@ def relevance(build: Build) -> Result:
     op, question = build.op, build.question
     if build.method.seed != "score":
         raise MethodError(f"method '{build.method.name}': wrap 'relevance' begins with the score; write seed = \"score\".")
-    start = begin(build)
+    start = begin(question)
     plan = build.plan(start.name)
     book = Book(question.x if question.batched else None)
     cuts: Cuts = {}

@@ -1,6 +1,7 @@
 """Can a map be trusted: each metric a function on arrays and an ``Explainer``."""
 
 from onnxsal.metrics.axioms import WeakDependence, completeness, weak_dependence
+from onnxsal.metrics.conservation import Conservation, conservation
 from onnxsal.metrics.faithfulness import (
     Curve,
     IdScore,
@@ -22,6 +23,7 @@ from onnxsal.metrics.statistics import Summary, paired, summarise
 
 __all__ = [
     "Attention",
+    "Conservation",
     "Curve",
     "DataRandomization",
     "IdScore",
@@ -37,6 +39,7 @@ __all__ = [
     "WeakDependence",
     "attention_errors",
     "completeness",
+    "conservation",
     "data_randomization",
     "deletion",
     "id_score",

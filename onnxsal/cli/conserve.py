@@ -1,0 +1,65 @@
+"""``onnxsal check --conservation``: sums of relevance on pictures, arrays or random inputs, as a table and a scatter plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxsal.cli import options as o
+from onnxsal.cli.explain import file_names, find_inputs, samples
+from onnxsal.cli.shell import progress, say, show, show_json, show_table
+from onnxsal.errors import InputError
+from onnxsal.explainer import Explainer
+from onnxsal.metrics.conservation import COLUMNS, Conservation, conservation
+from onnxsal.report.scatter import conservation_plot
+from onnxsal.runtime.pictures import save_picture
+
+RANDOM = 8
+"""Random inputs where none are given."""
+
+
+def check_conservation(feed: o.Feeding, method: Any, given: dict[str, Any], on: Sequence[Path], plot: Path | None, json: bool) -> None:
+    """Run, tell, and write the plot."""
+    with progress(f"building relevance into {feed.model.name}"):
+        explainer = Explainer(feed.model, method, batch_size=1, **given, components=True)
+    files = find_inputs(on)
+    with progress("summing relevance", len(files) or RANDOM) as step:
+        feeds = _read(files, feed, explainer, step) if files else _random(explainer, step)
+        result = conservation(explainer, feeds)
+    written = None if plot is None else str(save_picture(conservation_plot(result), plot))
+    if json:
+        show_json(result.as_dict() | {"plot": written})
+    else:
+        _tell(result, len(result.score), bool(files), written)
+    for warning in result.warnings:
+        say(warning, "warning")
+
+
+def _read(files: Sequence[Path], feed: o.Feeding, explainer: Explainer, step: Any) -> Iterator[dict[str, np.ndarray]]:
+    for sample in samples(files, file_names(files) if files else [], feed, explainer, step):
+        yield sample.feed
+
+
+def _random(explainer: Explainer, step: Any) -> Iterator[dict[str, np.ndarray]]:
+    """Standard normal inputs, one by one."""
+    rng = np.random.default_rng(0)
+    for number in range(RANDOM):
+        step(f"random input {number + 1}")
+        one = {}
+        for tensor in explainer.session.inputs:
+            sizes = [1 if axis == 0 and not isinstance(d, int) else d for axis, d in enumerate(tensor.shape or [None])]
+            if tensor.dtype is None or tensor.dtype.kind != "f" or not all(isinstance(d, int) for d in sizes):
+                raise InputError(
+                    f"input {tensor} has no fixed shape of floating-point numbers, so it cannot be drawn at random. Give --on FILE."
+                )
+            one[tensor.name] = rng.standard_normal([int(d) for d in sizes if d is not None]).astype(tensor.dtype)
+        yield one
+
+
+def _tell(result: Conservation, count: int, given: bool, written: str | None) -> None:
+    show(f"{result.method} on {count} {'samples' if given else 'random inputs'}; relevance from the score to the input:\n")
+    show_table(COLUMNS, result.rows(), COLUMNS[1:6])
+    show(f"\nworst unaccounted rest {result.accounted.max():.1e} of the score" + (f"; plot: {written}" if written else ""))
