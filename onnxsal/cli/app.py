@@ -9,6 +9,7 @@ import typer
 
 from onnxsal.cli.convert import convert
 from onnxsal.cli.demo import demo
+from onnxsal.cli.evaluate import evaluate
 from onnxsal.cli.explain import explain
 from onnxsal.cli.fit_patterns import fit_patterns
 from onnxsal.cli.look import check, methods, ops, plan
@@ -37,7 +38,7 @@ def onnxsal(
     """Explains deployed models: an ONNX file goes in, the same model with its explanation built in comes out."""
 
 
-for verb in (convert, explain, fit_patterns, plan, check, methods, ops, demo):
+for verb in (convert, explain, evaluate, fit_patterns, plan, check, methods, ops, demo):
     app.command(cls=Verb)(verb)
 
 

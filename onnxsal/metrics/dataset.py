@@ -94,6 +94,10 @@ class Dataset:
         """How many samples have a mask."""
         return sum(e.masked for e in self._entries.values())
 
+    def label(self, name: str) -> int | None:
+        """The index of a sample's class, without reading it."""
+        return self._entries[name].label
+
     def some(self, count: int, seed: int = 0) -> Dataset:
         """``count`` samples drawn by a seed, in their order (all, where there are no more)."""
         kept = sorted(np.random.default_rng(seed).permutation(len(self))[:count])

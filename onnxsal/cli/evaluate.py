@@ -1,0 +1,196 @@
+"""``onnxsal evaluate``: methods against metrics on a data set, with three maps beside them that know nothing of the model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnxsal.cli import options as o
+from onnxsal.cli.explain import near
+from onnxsal.cli.parameters import read_parameters
+from onnxsal.cli.shell import counted, say, show, show_json, show_table
+from onnxsal.engine.method import get_method, shipped_methods
+from onnxsal.errors import MethodError
+from onnxsal.metrics.evaluate import DEFAULT_METHODS, LABEL, PREDICTED
+from onnxsal.metrics.evaluate import evaluate as measured
+from onnxsal.metrics.evaluation import Evaluation, Way
+from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, MEASURES, Settings
+from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
+from onnxsal.report.evaluation import better, save_evaluation
+
+DATA_HELP = "A folder of pictures (sub-folders named by class; masks in masks/ beside images/), a .csv (file, label, mask), a .npy or .npz."
+METHODS_HELP = (
+    "Methods, separated by commas, with parameters after colons: fullgrad,ig:n_steps=20,lrp_resnet:quantize=8,mine.toml. Or: all."
+)
+STATE = "state.jsonl"
+
+
+def evaluate(
+    model: o.ModelPath,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
+    methods: Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)] = ",".join(DEFAULT_METHODS),
+    metrics: Annotated[
+        str, typer.Option("--metrics", help=f"Metrics, separated by commas: {', '.join((*MEASURES, ID_SCORE))}.")
+    ] = ",".join(DEFAULT_METRICS),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder for what is written; a run that was cut short goes on there.")
+    ] = Path("out/evaluate"),
+    target: Annotated[str, typer.Option("--target", "-t", help="The class to explain: predicted, label, an index or a label.")] = PREDICTED,
+    samples: Annotated[int | None, typer.Option(min=1, help="Take this many samples, drawn by the seed.", show_default="all")] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="The folder of masks; 'alpha' for the pictures' own transparency.", show_default="DATA/masks")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="Of insertion and deletion: rise, or keio (black; scores the labelled class).")] = "rise",
+    substrate: Annotated[
+        str | None, typer.Option(help="What stands for a pixel there: blur, black, mean, zero_norm.", show_default="the protocol's")
+    ] = None,
+    step: Annotated[int | None, typer.Option(min=1, help="Pixels per point of the curves.", show_default="a 28th of them")] = None,
+    score_of: Annotated[str, typer.Option(help="What the curves show: probability or logit.")] = "probability",
+    ties: Annotated[
+        str, typer.Option(help="How pixels of one value are ordered: random, stable or inclusive (flatters tied maps).")
+    ] = "random",
+    removal: Annotated[str, typer.Option(help="What stands for a pixel in pixel_perturbation: black, mean, zero_norm, blur.")] = "black",
+    percent: Annotated[
+        str | None, typer.Option(help="Percentages of pixels that pixel_perturbation removes.", show_default="0.1,0.5,1,3,...,75")
+    ] = None,
+    tolerance: Annotated[int, typer.Option(min=0, help="Pixels by which the pointing game may miss.")] = 0,
+    stages: Annotated[int, typer.Option(min=1, help="Stages of model_randomization.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples, ties, noise, random weights and confidence intervals.")] = 0,
+    input: o.Input = None,
+    output: o.Output = None,
+    score: o.Score = None,
+    labels: o.LabelsFile = None,
+    preprocess: o.PreprocessFile = None,
+    provider: o.Provider = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one run.")] = 16,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: forget what an earlier run left in the folder.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Evaluate methods on data: means with confidence intervals, paired differences, three baselines, every sample as CSV."""
+    feed = o.feeding(model, preprocess, labels)
+    settings = Settings(
+        protocol=protocol,
+        substrate=substrate,
+        step=step,
+        score=score_of,
+        ties=ties,
+        removal=removal,
+        percent=Settings().percent if percent is None else _numbers(percent),
+        tolerance=tolerance,
+        stages=stages,
+        seed=seed,
+    )
+    ways = chosen_ways(methods)
+    if fresh:
+        (out / STATE).unlink(missing_ok=True)
+    with counted(f"evaluating {len(ways)} methods on {data.name}") as told:
+        found = measured(
+            model,
+            data,
+            ways,
+            [m.strip() for m in metrics.split(",") if m.strip()],
+            settings,
+            preprocess=feed.preprocess,
+            labels=feed.labels,
+            masks=masks,
+            target=target if target in (PREDICTED, LABEL) else _index(feed, target),
+            samples=samples,
+            state=out / STATE,
+            providers=provider,
+            batch_size=batch_size,
+            progress=told,
+            **{k: v for k, v in (("input", input), ("output", output), ("score", score)) if v is not None},
+        )
+        facts = save_evaluation(found, out)
+    _warn(found)
+    if json:
+        show_json(facts)
+        return
+    _tell(found, facts)
+
+
+def chosen_ways(text: str) -> list[Way]:
+    """The methods of ``--methods``: names or rule files, each with its parameters behind colons."""
+    words = [w.strip() for w in text.split(",") if w.strip()]
+    if words == ["all"]:
+        return [Way(name, name) for name in shipped_methods()]
+    ways = []
+    for word in words:
+        name, *given = word.split(":")
+        parameters = read_parameters(given)
+        method = get_method(Path(name) if name.endswith(".toml") else name)
+        known = [*method.parameters, *(a for p in method.parameters.values() for a in p.aliases), "preset", "quantize", "layer", "score"]
+        wrong = [p for p in parameters if p not in known]
+        if wrong:
+            raise MethodError(f"method '{method.name}' has no parameter '{wrong[0]}'; it has {', '.join(known)}.")
+        ways.append(Way(":".join([method.name, *given]), method, parameters))
+    if not ways:
+        raise MethodError("no method was named; `onnxsal methods` lists them.")
+    return ways
+
+
+def _index(feed: o.Feeding, target: str) -> int:
+    found = feed.target(target)
+    if not isinstance(found, int):
+        raise MethodError(f"target '{target}' is no class of a picture: give predicted, label, an index or a label.")
+    return found
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' are not numbers separated by commas.", param_hint="--percent") from error
+
+
+def _tell(found: Evaluation, facts: dict[str, Any]) -> None:
+    lines = facts["summary"]
+    for column, what in found.columns.items():
+        rows = [row for row in lines if row["metric"] == column]
+        if not rows:
+            continue
+        if what.larger is not None:
+            rows.sort(key=lambda row: _rank(row["mean"], bool(what.larger)))
+        base = next((row["over"] for row in rows if row["over"]), None)
+        show(f"\n{column}: {what.title} ({better(found, column)} is better)" if what.larger is not None else f"\n{column}: {what.title}")
+        own = {w.name for w in found.ways if not w.baseline}
+        cells = [_cells(row, row["method"] in own) for row in rows]
+        columns = ("method", "mean", "95 % interval", "n", f"minus {base}" if base else "", "its interval")
+        used = range(6 if base else 4)
+        show_table([columns[i] for i in used], [[c[i] for i in used] for c in cells], columns[1:])
+    files = facts["files"]
+    show(f"\n{len(found.samples)} samples, {facts['labelled']} labelled, {facts['masked']} with masks")
+    show(f"every sample: {near(files['samples'])}; every pair of methods: {near(files['differences'])}; all of it: {near(files['json'])}")
+
+
+def _rank(mean: float, larger: bool) -> float:
+    return math.inf if math.isnan(mean) else -mean if larger else mean
+
+
+def _cells(row: dict[str, Any], own: bool) -> tuple[str, ...]:
+    def interval(low: float, high: float) -> str:
+        return "" if low is None or math.isnan(low) else f"{low:.4g} to {high:.4g}"
+
+    over = "" if row["over_mean"] is None else f"{row['over_mean']:+.4g}"
+    n = f"{row['n']}" + (f" (+{row['excluded']} without)" if row["excluded"] else "")
+    name = row["method"] if own else f"({row['method']})"
+    return (name, f"{row['mean']:.4g}", interval(row["low"], row["high"]), n, over, interval(row["over_low"], row["over_high"]))
+
+
+def _warn(found: Evaluation) -> None:
+    for name, why in found.refused.items():
+        say(f"{name} refused: {why}", "warning")
+    for name, why in found.damaged.items():
+        say(f"left out: {name}: {why}", "warning")
+    for note in found.facts["notes"]:
+        say(note)
+    for way in found.ways:
+        for reason, count in found.reasons(way.name).items():
+            say(f"{way.name}: {count} sample(s) without a value: {reason}", "warning")
+        share, distinct = found.ties(way.name)
+        if not way.baseline and share > TIED_SHARE_LIMIT:
+            flattered = "" if found.facts["settings"]["ties"] == "random" else "; the chosen order of ties flatters such maps"
+            say(f"{way.name}: {share:.0%} of the pixels of its maps are tied ({distinct:.0f} distinct values){flattered}", "warning")

@@ -1,0 +1,348 @@
+"""Methods against metrics on a data set, beside three maps that know nothing of the model; resumable, sample by sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxsal.engine.method import get_method
+from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
+from onnxsal.explainer import Explainer
+from onnxsal.graph.load import Source
+from onnxsal.methods.convert import model_sha256
+from onnxsal.metrics.baselines import BASELINES, baseline_maps
+from onnxsal.metrics.dataset import Dataset, Sample, open_dataset
+from onnxsal.metrics.evaluation import Evaluation, Row, Way
+from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, Measure, Settings, Task, chosen_measures, columns_of
+from onnxsal.metrics.places import Places, maps_at
+from onnxsal.metrics.ranking import TieWarning, tied
+from onnxsal.metrics.record import Line, Record, unpacked
+from onnxsal.metrics.scorer import Scorer
+from onnxsal.runtime.preprocess import Preprocess
+
+DEFAULT_METHODS = ("fullgrad", "gradient", "integrated_gradients", "smoothgrad", "gradcam")
+
+CHUNK = 8
+"""Samples that are measured, and written down, together. Part of the numbers' last digits, so it does not follow the batch size."""
+
+PREDICTED, LABEL = "predicted", "label"
+
+DAMAGED = "damaged"
+
+
+def evaluate(
+    model: Source,
+    data: str | Path | Dataset,
+    methods: Sequence[str | Way] = DEFAULT_METHODS,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    settings: Settings | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    masks: str | Path | None = None,
+    target: str | int = PREDICTED,
+    samples: int | None = None,
+    state: str | Path | None = None,
+    providers: Any = None,
+    batch_size: int = 16,
+    progress: Callable[[int, int | None], None] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Measure every method, and three baselines that know nothing of the model, on every sample of ``data`` (see ``open_dataset``).
+
+    ``methods`` are names, or ``Way``s with parameters; ``metrics`` those of ``MEASURES`` and "id_score". Maps are of the class ``target``:
+    "predicted", "label" or an index. ``samples``: this many, drawn by the seed. ``state``: a file that keeps what is done, by sample:
+    an interrupted run goes on, another method or metric is added to what is there. ``options`` are ``convert``'s (input, output, score,
+    black, white, layer). A method that cannot explain the model is listed as refused; if all are, ``PlanError`` says why.
+    """
+    settings = settings or Settings()
+    scorer = Scorer(model, input=options.get("input"), output=options.get("output"), providers=providers, batch_size=batch_size)
+    if not isinstance(data, Dataset):
+        data = open_dataset(data, scorer.session.inputs[0], preprocess, labels, masks)
+    if samples is not None:
+        data = data.some(samples, settings.seed)
+    measures = chosen_measures(metrics)
+    if preprocess is not None:
+        options = {"black": preprocess.black(), "white": preprocess.white(), **options}
+    _check(measures, data, settings, target, options.get("black"))
+    ways = [w if isinstance(w, Way) else Way(w, w) for w in methods]
+    ways = [*ways, *(Way(name) for name in BASELINES)]
+    if len({w.name for w in ways}) < len(ways):
+        raise MethodError(f"methods {', '.join(w.name for w in ways)}: two have one name. Name each once, and no method like a baseline.")
+    run = _Run(model, scorer, data, measures, settings, target, Record(None if state is None else Path(state)), options, progress)
+    with run.record.alone():
+        return run.all(ways)
+
+
+def _check(measures: Sequence[Measure], data: Dataset, settings: Settings, target: str | int, black: object) -> None:
+    """What would fail on every sample is said before the first."""
+    names = {m.name for m in measures}
+    if any("mask" in m.needs for m in measures) and not data.masked:
+        needing = ", ".join(m.name for m in measures if "mask" in m.needs)
+        raise InputError(
+            f"{needing}: the data have no masks of the objects. Give them in masks/ beside images/, by --masks, or in the CSV."
+        )
+    keio = settings.protocol == "keio" and names & {"insertion", "deletion"}
+    if (target == LABEL or keio) and not data.labelled:
+        why = "target 'label'" if target == LABEL else "protocol 'keio' scores the labelled class; it"
+        raise InputError(f"{why} needs labels, and the data have none. {' '.join(data.notes)}")
+    if isinstance(target, str) and target not in (PREDICTED, LABEL):
+        raise TargetError(f"target '{target}' is not 'predicted', 'label' or an index.")
+    blackened = ("pixel_perturbation" in names and settings.removal == "black") or (
+        names & {"insertion", "deletion"} and (settings.substrate == "black" or (keio and settings.substrate is None))
+    )
+    if blackened and black is None:
+        raise InputError(
+            "black pixels stand for removed ones, and without preprocessing nobody knows their value: give it, or --removal mean."
+        )
+
+
+class _Run:
+    """One evaluation, from what is recorded to what is found."""
+
+    def __init__(
+        self,
+        model: Source,
+        scorer: Scorer,
+        data: Dataset,
+        measures: Sequence[Measure],
+        settings: Settings,
+        target: str | int,
+        record: Record,
+        options: dict[str, Any],
+        progress: Callable[[int, int | None], None] | None,
+    ) -> None:
+        self.model, self.scorer, self.data, self.measures = model, scorer, data, measures
+        self.settings, self.target, self.record, self.options, self.progress = settings, target, record, options, progress
+        shown = {k: v for k, v in options.items() if v is not None}
+        self.model_sha256 = model_sha256(model)
+        self.base = _hash([version("onnxsal"), self.model_sha256, scorer.session.providers, str(target), shown])
+        self.lost: dict[tuple[str, str], dict[str, str]] = {}  # (way, sample) -> metric -> the error, tried again in the next run
+        self.digests = self._digests()
+        self.fresh = 0
+
+    def all(self, ways: Sequence[Way]) -> Evaluation:
+        """Measure what is not measured yet, way by way."""
+        refused: dict[str, str] = {}
+        for number, way in enumerate(ways):
+            chunks = [(names, pending) for names in self._chunks() if (pending := self._pending(way, names))]
+            self._tell(number, len(ways), 0, len(chunks))
+            if not chunks:
+                continue
+            try:
+                explainer = None if way.baseline else Explainer(self.model, way.method, **self._conversion(way))
+            except (PlanError, UnsupportedError, MethodError) as error:
+                refused[way.name] = str(error)
+                continue
+            for i, (names, pending) in enumerate(chunks):
+                for batch in self.data.batches(CHUNK, names):
+                    self._measure(way, explainer, batch, pending)
+                self.record.put(self._damaged_lines(names))
+                self._tell(number, len(ways), i + 1, len(chunks))
+        if refused and len(refused) == sum(not w.baseline for w in ways):
+            raise PlanError("no method can explain this model:\n" + "\n".join(f"{k}: {v}" for k, v in refused.items()))
+        kept = [w for w in ways if w.name not in refused]
+        rows = {(w.name, s): row for w in kept for s in self.data.names if (row := self._row(w, s)) is not None}
+        return Evaluation(
+            tuple(kept), columns_of(self.measures), self._whole(), rows, refused, dict(self.data.damaged), self._facts(), self.settings.seed
+        )
+
+    def _tell(self, way: int, ways: int, chunk: int, chunks: int) -> None:
+        if self.progress is not None:
+            share = chunk / chunks if chunks else 1.0
+            count = len(self.data)
+            self.progress(round((way + share) * count), ways * count)
+
+    def _conversion(self, way: Way) -> dict[str, Any]:
+        return {**self.options, **way.parameters, "providers": self.scorer.session.providers, "batch_size": self.scorer.batch_size}
+
+    # ----- what is done -----
+
+    def _digests(self) -> dict[str, str]:
+        found = {}
+        for name in self.data.names:
+            try:
+                found[name] = self.data.digest(name)
+            except InputError as error:
+                self.data.damaged[name] = str(error)
+        return found
+
+    def _whole(self) -> tuple[str, ...]:
+        return tuple(n for n in self.data.names if n not in self.data.damaged)
+
+    def _chunks(self) -> list[list[str]]:
+        """Always the same samples together, however much of them is done."""
+        names = list(self.digests)
+        return [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
+
+    def _key(self, way: Way, measure: Measure) -> str:
+        settings = {name: getattr(self.settings, name) for name in measure.uses}
+        made = [way.name, self.settings.seed] if way.method is None else [get_method(way.method).sha256, way.parameters]
+        return _hash([self.base, made, measure.name, settings])
+
+    def _line(self, way: Way, measure: Measure, name: str) -> Line | None:
+        return self.record.get(self._key(way, measure), name, self.digests[name])
+
+    def _pending(self, way: Way, names: Iterable[str]) -> list[Measure]:
+        """The metrics that a chunk still lacks; damaged samples lack nothing."""
+        whole = []
+        for name in names:
+            line = self.record.get(_hash([self.base, DAMAGED]), name, self.digests[name])
+            if line is not None:
+                self.data.damaged[name] = line["why"]
+            elif name not in self.data.damaged:
+                whole.append(name)
+        fitting = [m for m in self.measures if not (way.baseline and "method" in m.needs)]
+        return [m for m in fitting if any(self._line(way, m, n) is None for n in whole)]
+
+    def _damaged_lines(self, names: Iterable[str]) -> list[Line]:
+        key = _hash([self.base, DAMAGED])
+        bad = [n for n in names if n in self.data.damaged and self.record.get(key, n, self.digests[n]) is None]
+        return [{"key": key, "sample": n, "digest": self.digests[n], "why": self.data.damaged[n]} for n in bad]
+
+    # ----- what is to be done -----
+
+    def _measure(self, way: Way, explainer: Explainer | None, batch: Sequence[Sample], pending: Sequence[Measure]) -> None:
+        try:
+            task = self._task(way, explainer, batch)
+        except (InputError, ModelError, TargetError) as error:
+            if len(batch) > 1:
+                for sample in batch:
+                    self._measure(way, explainer, [sample], pending)
+                return
+            self.lost.setdefault((way.name, batch[0].name), {}).update({m.name: str(error) for m in pending})
+            return
+        found = tied(maps_at(task.maps, task.x, self._places(task.x)), warn=False)
+        heads = [
+            {"way": way.name, "sample": s.name, "digest": s.digest, "target": int(t), "distinct": int(d), "tied": float(share)}
+            for s, t, d, share in zip(batch, task.target, found.distinct, found.share, strict=True)
+        ]
+        for measure in pending:
+            if "law" in measure.needs and task.residual is None:
+                lines = [{**head, "values": {}, "curves": {}, "flag": ""} for head in heads]
+            else:
+                lines = [{**heads[i], **line} for i, line in self._lines(way, measure, task, list(range(len(task))), batch)]
+            key = self._key(way, measure)
+            self.record.put({"key": key, "metric": measure.name, **line} for line in lines)
+            self.fresh += len(lines)
+
+    def _task(self, way: Way, explainer: Explainer | None, batch: Sequence[Sample]) -> Task:
+        """The maps of a batch, and everything else that is measured against."""
+        x = np.concatenate([s.x for s in batch])
+        labels = np.array([-1 if s.label is None else s.label for s in batch], np.int64)
+        if self.target == LABEL and (labels < 0).any():
+            raise InputError("the sample has no label")
+        asked = None if self.target == PREDICTED else labels if self.target == LABEL else np.full(len(x), self.target)
+        target = self.scorer.targets(x, asked)
+        residual = None
+        if explainer is None:
+            maps = signed = baseline_maps(way.name, x, self._places(x), self.settings.seed)
+        else:
+            whole = explainer.explain(x, target)
+            signed, residual = whole.attribution, whole.residual
+            maps = signed if whole.saliency_map is None else whole.saliency_map
+        masks = tuple(s.mask for s in batch)
+        return Task(self.scorer, x, maps, signed, residual, target, labels, masks, self.settings, self.options.get("black"), explainer)
+
+    def _places(self, x: np.ndarray) -> Places:
+        return self.scorer.places(x)
+
+    def _lines(self, way: Way, measure: Measure, task: Task, rows: list[int], batch: Sequence[Sample]) -> Iterator[tuple[int, Line]]:
+        """One line for each sample; samples that raise are measured alone, and what still raises is kept for the next run."""
+        part, rest = self._fit(measure, task, rows)
+        for i, why in rest.items():
+            yield i, {"values": {}, "curves": {}, "flag": why}
+        if not part:
+            return
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", TieWarning)  # told once, at the end
+                found = measure.run(task.part(part))
+        except (InputError, ModelError, TargetError) as error:
+            if len(part) > 1:
+                for i in part:
+                    yield from self._lines(way, measure, task, [i], batch)
+                return
+            self.lost.setdefault((way.name, batch[part[0]].name), {})[measure.name] = str(error)
+            return
+        for at, i in enumerate(part):
+            curves = {name: [axis, values[at]] for name, (axis, values) in found.curves.items()}
+            yield i, {"values": {k: v[at] for k, v in found.values.items()}, "curves": curves, "flag": found.flags[at]}
+
+    def _fit(self, measure: Measure, task: Task, rows: list[int]) -> tuple[list[int], dict[int, str]]:
+        """The samples that have what a metric needs, and why the others do not."""
+        lacking = {}
+        for i in rows:
+            if "mask" in measure.needs and task.masks[i] is None:
+                lacking[i] = "no mask"
+            elif self.settings.protocol == "keio" and measure.name in ("insertion", "deletion") and task.labels[i] < 0:
+                lacking[i] = "no label"
+        return [i for i in rows if i not in lacking], lacking
+
+    # ----- what was found -----
+
+    def _row(self, way: Way, name: str) -> Row | None:
+        if name in self.data.damaged:
+            return None
+        values: dict[str, float] = {}
+        curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        flags, head = dict(self.lost.get((way.name, name), {})), None
+        for measure in self.measures:
+            line = self._line(way, measure, name)
+            if line is None:
+                continue
+            head = line
+            values |= {k: unpacked(v) for k, v in line["values"].items()}
+            curves |= {k: (np.array(a, np.float64), np.array([unpacked(v) for v in row])) for k, (a, row) in line["curves"].items()}
+            if line["flag"]:
+                flags[measure.name] = line["flag"]
+        if {"insertion", "deletion"} <= values.keys():
+            values[ID_SCORE] = values["insertion"] - values["deletion"]
+        label = self.data.label(name)
+        if head is None:
+            return Row(way.name, name, -1, label, {}, {}, flags, 0, np.nan) if flags else None
+        return Row(way.name, name, head["target"], label, values, curves, flags, head["distinct"], head["tied"])
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "onnxsal": version("onnxsal"),
+            "model": str(self.model) if isinstance(self.model, str | Path) else "",
+            "model_sha256": self.model_sha256,
+            "providers": self.scorer.session.providers,
+            "input": str(self.scorer.session.inputs[0]),
+            "output": self.scorer.question.output,
+            "target": self.target,
+            "settings": {k: getattr(self.settings, k) for k in self.settings.__dataclass_fields__},
+            "samples": len(self.data),
+            "labelled": self.data.labelled,
+            "masked": self.data.masked,
+            "notes": list(self.data.notes),
+            "measured_now": self.fresh,
+        }
+
+
+def _hash(value: Any) -> str:
+    """A short hash of anything made of numbers, words, arrays and files."""
+    return hashlib.sha256(json.dumps(_named(value), sort_keys=True, default=repr).encode()).hexdigest()[:20]
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _named(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    if isinstance(value, str | Path) and str(value).endswith((".npz", ".npy")) and Path(value).is_file():
+        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return value
+
+
+__all__ = ["Evaluation", "Settings", "Way", "evaluate"]

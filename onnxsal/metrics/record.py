@@ -1,0 +1,120 @@
+"""What a long run has done, in an append-only file: killed at any moment, it loses what was in the making and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxsal.errors import InputError, OutputError
+
+Line: TypeAlias = dict[str, Any]
+Key: TypeAlias = tuple[str, str]
+"""What was done (settings, model, method and metric, as a hash) and on which sample."""
+
+
+class Record:
+    """Lines of JSON by ``key`` and ``sample``, each with the ``digest`` of the sample it is about; a later line replaces an earlier one.
+
+    Without a ``path`` it lives in memory. A line that a killed run left half written is dropped.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._lines: dict[Key, Line] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def get(self, key: str, sample: str, digest: str) -> Line | None:
+        """What was found on this sample, if it is still the same one."""
+        line = self._lines.get((key, sample))
+        return line if line is not None and line["digest"] == digest else None
+
+    def put(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Keep lines, together; they are on the disk when this returns."""
+        new = [{k: packed(v) for k, v in line.items()} for line in lines]
+        if self.path is not None and new:
+            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in new)
+            try:
+                with self.path.open("ab") as file:
+                    file.write(text.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise OutputError(f"state '{self.path}' cannot be written: {error.strerror or error}. What is in it stays.") from error
+        for line in new:
+            self._lines[line["key"], line["sample"]] = line
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Read the file and hold it, for one run at a time (where the system can)."""
+        if self.path is None:
+            yield
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("ab")
+        except OSError as error:
+            raise OutputError(f"state '{self.path}' cannot be written: {error.strerror or error}.") from error
+        with file:
+            _lock(file, self.path)
+            self._lines = {(line["key"], line["sample"]): line for line in _whole_lines(self.path)}
+            yield
+
+
+def _lock(file: Any, path: Path) -> None:
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(f"another run is writing '{path}': wait for it, or name another folder.") from error
+
+
+def _whole_lines(path: Path) -> list[Line]:
+    """The lines of a file; what stands behind its last line break is cut off, for the next line to begin there."""
+    try:
+        data = path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            with path.open("r+b") as file:
+                file.truncate(end)
+    except OSError as error:
+        raise InputError(f"state '{path}' cannot be read: {error.strerror or error}.") from error
+    found = []
+    for number, text in enumerate(data[:end].splitlines(), 1):
+        try:
+            line = json.loads(text)
+            _ = line["key"], line["sample"], line["digest"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"state '{path}', line {number} is damaged ({error}): delete that line, or the file to begin again."
+            ) from error
+        found.append(line)
+    return found
+
+
+def packed(value: Any) -> Any:
+    """For JSON, so that reading it gives the same numbers: NaN becomes null."""
+    if isinstance(value, Mapping):
+        return {str(k): packed(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return packed(value.tolist())
+    if isinstance(value, list | tuple):
+        return [packed(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def unpacked(value: float | None) -> float:
+    """A number out of a line."""
+    return math.nan if value is None else float(value)

@@ -1,0 +1,163 @@
+"""What an evaluation leaves behind: the numbers of every sample, their means and differences, and curves as pictures."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxsal.metrics.evaluation import Evaluation
+from onnxsal.metrics.measures import MEASURES
+from onnxsal.metrics.statistics import Summary
+from onnxsal.report.artefacts import as_json
+from onnxsal.report.curves import line_chart
+from onnxsal.runtime.files import write_whole
+from onnxsal.runtime.pictures import save_picture
+
+UP = {"randomised_spearman": "rank correlation", "randomised_ssim": "SSIM"}
+
+Table = list[dict[str, Any]]
+
+
+def save_evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
+    """Write samples.csv (and .parquet where pyarrow is installed), summary.csv, differences.csv, curves.csv, a picture of each curve and
+    evaluation.json; returns what the last one holds.
+    """
+    means, differences, samples = summary_table(found), difference_table(found), sample_table(found)
+    tables = {"summary": means, "differences": differences, "samples": samples, "curves": _curve_table(found)}
+    files = {name: str(write_whole(folder / f"{name}.csv", _csv(rows))) for name, rows in tables.items() if rows}
+    parquet = _parquet(samples)
+    if parquet is not None:
+        files["samples_parquet"] = str(write_whole(folder / "samples.parquet", parquet))
+    files |= {name: str(save_picture(chart, folder / f"{name}.png")) for name, chart in _charts(found).items()}
+    files["json"] = str(folder / "evaluation.json")
+    ways = [
+        {
+            "name": w.name,
+            "baseline": w.baseline,
+            "parameters": w.parameters,
+            "tied": found.ties(w.name)[0],
+            "distinct": found.ties(w.name)[1],
+            "without_value": found.reasons(w.name),
+        }
+        for w in found.ways
+    ]
+    facts = {**found.facts, "ways": ways, "refused": found.refused, "damaged": found.damaged}
+    facts |= {"metrics": {k: {"better": better(found, k), "title": c.title} for k, c in found.columns.items()}}
+    facts |= {"summary": means, "differences": differences, "files": files}
+    write_whole(files["json"], (as_json(facts) + "\n").encode())
+    return facts
+
+
+def better(found: Evaluation, column: str) -> str:
+    """Which direction is better, in a word."""
+    return {True: "larger", False: "smaller", None: "neither"}[found.columns[column].larger]
+
+
+def summary_table(found: Evaluation) -> Table:
+    """Mean, interval and n of every way by every metric, and its difference to the best baseline."""
+    rows = []
+    for column in found.columns:
+        base = found.best_baseline(column)
+        for way in found.ways:
+            if not found.has(way.name, column):
+                continue
+            row = {"metric": column, "better": better(found, column), "method": way.name, **_numbers(found.summary(way.name, column))}
+            over = None if base in (None, way.name) else found.difference(way.name, str(base), column)
+            gap = (
+                {}
+                if over is None
+                else {"over": base, **{f"over_{k}": v for k, v in _numbers(over).items() if k in ("mean", "low", "high")}}
+            )
+            rows.append({**row, **{k: gap.get(k) for k in ("over", "over_mean", "over_low", "over_high")}})
+    return rows
+
+
+def difference_table(found: Evaluation) -> Table:
+    """First - second, sample by sample, of every pair of ways by every metric."""
+    rows = []
+    for column in found.columns:
+        names = [w.name for w in found.ways if found.has(w.name, column)]
+        for first, second in combinations(names, 2):
+            rows.append({"metric": column, "first": first, "second": second, **_numbers(found.difference(first, second, column))})
+    return rows
+
+
+def sample_table(found: Evaluation) -> Table:
+    """One row for each way and sample."""
+    rows = []
+    for way in found.ways:
+        for sample in found.samples:
+            row = found.rows.get((way.name, sample))
+            if row is not None:
+                head = {"method": way.name, "sample": sample, "target": row.target, "label": row.label}
+                flags = "; ".join(f"{k}: {v}" for k, v in row.flags.items())
+                values = {c: row.values.get(c) for c in found.columns}
+                rows.append({**head, **values, "distinct": row.distinct, "tied": row.tied, "flags": flags})
+    return rows
+
+
+def _numbers(summary: Summary) -> dict[str, Any]:
+    return {k: getattr(summary, k) for k in ("mean", "low", "high", "n", "excluded")}
+
+
+def _curve_table(found: Evaluation) -> Table:
+    rows = []
+    for name in found.curves:
+        for way in found.ways:
+            curve = found.curve(way.name, name)
+            if curve is not None:
+                axis, mean, n = curve
+                rows += [
+                    {"curve": name, "method": way.name, "at": float(a), "mean": float(m), "n": n} for a, m in zip(axis, mean, strict=True)
+                ]
+    return rows
+
+
+def _charts(found: Evaluation) -> dict[str, Any]:
+    across = {name: text for m in MEASURES.values() for name, text in m.curves.items()}
+    score = str(found.facts["settings"]["score"])
+    charts = {}
+    for name in found.curves:
+        curves = {w.name: c for w in found.ways if (c := found.curve(w.name, name)) is not None}
+        if not curves:
+            continue
+        n = max(c[2] for c in curves.values())
+        relative = name.partition("_")[0] in ("least", "most")
+        up = UP.get(name, "fractional change" if relative else score)
+        title = f"{name.replace('_', ' ')}, mean of {n} sample{'s' if n > 1 else ''}"
+        lines = {way: (axis, mean) for way, (axis, mean, _) in curves.items()}
+        dotted = [w.name for w in found.ways if w.baseline]
+        charts[name] = line_chart(lines, title, across[name], up, dotted, relative)
+    return charts
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """Numbers in full, no number as an empty cell."""
+    if isinstance(value, float):
+        return "" if np.isnan(value) else repr(float(value))
+    return "" if value is None else value
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+    try:
+        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        return None
+    buffer = io.BytesIO()
+    parquet.write_table(arrow.Table.from_pylist([dict(r) for r in rows]), buffer)
+    return buffer.getvalue()
