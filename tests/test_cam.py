@@ -118,7 +118,12 @@ def test_height_and_width_known_at_run_time() -> None:
     wanted = LayerGradCam(model, model[7]).attribute(x, target=3).detach()
     found = onnxsal.Explainer(exported, "gradcam").explain(x.numpy(), 3)
     close(found.saliency_map, F.interpolate(wanted.relu(), (40, 56), mode="bilinear")[:, 0])
-    for method, settings in (("scorecam", {}), ("occlusion", {"components": True}), ("rise", {"n_masks": 6})):
+    for method, settings in (
+        ("scorecam", {}),
+        ("occlusion", {"components": True}),
+        ("occlusion", {"window": 0.3, "stride": 0.1}),
+        ("rise", {"n_masks": 6}),
+    ):
         found = onnxsal.Explainer(exported, method, **settings).explain(x.numpy(), 3)
         fixed = onnxsal.Explainer(export_at(model, torch.zeros(2, 3, 40, 56)), method, **settings).explain(x.numpy(), 3)
         close(found.saliency_map, fixed.saliency_map)

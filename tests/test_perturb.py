@@ -80,10 +80,11 @@ def constant(value: float) -> Callable[[np.ndarray], np.ndarray]:
         ({}, (15, 15), (8, 8), mean),
         ({"window": 7, "stride": 5, "value": 0.25}, (7, 7), (5, 5), constant(0.25)),
         ({"window": [5, 9], "strides": [6, 4], "value": "mean"}, (5, 9), (6, 4), mean),
+        ({"window": [0.2, 9], "stride": [6, 0.1]}, (6, 9), (6, 3), mean),
         ({"window": 40, "stride": 3, "baselines": 0}, (40, 40), (3, 3), constant(0)),
         ({"window": 3, "stride": 10, "chunk": 100}, (3, 3), (10, 10), mean),
     ],
-    ids=["default", "number", "rectangles", "whole_picture", "gaps"],
+    ids=["default", "number", "rectangles", "shares", "whole_picture", "gaps"],
 )
 @pytest.mark.parametrize("batch", [None, 1])
 def test_occlusion_equals_the_loop(settings: dict, window: tuple, stride: tuple, fill: Callable, batch: int | None) -> None:
@@ -152,7 +153,7 @@ def test_replacement_by_blur_and_black() -> None:
 def test_occlusion_settings_that_cannot_be() -> None:
     model = export(net("vgg"))
     for given in ({"window": 0}, {"stride": [1, 2, 3]}, {"window": 2.5}, {"stride": "a"}):
-        with pytest.raises(MethodError, match="is not a number of pixels"):
+        with pytest.raises(MethodError, match="is neither a number of pixels nor a share"):
             onnxsal.convert(model, "occlusion", **given)
     with pytest.raises(MethodError, match="baseline 'grey' is unknown"):
         onnxsal.convert(model, "occlusion", value="grey")

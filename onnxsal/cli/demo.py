@@ -21,7 +21,7 @@ from onnxsal.runtime.pictures import find_pictures, save_picture
 
 SHIPPED_MODEL, SHIPPED_PICTURES = "efficientnet_lite0.onnx", "pictures"
 
-QUICK: dict[str, dict[str, Any]] = {"occlusion": {"window": 32, "stride": 16}, "rise": {"n_masks": 200}}
+QUICK: dict[str, dict[str, Any]] = {"occlusion": {"window": 0.15, "stride": 0.075}, "rise": {"n_masks": 200}}
 """Coarser settings for methods that run the model hundreds of times; the defaults are finer."""
 
 ONCE = ("scorecam",)

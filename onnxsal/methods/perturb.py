@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Real
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.graph import Emit, Value
@@ -22,39 +23,53 @@ LAST = 2**31
 """As the end of a Slice: up to the end."""
 
 
-def pair(build: Build, name: str) -> tuple[int, int]:
-    """A setting that is one number of pixels, or one for the height and one for the width."""
+Size = int | Value
+"""A number of pixels, known or a scalar of the graph."""
+
+
+def pixels_of(build: Build, name: str, sizes: Sequence[Size]) -> list[Size]:
+    """A setting in pixels, or as a share (below 1) of the picture's height and width; one for both, or two."""
     value: Any = build.settings[name]
-    both = (value, value) if isinstance(value, Integral) else tuple(value) if isinstance(value, list | tuple) else ()
-    if len(both) != 2 or not all(isinstance(v, Integral) and not isinstance(v, bool) and int(v) >= 1 for v in both):
-        raise MethodError(f"method '{build.method.name}': {name}={value!r} is not a number of pixels, nor two (height and width).")
-    return int(both[0]), int(both[1])
+    both = value if isinstance(value, list | tuple) else (value, value)
+    if len(both) != 2 or not all(isinstance(v, Real) and (0 < float(v) < 1 or (float(v) >= 1 and float(v).is_integer())) for v in both):
+        raise MethodError(
+            f"method '{build.method.name}': {name}={value!r} is neither a number of pixels nor a share of the picture between 0 and 1, "
+            "nor two of them (for height and width)."
+        )
+    numbers = [float(v) for v in both]
+    return [int(v) if v >= 1 else _share(build.op, size, v) for v, size in zip(numbers, sizes, strict=True)]
 
 
-def corners(op: Emit, size: int | Value, window: int, stride: int) -> Value:
-    """First pixels of the windows along one axis, [R]: every ``stride``, the last one moved back so that it ends at the border."""
+def _share(op: Emit, size: Size, share: float) -> Size:
     if isinstance(size, int):
+        return max(1, round(size * share))
+    return op.Max(op.Cast(op.Round(op.Mul(cast(op, size), share)), to=TensorProto.INT64), 1)
+
+
+def corners(op: Emit, size: Size, window: Size, stride: Size) -> Value:
+    """First pixels of the windows along one axis, [R]: every ``stride``, the last one moved back so that it ends at the border."""
+    if isinstance(size, int) and isinstance(window, int) and isinstance(stride, int):
         last = max(size - window, 0)
         return op.const([*range(0, last, stride), last])
     last_place = op.Max(op.Sub(size, window), 0)
-    count = op.Add(op.Div(op.Add(last_place, stride - 1), stride), 1)
+    count = op.Add(op.Div(op.Add(last_place, op.Sub(stride, 1)), stride), 1)
     return op.Min(op.Mul(op.Range(0, count, 1), stride), last_place)
 
 
-def covers(op: Emit, first: Value, size: int | Value, window: int) -> Value:
+def covers(op: Emit, first: Value, size: Size, window: Size) -> Value:
     """Which pixels of an axis a window covers: bool [R, size]."""
     begin = op.Unsqueeze(first, [1])
     pixels = op.Unsqueeze(op.Range(0, size, 1) if isinstance(size, Value) else op.const(list(range(size))), [0])
     return op.And(op.GreaterOrEqual(pixels, begin), op.Less(pixels, op.Add(begin, window)))
 
 
-def side(op: Emit, x: Value, axis: int) -> int | Value:
+def side(op: Emit, x: Value, axis: int) -> Size:
     """The size of an axis, as a number if it is known, else as a scalar of the graph."""
     known = x.dim(axis)
     return known if known is not None else op.Squeeze(dim_of(op, x, axis), [0])
 
 
-def replacement(build: Build, axes: tuple[int, int, int]) -> Value:
+def replacement(build: Build, axes: tuple[int, int, int], window: Sequence[Size]) -> Value:
     """What stands in the window, broadcastable to the input: a number, an array or black (the optional input ``baseline``), or made of it.
 
     ``mean`` is each channel's mean over each picture; ``blur`` the picture averaged twice over squares a little larger than the window.
@@ -67,7 +82,9 @@ def replacement(build: Build, axes: tuple[int, int, int]) -> Value:
         return build.baseline("value")
     first = channel == 1
     picture = x if first else op.Transpose(x, perm=[0, 3, 1, 2])
-    kernel = [w | 1 for w in pair(build, "window")]
+    kernel = [w | 1 for w in window if isinstance(w, int)]
+    if len(kernel) != 2:
+        raise MethodError("method 'occlusion': value 'blur' needs the window in pixels where the picture's size is known only at run time.")
     pads = [k // 2 for k in kernel] * 2
     for _ in range(2):
         picture = op.AveragePool(picture, kernel_shape=kernel, pads=pads, strides=[1, 1], count_include_pad=0)
@@ -84,13 +101,13 @@ def occlusion(build: Build) -> Result:
     """
     op, x = build.op, build.question.x
     axes = picture_axes(build)
-    window, stride = pair(build, "window"), pair(build, "stride")
     sizes = [side(op, x, a) for a in axes[1:]]
+    window, stride = pixels_of(build, "window", sizes), pixels_of(build, "stride", sizes)
     firsts = [corners(op, s, w, t) for s, w, t in zip(sizes, window, stride, strict=True)]
     rows, columns = (covers(op, f, s, w) for f, s, w in zip(firsts, sizes, window, strict=True))
     known = [f.static[0] if f.static is not None else None for f in firsts]
     counts = [k if k is not None else op.Squeeze(op.Shape(f), [0]) for k, f in zip(known, firsts, strict=True)]
-    value = replacement(build, axes)
+    value = replacement(build, axes, window)
 
     def points(body: Emit, numbers: Value) -> Value:
         down = body.Unsqueeze(body.Gather(rows, body.Div(numbers, counts[1])), [2])
@@ -218,7 +235,7 @@ def rise(build: Build) -> Result:
     return Result(spread(build, map_), None, map_)
 
 
-def _interpolation(body: Emit, size: int | Value, grid: int, noise: Value) -> Value:
+def _interpolation(body: Emit, size: Size, grid: int, noise: Value) -> Value:
     """Weights [c, size, grid] of a bilinear upsampling of ``grid`` cells, read from a random offset within one cell.
 
     Pixel h lies at u = (h + offset + 1/2) / scale - 1/2 of the grid, with scale = (grid + 1) cell / grid; cell j weighs
