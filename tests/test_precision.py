@@ -151,6 +151,15 @@ def test_int8(method: str, per_channel: bool, activations: QuantType, folder: Pa
         assert found.residual.max() < 1e-4
 
 
+def test_rectifiers_that_vanished_are_found(folder: Path) -> None:
+    """The two QuantizeLinear after the convolutions, not those after pools, which cut nothing off though they start at zero too."""
+    for activations in (QuantType.QUInt8, QuantType.QInt8):
+        plan = onnxsal.plan(quantized(folder, QuantFormat.QDQ, False, activations), "guided_backprop")
+        guided = [s.node for s in plan.steps if s.rule.name == "guided"]
+        assert [n.op_type for n in guided] == ["QuantizeLinear"] * 2
+        assert [n.model.producer[n.x.name].op_type for n in guided] == ["Conv"] * 2
+
+
 class StraightThrough(torch.autograd.Function):
     """Round to the grid; backward, the identity where the unrounded value lies inside its range."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.graph.model import captured
@@ -19,6 +20,28 @@ PRODUCT = "product"
 
 BATCHNORM = "batchnorm"
 """Batch normalisation in any of its forms that are nodes of their own (the fourth, folded into a layer, is none)."""
+
+_NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Abs", "Exp", "Sqrt"})
+_KEEP_SIGN = frozenset(
+    {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean", "ReduceMax", "ReduceSum", "Concat", "Add", "Sum", "Mul"}
+    | {
+        "Max",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Identity",
+        "Dropout",
+        "Slice",
+        "Split",
+        "Gather",
+        "Expand",
+        "Tile",
+    }
+    | {"DepthToSpace", "SpaceToDepth"}
+)
+"""Operators whose output is never negative, and those for which that is so if no floating-point input is."""
 
 PRODUCTS = ("Mul", "Div", "MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose")
 
@@ -38,10 +61,36 @@ def is_rectifier(node: NodeView) -> bool:
     if node.op_type == "Max":
         return any(_is_zero(node.const(i)) for i in range(len(node.inputs)))
     if node.op_type == "QuantizeLinear":
-        zero_point = node.const(2)
-        lowest = np.iinfo(zero_point.dtype).min if zero_point is not None and zero_point.dtype.kind in "iu" else None
-        return (zero_point is None and node.attr("output_dtype") in (0, None)) or (lowest is not None and bool(np.all(zero_point == lowest)))
+        # where nothing negative can arrive, as after a pool, no ReLU was swallowed; nor at the model's input
+        made = node.x.name in node.model.producer
+        return made and _starts_at_zero(node) and not never_negative(node.model, node.x.name)
     return False
+
+
+def _starts_at_zero(node: NodeView) -> bool:
+    """Whether zero is the lowest value on the grid of a QuantizeLinear or DequantizeLinear."""
+    zero_point = node.const(2)
+    if zero_point is None:
+        unsigned = node.op_type == "DequantizeLinear" and node.x.dtype in (TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4)
+        return unsigned or (node.op_type == "QuantizeLinear" and len(node.inputs) < 3 and node.attr("output_dtype") in (0, None))
+    return zero_point.dtype.kind in "iu" and bool(np.all(zero_point == np.iinfo(zero_point.dtype).min))
+
+
+def never_negative(model: Model, name: str) -> bool:
+    """Whether it can be seen from the graph that a tensor has no negative element."""
+    known, node = model.constant(name), model.producer.get(name)
+    if known is not None:
+        return bool(np.all(known >= 0))
+    if node is None or node.domain:
+        return False
+    if node.op_type == "DequantizeLinear":
+        return _starts_at_zero(node)
+    if node.op_type == "Clip":
+        low = node.const(1)
+        return low is not None and bool(np.all(low >= 0))
+    if node.op_type in _KEEP_SIGN:
+        return all(never_negative(model, v.name) for v in node.inputs if v is not None and v.dtype in FLOATS)
+    return node.op_type in _NEVER_NEGATIVE
 
 
 def data_dependent(model: Model) -> set[str]:
