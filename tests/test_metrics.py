@@ -229,9 +229,10 @@ def test_curves_against_a_slow_twin(
     inserting: bool, protocol: str, model: onnx.ModelProto, explainer: onnxsal.Explainer, x: np.ndarray, maps: np.ndarray
 ):
     metric = metrics.insertion if inserting else metrics.deletion
-    found = metric(explainer, x, maps, protocol=protocol, step=20, black=BLACK)
+    given = [1, 3, -1]
+    found = metric(explainer, x, maps, given, protocol=protocol, step=20, black=BLACK)
     for i in range(3):
-        target = int(np.argmax(open_session(model).run({"x": x[i : i + 1]})["y"]))
+        target = given[i] if given[i] >= 0 else int(np.argmax(open_session(model).run({"x": x[i : i + 1]})["y"]))
         pictures = []
         if protocol == "rise":
             places = places_of(x)
@@ -395,7 +396,8 @@ def test_inputs_that_are_no_pictures():
 
 
 def test_pixel_perturbation_against_a_slow_twin(model: onnx.ModelProto, explainer: onnxsal.Explainer, x: np.ndarray, maps: np.ndarray):
-    found = metrics.pixel_perturbation(explainer, x, maps, percent=(1, 10, 50), black=BLACK)
+    found = metrics.pixel_perturbation(explainer, x, maps, [2, 0, 4], percent=(1, 10, 50), black=BLACK)
+    assert found.target.tolist() == [2, 0, 4]
     assert found.pixels.tolist() == [1, 14, 72]
     session = open_session(cnn(size=12, final=""))
     for i in range(3):
