@@ -17,6 +17,7 @@ from onnxsal.errors import InputError, MethodError, ModelError, PlanError, Targe
 from onnxsal.explainer import Explainer
 from onnxsal.graph.load import Source
 from onnxsal.methods.convert import model_sha256
+from onnxsal.methods.question import image_axes
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
 from onnxsal.metrics.dataset import Dataset, Sample, open_dataset
 from onnxsal.metrics.evaluation import Evaluation, Row, Way
@@ -73,7 +74,8 @@ def evaluate(
         options = {"black": preprocess.black(), "white": preprocess.white(), **options}
     _check(measures, data, settings, target, options.get("black"))
     ways = [w if isinstance(w, Way) else Way(w, w) for w in methods]
-    ways = [*ways, *(Way(name) for name in BASELINES)]
+    picture = image_axes(scorer.question.x.shape) is not None
+    ways = [*ways, *(Way(name) for name in BASELINES if picture or name == "random")]
     if len({w.name for w in ways}) < len(ways):
         raise MethodError(f"methods {', '.join(w.name for w in ways)}: two have one name. Name each once, and no method like a baseline.")
     run = _Run(model, scorer, data, measures, settings, target, Record(None if state is None else Path(state)), options, progress)
@@ -142,9 +144,10 @@ class _Run:
                 refused[way.name] = str(error)
                 continue
             for i, (names, pending) in enumerate(chunks):
-                for batch in self.data.batches(CHUNK, names):
+                batches = list(self.data.batches(CHUNK, names))
+                self.record.put(self._damaged_lines(names))  # first, so that they make no metric look unfinished
+                for batch in batches:
                     self._measure(way, explainer, batch, pending)
-                self.record.put(self._damaged_lines(names))
                 self._tell(number, len(ways), i + 1, len(chunks))
         if refused and len(refused) == sum(not w.baseline for w in ways):
             raise PlanError("no method can explain this model:\n" + "\n".join(f"{k}: {v}" for k, v in refused.items()))

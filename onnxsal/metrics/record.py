@@ -44,9 +44,8 @@ class Record:
         if self.path is not None and new:
             text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in new)
             try:
-                with self.path.open("ab") as file:
+                with self.path.open("ab", buffering=0) as file:  # one write, which a kill does not cut
                     file.write(text.encode())
-                    file.flush()
                     os.fsync(file.fileno())
             except OSError as error:
                 raise OutputError(f"state '{self.path}' cannot be written: {error.strerror or error}. What is in it stays.") from error
