@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import onnxsal
@@ -23,7 +23,7 @@ OPSET, IR_VERSION = 26, 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """``ok``, ``wrong``, ``broken`` (built but does not run), ``refused`` (with our reason) or ``untestable`` (no derivative to compare)."""
+    """``ok``, ``wrong``, ``broken`` (built, does not run), ``refused`` (with our reason) or ``untestable`` (no derivative to compare)."""
 
     verdict: str
     detail: str = ""
@@ -153,7 +153,11 @@ def judge(test: Any, static: bool) -> Outcome:
         return Outcome("refused", str(error).splitlines()[0])
     try:
         session = session_of(derived)
-        fed = {k: a for k, a in {**feed, f"cotangent/{output}": cotangent.astype(np.float32)}.items() if k in {i.name for i in session.get_inputs()}}
+        fed = {
+            k: a
+            for k, a in {**feed, f"cotangent/{output}": cotangent.astype(np.float32)}.items()
+            if k in {i.name for i in session.get_inputs()}
+        }
         got = dict(zip([o.name for o in session.get_outputs()], session.run(None, fed), strict=True))
     except Exception as error:
         return Outcome("broken", str(error)[:200])

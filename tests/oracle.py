@@ -150,9 +150,7 @@ def scaled_derivative(model: onnx.ModelProto, feed: Feed, along: Feed, step: flo
         return run(model, {k: np.asarray(v + t * along[k]) if k in along else v for k, v in feed.items()})
 
     near, far = (at(step), at(-step)), (at(2 * step), at(-2 * step))
-    return {
-        k: (8 * (near[0][k] - near[1][k]) - (far[0][k] - far[1][k])) / (12 * step) for k in near[0] if near[0][k].dtype.kind == "f"
-    }
+    return {k: (8 * (near[0][k] - near[1][k]) - (far[0][k] - far[1][k])) / (12 * step) for k in near[0] if near[0][k].dtype.kind == "f"}
 
 
 def random_like(arrays: dict[str, np.ndarray], names: Sequence[str], seed: int) -> Feed:

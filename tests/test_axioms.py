@@ -41,7 +41,9 @@ def pictures() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((3, 3, 12, 12)).astype(np.float32) * 3
 
 
-@pytest.mark.parametrize(("method", "satisfied"), [("gradient", True), ("fullgrad", True), ("input_x_gradient", False), ("integrated_gradients", False)])
+@pytest.mark.parametrize(
+    ("method", "satisfied"), [("gradient", True), ("fullgrad", True), ("input_x_gradient", False), ("integrated_gradients", False)]
+)
 def test_weak_dependence(network: onnx.ModelProto, pictures: np.ndarray, method: str, satisfied: bool) -> None:
     explainer = onnxsal.Explainer(network, method, components=method == "fullgrad")
     found = weak_dependence(network, explainer, pictures)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conformance import cases_by_operator, judge
 
-_OLD = "an opset below 18 and run-time integers: the raised model is compared with the original on random input, and no random draw gives valid"
+_OLD = "an opset below 18 and run-time integers: the raised model is compared with the original at random, and no random draw gives valid"
 
 REFUSED: dict[str, str] = {
     "ArrayFeatureExtractor": "its model imports no ai.onnx opset",

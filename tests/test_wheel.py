@@ -29,7 +29,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # With the setuptools at hand if it is recent enough for the licence field, else with one that pip fetches.
     recent = int(__import__("setuptools").__version__.split(".")[0]) >= 77 if has_setuptools() else False
     isolation = ["--no-build-isolation"] if recent else []
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--disable-pip-version-check", *isolation, "-w", str(folder), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--disable-pip-version-check",
+        *isolation,
+        "-w",
+        str(folder),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("*.whl")
@@ -49,7 +61,19 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(home, with_pip=False, symlinks=True)
     places = sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})
     site = Path(places["purelib"])
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--disable-pip-version-check", "--target", str(site), str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
     subprocess.run(command, check=True)
     lent = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
     # A .pth line adds the folder without reading the .pth files in it, so an editable install of ours stays out of sight.

@@ -93,7 +93,8 @@ def table(name: str, methods: list[str], rounds: int, threads: int) -> None:
             per_step = f"{r['ratio'] / steps:8.2f}" if steps else " " * 8
             ratio = f"{r['ratio']:7.2f}" if "ratio" in r else f"{1:7.2f}"
             print(
-                f"{method:24} {r['ms']:9.1f} {ratio} {per_step} {r['peak_MB']:8.0f} {r['conversion_s']:9.2f} {r['conversion_peak_MB']:10.0f} {r['size']:7.4f}",
+                f"{method:24} {r['ms']:9.1f} {ratio} {per_step} {r['peak_MB']:8.0f} "
+                f"{r['conversion_s']:9.2f} {r['conversion_peak_MB']:10.0f} {r['size']:7.4f}",
                 flush=True,
             )
 

@@ -18,7 +18,9 @@ def operators() -> str:
     from onnxsal.ops.registry import FAMILIES, NOT_DIFFERENTIABLE, REGISTRY
 
     lines = [HEADER, "# Operators\n"]
-    lines.append(f"{len(REGISTRY)} operators have a gradient. Operators that the standard defines by a body and that are not listed are expanded by it.\n")
+    lines.append(
+        f"{len(REGISTRY)} operators have a gradient. Those that the standard defines by a body and that are not here are expanded by it.\n"
+    )
     for family, meaning in FAMILIES.items():
         rows = sorted((s for s in REGISTRY.values() if s.family == family), key=lambda s: s.op_type)
         if rows:
@@ -33,7 +35,14 @@ def operators() -> str:
 def bias(kind: object) -> str:
     """The implicit bias in a few words: its kind, or the first line of its function's docstring."""
     if isinstance(kind, str):
-        return {"zero": "0", "symmetric": "y - J x", "affine": "y at 0", "linear": "y at 0", "unknown": "refused", "product": "(1 - number of active inputs) y"}[kind]
+        return {
+            "zero": "0",
+            "symmetric": "y - J x",
+            "affine": "y at 0",
+            "linear": "y at 0",
+            "unknown": "refused",
+            "product": "(1 - number of active inputs) y",
+        }[kind]
     return escape((kind.__doc__ or "closed form").strip().splitlines()[0])
 
 

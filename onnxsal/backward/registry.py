@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxsal.errors import MethodError, near_miss
-from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph import Value
 from onnxsal.ops.registry import FAMILIES
 
 RuleFunction = Callable[..., Sequence[Value | None]]

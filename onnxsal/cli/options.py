@@ -60,9 +60,7 @@ Parameters = Annotated[
 ]
 Quantize = Annotated[
     int | None,
-    typer.Option(
-        min=2, help="Floor each saliency map to this many levels (heat quantization); the attribution stays.", show_default=False
-    ),
+    typer.Option(min=2, help="Floor each saliency map to this many levels (heat quantization); the attribution stays.", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 

@@ -109,6 +109,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[str], No
 
         yield step
 
+
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """As ``progress``, for work that knows itself how far it is: the function takes what is done and, if known, how much there is."""

@@ -84,7 +84,8 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
         steps.append(Step(node, spec.family, *choice))
     if gaps:
         raise PlanError(
-            f"method '{method.name}' cannot explain this model; {len(gaps)} node(s) between {list(wrt)} and {list(starts)} have no rule:\n  "
+            f"method '{method.name}' cannot explain this model; "
+            f"{len(gaps)} node(s) between {list(wrt)} and {list(starts)} have no rule:\n  "
             + "\n  ".join(gaps)
             + "\nKnown operators: `onnxsal ops`. A rule file of your own (`--rules mine.toml`) can name a rule for a family or node."
         )
@@ -107,7 +108,7 @@ def _notes(method: Method, steps: Sequence[Step]) -> tuple[str, ...]:
 
 
 def _require_path(found: Reach, wrt: Sequence[str], starts: Sequence[str]) -> None:
-    dead = [w for w in wrt if w not in found.active or not found.path and w not in starts]
+    dead = [w for w in wrt if w not in found.active or (not found.path and w not in starts)]
     if not dead:
         return
     ends = "\n  ".join(f"{n.label}: {why}" for n, why in found.stops) or "no node connects them"

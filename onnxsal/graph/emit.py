@@ -138,9 +138,7 @@ class Emit:
 
         return append
 
-    def _append(
-        self, op_type: str, operands: Sequence[Operand], outputs: int, name: str | None, attributes: dict[str, Any]
-    ) -> Any:
+    def _append(self, op_type: str, operands: Sequence[Operand], outputs: int, name: str | None, attributes: dict[str, Any]) -> Any:
         """One node. ``name`` fixes its first output's name (for graph outputs)."""
         inputs = [self._operand(o) for o in operands]
         while inputs and inputs[-1].is_empty():

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Union
+from typing import TypeAlias
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from onnxsal.errors import ModelError, OutputError
 from onnxsal.large import serialised, write_in_two
 
-Source = Union[str, os.PathLike[str], bytes, onnx.ModelProto]
+Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 PROTOBUF_LIMIT = 2**31 - 1
 """A protobuf message holds less than 2 GiB; larger models keep their weights in a file beside it."""
@@ -39,7 +39,8 @@ def _with_its_weights(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
     absent = [t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     if absent:
         raise ModelError(
-            f"{what} keeps {len(absent)} of its weights in another file ('{absent[0]}', ...). Give its path instead, or load it with its data."
+            f"{what} keeps {len(absent)} of its weights in another file ('{absent[0]}', ...). "
+            "Give its path instead, or load it with its data."
         )
     return proto
 
@@ -95,7 +96,8 @@ def _load_external(proto: onnx.ModelProto, path: Path) -> None:
         onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
     except (OSError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(
-            f"model '{path}' keeps its weights in another file, which cannot be read: {str(error).rstrip('.')}. Put that file beside the model."
+            f"model '{path}' keeps its weights in another file, which cannot be read: {str(error).rstrip('.')}. "
+            "Put that file beside the model."
         ) from error
 
 

@@ -37,6 +37,7 @@ signal itself is floating point, in units of the grid (d score / d q)."""
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 """Types whose backward part runs in float32: their range and precision are too small for products of gradients."""
 
+
 @dataclass(frozen=True)
 class Value:
     """A tensor in the graph: its name and, for tensors of the forward model, its element type and static shape.
@@ -270,7 +271,7 @@ class Model:
         return Value(name, dtype, shape)
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of a tensor that no input can change: an initialiser, a Constant, or small arithmetic on constants and static shapes."""
+        """The value of a tensor that no input can change: an initialiser, a Constant, or arithmetic on small ones and static shapes."""
         if name not in self._constants:
             local = name in self.types or self.outer is None
             self._constants[name] = self._constant(name) if local else self.outer.constant(name)  # type: ignore[union-attr]

@@ -241,23 +241,34 @@ def target_index(question: Question, target: Target) -> np.ndarray:
         index = np.atleast_1d(np.asarray(target))
     except ValueError:
         index = np.zeros(0)
-    if index.dtype.kind not in "iu" or index.ndim != 1 or not index.size or (len(index) > 1 and not question.batched and not isinstance(target, tuple)):
+    if (
+        index.dtype.kind not in "iu"
+        or index.ndim != 1
+        or not index.size
+        or (len(index) > 1 and not question.batched and not isinstance(target, tuple))
+    ):
         raise TargetError(
             f"target {target!r} is not a class: give a whole number, one per sample, or a tuple that indexes the scores of a sample. "
             "Labels are understood where they are given (labels= of Explainer, --labels)."
         )
     if isinstance(target, tuple):
         if not all(isinstance(d, int) for d in shape):
-            raise TargetError(f"target {target}: the scores '{question.start.name}' have shape {list(shape)} per sample, known only at run time; give a flat index.")
+            raise TargetError(
+                f"target {target}: the scores '{question.start.name}' have shape {list(shape)} per sample, known only at run time; "
+                "give a flat index."
+            )
         sizes = [d for d in shape if isinstance(d, int)]
         if len(target) != len(sizes) or any(not 0 <= t < d for t, d in zip(target, sizes, strict=True)):
-            raise TargetError(f"target {target} is not an index into the scores '{question.start.name}', whose shape per sample is {sizes}.")
+            raise TargetError(
+                f"target {target} is not an index into the scores '{question.start.name}', whose shape per sample is {sizes}."
+            )
         return np.asarray([np.ravel_multi_index(target, sizes)], np.int64)
     index = index.astype(np.int64)
     if shape and all(isinstance(d, int) for d in shape):
         count = int(np.prod([d for d in shape if isinstance(d, int)]))
         if index.size and (index.max() >= count or index.min() < -1):
-            raise TargetError(f"target {target} is out of range: the scores '{question.start.name}' have {count} classes, 0 to {count - 1} (-1 = predicted).")
+            raise TargetError(
+                f"target {target} is out of range: the scores '{question.start.name}' have {count} classes, "
+                f"0 to {count - 1} (-1 = predicted)."
+            )
     return index
-
-

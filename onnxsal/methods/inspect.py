@@ -26,7 +26,12 @@ from onnxsal.runtime.kernels import has_kernel, release
 
 
 def plan(
-    model: Source, method: str | Path | Method = DEFAULT_METHOD, *, input: str | None = None, output: str | None = None, score: str = "logit"
+    model: Source,
+    method: str | Path | Method = DEFAULT_METHOD,
+    *,
+    input: str | None = None,
+    output: str | None = None,
+    score: str = "logit",
 ) -> Plan:
     """Which rule crosses which node, and why; nothing is emitted. ``print(plan(...))`` shows the table. Raises as ``convert``."""
     proto = load_model(model)
@@ -74,7 +79,10 @@ class Report:
     def __str__(self) -> str:
         if self.problem:
             return f"cannot be explained by '{self.method}': {self.problem}"
-        lines = [f"can be explained by '{self.method}': '{self.output}' at '{self.input}', {self.nodes} nodes, {self.converted_nodes} when converted"]
+        lines = [
+            f"can be explained by '{self.method}': '{self.output}' at '{self.input}', "
+            f"{self.nodes} nodes, {self.converted_nodes} when converted"
+        ]
         lines += [f"pass {p}" for p in self.passes]
         lines += [f"target layer {self.layers[0]}; other candidates: {', '.join(self.layers[1:]) or 'none'}"] if self.layers else []
         if not self.missing:

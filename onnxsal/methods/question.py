@@ -78,7 +78,8 @@ def _input(model: Model, name: str | None) -> str:
         inner = embeddings(model)
         hint = f"for example: {', '.join(inner)}" if inner else "such as the output of the embedding's Gather"
         raise TargetError(
-            f"the model has no floating-point input ({kinds}), and an integer has no gradient. Explain an inner tensor instead (--input), {hint}."
+            f"the model has no floating-point input ({kinds}), and an integer has no gradient. "
+            f"Explain an inner tensor instead (--input), {hint}."
         )
     if name not in model.types:
         raise TargetError(f"the model has no tensor '{name}'{near_miss(name, model.types)}; its inputs: {', '.join(model.input_names)}.")

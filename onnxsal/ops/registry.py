@@ -160,7 +160,9 @@ def gradient_of(
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
             outputs = None if carries is None else tuple(carries)
-            REGISTRY[key] = OpSpec(op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, roles, gradient.__module__)
+            REGISTRY[key] = OpSpec(
+                op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, roles, gradient.__module__
+            )
         return gradient
 
     return register
@@ -252,7 +254,8 @@ def _product(op: Emit, node: NodeView) -> Value | None:
 
 def _unknown(op: Emit, node: NodeView) -> Value | None:
     raise UnsupportedError(
-        f"{node.label}: its implicit bias is not known, so the full-gradient of this model is not. Use another method, such as integrated_gradients."
+        f"{node.label}: its implicit bias is not known, so the full-gradient of this model is not. "
+        "Use another method, such as integrated_gradients."
     )
 
 

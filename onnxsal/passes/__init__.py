@@ -78,7 +78,8 @@ def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None
         log.append(f"outputs before and after {', '.join(rewritten)}: largest relative difference {difference:.1e}")
         if not difference <= TOLERANCE:
             raise ModelError(
-                f"rewriting the model ({', '.join(rewritten)}) changed its outputs by {difference:.2e} relative; at most {TOLERANCE:g} is allowed. "
+                f"rewriting the model ({', '.join(rewritten)}) changed its outputs by {difference:.2e} relative; "
+                f"at most {TOLERANCE:g} is allowed. "
                 "Export the model with opset 18 or higher and without fused operators."
             )
     model = Model(proto)

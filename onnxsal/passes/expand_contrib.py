@@ -62,7 +62,9 @@ def _activate(w: Writer, x: str) -> None:
     elif kind == "Clip":
         w.add(kind, x, w.const(given[0]), w.const(given[1]), output=out)
     elif kind:
-        raise ModelError(f"node '{w.node.name}' ({DOMAIN}.{w.node.op_type}) ends in activation '{kind}', which is not known. Use the unoptimised model.")
+        raise ModelError(
+            f"node '{w.node.name}' ({DOMAIN}.{w.node.op_type}) ends in activation '{kind}', which is not known. Use the unoptimised model."
+        )
     else:
         w.add("Identity", x, output=out)
 
@@ -82,7 +84,9 @@ def _fused_gemm(w: Writer) -> None:
 
 def _fused_matmul(w: Writer) -> None:
     if w.attributes.get("transBatchA") or w.attributes.get("transBatchB"):
-        raise ModelError(f"node '{w.node.name}' ({DOMAIN}.FusedMatMul) transposes batch axes, which is not known. Use the unoptimised model.")
+        raise ModelError(
+            f"node '{w.node.name}' ({DOMAIN}.FusedMatMul) transposes batch axes, which is not known. Use the unoptimised model."
+        )
     sides = [_swap_last(w, w.input(i)) if w.attributes.get(flag) else w.input(i) for i, flag in enumerate(("transA", "transB"))]
     alpha = float(w.attributes.get("alpha", 1.0))
     if alpha == 1.0:
@@ -123,7 +127,9 @@ def _fast_gelu(w: Writer) -> None:
 def _skip_layer_norm(w: Writer) -> None:
     """LayerNormalization(input + skip + bias) over the last axis."""
     if any(w.node.output[1:3]):
-        raise ModelError(f"node '{w.node.name}' ({DOMAIN}.SkipLayerNormalization) also returns its mean or deviation. Use the unoptimised model.")
+        raise ModelError(
+            f"node '{w.node.name}' ({DOMAIN}.SkipLayerNormalization) also returns its mean or deviation. Use the unoptimised model."
+        )
     total = w.node.output[3] if len(w.node.output) > 3 else ""
     summed = w.add("Add", w.input(0), w.input(1), output="" if w.input(4) else total)
     if w.input(4):

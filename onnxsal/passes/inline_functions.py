@@ -80,7 +80,9 @@ def expand_bodies(known: Known) -> Pass:
         while names := [n for n in wanted(proto) if n not in expanded]:
             kept = take_out(proto)
             try:
-                result = inliner.inline_selected_functions(_typed(proto), [("", n) for n in names], exclude=False, inline_schema_functions=True)
+                result = inliner.inline_selected_functions(
+                    _typed(proto), [("", n) for n in names], exclude=False, inline_schema_functions=True
+                )
             except Exception as error:
                 raise ModelError(f"operators {names} cannot be expanded by their function bodies: {error}.") from error
             finally:
