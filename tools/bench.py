@@ -2,6 +2,7 @@
 """Time of every method as a ratio to plain inference in the same run, peak memory, conversion time and file size.
 
     tools/bench.py [resnet50|lite0|FILE.onnx ...] [--methods gradient,guided_backprop] [--rounds 15] [--threads 2]
+    tools/bench.py --evaluate [--pictures 4] [--rounds 3]      # deletion with 100 steps on lite0, beside plain inference
 
 Each method runs in a process of its own (so that its peak memory is its own), in turn with plain inference of the same model:
 plain, method, plain, method ... The ratio is the median of the pairs' ratios; IG and SmoothGrad are also given per step.
@@ -99,6 +100,55 @@ def table(name: str, methods: list[str], rounds: int, threads: int) -> None:
             )
 
 
+def evaluation(pictures: int, rounds: int, steps: int = 100) -> None:
+    """Pictures per minute of the deletion metric on Lite0, beside plain batched inference of the same number of masked pictures."""
+    from onnxsal.metrics.baselines import baseline_maps
+    from onnxsal.metrics.evaluate import evaluate
+    from onnxsal.metrics.faithfulness import deletion
+    from onnxsal.metrics.measures import Settings
+    from onnxsal.metrics.scorer import Scorer
+    from onnxsal.runtime.beside import beside
+
+    path = ROOT / "models" / "efficientnet_lite0.onnx"
+    known = beside(path)
+    scorer = Scorer(path)
+    files = sorted((ROOT / "models" / "pictures").iterdir())
+    x = known.preprocess.batch([files[i % len(files)] for i in range(pictures)])
+    step = -(-x[0, 0].size // steps)
+    maps = baseline_maps("random", x, scorer.places(x))
+    target, size = scorer.targets(x), scorer.batch_size
+    count = pictures * (steps + 1)
+    masked = np.where(np.random.default_rng(0).random((size, 1, *x.shape[2:])) < 0.5, 0, x[np.arange(size) % pictures]).astype(np.float32)
+    sizes = [min(size, count - i) for i in range(0, count, size)]
+
+    def plain() -> float:
+        begin = time.perf_counter()
+        for n in sizes:
+            scorer.session.run({scorer.question.x.name: masked[:n]})
+        return time.perf_counter() - begin
+
+    def measured() -> float:
+        begin = time.perf_counter()
+        found = deletion(scorer, x, maps, target, step=step)
+        assert found.scores.shape == (pictures, steps + 1)
+        return time.perf_counter() - begin
+
+    plain(), measured()
+    pairs = [(plain(), measured()) for _ in range(rounds)]
+    slow, fast = (float(np.median([p[i] for p in pairs])) for i in (1, 0))
+    ratio = float(np.median([a / b for a, b in pairs]))
+    print(f"\nevaluate, lite0: deletion with {steps} steps, {pictures} pictures, batches of {size}, medians of {rounds} pairs")
+    print(f"{'plain inference of':34} {count} masked pictures {fast:8.2f} s  {count / fast:7.1f} a second")
+    print(f"{'deletion, one session':34} {60 * pictures / slow:8.1f} pictures a minute, {ratio:.2f} of plain inference")
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/x.npy", x)
+        begin = time.perf_counter()
+        found = evaluate(path, f"{folder}/x.npy", ["gradient"], ["deletion"], Settings(step=step), state=f"{folder}/state.jsonl")
+        seconds = time.perf_counter() - begin
+    n = len(found.ways) * pictures
+    print(f"{'evaluate: gradient and 3 baselines':34} {60 * n / seconds:8.1f} maps a minute, opening and converting included")
+
+
 def main() -> None:
     import onnxsal
 
@@ -107,13 +157,19 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(onnxsal.methods()))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--evaluate", action="store_true", help="only the throughput of evaluate")
+    parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--one", nargs=2, metavar=("FILE", "METHOD"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(*args.one, args.rounds, args.threads)))
         return
+    if args.evaluate:
+        evaluation(args.pictures, min(args.rounds, 3))
+        return
     for name in args.models:
         table(name, args.methods.split(","), args.rounds, args.threads)
+    evaluation(args.pictures, min(args.rounds, 3))
 
 
 if __name__ == "__main__":
