@@ -90,6 +90,22 @@ def test_the_original_inputs_come_first_and_the_added_ones_are_optional(method: 
     assert isinstance(shape[0], str)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_are_listed_as_inputs_stay_weights(method: str):
+    """As older exporters write them: a caller may replace one, and the explanation is that of the replaced model."""
+    model = cnn()
+    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer)
+    result = convert(model, method)
+    for name, value in run(converted(method), {"x": X}).items():
+        close(run(result, {"x": X})[name], value, name)
+    other = cnn()
+    new = draw(4, 3, 3, 3, seed=9)
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(new, "w1"))
+    expected = run(convert(other, method), {"x": X})
+    for name, value in run(result, {"x": X, "w1": new}).items():
+        close(value, expected[name], name)
+
+
 # ----- outputs -----
 
 

@@ -94,8 +94,8 @@ def never_negative(model: Model, name: str) -> bool:
 
 
 def data_dependent(model: Model) -> set[str]:
-    """Tensors that an input of the model can change."""
-    found = set(model.input_names) | {i.name for i in model.graph.input}
+    """Tensors that an input of the model can change (a weight that is listed as an input too stays a weight)."""
+    found = set(model.input_names)
     for node in model.nodes:
         if found.intersection((*node.proto.input, *captured(node.proto))):
             found.update(filter(None, node.proto.output))
