@@ -21,6 +21,7 @@ from onnxsal.graph.model import captured
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.layout import Layout, Picture, layouts
+from onnxsal.methods.maps import enlarge
 from onnxsal.methods.question import image_axes
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
@@ -270,10 +271,7 @@ class Painter:
         height, width = (dim_of(op, x, a) for a in self.picture[1:])
         own, full = [site.y.dim(a) for a in sides], [x.dim(a) for a in self.picture[1:]]
         if None in own or own != full:
-            # every size, not Resize's attribute "axes": ONNX Runtime 1.31 fails where it moves a Transpose through such a Resize
-            sizes = op.Concat(dim_of(op, x if whole else site.y, 0), [1], height, width, axis=0)
-            bigger = op.Resize(op.Unsqueeze(small, [1]), None, None, sizes, mode="linear", coordinate_transformation_mode=self.upsample)
-            small = op.Squeeze(bigger, [1])
+            small = op.Squeeze(enlarge(op, op.Unsqueeze(small, [1]), height, width, self.upsample), [1])
         if whole:
             return small
         return op.ReduceSum(op.Reshape(small, op.Concat(dim_of(op, x, 0), [-1], height, width, axis=0)), [1], keepdims=0)

@@ -25,9 +25,16 @@ def picture_axes(build: Build) -> tuple[int, int, int]:
 def upsample(build: Build, op: Emit, maps: Value) -> Value:
     """Bilinear from [N, K, h, w] to the picture's height and width, corners not aligned (pixel centres keep their relative place)."""
     x, (_, height, width) = build.question.x, picture_axes(build)
-    known = [d for d in (x.dim(height), x.dim(width)) if d is not None]
-    sizes = op.const(known) if len(known) == 2 else op.Concat(dim_of(op, x, height), dim_of(op, x, width), axis=0)
-    return op.Resize(maps, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel", axes=[2, 3])
+    return enlarge(op, maps, dim_of(op, x, height), dim_of(op, x, width), "half_pixel")
+
+
+def enlarge(op: Emit, maps: Value, height: Value, width: Value, mode: str) -> Value:
+    """Bilinear from [N, K, h, w] to [N, K, height, width]; ``mode`` says how pixels of either size meet.
+
+    Resize is told every size, not its attribute ``axes``: ONNX Runtime 1.31 fails where it moves a Transpose through such a node.
+    """
+    sizes = op.Concat(op.Shape(maps, end=2), height, width, axis=0)
+    return op.Resize(maps, None, None, sizes, mode="linear", coordinate_transformation_mode=mode)
 
 
 def spread(build: Build, map_: Value) -> Value:
