@@ -146,6 +146,8 @@ CONVOLUTIONS = [
     {"shape": (6, 6, 8, 8), "weight": (9, 2, 3, 3), "group": 3, "pads": [1, 0, 0, 1], "strides": [2, 1]},
     {"shape": (6, 4, 9, 9), "weight": (8, 1, 3, 3), "group": 4, "dilations": [2, 1], "pads": [2, 1, 2, 1]},
     {"shape": (6, 4, 5, 5), "weight": (3, 4, 1, 1), "strides": [2, 2]},
+    {"shape": (6, 9, 7, 8), "weight": (4, 9, 3, 2), "pads": [1, 0, 2, 1], "strides": [2, 1], "dilations": [1, 2]},
+    {"shape": (6, 9, 5, 5), "weight": (3, 9, 1, 1), "strides": [2, 2]},
 ]
 
 
@@ -387,6 +389,23 @@ def test_pools_sums_and_residuals():
     result = onnxsal.Explainer(model, "pattern_attribution", patterns=learned).explain(x[:3])
     assert np.isfinite(result.attribution).all()
     assert np.abs(result.attribution).max() > 0
+
+
+def test_projection_keeps_the_direction():
+    """Rescaling where all of the signal passes changes only its size; and it holds a signal that would overflow."""
+    model, x = cnn(), draw(100, 3, 8, 8, seed=1)
+    learned = onnxsal.fit_patterns(model, x)
+    plain = onnxsal.Explainer(model, "patternnet", patterns=learned).explain(x[:3]).attribution.reshape(3, -1)
+    projected = onnxsal.Explainer(model, "patternnet", patterns=learned, project=True).explain(x[:3]).attribution.reshape(3, -1)
+    for a, b in zip(plain, projected, strict=True):
+        np.testing.assert_allclose(a / np.linalg.norm(a), b / np.linalg.norm(b), atol=1e-5)
+    for layer in learned.layers.values():
+        layer.patterns["positive"] *= np.float32(1e14)
+    with pytest.raises(InputError, match="NaN or infinite"):
+        onnxsal.Explainer(model, "patternnet", patterns=learned).explain(x[:3])
+    held = onnxsal.Explainer(model, "patternnet", patterns=learned, project=True).explain(x[:3]).attribution.reshape(3, -1)
+    for a, b in zip(projected, held, strict=True):
+        np.testing.assert_allclose(a / np.linalg.norm(a), b / np.linalg.norm(b), atol=1e-5)
 
 
 def test_a_shared_weight_has_patterns_per_node():

@@ -10,6 +10,7 @@ import numpy as np
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.graph import Emit, Value
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.patterns.file import LayerPatterns, load_patterns, named_layers, patterns_for
@@ -29,7 +30,32 @@ def explain(build: Build) -> Result:
     plan = with_patterns(build, build.plan())
     hot = emit_seed(op, question, question.start, build.head.explained_class)
     seed = op.Mul(hot, question.start)
-    return Result(traverse(op, plan, {question.start.name: seed})[question.x.name])
+    narrow = bottlenecks(plan, question.start.name) if build.settings.get("project") else set()
+
+    def visit(step: Step, signals: list[Value | None]) -> None:
+        if step.node.index in narrow and signals[0] is not None:
+            signals[0] = _projected(op, signals[0], list(range(1 if question.batched else 0, step.node.y.rank)))
+
+    return Result(traverse(op, plan, {question.start.name: seed}, visit)[question.x.name])
+
+
+def bottlenecks(plan: Plan, start: str) -> set[int]:
+    """The linear nodes through whose one output the whole signal passes: scaling it there keeps the direction of the result."""
+    live, found = {start}, set()
+    for step in reversed(plan.steps):
+        outputs = live.intersection(step.node.proto.output)
+        if outputs == live == {step.node.y.name} and step.rule.name == RULE:
+            found.add(step.node.index)
+        live -= outputs
+        if outputs:
+            live.update(n for n, wanted in zip(step.node.proto.input, step.node.wants, strict=True) if wanted)
+    return found
+
+
+def _projected(op: Emit, signal: Value, axes: list[int]) -> Value:
+    """The signal with a largest absolute value of 1 in each sample (a signal of zeros stays as it is)."""
+    largest = op.ReduceMax(op.Abs(signal), axes, keepdims=1)
+    return op.Div(signal, op.Where(op.Greater(largest, 0.0), largest, 1.0))
 
 
 def with_patterns(build: Build, plan: Plan) -> Plan:
