@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from onnxsal.cli.audit import audit
 from onnxsal.cli.convert import convert
 from onnxsal.cli.demo import demo
 from onnxsal.cli.evaluate import evaluate
@@ -38,7 +39,7 @@ def onnxsal(
     """Explains deployed models: an ONNX file goes in, the same model with its explanation built in comes out."""
 
 
-for verb in (convert, explain, evaluate, fit_patterns, plan, check, methods, ops, demo):
+for verb in (convert, explain, evaluate, audit, fit_patterns, plan, check, methods, ops, demo):
     app.command(cls=Verb)(verb)
 
 

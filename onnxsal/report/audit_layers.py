@@ -1,0 +1,176 @@
+"""Two versions of one model, layer by layer: where do their weights part, and where their values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxsal.graph import FLOATS, Model, NodeView
+from onnxsal.graph.load import load_model
+from onnxsal.metrics.weights import WEIGHTS
+from onnxsal.report.audit_look import Subject
+from onnxsal.runtime.session import open_session
+
+PICTURES = 6
+"""How many are run through both models."""
+
+OFF = 0.25
+"""Relative error of a layer's weights or values from which on it is broken; rounding to 8 bits stays below a tenth of a layer's weights."""
+
+JUMP = 3.0
+"""How many times the error of its inputs a layer's error must be for the layer to be at fault itself."""
+
+NOTHING = 1e-12
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that both models have. ``weights`` and ``values``: relative error |b - a| / |a| of what it stores and what it gives;
+    ``*_factor``: the factor that best turns the first model's into the second's; ``before``: the largest error of what it reads.
+    """
+
+    name: str
+    op_type: str
+    weights: float | None
+    weights_factor: float | None
+    values: float | None
+    values_factor: float | None
+    before: float
+
+    @property
+    def broken(self) -> bool:
+        """Whether the fault is in this layer rather than before it."""
+        stored = self.weights is not None and self.weights > OFF
+        given = self.values is not None and self.values > OFF and self.values > JUMP * self.before
+        return stored or given
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {**self.__dict__, "broken": self.broken}
+
+
+class Side:
+    """One of the two models: its nodes by name, and the tensor that carries what a name stood for before it was quantised."""
+
+    def __init__(self, who: Subject) -> None:
+        self.who = who
+        self.model = Model(load_model(who.model))
+        self.nodes = {n.name: n for n in self.model.nodes if n.proto.name}
+        self.read = {name: n for n in self.model.nodes for name in n.proto.input}
+
+    def carrier(self, name: str) -> str:
+        """The tensor to read for ``name``: what comes out of Quantize and Dequantize where it is quantised."""
+        quantise = self.read.get(name)
+        if quantise is not None and quantise.op_type == "QuantizeLinear" and quantise.proto.input[0] == name:
+            back = self.read.get(quantise.proto.output[0])
+            if back is not None and back.op_type == "DequantizeLinear":
+                return str(back.proto.output[0])
+        return name
+
+    def floats(self) -> list[str]:
+        """The tensors that nodes compute with, in order."""
+        names = [o for n in self.model.nodes for o in n.proto.output if o]
+        return [n for n in names if self.model.value(n).dtype in FLOATS and self.model.constant(n) is None]
+
+    def weights(self, node: NodeView) -> list[np.ndarray | None]:
+        """What a layer stores, dequantised."""
+        return [self._stored(node.proto.input[i]) for i in WEIGHTS.get(node.op_type, ()) if i < len(node.proto.input)]
+
+    def _stored(self, name: str) -> np.ndarray | None:
+        found = self.model.constant(name) if name else None
+        producer = self.model.producer.get(name)
+        if found is None and producer is not None and producer.op_type in ("DequantizeLinear", "Identity", "Cast", "Transpose"):
+            inner = [self.model.constant(i) for i in producer.proto.input if i]
+            if all(a is not None for a in inner) and producer.op_type == "DequantizeLinear":
+                return dequantised([a for a in inner if a is not None], producer.attr("axis", 1))
+        return None if found is None or found.dtype.kind != "f" else found.astype(np.float64)
+
+    def values(self, x: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """What tensors hold for one picture."""
+        return {n: v.astype(np.float64) for n, v in self._session(tuple(names)).run({self.who.scorer.question.x.name: x}, names).items()}
+
+    def _session(self, names: tuple[str, ...]) -> Any:
+        if not hasattr(self, "_open"):
+            proto = onnx.ModelProto()
+            proto.CopyFrom(self.model.proto)
+            have = {o.name for o in proto.graph.output}
+            extra = [onnx.helper.make_tensor_value_info(n, self.model.value(n).dtype, None) for n in names if n not in have]
+            proto.graph.output.extend(extra)
+            self._open = open_session(proto, self.who.scorer.session.providers)
+        return self._open
+
+
+def dequantised(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    """(q - zero) * scale, per tensor or along ``axis``."""
+    q, scale = parts[0].astype(np.float64), parts[1].astype(np.float64)
+    zero = parts[2].astype(np.float64) if len(parts) > 2 else np.zeros_like(scale)
+    if scale.ndim == 1 and q.ndim:
+        shape = [-1 if a == axis % q.ndim else 1 for a in range(q.ndim)]
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    return np.asarray((q - zero) * scale)
+
+
+def compare_layers(first: Subject, second: Subject, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Layer]:
+    """Every layer that both models have under one name, in the first one's order; ``pairs``: pictures [1, ...] as each takes them."""
+    a, b = Side(first), Side(second)
+    inside = {*b.model.producer, *b.model.input_names}
+    common = [n for n in a.floats() if n in inside and b.model.constant(n) is None]
+    common += [n for n in a.model.input_names if n in inside and a.model.value(n).dtype in FLOATS and n not in common]
+    errors = _value_errors(a, b, common, pairs[:PICTURES]) if common else {}
+    layers = []
+    for node in a.model.nodes:
+        twin = b.nodes.get(node.name) if node.proto.name else None
+        if node.op_type not in WEIGHTS or twin is None or twin.op_type != node.op_type:
+            continue
+        stored = _pair_error(list(zip(a.weights(node), b.weights(twin), strict=False)))
+        given = errors.get(node.proto.output[0]) or errors.get(_after(a, node))
+        before = max((errors[n][0] for n in node.proto.input if n in errors), default=0.0)
+        values, factor = given or (None, None)
+        layers.append(Layer(node.name, node.op_type, *stored, values, factor, before))
+    return layers
+
+
+def _after(side: Side, node: NodeView) -> str:
+    """The output of the one activation behind a layer: an int8 model has no tensor between the two."""
+    readers = [n for n in side.model.nodes if node.proto.output[0] in n.proto.input]
+    return str(readers[0].proto.output[0]) if len(readers) == 1 and len(readers[0].proto.output) == 1 else ""
+
+
+def _pair_error(pairs: Sequence[tuple[np.ndarray | None, np.ndarray | None]]) -> tuple[float | None, float | None]:
+    """Relative error and best factor of the main weight of a layer (the one with most values)."""
+    fitting = [(p, q) for p, q in pairs if p is not None and q is not None and p.shape == q.shape and p.size]
+    if not fitting:
+        return None, None
+    p, q = max(fitting, key=lambda pair: pair[0].size)
+    return _error(np.array([(p * p).sum(), (q * q).sum(), (p * q).sum()]))
+
+
+def _error(sums: np.ndarray) -> tuple[float, float]:
+    """Relative error and factor from <a,a>, <b,b>, <a,b>."""
+    aa, bb, ab = sums
+    if aa <= NOTHING:
+        return (0.0, 1.0) if bb <= NOTHING else (float("inf"), 1.0)
+    return float(np.sqrt(max(aa + bb - 2 * ab, 0.0) / aa)), float(ab / aa)
+
+
+def _value_errors(a: Side, b: Side, names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[float, float]]:
+    carriers = ([a.carrier(n) for n in names], [b.carrier(n) for n in names])
+    sums: Counter[str] = Counter()
+    kept = {n: np.zeros(3) for n in names}
+    for x, y in pairs:
+        left, right = a.values(x, _once(carriers[0])), b.values(y, _once(carriers[1]))
+        for name, p, q in zip(names, *carriers, strict=True):
+            u, v = left[p], right[q]
+            if u.shape == v.shape and np.isfinite(u).all() and np.isfinite(v).all():
+                kept[name] += ((u * u).sum(), (v * v).sum(), (u * v).sum())
+                sums[name] += 1
+    return {n: _error(kept[n]) for n in names if sums[n]}
+
+
+def _once(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(names))
