@@ -18,10 +18,14 @@ from onnxsal.metrics.ranking import TieWarning
 from onnxsal.metrics.retrain import Retraining, kar, roar
 from onnxsal.metrics.sanity import DataRandomization, ModelRandomization, data_randomization, model_randomization
 from onnxsal.metrics.scorer import Scorer
+from onnxsal.metrics.signal import LayerQuality, SignalQuality, signal_quality
 from onnxsal.metrics.similarity import Similarity, similarity
 from onnxsal.metrics.statistics import Summary, paired, summarise
 
 __all__ = [
+    "LayerQuality",
+    "SignalQuality",
+    "signal_quality",
     "Attention",
     "Conservation",
     "Curve",
