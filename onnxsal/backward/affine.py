@@ -10,7 +10,7 @@ A rule says which (a_t, w_t) there are. What does not arrive at the input is wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx import helper
@@ -19,7 +19,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
 from onnxsal.graph.fold import fold_of
-from onnxsal.graph.helpers import dim_of, ones_like, stabilise, zeros_like
+from onnxsal.graph.helpers import dim_of, ones_like, signed_epsilon, stabilise, zeros_like
 from onnxsal.ops.bounds import not_negative
 from onnxsal.ops.registry import Roles, implicit_bias, spec_of, vjp
 
@@ -44,17 +44,15 @@ class Book:
     leak: list[tuple[Value, int]] = field(default_factory=list)
 
     def total(self, op: Emit, a: Value, b: Value | None = None) -> Value:
-        """sum a, or sum a * b of two tensors of one shape, per sample. (A product of matrices: one pass, nothing stored.)"""
-        if b is None:
-            return op.ReduceSum(self._rows(op, a, [-1]), [1], keepdims=0)
-        return op.Reshape(op.MatMul(self._rows(op, a, [1, -1]), self._rows(op, b, [-1, 1])), [-1])
+        """sum a, or sum a * b of two tensors of one shape, per sample. (ONNX Runtime's MatMul of a row and a column is far slower.)"""
+        rows = self._rows(op, a if b is None else op.Mul(a, b))
+        return op.ReduceSum(rows, [1], keepdims=0)
 
-    def _rows(self, op: Emit, a: Value, rest: list[int]) -> Value:
-        count = op.const([1]) if self.samples is None else dim_of(op, self.samples, 0)
-        size = None if self.samples is None else self.samples.dim(0)
+    def _rows(self, op: Emit, a: Value) -> Value:
+        size = 1 if self.samples is None else self.samples.dim(0)
         if self.samples is None or size is not None:
-            return op.Reshape(a, [size or 1, *rest])
-        return op.Reshape(a, op.Concat(count, rest, axis=0))
+            return op.Reshape(a, [size or 1, -1])
+        return op.Reshape(a, op.Concat(dim_of(op, self.samples, 0), [-1], axis=0))
 
 
 def book_of(op: Emit) -> Book | None:
@@ -179,12 +177,17 @@ def step(op: Emit, affine: Affine, part: Part) -> Value:
             total = run if total is None else op.Add(total, run)
         assert total is not None
         total = Value(total.name, 0, affine.z.shape)
-    alive = None if part.epsilon else _alive(op, total, part.sign)
-    s = op.Div(part.relevance, stabilise(op, total, part.epsilon) if alive is None else op.Where(alive, total, float("inf")))
     sent: Value | None = None
-    if part.spread and alive is not None:
-        sent = spread(op, affine, op.Where(alive, 0.0, part.relevance))
-    enter(op, affine, part.relevance, s, total, part.bias, leaks=sent is None)
+    if part.epsilon:
+        added = signed_epsilon(op, total, part.epsilon)
+        s = op.Div(part.relevance, op.Add(total, added))
+        enter(op, affine, s, part.bias, lambda book: book.total(op, s, added))
+    else:
+        alive = _alive(op, total, part.sign)
+        s = op.Div(part.relevance, op.Where(alive, total, float("inf")))
+        if part.spread:
+            sent = spread(op, affine, op.Where(alive, 0.0, part.relevance))
+        enter(op, affine, s, part.bias, None if part.spread else lost(op, part.relevance, s, total))
     for a, w in part.terms:
         share = op.Mul(a, affine.backward(op, s, w))
         sent = share if sent is None else op.Add(sent, share)
@@ -206,14 +209,25 @@ def by_live_sums(op: Emit, relevance: Value, total: Value, epsilon: float = 0.0,
     return op.Div(relevance, op.Where(_alive(op, total, sign), total, float("inf")))
 
 
-def enter(op: Emit, affine: Affine, relevance: Value, s: Value, total: Value, bias: Value | None, leaks: bool = True) -> None:
-    """Write down the bias's share and the leak of one sum. A total of unknown shape may be the same for all samples."""
+Leak = Callable[[Book], Value]
+
+
+def lost(op: Emit, relevance: Value, s: Value, total: Value) -> Leak:
+    """sum R - sum s Z: what was not divided, or by more than the sum. A total of unknown shape may be the same for all samples."""
+
+    def leak(book: Book) -> Value:
+        return op.Sub(book.total(op, relevance), book.total(op, s, total))
+
+    return leak
+
+
+def enter(op: Emit, affine: Affine, s: Value, bias: Value | None, leak: Leak | None) -> None:
+    """Write down the bias's share, sum s b, and the leak of one sum, if a book is kept."""
     book = book_of(op)
     if book is None:
         return
-    if leaks:
-        kept = book.total(op, s, total) if total.shape is not None else book.total(op, op.Mul(s, total))
-        book.leak.append((op.Sub(book.total(op, relevance), kept), op.dtype))
+    if leak is not None:
+        book.leak.append((leak(book), op.dtype))
     if bias is not None:
         shared = op.ReduceSum(s, list(affine.flat), keepdims=1) if affine.flat else s
         book.bias.append((book.total(op, op.Mul(shared, bias)), op.dtype))

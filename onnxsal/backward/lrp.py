@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onnxsal.backward.affine import BIASES, MAPS, Affine, Part, Term, affine_of, by_live_sums, enter, fan_in, spread, step
+from onnxsal.backward.affine import BIASES, MAPS, Affine, Part, Term, affine_of, by_live_sums, enter, fan_in, lost, spread, step
 from onnxsal.backward.box import bounds_at
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
@@ -54,7 +54,7 @@ def _plain(op: Emit, node: NodeView, dys: Signals, bias: str, epsilon: float) ->
 
 def _distributed(op: Emit, affine: Affine, r: Value, epsilon: float) -> Value:
     s = by_live_sums(op, r, affine.z, epsilon)
-    enter(op, affine, r, s, affine.z, None)
+    enter(op, affine, s, None, lost(op, r, s, affine.z))
     assert affine.bias is not None
     own = op.Mul(affine.a, affine.backward(op, s))
     return op.Add(own, spread(op, affine, op.Mul(s, affine.bias)))
@@ -192,7 +192,7 @@ def wplus(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5, bias
     shift = affine.bias if bias == "absorb" else None
     total = total if shift is None else op.Add(total, shift)
     s = op.Div(r, op.Add(total, float(epsilon)))
-    enter(op, affine, r, s, Value(total.name, 0, affine.z.shape), shift)
+    enter(op, affine, s, shift, lost(op, r, s, total))
     back = affine.backward(op, s, up)
     return _to(affine, back if ones else op.Mul(a, back))
 
@@ -222,7 +222,7 @@ def _without_input(op: Emit, affine: Affine, r: Value, ones: Value, weight: Valu
     """A step with ones in place of the input, without multiplying by them."""
     total = affine.forward(op, ones, weight) if total is None else total
     s = by_live_sums(op, r, total)
-    enter(op, affine, r, s, Value(total.name), None)
+    enter(op, affine, s, None, lost(op, r, s, total))
     return affine.backward(op, s, weight)
 
 
@@ -252,7 +252,7 @@ def as_average(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5)
     pooled = node.like("AveragePool", kernel_shape=strides, strides=strides)
     mean = op.AveragePool(node.x, kernel_shape=strides, strides=strides)
     s = op.Div(r, op.Add(mean, float(epsilon)))
-    enter(op, Affine(node, 0, node.x, node.y, None), r, s, Value(mean.name, 0, node.y.shape), None)
+    enter(op, Affine(node, 0, node.x, node.y, None), s, None, lost(op, r, s, mean))
     back = vjp(op, pooled, [s])[0]
     assert back is not None
     return node.grads(op.Mul(node.x, back))

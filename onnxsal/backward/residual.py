@@ -9,7 +9,7 @@ from onnxsal.backward.affine import book_of
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, Model, NodeView, Value
-from onnxsal.graph.helpers import stabilise, unbroadcast
+from onnxsal.graph.helpers import signed_epsilon, unbroadcast
 from onnxsal.ops.bounds import bounds_of
 from onnxsal.ops.registry import spec_of, vjp
 
@@ -56,12 +56,9 @@ def _shares(op: Emit, node: NodeView, r: Value, takers: list[int], how: str, eps
     values = {i: op.Neg(node.input(i)) if node.op_type == "Sub" and i == 1 else node.input(i) for i in takers}
     if how == "signed":
         total = _sum(op, list(values.values()))
-        s = op.Div(r, stabilise(op, total, epsilon))
-        book = book_of(op)
-        if book is not None:
-            book.leak.append(
-                (op.Sub(book.total(op, _full(op, node, r)), book.total(op, _full(op, node, s), _full(op, node, total))), op.dtype)
-            )
+        added = signed_epsilon(op, total, epsilon)
+        s = op.Div(r, op.Add(total, added))
+        _leak(op, s, added)
         return {i: op.Mul(v, s) for i, v in values.items()}
     sizes = {i: op.Add(_magnitude(op, node, i), SMALLEST) for i in takers}
     total = _sum(op, list(sizes.values()))
@@ -73,8 +70,11 @@ def _shares(op: Emit, node: NodeView, r: Value, takers: list[int], how: str, eps
     return {**shares, last: rest}
 
 
-def _full(op: Emit, node: NodeView, value: Value) -> Value:
-    return Value(value.name, 0, node.y.shape)
+def _leak(op: Emit, s: Value, added: Value) -> None:
+    """Write down what the stabiliser takes."""
+    book = book_of(op)
+    if book is not None:
+        book.leak.append((book.total(op, s, added), op.dtype))
 
 
 def _magnitude(op: Emit, node: NodeView, i: int) -> Value:
@@ -142,11 +142,9 @@ def share(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6) -> S
         answer[takers[0]] = r if x.shape == node.y.shape else unbroadcast(op, r, node.y, x)
         return answer
     counted = node.y if len(takers) == 1 else op.Mul(node.y, float(len(takers)))
-    s = op.Div(r, stabilise(op, counted, epsilon))
-    book = book_of(op)
-    if book is not None:
-        full = _full(op, node, s)
-        book.leak.append((op.Sub(book.total(op, _full(op, node, r)), book.total(op, full, _full(op, node, counted))), op.dtype))
+    added = signed_epsilon(op, counted, epsilon)
+    s = op.Div(r, op.Add(counted, added))
+    _leak(op, s, added)
     back = vjp(op, node, [s])
     for i in takers:
         signal = back[i]
