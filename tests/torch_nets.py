@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+torch.set_num_threads(1)  # the networks are small, and tests run side by side
 Activation = Callable[[], nn.Module]
 
 
@@ -297,7 +298,7 @@ def target_score(logits: Tensor, classes: Tensor | Sequence[int] | None = None) 
 
 def torch_gradient(net: nn.Module, x: Tensor, classes: Tensor | Sequence[int] | None = None, score: str = "logit") -> tuple[Tensor, Tensor]:
     """(d score / d x, score) by autograd, in float64."""
-    net, x = copy.deepcopy(net).double(), x.double().requires_grad_()
+    net, x = copy.deepcopy(net).double(), x.detach().double().requires_grad_()
     out = net(x)
     chosen = out.argmax(1) if classes is None else torch.as_tensor(classes)
     scores = target_score(F.softmax(out, 1) if score == "probability" else out, chosen)
