@@ -2,6 +2,9 @@
 
 from onnxsal.metrics.axioms import WeakDependence, completeness, weak_dependence
 from onnxsal.metrics.conservation import Conservation, conservation
+from onnxsal.metrics.dataset import Dataset, Sample, open_dataset
+from onnxsal.metrics.evaluate import evaluate
+from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.faithfulness import (
     Curve,
     IdScore,
@@ -14,6 +17,7 @@ from onnxsal.metrics.faithfulness import (
     pixel_perturbation,
 )
 from onnxsal.metrics.localisation import Attention, Localisation, attention_errors, pointing_game, relevance_mass, relevance_rank
+from onnxsal.metrics.measures import Settings
 from onnxsal.metrics.ranking import TieWarning
 from onnxsal.metrics.retrain import Retraining, kar, roar
 from onnxsal.metrics.sanity import DataRandomization, ModelRandomization, data_randomization, model_randomization
@@ -30,27 +34,34 @@ __all__ = [
     "Conservation",
     "Curve",
     "DataRandomization",
+    "Dataset",
+    "Evaluation",
     "IdScore",
     "Localisation",
     "ModelRandomization",
     "OcclusionCorrelation",
     "PixelPerturbation",
     "Retraining",
+    "Sample",
     "Scorer",
+    "Settings",
     "Similarity",
     "Summary",
     "TieWarning",
+    "Way",
     "WeakDependence",
     "attention_errors",
     "completeness",
     "conservation",
     "data_randomization",
     "deletion",
+    "evaluate",
     "id_score",
     "insertion",
     "kar",
     "model_randomization",
     "occlusion_correlation",
+    "open_dataset",
     "paired",
     "pixel_perturbation",
     "pointing_game",
