@@ -43,7 +43,7 @@ FORMS = ("BatchNormalization", "Sub Mul Add", "Mul Add", "reversed Sub")
 def network(layer: str, form: str) -> onnx.ModelProto:
     """The layer, a normalisation in one of its forms (or "folded"), Relu, and a sum as the score."""
     op_type, attributes, weight, biased, shape, times = LAYERS[layer]
-    bias = np.random.default_rng(1).normal(size=C) if biased else bias
+    bias = np.random.default_rng(1).normal(size=C) if biased else np.zeros(C)
     rank4 = len(shape) == 4
     per = CHANNELS if rank4 else (C,)
     weights = {
