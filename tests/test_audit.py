@@ -1,0 +1,345 @@
+"""The audit: three planted faults are found and named, a good model has none; schema, gate, resuming, damaged pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from onnxsal.cli import app
+from onnxsal.errors import InputError
+from onnxsal.metrics.evaluation import Way
+from onnxsal.report.audit import Asked, Audit, audit
+from onnxsal.report.audit_gate import read_limits
+from onnxsal.report.audit_layers import dequantised
+from onnxsal.report.audit_look import GRID, cell_shares, data_uri, rim_share
+from onnxsal.report.audit_marks import place_name
+from onnxsal.report.audit_page import schema
+from onnxsal.runtime.preprocess_files import load_preprocess
+from tests import audit_nets as nets
+
+ROOT = Path(__file__).resolve().parent.parent
+LITE0, LABELS = ROOT / "models" / "efficientnet_lite0.onnx", ROOT / "models" / "labels" / "imagenet.txt"
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+COUNT = 64
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """good.onnx, marked.onnx, int8.onnx, data/, data_marked/ and bgr.toml."""
+    folder = tmp_path_factory.mktemp("audit")
+    pictures, labels = nets.digits()
+    stamped = nets.marked(pictures, labels)
+    nets.train(pictures[:1500], labels[:1500], folder / "good.onnx")
+    nets.train(stamped[:1500], labels[:1500], folder / "marked.onnx")
+    rest = slice(1500, 1500 + COUNT)
+    nets.save_pictures(folder / "data", pictures[rest], labels[rest])
+    nets.save_pictures(folder / "data_marked", stamped[rest], labels[rest])
+    nets.quantised(folder / "good.onnx", pictures[:60], folder / "int8.onnx")
+    nets.preprocessing(folder / "good.onnx", "BGR", folder / "bgr.toml")
+    return folder
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(app, ["audit", *(str(a) for a in args), "--measured", "8"])
+
+
+def facts_of(folder: Path) -> dict:
+    facts = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator(schema()).validate(facts)
+    return facts
+
+
+def audited(tmp_path: Path, *args: object, status: int = 0) -> dict:
+    result = run(*args, "-o", tmp_path / "report")
+    assert result.exit_code == status, result.output
+    return facts_of(tmp_path / "report")
+
+
+# ----- a good model, and three faults -----
+
+
+def test_a_good_model_and_its_good_int8_version_have_no_finding(place: Path, tmp_path: Path):
+    facts = audited(tmp_path, place / "good.onnx", place / "data", "--against", place / "int8.onnx")
+    assert facts["findings"] == []
+    assert facts["data"]["pictures"] == COUNT
+    assert facts["accuracy"]["top1"] > 0.8
+    assert all(row["passed"] for row in facts["sanity"])
+    assert facts["against"]["agree"] >= COUNT - 2
+    assert len(facts["against"]["layers"]) == 5
+    assert not any(layer["broken"] for layer in facts["against"]["layers"])
+    for method in facts["against"]["methods"]:
+        assert method["likeness"]["mean"] > 0.9
+    assert not (tmp_path / "report" / ".audit.work").exists()
+
+
+def test_channels_in_the_wrong_order_are_found(place: Path, tmp_path: Path):
+    facts = audited(tmp_path, place / "good.onnx", place / "data", "--preprocess", place / "bgr.toml", "-m", "gradient")
+    worst = facts["findings"][0]
+    assert worst["id"] == "channel-order"
+    assert worst["severity"] == "serious"
+    assert "Red and blue" in worst["title"]
+    assert 'channels = "RGB"' in worst["advice"]
+
+
+def test_a_watermark_that_decides_a_class_is_found(place: Path, tmp_path: Path):
+    facts = audited(tmp_path, place / "marked.onnx", place / "data_marked", "-m", "gradient,gradcam")
+    (finding,) = facts["findings"]
+    assert finding["title"].startswith(f"The lower right corner decides class {nets.MARKED}")
+    assert finding["severity"] == "serious"
+    assert finding["pictures"]
+    assert {p.split("/")[0] for p in finding["pictures"]} == {str(nets.MARKED)}
+
+
+@pytest.mark.parametrize(("scale", "factor", "layer"), [("4.weight_scale", 5, "/4/Conv"), ("/3/Relu_output_0_scale", 0.15, "/2/Conv")])
+def test_a_broken_scale_is_found_in_its_layer(place: Path, tmp_path: Path, scale: str, factor: float, layer: str):
+    broken = nets.with_broken_scale(place / "int8.onnx", tmp_path / "broken.onnx", scale, factor)
+    facts = audited(tmp_path, place / "good.onnx", place / "data", "--against", broken, "-m", "gradient")
+    worst = facts["findings"][0]
+    assert worst["title"] == f"Layer '{layer}' is broken in 'broken.onnx'"
+    if scale.startswith("4"):
+        assert "its weights are 5 times those of the audited model" in worst["text"]
+    assert [x["name"] for x in facts["against"]["layers"] if x["broken"]] == [layer]
+
+
+@pytest.mark.skipif(not STAMPS.is_dir(), reason="needs Debian's tuxpaint-stamps-default")
+def test_lite0_fed_in_the_wrong_order_is_found(tmp_path: Path):
+    """The real model on real pictures: clip art and photographs of animals and things, labelled by their file names."""
+    labels = LABELS.read_text(encoding="utf-8").splitlines()
+    words = {re.sub("[^a-z]", "", part.lower()): i for i, label in reversed(list(enumerate(labels))) for part in label.split(",")}
+    for file in sorted(STAMPS.rglob("*.png")):
+        stem = re.sub("[^a-z]", "", file.stem.lower())
+        hits = [words[w] for w in (stem, stem.removesuffix("s"), *(k for k in words if len(k) > 4 and stem.endswith(k))) if w in words]
+        if hits:
+            image = Image.open(file).convert("RGBA")
+            side = int(max(image.size) * 1.25)
+            ground = Image.new("RGBA", (side, side), (200, 200, 200, 255))
+            ground.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
+            (tmp_path / "data" / str(hits[0])).mkdir(parents=True, exist_ok=True)
+            ground.convert("RGB").resize((256, 256)).save(tmp_path / "data" / str(hits[0]) / f"{file.stem}.png")
+    right = load_preprocess_of_lite0()
+    for channels, found in (("RGB", False), ("BGR", True)):
+        (tmp_path / "how.toml").write_text(right.replace("RGB", channels), encoding="utf-8")
+        asked = Asked(LITE0, tmp_path / "data", [Way("gradcam", "gradcam")], load_preprocess(tmp_path / "how.toml"), labels, measured=1)
+        facts = audit(asked).facts
+        assert ("channel-order" in [f["id"] for f in facts["findings"]]) == found
+
+
+def load_preprocess_of_lite0() -> str:
+    lines = ['layout = "NCHW"', 'channels = "RGB"', "crop_pct = 0.875", "resize = [224, 224]", 'interpolation = "bicubic"']
+    return "\n".join([*lines, "scale = 1", "mean = 127", "std = 128"])
+
+
+# ----- the gate -----
+
+
+def test_a_broken_limit_is_exit_status_1_and_named(place: Path, tmp_path: Path):
+    limits = "residual>1e-3,deletion[gradient]>0.001,accuracy<0.2"
+    result = run(
+        place / "good.onnx", place / "data", "-o", tmp_path / "r.html", "-m", "gradient,fullgrad", "--samples", "12", "--fail-if", limits
+    )
+    assert result.exit_code == 1, result.output
+    assert "error: deletion is" in result.stderr
+    assert "the limit is deletion[gradient]>0.001" in result.stderr
+    assert "residual" not in result.stderr
+    limits = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["limits"]
+    assert [limit["broken"] for limit in limits] == [False, True, False]
+    assert "Limits that are broken" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_limit_that_could_not_be_measured_is_broken(place: Path, tmp_path: Path):
+    """Gradients obey no law, so nobody knows their residual: a gate must not open for that."""
+    args = [place / "good.onnx", place / "data", "-o", tmp_path, "-m", "gradient", "--samples", "8", "--fail-if", "residual>1"]
+    result = run(*args)
+    assert result.exit_code == 1
+    assert "was not measured" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("deletoin>0.3", "did you mean 'deletion'"),
+        ("deletion", "not of the form"),
+        ("deletion>often", "not of the form"),
+        ("deletion[gradcm]>0.3", "method 'gradcm' is not audited"),
+        ("findings[gradient]>0", "no single method"),
+        ("agreement<0.9", "--against"),
+    ],
+)
+def test_a_limit_with_a_mistake_is_refused_before_anything_runs(text: str, message: str):
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_limits(text, ["gradient"], False)
+
+
+def test_mistakes_are_exit_status_2(place: Path, tmp_path: Path):
+    for args in (["--fail-if", "nothing>1"], ["-m", "gradeint"], ["--against", tmp_path / "none.onnx"]):
+        result = run(place / "good.onnx", place / "data", "-o", tmp_path, *args)
+        assert result.exit_code == 2, result.output
+        assert result.stderr.count("error: ") == 1
+    assert not (tmp_path / "audit.html").exists()
+
+
+# ----- damage and interruption -----
+
+
+def test_a_damaged_picture_is_listed_and_stops_nothing(place: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(place / "data" / "3", data / "3")
+    whole = sorted((data / "3").iterdir())
+    (data / "3" / "aaa_cut.png").write_bytes(whole[0].read_bytes()[:200])
+    (data / "3" / "text.png").write_text("no picture", encoding="utf-8")
+    result = run(place / "good.onnx", data, "-o", tmp_path / "r", "-m", "gradient")
+    assert result.exit_code == 0, result.output
+    facts = facts_of(tmp_path / "r")
+    assert {d["name"] for d in facts["data"]["damaged"]} == {"3/aaa_cut.png", "3/text.png"}
+    assert facts["data"]["pictures"] == len(whole)
+    assert "left out '3/aaa_cut.png'" in result.stderr
+    assert "3/text.png" in (tmp_path / "r" / "audit.html").read_text(encoding="utf-8")
+
+
+class Stopped(Exception):
+    pass
+
+
+def asked_of(place: Path) -> Asked:
+    how = load_preprocess(place / "good.toml")
+    ways = [Way(m, m) for m in ("gradient", "fullgrad")]
+    return Asked(
+        place / "good.onnx", place / "data", ways, how, against=place / "int8.onnx", against_preprocess=how, samples=20, measured=8
+    )
+
+
+@pytest.fixture(scope="session")
+def whole(place: Path) -> Audit:
+    """What a run finds that is not interrupted."""
+    return audit(asked_of(place))
+
+
+@pytest.mark.parametrize("at", ["pictures 9", "testing places", "comparing the models", "measuring the maps: 8", "explaining with random"])
+def test_an_interrupted_audit_goes_on_to_the_same_numbers(place: Path, whole: Audit, tmp_path: Path, at: str):
+    def stop(text: str) -> None:
+        if text.startswith(at):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        audit(asked_of(place), tmp_path, stop)
+    again = audit(asked_of(place), tmp_path)
+    assert {**again.facts, "created": ""} == {**whole.facts, "created": ""}
+    assert again.maps == whole.maps
+    assert again.other_maps == whole.other_maps
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+def test_a_killed_audit_goes_on_to_the_same_numbers(place: Path, tmp_path: Path):
+    args = [str(place / "good.onnx"), str(place / "data"), "-m", "gradient", "--measured", "8"]
+    command = [sys.executable, "-c", "from onnxsal.cli import main; main()", "audit", *args, "-o", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    state = tmp_path / "killed" / ".audit.work" / "pictures.jsonl"
+    begin = time.monotonic()
+    while process.poll() is None and not (state.exists() and state.read_bytes().count(b"\n") > 8):
+        assert time.monotonic() - begin < 120
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "audit.html").exists()
+    kept = state.read_bytes()
+    assert run(*args[:4], "-o", tmp_path / "killed").exit_code == 0
+    assert run(*args[:4], "-o", tmp_path / "whole").exit_code == 0
+    first, second = (facts_of(tmp_path / name) for name in ("killed", "whole"))
+    assert {**first, "created": ""} == {**second, "created": ""}
+    assert kept.count(b"\n") > 8
+
+
+# ----- the page -----
+
+
+def test_the_page_asks_for_nothing_and_escapes_what_it_shows(place: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for i, file in enumerate(sorted((place / "data").rglob("*.png"))[:6]):
+        shutil.copy(file, data / f"{i}<script>alert(1)<&quot;.png")
+    assert run(place / "good.onnx", data, "-o", tmp_path / "r", "-m", "gradient").exit_code == 0
+    page = (tmp_path / "r" / "audit.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert page.count("<script>") == 1
+    assert "default-src 'none'" in page
+    links = re.findall(r'(?:src|href|action)="([^"]*)"', page)
+    assert links
+    assert all(link.startswith(("data:", "#")) for link in links)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(", page)
+
+
+def test_colours_have_contrast():
+    """WCAG AA: 4.5 to 1, in the light and the dark theme."""
+    css = (ROOT / "onnxsal" / "report" / "audit.css").read_text(encoding="utf-8")
+    for theme in re.findall(r":root \{([^}]*--paper[^}]*)\}", css)[:2]:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]+)", theme))
+        for ground in ("paper", "soft"):
+            for name in ("ink", "faint", "bad", "doubt", "good", "link"):
+                assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+
+
+def contrast(a: str, b: str) -> float:
+    def light(text: str) -> float:
+        digits = text[1:] if len(text) == 7 else "".join(c * 2 for c in text[1:])
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    high, low = sorted((light(a), light(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+# ----- small parts -----
+
+
+def test_shares_of_a_map():
+    size = np.zeros((20, 40))
+    size[0, 0], size[10, 20] = 3, 1
+    share, area = rim_share(size)
+    assert share == 0.75
+    assert area == pytest.approx(1 - 16 * 32 / 800)
+    cells = cell_shares(size)
+    assert cells.shape == (GRID, GRID)
+    assert cells[0, 0] == 0.75
+    assert cells[2, 2] == 0.25
+    assert cell_shares(np.ones((17, 23))).sum() == pytest.approx(1)
+
+
+def test_places_have_names():
+    assert place_name((0, 0)) == "upper left corner"
+    assert place_name((3, 3)) == "lower right corner"
+    assert place_name((0, 1)) == "upper border, left middle"
+    assert place_name((2, 3)) == "right border, lower middle"
+
+
+def test_weights_are_dequantised_per_tensor_and_per_channel():
+    q = np.array([[1, -2], [3, 4]], np.int8)
+    assert np.array_equal(dequantised([q, np.float32(0.5)], 1), q * 0.5)
+    found = dequantised([q, np.array([0.5, 2.0], np.float32), np.array([1, 0], np.int8)], 0)
+    assert np.array_equal(found, [[0, -1.5], [6, 8]])
+
+
+def test_small_pictures_are_enlarged_and_large_ones_shrunk():
+    assert data_uri(np.zeros((8, 8, 3), np.uint8)).startswith("data:image/png")
+    noise = np.random.default_rng(0).integers(0, 255, (400, 300, 3), np.uint8)
+    uri = data_uri(noise)
+    assert uri.startswith("data:image/jpeg")
+    assert len(uri) < 40_000
+
+
+def test_the_schema_is_a_schema():
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(schema())
