@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import signal
 import subprocess
@@ -527,6 +528,17 @@ def test_every_metric_says_what_it_gives(model: Path, folder: Path) -> None:
     assert row.values["residual"] < 1e-3
     assert not found.has("random", "randomised_spearman")
     assert [m.name for m in chosen_measures(["id_score"])] == ["insertion", "deletion"]
+
+
+def test_the_noise_of_the_reproduction_is_quantised_as_maps_are(model: Path) -> None:
+    spec = importlib.util.spec_from_file_location("reproduce", ROOT / "tools" / "reproduce.py")
+    reproduce = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reproduce)
+    x = np.random.default_rng(0).standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
+    plain, floored = (onnxsal.Explainer(model, "gradient", **q).explain(x).saliency_map for q in ({}, {"quantize": reproduce.LEVELS}))
+    assert reproduce.quantised(plain.astype(np.float64)) == pytest.approx(floored, abs=1e-5)
+    assert len(np.unique(floored[0])) <= reproduce.LEVELS
+    assert reproduce.table(["a", "b"], [["1", "2"]]).splitlines() == ["| a | b |", "| --- | --- |", "| 1 | 2 |"]
 
 
 def test_a_line_chart_draws_every_line() -> None:
