@@ -295,8 +295,8 @@ def lrp_resnet(args: argparse.Namespace) -> str:
     why = (
         f"The photographs have no labels of ImageNet: the predicted class is scored. {args.points} points a curve. No shortcut of this "
         "network has parameters, so both ways to ignore identities leave out all of them and coincide. Its blocks end without an "
-        "activation, while the published code's z+ takes activations to be positive; that may be why its variants without HQ stay near noise "
-        f"here, which was not tested.{left_out}"
+        "activation, while the published code's z+ takes activations to be positive; that may be why its variants without HQ stay near "
+        f"noise here, which was not tested.{left_out}"
     )
     text += [title, why, lrp_table("lite0", LITE0, x, labels, WORK / "labelled.npz", ways, args.points, known.preprocess.black())]
     x, y = digits()
