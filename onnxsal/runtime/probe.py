@@ -33,9 +33,9 @@ def compare_models(before: onnx.ModelProto | bytes, after: onnx.ModelProto, feed
     lost = set(names) - {o.name for o in after.graph.output}
     if lost:
         raise ModelError(f"the rewritten model lost outputs: {', '.join(sorted(lost))}.")
-    first, second = _runner(before, data), open_session(after, optimise=False)
-    worst = 0.0
-    for feed, kept in _runs(before, first, feeds):
+    runs = list(_runs(before, _runner(before, data), feeds))  # one session after the other: each holds the weights once more
+    second, worst = open_session(after, optimise=False), 0.0
+    for feed, kept in runs:
         now = second.run(feed, names)
         worst = max(worst, *(relative_difference(kept[n], now[n]) for n in names))
     return worst
