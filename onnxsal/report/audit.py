@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from onnxsal.engine.method import get_method
-from onnxsal.errors import InputError, OnnxsalError
-from onnxsal.graph import Model
-from onnxsal.graph.load import Source, load_model
-from onnxsal.methods.inspect import check, ops
+from onnxsal.errors import InputError
+from onnxsal.graph.load import Source
 from onnxsal.metrics.conservation import conservation
 from onnxsal.metrics.dataset import Dataset, open_dataset
 from onnxsal.metrics.evaluate import evaluate
@@ -25,6 +22,7 @@ from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.measures import Settings
 from onnxsal.metrics.record import Record, packed
 from onnxsal.metrics.statistics import Summary, summarise
+from onnxsal.report.audit_card import card, coverage
 from onnxsal.report.audit_findings import find
 from onnxsal.report.audit_gate import Limit, broken_limits
 from onnxsal.report.audit_layers import PICTURES, compare_layers
@@ -45,9 +43,6 @@ RANDOMISED = CHUNK
 """Pictures that are explained again with random weights."""
 
 STAGES = 4
-
-KERNELS_OF = "cuda"
-"""The provider whose kernels are looked up: where a model is put into production."""
 
 CONFIDENCE = 0.99
 """Of the intervals behind findings."""
@@ -146,7 +141,7 @@ def audit(asked: Asked, work: Path | None = None, tell: Tell = lambda text: None
         "metrics": [{**row, "title": e.columns[row["metric"]].title} for e in evaluations for row in summary_table(e)],
         "sanity": [_sanity(evaluations[1], w) for w in ways],
         "flow": flow,
-        "coverage": _coverage(asked, own),
+        "coverage": coverage(own, asked.model, asked.ways, {**_edges(asked.preprocess), **asked.options}),
         "checks": {"channels": _channels(seen), "marks": marks, "rim": _rims(seen, ways)},
         "against": None if other is None else _against(own, other, asked, seen, ways, layers),
     }
@@ -194,67 +189,9 @@ def _kept(state: Record, what: str, own: Subject, other: Subject | None, seen: S
 # ----- the model -----
 
 
-def card(own: Subject, labels: Sequence[str] | None) -> dict[str, Any]:
-    """What a model is."""
-    proto = load_model(own.model)
-    graph = Model(proto)
-    stored = {t.name: t for t in proto.graph.initializer}
-    values = sum(int(np.prod(t.dims, dtype=np.int64)) for t in stored.values())
-    path = Path(own.file) if own.file else None
-    return {
-        "file": "" if path is None else path.name,
-        "sha256": own.sha256,
-        "bytes": path.stat().st_size if path is not None else None,
-        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
-        "ir_version": proto.ir_version,
-        "opsets": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
-        "inputs": [str(t) for t in own.scorer.session.inputs],
-        "output": own.scorer.question.output,
-        "operators": dict(Counter(n.op_type if not n.domain else f"{n.domain}.{n.op_type}" for n in graph.nodes).most_common()),
-        "nodes": len(graph.nodes),
-        "parameters": values,
-        "providers": list(own.scorer.session.providers),
-        "preprocessing": None if own.preprocess is None else {k: v for k, v in asdict(own.preprocess).items() if v is not None},
-        "labels": None if labels is None else len(labels),
-        "metadata": {p.key: p.value for p in proto.metadata_props},
-    }
-
-
-def _coverage(asked: Asked, own: Subject) -> dict[str, Any]:
-    """Which operators are known, and what each method makes of the model."""
-    known = ops()
-    counted = card(own, None)["operators"]
-    rows = []
-    for name, count in counted.items():
-        entry = known.get(name)
-        kind = "unknown" if entry is None else "no derivative" if isinstance(entry, str) else "differentiable"
-        rows.append(
-            {
-                "operator": name,
-                "count": count,
-                "kind": kind,
-                "note": entry if isinstance(entry, str) else "" if entry is None else entry.formula,
-            }
-        )
-    edges = {} if asked.preprocess is None else {"black": asked.preprocess.black(), "white": asked.preprocess.white()}
-    told = []
-    for way in asked.ways:
-        try:
-            found = check(asked.model, KERNELS_OF, way.method or "", **{**edges, **asked.options, **way.parameters})
-        except OnnxsalError as error:
-            told.append({"method": way.name, "ok": False, "problem": str(error), "nodes": 0, "passes": [], "missing": {}})
-            continue
-        told.append(
-            {
-                "method": way.name,
-                "ok": found.ok,
-                "problem": found.problem,
-                "nodes": found.converted_nodes,
-                "passes": list(found.passes),
-                "missing": dict(found.missing),
-            }
-        )
-    return {"provider": KERNELS_OF, "operators": rows, "methods": told}
+def _edges(preprocess: Preprocess | None) -> dict[str, Any]:
+    """The values of a black and a white pixel, for methods that ask for them."""
+    return {} if preprocess is None else {"black": preprocess.black(), "white": preprocess.white()}
 
 
 def _method(way: Way, seen: Seen) -> dict[str, Any]:
