@@ -31,8 +31,9 @@
     return way * (typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
   }
 
-  for (const c of [$("q"), ...choices]) c.addEventListener("input", show);
-  $("order").addEventListener("input", order);
+  $("q").addEventListener("input", show);
+  for (const c of choices) c.addEventListener("change", show);
+  $("order").addEventListener("change", order);
   $("reset").addEventListener("click", () => {
     for (const c of [$("q"), ...choices]) c.value = "";
     $("order").selectedIndex = 0;
@@ -47,6 +48,11 @@
   });
   gallery.addEventListener("input", (e) => {
     if (e.target.classList.contains("one")) e.target.closest(".card").style.setProperty("--mix", e.target.value / 100);
+  });
+
+  // What was never scrolled to is not loaded yet, and would be missing on paper.
+  addEventListener("beforeprint", () => {
+    for (const image of document.images) image.loading = "eager";
   });
 
   // A link to a picture that a filter hides shows it.

@@ -1,0 +1,287 @@
+"""The audit's page in real headless Chromium: nothing is requested, everything decodes, keyboard, slider, sorting and filters work."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxsal.metrics.evaluation import Way
+from onnxsal.report.audit import Asked, Audit, audit
+from onnxsal.report.audit_gate import read_limits
+from onnxsal.report.audit_page import render
+from onnxsal.runtime.preprocess_files import load_preprocess
+from tests import audit_nets as nets
+
+selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver: apt-get install chromium chromium-driver"
+)
+
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.select import Select  # noqa: E402
+
+OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1300,1000"),
+)
+MANY = 500
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """A model with a watermark against a broken int8 version of it, a damaged picture, a broken limit: everything that a page can show."""
+    folder = tmp_path_factory.mktemp("page")
+    pictures, labels = nets.digits()
+    pictures = nets.marked(pictures, labels)
+    model = nets.train(pictures[:1500], labels[:1500], folder / "marked.onnx")
+    quantised = nets.quantised(model, pictures[:40], folder / "int8.onnx")
+    broken = nets.with_broken_scale(quantised, folder / "broken.onnx", "4.weight_scale", 5)
+    nets.save_pictures(folder / "data", pictures[1500:1564], labels[1500:1564])
+    (folder / "data" / "1" / "cut.png").write_bytes(b"\x89PNG\r\n")
+    how = load_preprocess(folder / "marked.toml")
+    ways = [Way(m, m) for m in ("gradient", "fullgrad", "gradcam")]
+    limits = read_limits("deletion>0,agreement<0", [w.name for w in ways], True)
+    return audit(Asked(model, folder / "data", ways, how, against=broken, against_preprocess=how, limits=limits, measured=16))
+
+
+@pytest.fixture(scope="session")
+def page(found: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("stick") / "audit.html"
+    file.write_text(render(found), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    options = selenium.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
+    driver.set_script_timeout(120)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Any:
+    browser.get(page.as_uri())
+    return browser
+
+
+def shown(browser: Any) -> list[str]:
+    """Names of the cards that are shown, in order."""
+    script = "return [...document.querySelectorAll('.card')].filter(c => !c.hidden).map(c => c.dataset.name)"
+    return list(browser.execute_script(script))
+
+
+def decoded(browser: Any) -> list[str]:
+    """What does not decode."""
+    script = """
+    const done = arguments[0];
+    for (const i of document.images) i.loading = "eager";  // what is far off the window waits otherwise
+    Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth > 0 ? "" : i.alt, e => i.alt + e)))
+      .then(r => done(r.filter(Boolean)));
+    """
+    return list(browser.execute_async_script(script))
+
+
+def test_nothing_is_requested_nothing_complains_and_everything_decodes(opened: Any, page: Path, found: Audit):
+    assert decoded(opened) == []
+    count = opened.execute_script("return document.images.length")
+    assert count >= len(found.pictures) * 12  # three methods, two models, a picture under each map
+    opened.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    time.sleep(0.5)
+    assert opened.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    sent = [s for s in sent if not s["documentURL"].startswith("chrome://")]  # the browser's own start page
+    asked, own = [s["request"]["url"] for s in sent], {s["requestId"] for s in sent}
+    assert page.as_uri() in asked
+    assert {url.split(":")[0] for url in asked if url != page.as_uri()} <= {"data"}
+    assert not [e for e in events if e["method"] == "Network.loadingFailed" and e["params"]["requestId"] in own]
+    assert not [e for e in events if e["method"] == "Network.webSocketCreated"]
+
+
+def test_the_findings_come_first_and_link_to_pictures(opened: Any, found: Audit):
+    titles = [h.text for h in opened.find_elements(By.CSS_SELECTOR, ".findings h3")]
+    assert len(titles) == len(found.facts["findings"]) >= 2
+    assert any("is broken in 'broken.onnx'" in t for t in titles)
+    assert any("lower right corner decides class 7" in t for t in titles)
+    assert "deletion is" in opened.find_element(By.CSS_SELECTOR, ".limits").text
+    assert "1/cut.png" in opened.find_element(By.ID, "data").text
+    Select(opened.find_element(By.ID, "cls")).select_by_value("7")
+    link = next(a for a in opened.find_elements(By.CSS_SELECTOR, "#compare .links a") if not a.text.startswith("7/"))
+    link.click()
+    card = opened.find_element(By.ID, link.get_attribute("href").split("#")[1])
+    assert card.is_displayed()  # a filter that hid it was taken back
+
+
+def test_it_can_be_used_by_keyboard_alone(opened: Any):
+    active = lambda: opened.switch_to.active_element  # noqa: E731
+    opened.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    assert active().text == "Skip to the findings"
+    assert active().value_of_css_property("left") != "-999rem"
+    active().send_keys(Keys.ENTER)
+    assert opened.current_url.endswith("#findings")
+    visited = []
+    for _ in range(200):
+        active().send_keys(Keys.TAB)
+        visited.append(active().get_attribute("id") or active().get_attribute("class"))
+        if visited[-1] == "reset":
+            break
+    wanted = ["q", "cls", "right", "agrees", "order", "mix", "reset"]
+    assert [v for v in visited if v in wanted] == wanted
+    search = opened.find_element(By.ID, "q")
+    before = len(shown(opened))
+    search.send_keys("7/")
+    assert 0 < len(shown(opened)) < before
+    assert all("7/" in name for name in shown(opened))
+    assert opened.find_element(By.ID, "count").text == f"{len(shown(opened))} of {before} pictures shown"
+    opened.find_element(By.ID, "reset").send_keys(Keys.ENTER)
+    assert len(shown(opened)) == before
+
+
+def test_the_sliders_fade_the_maps(opened: Any):
+    card = opened.find_element(By.CSS_SELECTOR, ".card")
+    opened.execute_script("arguments[0].scrollIntoView()", card)
+    over = card.find_element(By.CSS_SELECTOR, ".over")
+    other = opened.find_elements(By.CSS_SELECTOR, ".card")[1].find_element(By.CSS_SELECTOR, ".over")
+    assert float(over.value_of_css_property("opacity")) == 1
+    slider = card.find_element(By.CSS_SELECTOR, ".one")
+    slider.send_keys(Keys.HOME)
+    assert float(over.value_of_css_property("opacity")) == 0
+    slider.send_keys(Keys.ARROW_RIGHT * 10)
+    assert float(over.value_of_css_property("opacity")) == pytest.approx(0.1)
+    assert float(other.value_of_css_property("opacity")) == 1
+    opened.find_element(By.ID, "mix").send_keys(Keys.HOME)
+    assert float(over.value_of_css_property("opacity")) == float(other.value_of_css_property("opacity")) == 0
+    assert slider.get_attribute("value") == "0"
+
+
+def test_pictures_are_ordered_and_filtered(opened: Any, found: Audit):
+    facts = {p["name"]: p for p in found.facts["pictures"]}
+    order, at_first = Select(opened.find_element(By.ID, "order")), shown(opened)
+    assert at_first == list(facts)
+    order.select_by_value("likeness:1")
+    likeness = [facts[n]["against"]["mean_likeness"] for n in shown(opened)]
+    known = [v for v in likeness if v is not None]
+    assert known == sorted(known)
+    assert likeness[: len(known)] == known
+    order.select_by_value("sure:-1")
+    sure = [facts[n]["predicted"][0]["probability"] for n in shown(opened)]
+    assert sure == sorted(sure, reverse=True)
+    Select(opened.find_element(By.ID, "right")).select_by_value("0")
+    assert set(shown(opened)) == {n for n, p in facts.items() if not p["right"]}
+    Select(opened.find_element(By.ID, "agrees")).select_by_value("1")
+    assert set(shown(opened)) == {n for n, p in facts.items() if not p["right"] and p["against"]["agrees"]}
+    opened.find_element(By.ID, "reset").click()
+    assert shown(opened) == at_first
+
+
+def test_tables_are_sorted_by_keyboard(opened: Any):
+    for table in opened.find_elements(By.CSS_SELECTOR, "table.sortable"):
+        for i, head in enumerate(table.find_elements(By.CSS_SELECTOR, "thead th")):
+            button = head.find_element(By.TAG_NAME, "button")
+            for way in ("ascending", "descending"):
+                button.send_keys(Keys.ENTER)
+                assert head.get_attribute("aria-sort") == way
+            if head.get_attribute("data-kind") == "number":
+                script = (
+                    "return [...arguments[0].tBodies[0].rows].map(r => r.cells[arguments[1]]).map(c => c.dataset.value ?? c.textContent)"
+                )
+                cells = [numeric(c) for c in opened.execute_script(script, table, i)]
+                known = [c for c in cells if c is not None]
+                assert known == sorted(known, reverse=True)
+                assert cells[: len(known)] == known
+
+
+def numeric(text: str) -> float | None:
+    try:
+        return float(text.replace("\u202f", ""))
+    except ValueError:
+        return None
+
+
+def test_it_says_what_is_what_to_a_screen_reader(opened: Any):
+    opened.execute_script(
+        "document.head.append(Object.assign(document.createElement('style'), {textContent: '.card { content-visibility: visible }'}))"
+    )
+    assert opened.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en"
+    for landmark in ("header", "nav", "main", "footer"):
+        assert len(opened.find_elements(By.TAG_NAME, landmark)) == 1
+    for control in opened.find_elements(By.CSS_SELECTOR, "input, select, button, section, table, form, [role=region]"):
+        if control.is_displayed():
+            assert control.accessible_name, control.get_attribute("outerHTML")[:200]
+    for image in opened.find_elements(By.CSS_SELECTOR, ".over, .figures img"):
+        assert len(image.get_attribute("alt")) > 10
+    assert opened.execute_script("return [...document.images].every(i => i.hasAttribute('alt'))")
+    levels = [int(h.tag_name[1]) for h in opened.find_elements(By.CSS_SELECTOR, "h1, h2, h3, h4")]
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    assert opened.find_element(By.ID, "count").get_attribute("aria-live") == "polite"
+    ids = opened.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(set(ids)) == len(ids)
+
+
+def test_it_prints_to_pdf(opened: Any):
+    pdf = base64.b64decode(opened.print_page())
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") + pdf.count(b"/Type /Page/") > 2
+    assert pdf.count(b"/Subtype /Image") > 20
+
+
+def test_five_hundred_pictures_stay_usable(browser: Any, found: Audit, tmp_path: Path):
+    """The pictures of the small audit again and again, as photographs of the largest size that a page holds."""
+    originals = found.facts["pictures"]
+    noise = photograph()
+    pictures, maps, other = [], {}, {}
+    for i in range(MANY):
+        source = originals[i % len(originals)]
+        pictures.append({**source, "name": f"{i:03d} {source['name']}"})
+        for name in ("gradient", "fullgrad", "gradcam"):
+            maps[name, pictures[-1]["name"]] = noise
+    facts = {**found.facts, "pictures": pictures, "findings": [], "against": None}
+    facts["pictures"] = [{**p, "against": None} for p in pictures]
+    many = replace(found, facts=facts, pictures={p["name"]: noise for p in pictures}, maps=maps, other_maps=other)
+    file = tmp_path / "many.html"
+    file.write_text(render(many), encoding="utf-8")
+    assert file.stat().st_size / MANY < 120_000
+    begin = time.monotonic()
+    browser.get(file.as_uri())
+    assert time.monotonic() - begin < 60
+    assert len(shown(browser)) == MANY
+    begin = time.monotonic()
+    browser.find_element(By.ID, "q").send_keys("00")
+    assert 0 < len(shown(browser)) < MANY
+    Select(browser.find_element(By.ID, "order")).select_by_value("sure:1")
+    assert time.monotonic() - begin < 20
+    assert decoded(browser) == []
+    assert browser.get_log("browser") == []
+
+
+def photograph() -> str:
+    """A data URI as heavy as a photograph's: smooth noise with some grain."""
+    import numpy as np
+    from PIL import Image
+
+    from onnxsal.report.audit_look import data_uri
+
+    rng = np.random.default_rng(0)
+    smooth = np.asarray(
+        Image.fromarray(rng.integers(0, 255, (24, 24, 3), np.uint8)).resize((224, 224), Image.Resampling.BICUBIC), np.float64
+    )
+    return data_uri(np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8))
