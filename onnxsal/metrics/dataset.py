@@ -105,6 +105,11 @@ class Dataset:
         note = [f"{count} of {len(self)} samples, drawn by seed {seed}"] if count < len(self) else []
         return Dataset([entries[i] for i in kept], [*self.notes, *note])
 
+    def only(self, names: Sequence[str]) -> Dataset:
+        """The samples of these names, in their order here."""
+        wanted = set(names)
+        return Dataset([e for e in self._entries.values() if e.name in wanted], self.notes)
+
     def digest(self, name: str) -> str:
         """A hash of what the sample is made of, without decoding it. Raises ``InputError`` where it cannot be read."""
         entry = self._entries[name]

@@ -274,7 +274,7 @@ def _evaluations(
     metrics += ["pointing_game", "relevance_mass"] if data.masked else []
     found = []
     for part, count in ((metrics, asked.measured), (["model_randomization"], RANDOMISED)):
-        chosen = _data(asked, own).some(count, asked.seed)
+        chosen = data.only(seen.names).some(count, asked.seed)
         what = "measuring the maps" if part is metrics else "explaining with random weights"
         found.append(
             evaluate(

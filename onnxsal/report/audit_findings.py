@@ -18,8 +18,8 @@ SERIOUS, WARNING = "serious", "warning"
 GAIN = 0.1
 """Nats by which the label's log-probability must rise when red and blue are exchanged."""
 
-CONFIDENCE_GAIN = 0.3
-"""The same of the best class's, where there are no labels: a weaker sign, so more of it is asked for."""
+CONFIDENCE_GAIN = 0.1
+"""The same of the best class's, where there are no labels."""
 
 FEW = 8
 """Pictures below which no mean is judged."""
@@ -268,7 +268,7 @@ def _biases(facts: Facts, _: Sequence[Evaluation]) -> Iterator[Finding]:
                 WARNING,
                 30 + abs(last["bias"]),
                 f"Relevance leaves through biases ({flow['method']})",
-                f"{percent(abs(last['bias']))} of the score never reach a pixel: biases take them, most of it just before "
+                f"{percent(abs(last['bias']))} of the score never reaches a pixel: biases take it, most of it just before "
                 f"'{most[1]}' ({percent(most[0])}). "
                 f"The pixels of the map stand for {percent(last['sum'])} of the score.",
                 "Read the map as a part of the answer only, use a rule that leaves biases out, or FullGrad, which shows them.",
