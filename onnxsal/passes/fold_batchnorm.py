@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.graph.fold import Fold
+from onnxsal.passes.affine_tail import affine_tail, is_constant
 
 FOLDED = "folded"
 """Tag: the node is part of the linear node before it, as far as relevance is concerned."""
@@ -23,21 +24,12 @@ def fold_batchnorm(model: Model, keep: Collection[str] = ()) -> None:
     model.tags = {i: tags - {FOLDED} for i, tags in model.tags.items()}
     for node in model.nodes:
         axis = _unit_axis(node)
-        tail = _tail(model, node, axis, keep) if axis is not None else []
+        tail = affine_tail(node, axis, _units(node), keep) if axis is not None else []
         if axis is None or not tail:
             continue
         model.folds[node.index] = Fold(node, tuple(tail), axis)
         for step in tail:
             model.tags[step.index] = model.tags.get(step.index, frozenset()) | {FOLDED}
-
-
-def is_constant(model: Model, name: str) -> bool:
-    """Whether no input can change the tensor. (Values of weights are not looked at: they are large.)"""
-    if name in model.initializers:
-        return all(i.name != name for i in model.graph.input)
-    if name in model.types or model.outer is None:
-        return model.constant(name) is not None
-    return is_constant(model.outer, name)
 
 
 def _unit_axis(node: NodeView) -> int | None:
@@ -54,40 +46,9 @@ def _unit_axis(node: NodeView) -> int | None:
     return len(y.shape) - 1 if len(weight.shape) == 2 and len(y.shape) > 1 else None
 
 
-def _tail(model: Model, node: NodeView, axis: int, keep: Collection[str]) -> list[NodeView]:
-    """The affine nodes per unit that follow, as long as nothing else reads what they read."""
-    found: list[NodeView] = []
-    units = _units(node)
-    last = node
-    while last.y.name not in keep:
-        readers = model.consumers.get(last.y.name, [])
-        if len(readers) != 1 or not _is_affine(model, readers[0], last.y.name, units, axis):
-            break
-        last = readers[0]
-        found.append(last)
-    return found
-
-
 def _units(node: NodeView) -> int | None:
     shape = node.input(1).shape or ()
     size = shape[0] if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attr("transB")) else shape[1]
     if node.op_type == "ConvTranspose" and isinstance(size, int):
         return size * int(node.attr("group", 1))
     return size if isinstance(size, int) else None
-
-
-def _is_affine(model: Model, node: NodeView, name: str, units: int | None, axis: int) -> bool:
-    """Whether the node does nothing but scale and shift each unit by constants."""
-    inputs = list(node.proto.input)
-    if node.domain or inputs.count(name) != 1 or node.outputs[0] is None or node.y.shape is None:
-        return False
-    if node.op_type == "BatchNormalization":
-        constant = all(is_constant(model, n) for n in inputs[1:5])
-        return inputs[0] == name and axis == 1 and constant and not node.attr("training_mode")
-    if node.op_type not in ("Add", "Sub", "Mul", "Div") or (node.op_type == "Div" and inputs[1] == name):
-        return False
-    other = node.input(1 - inputs.index(name))
-    if other.static is None or not is_constant(model, other.name) or len(other.static) > len(node.y.shape):
-        return False
-    padded = (1,) * (len(node.y.shape) - len(other.static)) + other.static
-    return all(size == 1 or (a == axis and size == units) for a, size in enumerate(padded))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.graph import FLOATS, Model, NodeView, Value
+from onnxsal.passes.affine_tail import affine_tail
 
 LAYER = "linear_layer"
 """Tag: a Conv, Gemm or MatMul whose weight is a constant."""
@@ -129,45 +130,31 @@ def _is_stored(model: Model, name: str) -> bool:
 
 
 def _with_tail(model: Model, node: NodeView) -> LinearLayer:
-    tail: list[NodeView] = []
     bare = LinearLayer(node, (), np.ones(1))
-    scale, last = np.full(bare.units, bare.alpha), node
-    while node.op_type == "Conv" or node.input(1).rank == 2:
-        name = last.y.name
-        readers = model.consumers.get(name, [])
-        if len(readers) != 1 or name in model.output_names or list(readers[0].proto.input).count(name) != 1:
-            break
-        factor = _factor(readers[0], name, bare.units, bare.unit_axis)
+    scale, name = np.full(bare.units, bare.alpha), node.y.name
+    tail: list[NodeView] = []
+    ends = affine_tail(node, bare.unit_axis, bare.units, model.output_names) if node.op_type == "Conv" or node.input(1).rank == 2 else []
+    for step in ends:
+        factor = _factor(step, name, bare.units)
         if factor is None:
             break
-        last = readers[0]
-        tail.append(last)
-        scale = scale * factor
+        tail.append(step)
+        scale, name = scale * factor, step.y.name
     return LinearLayer(node, tuple(tail), scale)
 
 
-def _factor(node: NodeView, name: str, units: int, axis: int) -> np.ndarray | None:
-    """By what the node multiplies each unit, if it is affine per unit with known constants; else ``None``."""
-    if node.domain or node.y.shape is None:
-        return None
+def _factor(node: NodeView, name: str, units: int) -> np.ndarray | None:
+    """By what a node of the tail multiplies each unit; ``None`` where it negates it, or its constants are not known here."""
     if node.op_type == "BatchNormalization":
         scale, variance = node.const(1), node.const(4)
-        if axis != 1 or node.attr("training_mode") or scale is None or variance is None or node.proto.input[0] != name:
+        if scale is None or variance is None:
             return None
         return np.asarray(scale, np.float64) / np.sqrt(np.asarray(variance, np.float64) + float(node.attr("epsilon", 1e-5)))
-    if node.op_type not in ("Add", "Sub", "Mul", "Div"):
-        return None
     position = list(node.proto.input).index(name)
-    if node.op_type in ("Sub", "Div") and position == 1:
-        return None
     constant = node.const(1 - position)
-    if constant is None or constant.ndim > node.y.rank:
+    if constant is None or (node.op_type == "Sub" and position == 1):
         return None
-    shape = [units if a == axis else 1 for a in range(node.y.rank)]
-    padded = constant.reshape((1,) * (node.y.rank - constant.ndim) + constant.shape)
-    if any(size not in (1, shape[a]) for a, size in enumerate(padded.shape)):
-        return None
-    values = np.broadcast_to(np.asarray(padded, np.float64), shape).reshape(units)
     if node.op_type in ("Add", "Sub"):
         return np.ones(units)
+    values = np.broadcast_to(np.asarray(constant, np.float64).reshape(-1), units)
     return values if node.op_type == "Mul" else 1 / values
