@@ -312,8 +312,3 @@ def all_names(graph: onnx.GraphProto) -> set[str]:
                 names |= all_names(inner)
     names.discard("")
     return names
-
-
-def float_names(values: Sequence[Value]) -> list[str]:
-    """Names of the values whose element type carries a signal."""
-    return [v.name for v in values if v.dtype in FLOATS]

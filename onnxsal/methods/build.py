@@ -73,7 +73,7 @@ class Build:
             if self.black is None:
                 raise MethodError(
                     "baseline 'black' is a black pixel after preprocessing, which the model file does not say. Give the preprocessing "
-                    "(--preprocess, or preprocess= in Python), or the value itself as a number or array."
+                    "(--preprocess, or the pixel's value as black= in Python), or the value itself as a number or array."
                 )
             chosen = self.black
         default = np.asarray(chosen, self.op.np_dtype)
@@ -117,18 +117,20 @@ class Build:
         else:
             reduced = op.ReduceSum(op.Abs(attribution), channels, keepdims=0)
         if self.settings.get("rescale"):
-            low, high = op.ReduceMin(reduced, [1, 2], keepdims=1), op.ReduceMax(reduced, [1, 2], keepdims=1)
-            span = op.Sub(high, low)
-            flat = op.Equal(span, 0.0)
-            reduced = op.Where(flat, 0.0, op.Div(op.Sub(reduced, low), op.Where(flat, 1.0, span)))
+            reduced, _, _ = _stretched(op, reduced)
         return reduced
+
+
+def _stretched(op: Emit, pixels: Value) -> tuple[Value, Value, Value]:
+    """(m - min) / (max - min) of each map, 0 where a map is constant; with the minimum and the span."""
+    low, high = op.ReduceMin(pixels, [1, 2], keepdims=1), op.ReduceMax(pixels, [1, 2], keepdims=1)
+    span = op.Sub(high, low)
+    return op.Div(op.Sub(pixels, low), op.Where(op.Greater(span, 0.0), span, 1.0)), low, span
 
 
 def quantized(op: Emit, pixels: Value, levels: int) -> Value:
     """min + floor((m - min) / (max - min) (levels - 1)) / (levels - 1) (max - min) of each map; a constant map stays as it is."""
-    low, high = op.ReduceMin(pixels, [1, 2], keepdims=1), op.ReduceMax(pixels, [1, 2], keepdims=1)
-    span, steps = op.Sub(high, low), float(levels - 1)
-    share = op.Div(op.Sub(pixels, low), op.Where(op.Greater(span, 0.0), span, 1.0))
+    (share, low, span), steps = _stretched(op, pixels), float(levels - 1)
     return op.Add(low, op.Mul(op.Div(op.Floor(op.Mul(share, steps)), steps), span))
 
 
