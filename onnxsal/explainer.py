@@ -251,18 +251,23 @@ class Explainer:
         results = self.session.run(batch | each)
         return {k: v[:size] if v.ndim and len(v) == len(rows) else v for k, v in results.items()}
 
+    def _refuse_overflow(self, what: str, array: np.ndarray) -> None:
+        bad = int(np.count_nonzero(~np.isfinite(array)))
+        if bad:
+            raise InputError(
+                f"the {what} of method '{self.method}' has {bad} value(s) that are NaN or infinite: "
+                "the model overflows on this input, so no map of it can be trusted. Check the preprocessing and the model's own outputs."
+            )
+
     def _explanation(self, arrays: dict[str, np.ndarray], seconds: float) -> Explanation:
         added = {name: arrays.pop(f"{self._prefix}{name}", None) for name in ADDED}
         attribution, target, score = added["attribution"], added["explained_class"], added["explained_score"]
         assert attribution is not None
         assert target is not None
         assert score is not None
-        bad = int(np.count_nonzero(~np.isfinite(attribution)))
-        if bad:
-            raise InputError(
-                f"the attribution of method '{self.method}' has {bad} value(s) that are NaN or infinite: "
-                "the model overflows on this input, so no map of it can be trusted. Check the preprocessing and the model's own outputs."
-            )
+        self._refuse_overflow("attribution", attribution)
+        if added["saliency_map"] is not None:
+            self._refuse_overflow("saliency map", added["saliency_map"])
         components = {k: v for k, v in arrays.items() if k not in self._own}
         outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}

@@ -162,3 +162,15 @@ def test_an_explanation_is_saved(tmp_path: Path):
     assert facts["target"] == [1, 3]
     assert facts["parameters"]["n_steps"] == 3
     assert len(facts["residual"]) == 2
+
+
+def test_a_map_that_overflows_is_refused_also_where_the_attribution_is_finite() -> None:
+    """The magnitudes of the channels add up to more than float32 holds, each of them being finite."""
+    model = make(
+        [node("Mul", "x large", "scaled"), node("ReduceSum", "scaled axes", "y", keepdims=0)],
+        {"x": ["N", 3, 4, 4]},
+        {"y": ["N"]},
+        {"large": np.full((1, 3, 1, 1), 3e38, np.float32), "axes": np.array([1, 2, 3])},
+    )
+    with pytest.raises(InputError, match="saliency map of method 'gradient'"):
+        Explainer(model, "gradient", score="raw", target=0).explain(np.zeros((1, 3, 4, 4), np.float32))
