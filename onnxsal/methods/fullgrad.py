@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from onnx import TensorProto
-
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.graph import Emit, Model, Value
-from onnxsal.graph.helpers import dim_of, recast, signal_type, zeros_like
+from onnxsal.graph.helpers import dim_of, recast, reshape_target, signal_type, zeros_like
+from onnxsal.graph.infer import Shape
 from onnxsal.graph.model import captured
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
@@ -222,12 +221,12 @@ class Painter:
     rescale: str
     upsample: str
 
-    def input_term(self, attribution: Value, channels: int | None) -> Value:
+    def input_term(self, attribution: Value, shape: Shape) -> Value:
         """The map of the input term, which needs no upsampling -> [N, H, W]."""
-        return self.squash(self.op.Abs(attribution), None, self.picture, channels)
+        return self.squash(self.op.Abs(attribution), None, self.picture, shape)
 
     def layer(self, term: Term, with_bias: bool) -> Value:
-        """The map [N, H, W] of one node's bias term, or of the plain signal at it (``with_bias=False``)."""
+        """The map [N, h, w] of one node's bias term, or of the plain signal at it (``with_bias=False``), in the node's own size."""
         op, site = self.op, term.site
         picture = site.layout.picture
         assert picture is not None
@@ -238,12 +237,13 @@ class Painter:
                 weight = op.Abs(term.bias)
             elif with_bias:
                 strength = op.Abs(op.Mul(term.signal, term.bias))
-            small = self.squash(strength, weight, picture, site.y.dim(picture[0]))
-            return self._enlarge(recast(op, small, signal_type(site.y), signal_type(self.x)), site)
+            small = self.squash(strength, weight, picture, site.y.shape or ())
+            return recast(op, small, signal_type(site.y), signal_type(self.x))
 
-    def squash(self, strength: Value, weight: Value | None, picture: Picture, channels: int | None) -> Value:
+    def squash(self, strength: Value, weight: Value | None, picture: Picture, shape: Shape) -> Value:
         """sum_c (w |f| - min) / (max - min + eps), minimum and maximum over the layer or over each channel -> [N, h, w]."""
         op, (channel, *spatial) = self.op, picture
+        channels = shape[channel] if channel < len(shape) else None
         epsilon = EPSILON[self.rescale]
         low, high = op.ReduceMin(strength, spatial, keepdims=1), op.ReduceMax(strength, spatial, keepdims=1)
         if weight is not None:
@@ -252,20 +252,28 @@ class Painter:
             scaled = op.Div(op.Sub(strength if weight is None else op.Mul(strength, weight), low), op.Add(op.Sub(high, low), epsilon))
             return op.ReduceSum(scaled, [channel], keepdims=0)
         low, high = op.ReduceMin(low, [channel], keepdims=1), op.ReduceMax(high, [channel], keepdims=1)
-        count = float(channels) if channels is not None else op.Cast(op.Shape(strength, start=channel, end=channel + 1), to=op.dtype)
-        summed = self._weighted_sum(strength, weight, channel)
+        count = float(channels) if isinstance(channels, int) else op.Cast(op.Shape(strength, start=channel, end=channel + 1), to=op.dtype)
+        summed = self._weighted_sum(strength, weight, channel, shape)
         return op.Squeeze(op.Div(op.Sub(summed, op.Mul(low, count)), op.Add(op.Sub(high, low), epsilon)), [channel])
 
-    def _weighted_sum(self, strength: Value, weight: Value | None, channel: int) -> Value:
-        """sum_c w_c |f|_c, keeping the axis: a convolution by a 1 x 1 kernel where channels come first, one pass over the data."""
+    def _weighted_sum(self, strength: Value, weight: Value | None, channel: int, shape: Shape) -> Value:
+        """sum_c w_c |f|_c, keeping the axis: where channels come first a row of weights times a matrix, one pass over the data."""
         op = self.op
         if weight is None:
             return op.ReduceSum(strength, [channel], keepdims=1)
-        if channel == 1 and op.dtype == TensorProto.FLOAT:
-            return op.Conv(strength, op.Reshape(weight, [1, -1, 1, 1]))
+        if channel == 1:
+            flat = op.MatMul(op.Reshape(weight, [1, 1, -1]), op.Reshape(strength, [0, 0, -1]))
+            target = reshape_target(op, (shape[0], 1, *shape[2:])) if shape else None
+            return op.Reshape(flat, target or op.Concat(op.Shape(strength, end=1), [1], op.Shape(strength, start=2), axis=0))
         return op.ReduceSum(op.Mul(strength, weight), [channel], keepdims=1)
 
-    def _enlarge(self, small: Value, site: Site) -> Value:
+    def size(self, site: Site) -> tuple[object, ...]:
+        """What the maps of two nodes must share to be added before they are enlarged; a size nobody knows is shared with none."""
+        shape, picture = site.y.shape or (), site.layout.picture or self.picture
+        sides = [shape[a] if a < len(shape) else None for a in picture[1:]]
+        return (site.name,) if None in sides else (site.layout.whole, *sides)
+
+    def enlarge(self, small: Value, site: Site) -> Value:
         """[N, h, w] at the size of the picture, bilinear; parts of one sample are added."""
         op, x, (_, *sides), whole = self.op, self.x, site.layout.picture or self.picture, site.layout.whole
         height, width = (dim_of(op, x, a) for a in self.picture[1:])
@@ -296,14 +304,27 @@ def _paint(build: Build, attribution: Value, terms: list[Term], with_bias: bool)
     brush = painter(build)
     if brush is None:
         return None
-    total = brush.input_term(attribution, build.question.x.dim(brush.picture[0]))
-    build.component("fullgrad/input", partial(Value, total.name), 3)
-    for term in reversed(terms):
-        if is_shown(build, term.site):
-            layer = brush.layer(term, with_bias)
-            build.component(f"fullgrad/{term.site.name}", partial(Value, layer.name), 3)
-            total = build.op.Add(total, layer)
-    return total
+    start = brush.input_term(attribution, build.question.x.shape or ())
+    layers = [(t.site, brush.layer(t, with_bias)) for t in reversed(terms) if is_shown(build, t.site)]
+    return _add_layers(build, brush, start, layers)
+
+
+def _add_layers(build: Build, brush: Painter, start: Value, layers: Sequence[tuple[Site, Value]]) -> Value:
+    """The input term's map [N, H, W] plus the maps [N, h, w] of the layers, which are components of their own if these are wanted.
+
+    Upsampling is linear: maps of one size are added first and enlarged once, unless each is asked for.
+    """
+    op = build.op
+    build.component("fullgrad/input", partial(Value, start.name), 3)
+    groups: dict[tuple[object, ...], list[tuple[Site, Value]]] = {}
+    for site, small in layers:
+        groups.setdefault((site.name,) if build.want_components else brush.size(site), []).append((site, small))
+    parts = [start]
+    for group in groups.values():
+        site = group[0][0]
+        parts.append(brush.enlarge(_total(op, [small for _, small in group]) or start, site))
+        build.component(f"fullgrad/{site.name}", partial(Value, parts[-1].name), 3)
+    return _total(op, parts) or start
 
 
 # ----- over noisy copies -----
@@ -339,13 +360,11 @@ def smooth_fullgrad(build: Build) -> Result:
     attribution, *layers = (op.Div(s, float(count)) for s in sums)
     if brush is None:
         return Result(attribution)
-    total = brush.input_term(op.ReduceSum(attribution, [brush.picture[0]], keepdims=1), 1)
-    build.component("fullgrad/input", partial(Value, total.name), 3)
-    for site, layer in reversed(list(zip(chosen, layers, strict=True))):
-        part = brush.layer(Term(site, recast(op, layer, op.dtype, signal_type(site.y)), layer), with_bias=False)
-        build.component(f"fullgrad/{site.name}", partial(Value, part.name), 3)
-        total = op.Add(total, part)
-    return Result(attribution, None, total)
+    one = tuple(1 if a == brush.picture[0] else d for a, d in enumerate(question.x.shape or ()))
+    start = brush.input_term(op.ReduceSum(attribution, [brush.picture[0]], keepdims=1), one)
+    means = reversed(list(zip(chosen, layers, strict=True)))
+    maps = [(s, brush.layer(Term(s, recast(op, mean, op.dtype, signal_type(s.y)), mean), with_bias=False)) for s, mean in means]
+    return Result(attribution, None, _add_layers(build, brush, start, maps))
 
 
 def _owns_bias(build: Build, site: Site) -> bool:
