@@ -94,11 +94,14 @@ class Session:
         return {name: _checked(self._accepted[name], value) for name, value in feed.items()}
 
 
-def open_session(model: Source, providers: Providers = None, optimise: bool = True, threads: int | None = None) -> Session:
+def open_session(
+    model: Source, providers: Providers = None, optimise: bool = True, threads: int | None = None, spinning: bool = True
+) -> Session:
     """Open a path, bytes or ``ModelProto`` on the first provider that can be had (``providers.resolve`` says what may be named).
 
     A provider asked for and not obtained is an error unless a fallback was listed after it. ``optimise=False`` runs the graph as it is
-    written; ``threads`` limits the threads of one operator (default: one per core).
+    written; ``threads`` limits the threads of one operator (default: one per core). ``spinning=False`` lets threads without work
+    sleep: sessions that take turns, as in a timing, then do not slow each other.
     """
     wanted = resolve(providers)
     with _openable(model) as (what, source):
@@ -108,6 +111,8 @@ def open_session(model: Source, providers: Providers = None, optimise: bool = Tr
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
         if threads is not None:
             options.intra_op_num_threads = threads
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with silent_loading(wanted):
             session = _create(what, source, options, wanted)
     return Session(session)
