@@ -34,7 +34,8 @@ class Explanation:
 
     ``attribution`` is signed and shaped like the explained input; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
     is no image; ``target`` int64 [N] the explained classes; ``score`` float32 [N]; ``residual`` float32 [N] the relative error of
-    the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs; ``seconds`` the time of the run.
+    the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs; ``seconds`` the time of the run;
+    ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too).
     """
 
     attribution: np.ndarray
@@ -48,6 +49,7 @@ class Explanation:
     method: str
     parameters: dict[str, Any] = field(default_factory=dict)
     components: dict[str, np.ndarray] = field(default_factory=dict)
+    partial: bool = False
 
     def __len__(self) -> int:
         return len(self.target)
@@ -67,6 +69,7 @@ class Explanation:
             self.method,
             self.parameters,
             {k: v[one] for k, v in self.components.items()},
+            self.partial,
         )
 
     @property
@@ -283,4 +286,5 @@ class Explainer:
             self.method,
             parameters,
             components,
+            self.conversion.method.partial,
         )

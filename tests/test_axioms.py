@@ -57,6 +57,8 @@ def test_weak_dependence_sees_a_map_that_depends(network: onnx.ModelProto, pictu
     """The FullGrad map's input term uses x: without its parts it fails, as it should."""
     found = weak_dependence(network, onnxsal.Explainer(network, "fullgrad"), pictures)
     assert not found.satisfied.any()
+    other = weak_dependence(network, onnxsal.Explainer(network, "lrp_zero", components=True), pictures)  # parts, but not FullGrad's
+    np.testing.assert_array_equal(other.difference, weak_dependence(network, onnxsal.Explainer(network, "lrp_zero"), pictures).difference)
 
 
 def test_smooth_networks_have_no_regions(pictures: np.ndarray) -> None:

@@ -222,11 +222,10 @@ def test_every_number_is_the_metrics_own(model: Path, folder: Path) -> None:
     places = scorer.places(x)
     for name in ("fullgrad", *BASELINES):
         maps = whole.saliency_map if name == "fullgrad" else baseline_maps(name, x, places, 3)
-        signed = whole.attribution if name == "fullgrad" else maps
         down = faithfulness.deletion(scorer, x, maps, step=32, seed=3)
         up = faithfulness.insertion(scorer, x, maps, step=32, seed=3)
         near = faithfulness.pixel_perturbation(scorer, x, maps, percent=(5, 50), black=HOW.black(), seed=3)
-        hidden = faithfulness.occlusion_correlation(scorer, x, signed)
+        hidden = faithfulness.occlusion_correlation(scorer, x, maps, absolute=True)  # none of these has signs
         same = {
             "deletion": down.auc,
             "insertion": up.auc,

@@ -491,6 +491,17 @@ def test_occlusion_against_a_slow_twin(explainer: onnxsal.Explainer, x: np.ndarr
         assert found.pearson[i] == pytest.approx(np.corrcoef(drops, means)[0, 1], abs=1e-4)
 
 
+def test_occlusion_takes_the_map_that_people_see(x: np.ndarray):
+    """FullGrad's attribution is only its input term: the map is compared, and having no signs, with the size of the fall."""
+    explainer = onnxsal.Explainer(cnn(size=12), "fullgrad")
+    whole = explainer.explain(x)
+    own = metrics.occlusion_correlation(explainer, x)
+    np.testing.assert_allclose(metrics.occlusion_correlation(explainer, x, whole).mapped, own.mapped)
+    np.testing.assert_allclose(metrics.occlusion_correlation(explainer, x, whole.saliency_map, absolute=True).pearson, own.pearson)
+    assert (own.drop >= 0).all()
+    assert not np.allclose(own.mapped, np.abs(metrics.occlusion_correlation(explainer, x, whole.attribution).mapped))
+
+
 def test_occlusion_flags_and_refuses(x: np.ndarray):
     scorer = Scorer(weighing(np.zeros((3, 12, 12), np.float32), bias=1))
     found = metrics.occlusion_correlation(scorer, x, x, 0)
@@ -746,6 +757,33 @@ def test_model_randomization(x: np.ndarray):
     nothing = make([node("GlobalAveragePool", "x", "g"), node("Flatten", "g", "y")], {"x": ["N", 3, 12, 12]}, {"y": ["N", 3]})
     with pytest.raises(ModelError, match="no weights"):
         metrics.model_randomization(onnxsal.Explainer(nothing, "gradient"), x)
+
+
+@pytest.mark.parametrize("method", ["fullgrad", "simple_fullgrad", "gradcam", "guided_gradcam", "gradient"])
+def test_the_map_that_people_see_is_compared(x: np.ndarray, method: str):
+    """FullGrad's attribution is its input term, without the biases that the map shows; a floored map is not the attribution either."""
+    for given in ({}, {"quantize": 4}):
+        explainer = onnxsal.Explainer(cnn(size=12), method, **given)
+        plain = forward_model(explainer)
+        again = explainer.on(randomised(plain, weighted_layers(plain)))
+        target = explainer.explain(x).target
+        own = method in ("fullgrad", "simple_fullgrad", "gradcam")
+        pairs = [(explainer.explain(x, target), again.explain(x, target))]
+        found = metrics.model_randomization(explainer, x, stages=1).similarities[0]
+        trained = metrics.data_randomization(explainer, lambda *_: randomised(plain, weighted_layers(plain)), x, target, x).similarity
+        seen, reduced = (
+            np.array([[spearman(f(a), f(b)) for a, b in zip(*pair, strict=True)] for f in (np.abs, lambda m: m)])
+            for pair in (
+                [e.saliency_map for e in pairs[0]],
+                [e.attribution.sum(1) for e in pairs[0]],
+            )
+        )
+        sizes = np.array([spearman(np.abs(a).sum(0), np.abs(b).sum(0)) for a, b in zip(*(e.attribution for e in pairs[0]), strict=True)])
+        for same in (found, trained):
+            np.testing.assert_allclose(same.spearman_abs, seen[0] if own or given else sizes)
+            np.testing.assert_allclose(same.spearman, seen[1] if "fullgrad" in method else reduced[1])
+        if method == "fullgrad" and not given:
+            assert (np.abs(seen[0] - sizes) > 0.01).any()  # the two are not the same question
 
 
 def test_sanity_tells_maps_of_the_weights_from_maps_of_the_picture():

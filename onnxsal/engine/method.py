@@ -23,7 +23,21 @@ from onnxsal.passes import NORMALISERS
 MATCH_KEYS = ("op", "family", "position", "name", "tag")
 POSITIONS = ("first", "inner", "last")
 METHOD_KEYS = (
-    *("name", "title", "source", "formula", "aliases", "wrap", "law", "seed", "times_input", "parameters", "preset", "normalise"),
+    *(
+        "name",
+        "title",
+        "source",
+        "formula",
+        "aliases",
+        "wrap",
+        "law",
+        "seed",
+        "times_input",
+        "partial",
+        "parameters",
+        "preset",
+        "normalise",
+    ),
     *("rule", "refuse"),
 )
 SEEDS = {"one": "1 at the explained class", "score": "the score of the explained class, at that class"}
@@ -111,7 +125,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to explain, as data. ``wrap`` names what is built around the walk ('' = nothing)."""
+    """A way to explain, as data. ``wrap`` names what is built around the walk ('' = nothing); ``partial``: the attribution is only a part
+    of what the map shows.
+    """
 
     name: str
     title: str
@@ -124,6 +140,7 @@ class Method:
     law: str = ""
     seed: str = "one"
     times_input: bool = False
+    partial: bool = False
     normalise: tuple[Row, ...] = ()
     parameters: dict[str, Parameter] = field(default_factory=dict)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -218,6 +235,7 @@ def parse_method(text: str, where: str) -> Method:
         seed=table.get("seed", "one"),
         normalise=normalise,
         times_input=table.get("times_input", False),
+        partial=table.get("partial", False),
         parameters=parameters,
         presets=presets,
         sha256=hashlib.sha256(text.encode()).hexdigest(),

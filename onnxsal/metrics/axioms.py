@@ -94,8 +94,8 @@ def _same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 def _invariant_parts(result: Explanation, x: np.ndarray) -> list[np.ndarray]:
     """What should not change within a region: the map itself; for FullGrad the input gradient and the bias terms."""
-    if not result.components:
-        return [result.attribution]
+    if f"{_PARTS}shares" not in result.components:
+        return [result.saliency_map if result.partial and result.saliency_map is not None else result.attribution]
     with np.errstate(divide="ignore", invalid="ignore"):
         gradient = np.where(x != 0, result.attribution / x, 0)
     skipped = (f"{_PARTS}input", f"{_PARTS}shares")

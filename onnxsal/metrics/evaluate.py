@@ -22,7 +22,7 @@ from onnxsal.metrics.baselines import BASELINES, baseline_maps
 from onnxsal.metrics.dataset import Dataset, Sample, open_dataset
 from onnxsal.metrics.evaluation import Evaluation, Row, Way
 from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, Measure, Settings, Task, chosen_measures, columns_of
-from onnxsal.metrics.places import Places, maps_at
+from onnxsal.metrics.places import Places, chosen_map, maps_at
 from onnxsal.metrics.ranking import TieWarning, tied
 from onnxsal.metrics.record import Line, Record, unpacked
 from onnxsal.metrics.scorer import Scorer
@@ -249,10 +249,12 @@ class _Run:
             maps = signed = baseline_maps(way.name, x, self._places(x), self.settings.seed)
         else:
             whole = explainer.explain(x, target)
-            signed, residual = whole.attribution, whole.residual
-            maps = signed if whole.saliency_map is None else whole.saliency_map
+            signed, residual = chosen_map(whole, signed=True), whole.residual
+            maps = chosen_map(whole)
         masks = tuple(s.mask for s in batch)
-        return Task(self.scorer, x, maps, signed, residual, target, labels, masks, self.settings, self.options.get("black"), explainer)
+        unsigned = explainer is None or explainer.conversion.method.partial
+        black = self.options.get("black")
+        return Task(self.scorer, x, maps, signed, residual, target, labels, masks, self.settings, black, explainer, unsigned)
 
     def _places(self, x: np.ndarray) -> Places:
         return self.scorer.places(x)

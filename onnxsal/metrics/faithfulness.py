@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.errors import InputError, near_miss
-from onnxsal.explainer import Explainer, Target
+from onnxsal.explainer import Explainer, Explanation, Target
 from onnxsal.metrics.places import CONSTANT, Maps, Places, constant, flagged, maps_at
 from onnxsal.metrics.ranking import ranks, tied
 from onnxsal.metrics.scorer import Progress, Scorer, composites, scorer_of
@@ -315,22 +315,26 @@ def occlusion_correlation(
     maps: Maps | None = None,
     target: Target = None,
     *,
-    window: int | None = None,
-    stride: int | None = None,
+    window: int | Sequence[int] | None = None,
+    stride: int | Sequence[int] | None = None,
     substrate: str = "mean",
     score: str = "logit",
-    absolute: bool = False,
+    absolute: bool | None = None,
     black: np.ndarray | float | None = None,
+    drop: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> OcclusionCorrelation:
     """Correlation between a map's mean in a window and the fall of the score when the window is hidden; in [-1, 1], larger is better.
 
     ``maps``: signed, by default the attribution summed over channels; maps without signs need ``absolute=True``, which takes the
-    size of both. ``window`` and ``stride`` in pixels (default: 15 and 8 of 224, in proportion to the shorter side); the last
+    size of both (the default for an explanation that has signs in none of its maps: FullGrad's). ``window`` and ``stride`` in pixels (default: 15 and 8 of 224, in proportion to the shorter side); the last
     window ends at the border, and fewer than 30 windows are refused. ``substrate``, ``score``, ``target``: as for ``insertion``.
     Windows as Zeiler and Fergus 2013, arXiv 1311.2901; correlation as Ancona et al. 2018 (sensitivity-n), arXiv 1711.06104.
     """
     asked = _ask(explainer, x, maps, target, signed=True)
+    if absolute is None:
+        own = maps is None and isinstance(explainer, Explainer) and explainer.conversion.method.partial
+        absolute = maps.partial if isinstance(maps, Explanation) else own
     if not asked.places.picture:
         raise InputError(f"occlusion needs pictures; inputs {list(asked.x.shape)} are none.")
     if score not in SCORES:

@@ -56,8 +56,8 @@ class Settings:
 class Task:
     """Samples [N] with their maps, ready to be measured.
 
-    ``maps`` are the saliency maps, ``signed`` the attributions (the same where a map has no signs), ``residual`` [N] the error of the
-    method's law, ``labels`` [N] -1 and ``masks`` [N] ``None`` where a sample has none, ``explainer`` ``None`` for maps that no model made.
+    ``maps`` are the saliency maps, ``signed`` the attributions (the maps where those have no signs: ``unsigned``), ``residual`` [N] the
+    error of the method's law, ``labels`` [N] -1 and ``masks`` [N] ``None`` where a sample has none, ``explainer`` ``None`` for maps that no model made.
     """
 
     scorer: Scorer
@@ -71,6 +71,7 @@ class Task:
     settings: Settings
     black: np.ndarray | None = None
     explainer: Explainer | None = None
+    unsigned: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
@@ -141,7 +142,7 @@ def _perturbation(task: Task) -> Found:
 
 
 def _occlusion(task: Task) -> Found:
-    found = faithfulness.occlusion_correlation(task.scorer, task.x, task.signed, task.target)
+    found = faithfulness.occlusion_correlation(task.scorer, task.x, task.signed, task.target, absolute=task.unsigned)
     return Found({"occlusion_pearson": found.pearson, "occlusion_spearman": found.spearman}, found.flags)
 
 
@@ -232,7 +233,9 @@ MEASURES = {
         Measure(
             "occlusion_correlation",
             {
-                "occlusion_pearson": Column(True, "correlation of the map with the fall of the score under a window"),
+                "occlusion_pearson": Column(
+                    True, "correlation of the map with the fall of the score under a window (maps without signs: with its size)"
+                ),
                 "occlusion_spearman": Column(True, "rank correlation of the same"),
             },
             _occlusion,

@@ -42,8 +42,8 @@ class Places:
         return shaped if self.channel is None else np.expand_dims(shaped, self.channel)
 
     def pooled(self, attribution: np.ndarray) -> np.ndarray:
-        """Attributions shaped like the input as one value for each place: the sum over channels."""
-        return attribution if self.channel is None else attribution.sum(self.channel)
+        """Attributions shaped like the input as one value for each place: the sum over channels; maps [N, H, W] as they are."""
+        return attribution if self.channel is None or attribution.ndim == 1 + len(self.shape) else attribution.sum(self.channel)
 
     def axes(self, array: np.ndarray) -> tuple[int, ...]:
         """The axes of an input that count places."""
@@ -62,7 +62,7 @@ def places_of(x: np.ndarray, declared: Sequence[object] | None = None) -> Places
 def maps_at(maps: Maps, x: np.ndarray, places: Places, signed: bool = False) -> np.ndarray:
     """Maps as an array [N, places]: one finite number for each place of each sample of ``x``.
 
-    Takes an ``Explanation`` (its saliency map; its attribution where ``signed`` or where there is no map), an array shaped like the
+    Takes an ``Explanation`` (see ``chosen_map``), an array shaped like the
     places, or one shaped like ``x`` (summed over channels). Maps of pictures in another size are resized bilinearly. Raises ``InputError``
     for NaN, infinity or a shape that does not fit.
     """
@@ -85,10 +85,20 @@ def maps_at(maps: Maps, x: np.ndarray, places: Places, signed: bool = False) -> 
 
 
 def chosen_map(maps: Maps, signed: bool = False) -> np.ndarray:
-    """The array that is meant: of an ``Explanation`` its saliency map, or its attribution where ``signed`` or where there is no map."""
+    """The array that is meant: of an ``Explanation`` its saliency map, or its attribution where there is no map, or where ``signed``
+    (but for methods whose attribution is only a part of what the map shows).
+    """
     if not isinstance(maps, Explanation):
         return np.asarray(maps)
-    return maps.attribution if signed or maps.saliency_map is None else maps.saliency_map
+    return maps.attribution if maps.saliency_map is None or (signed and not maps.partial) else maps.saliency_map
+
+
+def sized_map(explanation: Explanation) -> np.ndarray:
+    """What stands for the size of a map: the map itself where a method makes one of its own (FullGrad, Grad-CAM) or floors it, else the
+    attribution that it is reduced from.
+    """
+    reduced = "reduce" in explanation.parameters and "quantize" not in explanation.parameters
+    return explanation.attribution if reduced or explanation.saliency_map is None else explanation.saliency_map
 
 
 def resized(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -82,8 +82,9 @@ def model_randomization(
 
     "cascading": from the layer at the output down, layers drawn anew add up; "independent": one layer at a time, the others as trained.
     ``stages``: how many stages, evenly spaced (default: all layers); the last cascade always has every layer. ``how``: "normal" or
-    "permute", see ``randomised``; running statistics of batch normalisation stay. The class is ``target``, or what the original model
-    predicts, in every stage. A method whose maps stay alike does not show what the model has learnt.
+    "permute", see ``randomised``; running statistics of batch normalisation stay. What is compared: see ``similarity``. The class is
+    ``target``, or what the original model predicts, in every stage. A method whose maps stay alike does not show what the model has
+    learnt.
     """
     if mode not in MODES:
         raise InputError(f"mode='{mode}' is not one of {', '.join(MODES)}{near_miss(mode, MODES)}.")
@@ -97,7 +98,7 @@ def model_randomization(
     done, found = _stages(layers, mode, stages), []
     for i, (_, drawn) in enumerate(done):
         other = explainer.on(randomised(plain, drawn, how, seed)).explain(x, original.target)
-        found.append(similarity(original.attribution, other.attribution, places))
+        found.append(similarity(original, other, places))
         if progress is not None:
             progress(i + 1, len(done))
     names, counts = tuple(n for n, _ in done), tuple(len(d) for _, d in done)
@@ -139,5 +140,5 @@ def data_randomization(
     original = explainer.explain(x, target)
     other = explainer.on(model).explain(x, original.target)
     places: Places = scorer_of(explainer).places(np.asarray(x))
-    found = similarity(original.attribution, other.attribution, places)
+    found = similarity(original, other, places)
     return DataRandomization(found, accuracy, accuracy > LEARNT, original.target)

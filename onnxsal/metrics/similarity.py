@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.metrics.libraries import library
-from onnxsal.metrics.places import Places, constant, flagged
+from onnxsal.explainer import Explanation
+from onnxsal.metrics.places import Maps, Places, chosen_map, constant, flagged, sized_map
 
 SSIM_SIDE = 11
 """SSIM's Gaussian window of sigma 1.5 covers 11 x 11 pixels; smaller maps have no SSIM."""
@@ -21,7 +22,8 @@ class Similarity:
     """Likeness of two maps of each sample, [N] each, all in [-1, 1], 1 = the same.
 
     ``spearman`` of the signed maps, ``spearman_abs`` of their sizes; of the sizes as pictures ``ssim`` and the correlation of their edges,
-    ``hog_spearman`` and ``hog_pearson``. NaN where ``flags`` [N] say why, and ssim below 11 x 11 pixels or off pictures.
+    ``hog_spearman`` and ``hog_pearson``. All but the first are NaN where ``flags`` [N] say why, the first where one signed map is
+    constant; ssim below 11 x 11 pixels or off pictures.
     """
 
     spearman: np.ndarray
@@ -32,47 +34,55 @@ class Similarity:
     flags: tuple[str, ...]
 
 
-def similarity(first: np.ndarray, second: np.ndarray, places: Places) -> Similarity:
-    """Compare attributions [N, ...] of the same samples, as Adebayo et al. 2018 (arXiv 1810.03292) do.
+def similarity(first: Maps, second: Maps, places: Places) -> Similarity:
+    """Compare explanations, attributions [N, ...] or maps [N, H, W] of the same samples, as Adebayo et al. 2018 (arXiv 1810.03292) do.
 
-    Signed maps are sums over channels, sizes sums of absolute values. As pictures, sizes are clipped at their 99th percentile and
+    Signed maps are sums over channels, sizes sums of absolute values; of an ``Explanation`` whose method makes a map of its own (FullGrad,
+    Grad-CAM), that map is compared, for it is what people look at. As pictures, sizes are clipped at their 99th percentile and
     scaled to [0, 1]: SSIM with Gaussian weights and data range 1; histograms of oriented gradients with cells of 16 x 16 pixels
     (a third of the shorter side below 48), compared by Spearman as their code does and by Pearson as their paper says. Ties have
     their mean rank.
     """
-    signed = [places.pooled(a.astype(np.float64)) for a in (first, second)]
-    sizes = [places.pooled(np.abs(a.astype(np.float64))) for a in (first, second)]
+    signed = [places.pooled(chosen_map(m, signed=True).astype(np.float64)) for m in (first, second)]
+    sizes = [places.pooled(np.abs(_sized(m).astype(np.float64))) for m in (first, second)]
     flags = flagged(*((constant(m), f"the {which} map is constant") for m, which in zip(sizes, ("first", "second"), strict=True)))
     found = np.full((5, len(flags)), np.nan)
     for i, flag in enumerate(flags):
+        found[0, i] = spearman(signed[0][i], signed[1][i])  # Grad-CAM has signs also where nothing speaks for the class
         if not flag:
-            found[:, i] = _row(signed[0][i], signed[1][i], sizes[0][i], sizes[1][i], places.picture)
+            found[1:, i] = _row(sizes[0][i], sizes[1][i], places.picture)
     return Similarity(found[0], found[1], found[2], found[3], found[4], flags)
 
 
-def _row(first: np.ndarray, second: np.ndarray, first_size: np.ndarray, second_size: np.ndarray, picture: bool) -> list[float]:
-    ranked = [spearman(first, second), spearman(first_size, second_size)]
+def _sized(maps: Maps) -> np.ndarray:
+    return sized_map(maps) if isinstance(maps, Explanation) else np.asarray(maps)
+
+
+def _row(first: np.ndarray, second: np.ndarray, picture: bool) -> list[float]:
     if not picture:
-        return [*ranked, *[np.nan] * 3]
-    a, b = as_picture(first_size), as_picture(second_size)
+        return [spearman(first, second), *[np.nan] * 3]
+    a, b = as_picture(first), as_picture(second)
     edges = hog(a), hog(b)
-    return [*ranked, ssim(a, b), spearman(*edges), pearson(*edges)]
+    return [spearman(first, second), ssim(a, b), spearman(*edges), pearson(*edges)]
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Rank correlation of two arrays in [-1, 1], ties having their mean rank; NaN where one is constant."""
-    a, b = a.ravel(), b.ravel()
-    return float("nan") if _flat(a) or _flat(b) else float(library("scipy.stats").spearmanr(a, b).statistic)
+    return pearson(_ranks(a), _ranks(b))
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
     """Correlation of two arrays in [-1, 1]; NaN where one is constant."""
-    a, b = a.ravel(), b.ravel()
-    return float("nan") if _flat(a) or _flat(b) else float(library("scipy.stats").pearsonr(a, b).statistic)
+    if a.min() == a.max() or b.min() == b.max():
+        return float("nan")
+    a, b = (v.ravel() - v.mean(dtype=np.float64) for v in (a, b))
+    return float(np.clip((a / np.linalg.norm(a)) @ (b / np.linalg.norm(b)), -1, 1))
 
 
-def _flat(a: np.ndarray) -> bool:
-    return bool(a.min() == a.max())
+def _ranks(a: np.ndarray) -> np.ndarray:
+    """The place of each value in ascending order, from 1; equal ones share the mean of theirs."""
+    _, which, counts = np.unique(a, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which.ravel()])
 
 
 def as_picture(sizes: np.ndarray) -> np.ndarray:
