@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx import helper
 
+from onnxsal.backward.padding import present
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
@@ -236,14 +237,17 @@ def enter(op: Emit, affine: Affine, s: Value, bias: Value | None, leak: Leak | N
 def fan_in(op: Emit, affine: Affine) -> tuple[Value, Value, Value]:
     """(ones like the activation, ones like the weight, how many inputs each element of z has: padding does not count).
 
-    Of a convolution's samples one is enough: the others are the same.
+    Of a convolution's samples one is enough: the others are the same. Ones are zeros where a Pad before the node filled in constants.
     """
     own = affine.weight
     why = "it has none" if own is None else affine.roles.mixed(affine.node)
     if own is None or why:
         raise UnsupportedError(f"{affine.node.label}: the rule counts the inputs of each unit by the node's weight, but {why}.")
-    ones = ones_like(op, affine.a)
-    if affine.node.op_type in ("Conv", "ConvTranspose") and affine.position == 0 and affine.a.shape is not None:
+    carried, alike = present(op, affine.node.model, affine.a), affine.node.op_type in ("Conv", "ConvTranspose") and affine.position == 0
+    ones = ones_like(op, affine.a) if carried is None else carried
+    if carried is not None and alike:
+        ones = op.Slice(carried, [0], [1], [0])
+    elif alike and affine.a.shape is not None:
         size = shape_parts(op, [1, *((d if isinstance(d, int) else (affine.a, i + 1)) for i, d in enumerate(affine.a.shape[1:]))])
         ones = op.ConstantOfShape(size, value=helper.make_tensor("one", op.dtype, [1], [1.0]))
     weight = Value(op.cached(("ones", own.name), lambda: ones_like(op, own)).name, 0, own.shape)
@@ -255,10 +259,12 @@ def spread(op: Emit, affine: Affine, share: Value) -> Value:
 
     Where every unit sees every channel of the input, one channel with a kernel of ones stands for all of them.
     """
-    thin = _one_channel(affine)
+    carried = present(op, affine.node.model, affine.a)
+    thin = None if carried is not None else _one_channel(affine)
     if thin is None:
         _, weight, count = fan_in(op, affine)
-        return affine.backward(op, by_live_sums(op, share, count), weight)
+        sent = affine.backward(op, by_live_sums(op, share, count), weight)
+        return sent if carried is None else op.Mul(sent, carried)
     view, channels = thin
     _, weight, count = fan_in(op, view)
     summed = op.ReduceSum(share, [1], keepdims=1)

@@ -12,6 +12,7 @@ from typing import Any
 
 from onnxsal.backward.affine import BIASES, MAPS, Affine, Part, Term, affine_of, by_live_sums, enter, fan_in, lost, spread, step
 from onnxsal.backward.box import bounds_at
+from onnxsal.backward.padding import present
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
@@ -187,14 +188,15 @@ def wplus(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5, bias
     """
     _check_bias(bias, BIASES[:2])
     affine, r = affine_of(op, node), _relevance(node, dys)
-    a, up = _shaped(ones_like(op, affine.a), affine) if ones else affine.a, affine.signed(op, 1)
+    carried = present(op, affine.node.model, affine.a) if ones else None
+    a, up = _shaped(carried or ones_like(op, affine.a), affine) if ones else affine.a, affine.signed(op, 1)
     total = affine.forward(op, a, up)
     shift = affine.bias if bias == "absorb" else None
     total = total if shift is None else op.Add(total, shift)
     s = op.Div(r, op.Add(total, float(epsilon)))
     enter(op, affine, s, shift, lost(op, r, s, total))
     back = affine.backward(op, s, up)
-    return _to(affine, back if ones else op.Mul(a, back))
+    return _to(affine, back if ones and carried is None else op.Mul(a, back))
 
 
 # ----- rules for the first layer -----
@@ -223,7 +225,8 @@ def _without_input(op: Emit, affine: Affine, r: Value, ones: Value, weight: Valu
     total = affine.forward(op, ones, weight) if total is None else total
     s = by_live_sums(op, r, total)
     enter(op, affine, s, None, lost(op, r, s, total))
-    return affine.backward(op, s, weight)
+    sent, carried = affine.backward(op, s, weight), present(op, affine.node.model, affine.a)
+    return sent if carried is None else op.Mul(sent, carried)
 
 
 @rule("zbox", families=WEIGHTED)
