@@ -57,7 +57,8 @@ class Task:
     """Samples [N] with their maps, ready to be measured.
 
     ``maps`` are the saliency maps, ``signed`` the attributions (the maps where those have no signs: ``unsigned``), ``residual`` [N] the
-    error of the method's law, ``labels`` [N] -1 and ``masks`` [N] ``None`` where a sample has none, ``explainer`` ``None`` for maps that no model made.
+    error of the method's law, ``labels`` [N] -1 and ``masks`` [N] ``None`` where a sample has none, ``explainer`` ``None`` for maps that
+    no model made.
     """
 
     scorer: Scorer

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxsal.metrics.libraries import library
 from onnxsal.explainer import Explanation
+from onnxsal.metrics.libraries import library
 from onnxsal.metrics.places import Maps, Places, chosen_map, constant, flagged, sized_map
 
 SSIM_SIDE = 11
