@@ -20,7 +20,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
 from onnxsal.graph.fold import fold_of
-from onnxsal.graph.helpers import dim_of, ones_like, signed_epsilon, stabilise, zeros_like
+from onnxsal.graph.helpers import channel_sum, dim_of, ones_like, signed_epsilon, stabilise, zeros_like
 from onnxsal.ops.bounds import not_negative
 from onnxsal.ops.registry import Roles, implicit_bias, spec_of, vjp
 
@@ -267,7 +267,7 @@ def spread(op: Emit, affine: Affine, share: Value) -> Value:
         return sent if carried is None else op.Mul(sent, carried)
     view, channels = thin
     _, weight, count = fan_in(op, view)
-    summed = op.ReduceSum(share, [1], keepdims=1)
+    summed = channel_sum(op, share, affine.z.shape)
     return view.backward(op, by_live_sums(op, summed, op.Mul(count, float(channels))), weight)
 
 

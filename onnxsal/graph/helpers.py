@@ -87,6 +87,25 @@ def _unbroadcast_at_run_time(op: Emit, g: Value, y: Value, x: Value) -> Value:
     return op.Reshape(op.ReduceSum(g, axes, keepdims=1, noop_with_empty_axes=1), shape_x)
 
 
+def channel_sum(op: Emit, value: Value, shape: Shape | None, weight: Value | None = None) -> Value:
+    """sum_c w_c value_c of [N, C, ...] -> [N, 1, ...]; ``shape`` is that of ``value``, the weights (of C elements) are ones if not given.
+
+    A row times a matrix: of one sample, a sixth of the time of ReduceSum over the channels (ONNX Runtime, ResNet-50), and a 1 x 1
+    convolution would be carried into the blocked layout first.
+    """
+    channels = None if shape is None else shape[1]
+    if weight is None and not isinstance(channels, int):
+        return op.ReduceSum(value, [1], keepdims=1)
+    if weight is None:
+        one = helper.make_tensor("one", op.dtype, [1], [1.0])
+        row = op.cached(("row of ones", channels), lambda: op.ConstantOfShape([1, 1, channels], value=one))
+    else:
+        row = op.Reshape(weight, [1, 1, -1])
+    flat = op.MatMul(row, op.Reshape(value, [0, 0, -1]))
+    target = None if shape is None else reshape_target(op, (shape[0], 1, *shape[2:]))
+    return op.Reshape(flat, target or op.Concat(op.Shape(value, end=1), [1], op.Shape(value, start=2), axis=0))
+
+
 def stabilise(op: Emit, z: Value, epsilon: float) -> Value:
     """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``."""
     return op.Add(z, signed_epsilon(op, z, epsilon))

@@ -14,7 +14,7 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.graph import Emit, Model, Value
-from onnxsal.graph.helpers import dim_of, recast, reshape_target, signal_type, zeros_like
+from onnxsal.graph.helpers import channel_sum, dim_of, recast, signal_type, zeros_like
 from onnxsal.graph.infer import Shape
 from onnxsal.graph.model import captured
 from onnxsal.methods.build import Build, Result, wrap
@@ -257,15 +257,10 @@ class Painter:
         return op.Squeeze(op.Div(op.Sub(summed, op.Mul(low, count)), op.Add(op.Sub(high, low), epsilon)), [channel])
 
     def _weighted_sum(self, strength: Value, weight: Value | None, channel: int, shape: Shape) -> Value:
-        """sum_c w_c |f|_c, keeping the axis: where channels come first a row of weights times a matrix, one pass over the data."""
-        op = self.op
-        if weight is None:
-            return op.ReduceSum(strength, [channel], keepdims=1)
+        """sum_c w_c |f|_c, keeping the axis."""
         if channel == 1:
-            flat = op.MatMul(op.Reshape(weight, [1, 1, -1]), op.Reshape(strength, [0, 0, -1]))
-            target = reshape_target(op, (shape[0], 1, *shape[2:])) if shape else None
-            return op.Reshape(flat, target or op.Concat(op.Shape(strength, end=1), [1], op.Shape(strength, start=2), axis=0))
-        return op.ReduceSum(op.Mul(strength, weight), [channel], keepdims=1)
+            return channel_sum(self.op, strength, shape or None, weight)
+        return self.op.ReduceSum(strength if weight is None else self.op.Mul(strength, weight), [channel], keepdims=1)
 
     def size(self, site: Site) -> tuple[object, ...]:
         """What the maps of two nodes must share to be added before they are enlarged; a size nobody knows is shared with none."""
