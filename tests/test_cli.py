@@ -22,6 +22,8 @@ from onnxsal.cli import app, look
 from onnxsal.cli.explain import file_names
 from onnxsal.cli.parameters import as_parameters, read_parameters
 from onnxsal.errors import MethodError
+from onnxsal.metrics import occlusion_correlation
+from onnxsal.runtime.preprocess_files import load_preprocess
 from onnxsal.runtime.quiet import _without_noise
 from tests.small_models import make, node
 
@@ -376,6 +378,25 @@ def test_demo_on_any_model(here: Path) -> None:
         assert sum(line.startswith(f"{name}.png") for line in lines) == len(explained) > 5
         assert f"layers of {name}.png by fullgrad" in told
     assert "contact sheet: " in told
+
+
+def test_demo_holds_every_map_against_occlusion(here: Path) -> None:
+    """The metric's own numbers, though the windows are hidden only once per picture; in the table, the records and the JSON."""
+    common = ("demo", here / "cnn.onnx", here / "pictures", "-o", here / "out")
+    facts = answer(*common)
+    lines = run(*common).stdout.splitlines()
+    assert "occlusion r" in lines[1]
+    for name in ("gradient", "gradcam", "fullgrad", "occlusion"):
+        found = next(r for r in facts["explained"] if r["method"] == name and "two.png" in r["source"])
+        settings = {"window": 2, "stride": 1} if name == "occlusion" else {}
+        explainer = onnxsal.Explainer(here / "cnn.onnx", name, **settings)
+        x = load_preprocess(here / "cnn.toml").batch([found["source"]])
+        wanted = occlusion_correlation(explainer, x, window=2, stride=1)
+        assert found["occlusion_correlation"]["pearson"] == pytest.approx(wanted.pearson[0], abs=1e-4), name
+        assert found["occlusion_correlation"]["spearman"] == pytest.approx(wanted.spearman[0], abs=1e-3), name
+        assert json.loads(Path(found["files"]["record"]).read_text())["occlusion_correlation"] == found["occlusion_correlation"]
+        (line,) = [v for v in lines if v.startswith("two.png") and v.split()[1] == name]
+        assert f"{wanted.pearson[0]:.2f}" in line.split()
 
 
 def test_demo_without_names_takes_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

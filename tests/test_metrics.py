@@ -24,7 +24,7 @@ from onnxsal.metrics.places import places_of
 from onnxsal.metrics.ranking import ranks, tied
 from onnxsal.metrics.retrain import ConstantMapWarning
 from onnxsal.metrics.scorer import Scorer, forward_model, scorer_of
-from onnxsal.metrics.similarity import hog, spearman
+from onnxsal.metrics.similarity import hog, pearson, spearman
 from onnxsal.metrics.substrate import substrate
 from onnxsal.metrics.weights import randomised, weighted_layers
 from onnxsal.runtime.session import open_session
@@ -490,6 +490,33 @@ def test_occlusion_against_a_slow_twin(explainer: onnxsal.Explainer, x: np.ndarr
         np.testing.assert_allclose(found.drop[i], drops, atol=1e-6)
         np.testing.assert_allclose(found.mapped[i], means, rtol=1e-4, atol=1e-6)
         assert found.pearson[i] == pytest.approx(np.corrcoef(drops, means)[0, 1], abs=1e-4)
+
+
+def test_occlusion_that_ran_already_is_not_run_again(explainer: onnxsal.Explainer):
+    """The falls of one map serve another; so do those that the method occlusion returns, windows of any height and width."""
+    x = draw(2, 3, 12, 14, seed=8)
+    hidden = onnxsal.Explainer(cnn(size="S"), "occlusion", window=[3, 2], stride=[2, 1], components=True).explain(x, 1)
+    scorer, maps = Scorer(cnn(size="S")), draw(2, 12, 14, seed=9)
+    wanted = metrics.occlusion_correlation(scorer, x, maps, 1, window=[3, 2], stride=[2, 1])
+    np.testing.assert_allclose(hidden.components["occlusion/drop"].reshape(2, -1), wanted.drop, atol=1e-5)
+    calls: list[int] = []
+    options = {"window": (3, 2), "stride": (2, 1), "progress": lambda done, total: calls.append(done)}
+    for drop in (wanted.drop, hidden.components["occlusion/drop"]):
+        found = metrics.occlusion_correlation(scorer, x, maps, 1, drop=drop, **options)
+        np.testing.assert_allclose([found.pearson, found.spearman], [wanted.pearson, wanted.spearman], atol=1e-3)
+    assert not calls
+    with pytest.raises(InputError, match="does not fit 2 picture"):
+        metrics.occlusion_correlation(scorer, x, maps, 1, drop=wanted.drop[:, 1:], **options)
+
+
+def test_correlations_are_those_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = draw(500, seed=1), np.round(draw(500, seed=1) + draw(500, seed=2), 1)  # with ties
+    assert pearson(a, b) == pytest.approx(stats.pearsonr(a, b).statistic, abs=1e-6)
+    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+    assert spearman(a.reshape(20, 25), -a.reshape(20, 25)) == pytest.approx(-1)
+    assert np.isnan(pearson(a, np.ones(500)))
+    assert np.isnan(spearman(np.zeros(500), b))
 
 
 def test_occlusion_takes_the_map_that_people_see(x: np.ndarray):

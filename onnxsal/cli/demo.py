@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +15,24 @@ import onnxsal
 from onnxsal.cli import options as o
 from onnxsal.cli.explain import Sample, file_names, named, near, open_explainer, row, write
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
-from onnxsal.engine.method import shipped_methods
-from onnxsal.errors import InputError, MethodError, PlanError, UnsupportedError
+from onnxsal.engine.method import get_method, shipped_methods
+from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
+from onnxsal.explainer import Explainer, Explanation
 from onnxsal.methods.convert import DEFAULT_METHOD
+from onnxsal.metrics.faithfulness import occlusion_correlation
+from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.report.artefacts import Style
 from onnxsal.report.sheet import Cell, Row, contact_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
 
+OCCLUSION = "occlusion"
+
 SHIPPED_MODEL, SHIPPED_PICTURES = "efficientnet_lite0.onnx", "pictures"
 
-QUICK: dict[str, dict[str, Any]] = {"occlusion": {"window": 0.15, "stride": 0.075}, "rise": {"n_masks": 200}}
+WINDOW, STRIDE = 0.15, 0.075
+"""Of occlusion, as shares of a picture's height and width."""
+
+QUICK: dict[str, dict[str, Any]] = {"occlusion": {"window": WINDOW, "stride": STRIDE}, "rise": {"n_masks": 200}}
 """Coarser settings for methods that run the model hundreds of times; the defaults are finer."""
 
 ONCE = ("scorecam",)
@@ -44,7 +55,9 @@ def demo(
     feed = o.feeding(model, preprocess, labels)
     shown = {file: feed.required.display(file) for file in files}
     names = dict(zip(files, file_names(files), strict=True))
-    methods = [m for _, m in sorted(shipped_methods().items(), key=lambda item: (item[0] != DEFAULT_METHOD, item[0]))]
+    order = sorted(shipped_methods(), key=lambda name: (name != DEFAULT_METHOD, name))
+    methods = [get_method(name) for name in sorted(order, key=lambda name: name != OCCLUSION)]  # first, as all others are held against it
+    occluded = _Occluded()
     cells: dict[Path, list[Cell]] = {file: [] for file in files}
     records: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
@@ -53,7 +66,8 @@ def demo(
     with progress(f"reading {model.name}", len(methods) * (1 + len(files))) as step:
         for method in methods:
             step(f"{method.name}: building it into {model.name}")
-            given = {"black": feed.black, "white": feed.white, "components": method.name == DEFAULT_METHOD, **QUICK.get(method.name, {})}
+            parts = method.name in (DEFAULT_METHOD, OCCLUSION)
+            given = {"black": feed.black, "white": feed.white, "components": parts, **QUICK.get(method.name, {})}
             try:
                 explainer = open_explainer(feed, method, provider, 1, given)
             except (PlanError, UnsupportedError, MethodError) as error:  # not for this model, or not without more than a picture
@@ -64,16 +78,48 @@ def demo(
                 x = feed.required.normalise(shown[file][None])
                 sample = Sample(file, names[file], {explainer.session.inputs[0].name: x}, shown[file])
                 one = explainer.explain(sample.feed)
-                records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{method.name}", Style()))
+                if method.name == OCCLUSION:
+                    one = occluded.keep(explainer, file, one)
+                also = {"occlusion_correlation": occluded.correlation(file, x, one)}
+                records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{method.name}", Style(), also=also))
                 cells[file].append(_cell(records[-1], one.saliency_map))
     if not records:
         raise PlanError("no method can explain this model:\n" + "\n".join(f"{r['method']}: {r['why']}" for r in refused))
+    records.sort(key=lambda facts: order.index(facts["method"]))
+    for found in cells.values():
+        found.sort(key=lambda cell: order.index(cell.title))
     rows = [Row(names[file], shown[file], cells[file], file.name) for file in files]
     sheet = save_picture(contact_sheet(rows, f"{model.name}, {provider}"), out / "contact_sheet.png")
     if json:
         show_json({"explained": records, "refused": refused, "contact_sheet": str(sheet)})
         return
     _tell(records, refused, sheet)
+
+
+class _Occluded:
+    """What hiding each window does to the score of each picture: the method occlusion says it once, and every map is held against it."""
+
+    def __init__(self) -> None:
+        self._scorer: Scorer | None = None
+        self._drops: dict[Path, np.ndarray] = {}
+
+    def keep(self, explainer: Explainer, file: Path, one: Explanation) -> Explanation:
+        """Take the falls of the score out of what the method occlusion returned."""
+        with suppress(InputError, TargetError):  # scores that do not belong to pictures one by one
+            self._scorer = self._scorer or scorer_of(explainer)
+            self._drops[file] = one.components["occlusion/drop"]
+        return replace(one, components={})
+
+    def correlation(self, file: Path, x: np.ndarray, one: Explanation) -> dict[str, Any] | None:
+        """How the map's mean in each window goes with the fall of the score when that was hidden; ``None`` where it is not known."""
+        if self._scorer is None or file not in self._drops:
+            return None
+        window, stride = ([max(1, round(side * share)) for side in self._scorer.places(x).shape] for share in (WINDOW, STRIDE))
+        try:
+            found = occlusion_correlation(self._scorer, x, one, one.target, window=window, stride=stride, drop=self._drops[file])
+        except InputError:
+            return None  # too small a picture
+        return {"pearson": float(found.pearson[0]), "spearman": float(found.spearman[0])}
 
 
 def _cell(facts: dict[str, Any], saliency_map: np.ndarray | None) -> Cell:
@@ -86,14 +132,24 @@ def _cell(facts: dict[str, Any], saliency_map: np.ndarray | None) -> Cell:
 
 def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: Path) -> None:
     records = sorted(records, key=lambda facts: str(facts["source"]))
-    lines = [(Path(facts["source"]).name, facts["method"], *row(facts)[2:]) for facts in records]
-    show_table(("photograph", "method", "predicted", "score", "residual", "ms", "picture"), lines, ("score", "residual", "ms"))
+    lines = []
+    for facts in records:
+        *numbers, ms, picture = row(facts)[2:]
+        lines.append((Path(facts["source"]).name, facts["method"], *numbers, _coefficient(facts["occlusion_correlation"]), ms, picture))
+    columns = ("photograph", "method", "predicted", "score", "residual", "occlusion r", "ms", "picture")
+    show_table(columns, lines, ("score", "residual", "occlusion r", "ms"))
+    if any(facts["occlusion_correlation"] for facts in records):
+        show("occlusion r: correlation of the map's mean in a window with the fall of the score when it is hidden, on this photograph")
     for entry in refused:
         say(f"{entry['method']} refused: {entry['why']}", "warning")
     for facts in records:
         if "components" in facts["files"]:
             show(f"layers of {Path(facts['source']).name} by {facts['method']}: {near(facts['files']['components'])}")
     show(f"contact sheet: {near(str(sheet))}")
+
+
+def _coefficient(found: dict[str, Any] | None) -> str:
+    return "" if found is None or math.isnan(found["pearson"]) else f"{found['pearson']:.2f}"
 
 
 def _defaults(model: Path | None, pictures: list[Path]) -> tuple[Path, list[Path]]:

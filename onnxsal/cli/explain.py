@@ -100,10 +100,18 @@ def open_explainer(feed: o.Feeding, method: Any, provider: str, batch_size: int,
 
 
 def write(
-    explainer: Explainer, feed: o.Feeding, sample: Sample, one: Explanation, base: Path, style: Style, show_path: bool = False
+    explainer: Explainer,
+    feed: o.Feeding,
+    sample: Sample,
+    one: Explanation,
+    base: Path,
+    style: Style,
+    show_path: bool = False,
+    also: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write everything about one explained sample; returns its record."""
-    facts = {"source": str(sample.source), "model": str(feed.model), **record(one, explainer.conversion.question.output, feed.labels)}
+    """Write everything about one explained sample; returns its record, with what it shall hold ``also``."""
+    numbers = record(one, explainer.conversion.question.output, feed.labels)
+    facts = {"source": str(sample.source), "model": str(feed.model), **numbers, **(also or {})}
     extra = {}
     if one.components:
         extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))

@@ -327,8 +327,10 @@ def occlusion_correlation(
     """Correlation between a map's mean in a window and the fall of the score when the window is hidden; in [-1, 1], larger is better.
 
     ``maps``: signed, by default the attribution summed over channels; maps without signs need ``absolute=True``, which takes the
-    size of both (the default for an explanation that has signs in none of its maps: FullGrad's). ``window`` and ``stride`` in pixels (default: 15 and 8 of 224, in proportion to the shorter side); the last
-    window ends at the border, and fewer than 30 windows are refused. ``substrate``, ``score``, ``target``: as for ``insertion``.
+    size of both (the default for an explanation that has signs in none of its maps: FullGrad's). ``window`` and ``stride`` in pixels
+    (default: 15 and 8 of 224, in proportion to the shorter side; two: of height and width); the last window ends at the border, and
+    fewer than 30 windows are refused. ``drop`` [N, ...]: the falls under these windows, where they are known already (the ``drop`` of a
+    signed map's correlation, or of the method occlusion); then no model runs. ``substrate``, ``score``, ``target``: as for ``insertion``.
     Windows as Zeiler and Fergus 2013, arXiv 1311.2901; correlation as Ancona et al. 2018 (sensitivity-n), arXiv 1711.06104.
     """
     asked = _ask(explainer, x, maps, target, signed=True)
@@ -339,29 +341,39 @@ def occlusion_correlation(
         raise InputError(f"occlusion needs pictures; inputs {list(asked.x.shape)} are none.")
     if score not in SCORES:
         raise InputError(f"score '{score}' is not one of {', '.join(SCORES)}{near_miss(score, SCORES)}.")
-    side = min(asked.places.shape)
-    window = window or max(1, round(side * 15 / 224))
-    stride = stride or max(1, round(side * 8 / 224))
-    firsts = [np.r_[np.arange(0, max(s - window, 0), stride), max(s - window, 0)] for s in asked.places.shape]
+    shape = asked.places.shape
+    sizes, strides = (_both(given, min(shape), share) for given, share in ((window, 15 / 224), (stride, 8 / 224)))
+    firsts = [np.r_[np.arange(0, max(s - w, 0), t), max(s - w, 0)] for s, w, t in zip(shape, sizes, strides, strict=True)]
     corners = np.stack(np.meshgrid(*firsts, indexing="ij"), -1).reshape(-1, 2)
     if len(corners) < 30:
-        raise InputError(
-            f"{len(corners)} windows of {window} pixels are too few to correlate: take a smaller window or stride, for 30 at least."
-        )
-    hidden = _windows(corners, window, asked.places.shape)
-    drop = _drops(asked, hidden, substrate_of(substrate, asked.x, asked.places, black), score, progress)
+        what = f"{len(corners)} windows of {' x '.join(map(str, sizes))} pixels"
+        raise InputError(f"{what} are too few to correlate: take a smaller window or stride, for 30 at least.")
+    down, across = (_covered(f, s, w).astype(np.float64) for f, s, w in zip(firsts, shape, sizes, strict=True))
+    if drop is None:
+        hidden = np.einsum("ry,cx->rcyx", down > 0, across > 0).reshape(-1, *shape)
+        drop = _drops(asked, hidden, substrate_of(substrate, asked.x, asked.places, black), score, progress)
+    elif drop.shape[:1] != asked.x.shape[:1] or drop.size != len(asked.x) * len(corners):
+        raise InputError(f"drop of shape {list(drop.shape)} does not fit {len(asked.x)} picture(s) with {len(corners)} windows each.")
     size = np.abs if absolute else np.asarray
-    mapped = size(asked.maps.astype(np.float64)) @ hidden.reshape(len(hidden), -1).T / hidden.sum((1, 2))
-    drop = size(drop)
+    whole = size(asked.maps.astype(np.float64)).reshape(-1, *shape)
+    mapped = (down @ whole @ across.T / np.outer(down.sum(1), across.sum(1))).reshape(len(whole), -1)
+    drop = size(drop).reshape(mapped.shape)
     same = (constant(mapped), "the map's mean is the same in every window")
     flags = flagged((constant(asked.maps), CONSTANT), same, (constant(drop), "every window changes the score alike"))
     return OcclusionCorrelation(*_correlations(mapped, drop, flags), mapped, drop, corners, asked.target, flags)
 
 
-def _windows(corners: np.ndarray, window: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Which pixels each window covers: bool [R, H, W]."""
-    rows, columns = ((np.arange(s) >= c[:, None]) & (np.arange(s) < c[:, None] + window) for s, c in zip(shape, corners.T, strict=True))
-    return rows[:, :, None] & columns[:, None, :]
+def _both(given: int | Sequence[int] | None, side: int, share: float) -> tuple[int, ...]:
+    """Pixels of height and width: those given, else a share of the shorter side."""
+    if isinstance(given, Sequence):
+        return tuple(given)
+    return (given or max(1, round(side * share)),) * 2
+
+
+def _covered(first: np.ndarray, size: int, window: int) -> np.ndarray:
+    """Which pixels of an axis the windows that begin at ``first`` cover: bool [R, size]."""
+    pixels = np.arange(size)
+    return np.asarray((pixels >= first[:, None]) & (pixels < first[:, None] + window))
 
 
 def _drops(asked: _Asked, hidden: np.ndarray, other: np.ndarray, score: str, progress: Progress | None) -> np.ndarray:
