@@ -37,7 +37,7 @@ LAYERS: dict[str, tuple[str, dict[str, Any], np.ndarray, bool, tuple[int, ...], 
     "MatMul": ("MatMul", {}, RNG.normal(size=(5, C)), False, (3, 5), lambda w, s: w * s),
 }  # fmt: skip
 
-FORMS = ("BatchNormalization", "Sub Mul Add", "Mul Add", "reversed Sub")
+FORMS = ("BatchNormalization", "Sub Mul Add", "Mul Add", "reversed Sub", "turned Sub Mul Add", "turned twice")
 
 
 def network(layer: str, form: str) -> onnx.ModelProto:
@@ -65,6 +65,26 @@ def network(layer: str, form: str) -> onnx.ModelProto:
     elif form == "reversed Sub":
         weights |= {"s": -weights["s"]}
         nodes += [node("Sub", "m z", "n1"), node("Mul", "n1 s", "n2"), node("Add", "n2 add", "n")]
+    elif form == "turned Sub Mul Add":  # as from Keras: the normalisation is in channels last, and so may be what follows
+        there, back = ([0, 2, 3, 1], [0, 3, 1, 2]) if rank4 else ([1, 0], [1, 0])
+        weights |= {k: np.transpose(weights[k].reshape(CHANNELS if rank4 else (1, C)), there) for k in ("m", "s", "add")}
+        nodes += [
+            node("Transpose", "z", "zt", perm=there),
+            node("Cast", "zt", "zc", to=11),
+            node("Sub", "zc m", "n1"),
+            node("Identity", "n1", "n1i"),
+        ]
+        nodes += [node("Mul", "n1i s", "n2"), node("Add", "n2 add", "nt"), node("Transpose", "nt", "n", perm=back)]
+    elif form == "turned twice":  # half of it in another order of axes that is not its own inverse
+        there, back = ([1, 2, 0, 3], [2, 0, 1, 3]) if rank4 else ([1, 0], [1, 0])
+        nodes += [
+            node("Sub", "z m", "n1"),
+            node("Transpose", "n1", "nt", perm=there),
+            node("Mul", "nt st", "n2"),
+            node("Transpose", "n2", "n3", perm=back),
+        ]
+        weights |= {"st": np.transpose(weights["s"].reshape(CHANNELS if rank4 else (1, C)), there)}
+        nodes += [node("Add", "add n3", "n")]
     else:
         weights |= {"w": times(weight, FACTOR), "b": bias * FACTOR + (SHIFT - MEAN * FACTOR) / float(attributes.get("beta", 1.0))}
         nodes = (

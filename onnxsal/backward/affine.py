@@ -148,8 +148,8 @@ def affine_of(op: Emit, node: NodeView) -> Affine:
     bias = own if own is None or scale is None else op.Mul(own, fold.lift(op, scale))
     if shift is not None:
         bias = fold.lift(op, shift) if bias is None else op.Add(bias, fold.lift(op, shift))
-    flat = tuple(a for a in range(1, fold.y.rank) if a != fold.unit_axis)
-    return Affine(node, position, node.input(position), fold.y, bias, fold.weight, folded, roles, flat)
+    flat = tuple(a for a in range(1, node.y.rank) if a != fold.unit_axis)
+    return Affine(node, position, node.input(position), fold.y(op), bias, fold.weight, folded, roles, flat)
 
 
 @dataclass(frozen=True)

@@ -15,26 +15,31 @@ from onnxsal.graph.model import Model, NodeView, Value
 class Fold:
     """``y = scale * (W x + b) + shift`` per unit: the node with the weight, and the affine nodes ``tail`` in forward order.
 
-    ``weight`` is the position of W among the node's inputs, ``unit_axis`` the axis of y that counts units.
+    ``unit_axis`` is the axis of the node's result that counts units, ``names`` are the tensors from it to the end of the tail, whose
+    axis i is axis ``perm[i]`` of that result. ``weight`` is the position of W among the node's inputs.
     """
 
     node: NodeView
     tail: tuple[NodeView, ...]
     unit_axis: int
+    names: frozenset[str]
+    perm: tuple[int, ...]
     weight: int = 1
 
-    @property
-    def y(self) -> Value:
-        """The result of the folded node: that of the last node of the tail."""
-        return self.tail[-1].y
+    def y(self, op: Emit) -> Value:
+        """The result of the folded node: that of the last node of the tail, with its axes in the node's order."""
+        last = self.tail[-1].y
+        if self.perm == tuple(range(len(self.perm))):
+            return last
+        back = [self.perm.index(i) for i in range(len(self.perm))]
+        return Value(op.Transpose(last, perm=back).name, 0, self.node.y.shape)
 
     def scale_and_shift(self, op: Emit) -> tuple[Value | None, Value | None]:
         """Per unit, 1-D or one number; ``None`` is 1 and 0."""
         scale: Value | None = None
         shift: Value | None = None
-        name = self.node.y.name
         for step in self.tail:
-            factor, summand, negated = _affine(op, step, name)
+            factor, summand, negated = _affine(op, step, self.names)
             if negated:
                 scale = op.const(-1.0) if scale is None else op.Neg(scale)
                 shift = None if shift is None else op.Neg(shift)
@@ -43,7 +48,6 @@ class Fold:
                 shift = None if shift is None else op.Mul(shift, factor)
             if summand is not None:
                 shift = summand if shift is None else op.Add(shift, summand)
-            name = step.y.name
         return scale, shift
 
     def folded_weight(self, op: Emit, weight: Value, scale: Value | None) -> Value:
@@ -66,17 +70,17 @@ class Fold:
 
     def lift(self, op: Emit, per_unit: Value) -> Value:
         """A value per unit, broadcastable to y."""
-        after = self.y.rank - 1 - self.unit_axis
+        after = self.node.y.rank - 1 - self.unit_axis
         return op.Reshape(per_unit, [-1, *[1] * after]) if after else per_unit
 
 
-def _affine(op: Emit, node: NodeView, name: str) -> tuple[Value | None, Value | None, bool]:
-    """(factor, summand, whether its input is negated) of an affine node per unit that reads tensor ``name``."""
+def _affine(op: Emit, node: NodeView, names: frozenset[str]) -> tuple[Value | None, Value | None, bool]:
+    """(factor, summand, whether its input is negated) of an affine node per unit that reads one of the tensors ``names``."""
     if node.op_type == "BatchNormalization":
         scale, bias, mean, variance = (node.input(i) for i in range(1, 5))
         factor = op.Div(scale, op.Sqrt(op.Add(variance, float(node.attr("epsilon", 1e-5)))))
         return factor, op.Sub(bias, op.Mul(mean, factor)), False
-    position = list(node.proto.input).index(name)
+    position = next(i for i, name in enumerate(node.proto.input) if name in names)
     constant = op.Reshape(node.input(1 - position), [-1])
     if node.op_type == "Add":
         return None, constant, False

@@ -6,6 +6,7 @@ A bias, or batch normalisation in any spelling: BatchNormalization, Sub and Mul 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from onnxsal.graph import Model, NodeView
 
@@ -17,6 +18,49 @@ def is_constant(model: Model, name: str) -> bool:
     if name in model.types or model.outer is None:
         return model.constant(name) is not None
     return is_constant(model.outer, name)
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Affine nodes per unit in forward order; what leads from the layer to the last of them.
+
+    ``names`` are the tensors on the way, the layer's own result included, ``perm`` how their axes end up: axis i of the last one is
+    axis ``perm[i]`` of the layer's result.
+    """
+
+    nodes: tuple[NodeView, ...] = ()
+    names: frozenset[str] = frozenset()
+    perm: tuple[int, ...] = ()
+
+
+def affine_tail_through(node: NodeView, axis: int, units: int | None, keep: Collection[str]) -> Tail:
+    """``affine_tail`` also through Transpose, Identity and Casts to the same type, as converters from other layouts leave them."""
+    model, last, perm = node.model, node, tuple(range(node.y.rank))
+    names, nodes, tail = {node.y.name}, [], Tail()
+    while last.y.name not in keep:
+        readers = model.consumers.get(last.y.name, [])
+        if len(readers) != 1:
+            break
+        reader = readers[0]
+        if _is_affine(model, reader, last.y.name, units, perm.index(axis)):
+            nodes.append(reader)
+            names.add(reader.y.name)
+            tail = Tail(tuple(nodes), frozenset(names), perm)
+        elif _moves(reader):
+            turned = reader.attr("perm") if reader.op_type == "Transpose" else None
+            whole = range(len(perm)) if turned is None else turned
+            perm = tuple(perm[i] for i in (reversed(whole) if reader.op_type == "Transpose" and turned is None else whole))
+            names.add(reader.y.name)
+        else:
+            break
+        last = reader
+    return tail
+
+
+def _moves(node: NodeView) -> bool:
+    if node.domain or node.outputs[0] is None:
+        return False
+    return node.op_type in ("Transpose", "Identity") or (node.op_type == "Cast" and node.x.dtype == node.y.dtype != 0)
 
 
 def affine_tail(node: NodeView, axis: int, units: int | None, keep: Collection[str]) -> list[NodeView]:

@@ -1,7 +1,7 @@
 """Fold batch normalisation into the linear node before it, in the backward view only: no forward node changes.
 
 Folded are the affine nodes per unit that directly follow a Conv, ConvTranspose, Gemm or MatMul with a constant weight, in any
-spelling: BatchNormalization, Sub and Mul and Add, Mul and Add, an added bias.
+spelling: BatchNormalization, Sub and Mul and Add, Mul and Add, an added bias; with Transposes to another layout in between too.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.graph.fold import Fold
-from onnxsal.passes.affine_tail import affine_tail, is_constant
+from onnxsal.passes.affine_tail import affine_tail_through, is_constant
 
 FOLDED = "folded"
 """Tag: the node is part of the linear node before it, as far as relevance is concerned."""
@@ -24,11 +24,11 @@ def fold_batchnorm(model: Model, keep: Collection[str] = ()) -> None:
     model.tags = {i: tags - {FOLDED} for i, tags in model.tags.items()}
     for node in model.nodes:
         axis = _unit_axis(node)
-        tail = affine_tail(node, axis, _units(node), keep) if axis is not None else []
-        if axis is None or not tail:
+        tail = affine_tail_through(node, axis, _units(node), keep) if axis is not None else None
+        if axis is None or tail is None or not tail.nodes:
             continue
-        model.folds[node.index] = Fold(node, tuple(tail), axis)
-        for step in tail:
+        model.folds[node.index] = Fold(node, tail.nodes, axis, tail.names, tail.perm)
+        for step in tail.nodes:
             model.tags[step.index] = model.tags.get(step.index, frozenset()) | {FOLDED}
 
 
