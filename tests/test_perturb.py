@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from typer.testing import CliRunner
 
 import onnxsal
+from onnxsal.cli import app
 from onnxsal.errors import MethodError
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.session import open_session
@@ -194,6 +197,38 @@ def test_peak_lies_on_the_cat() -> None:
     row, column = np.unravel_index(int(found.saliency_map[0].argmax()), (224, 224))
     assert 110 <= row < 200
     assert 80 <= column < 215
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("scorecam", {}),
+        ("scorecam", {"variant": "cic_softmax"}),
+        ("occlusion", {"window": 9, "stride": 6}),
+        ("rise", {"n_masks": 20}),
+    ],
+    ids=["scorecam", "scorecam_cic", "occlusion", "rise"],
+)
+@pytest.mark.parametrize("batch", [None, 1])
+def test_the_loop_is_in_the_one_file(method: str, settings: dict, batch: int | None, tmp_path: Path) -> None:
+    """Converted on the command line, the file runs in a bare ONNX Runtime and gives what the Explainer gives."""
+    model, x = export(net("vgg"), batch=batch), images(batch or 2).numpy()
+    onnx.save(model, str(tmp_path / "plain.onnx"))
+    given = [v for key, value in settings.items() for v in (f"--{key.replace('_', '-')}", str(value))]
+    arguments = ["convert", str(tmp_path / "plain.onnx"), str(tmp_path / "alone" / "explained.onnx"), "--method", method, *given]
+    (tmp_path / "alone").mkdir()
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert [f.name for f in (tmp_path / "alone").iterdir()] == ["explained.onnx"]
+    made = onnx.load(str(tmp_path / "alone" / "explained.onnx"))
+    assert [n.op_type for n in made.graph.node].count("Loop") == 1
+    assert not [o.domain for o in made.opset_import if o.domain not in ("", "ai.onnx")]
+    session = ort.InferenceSession(str(tmp_path / "alone" / "explained.onnx"), providers=["CPUExecutionProvider"])
+    found = dict(zip((o.name for o in session.get_outputs()), session.run(None, {session.get_inputs()[0].name: x}), strict=True))
+    wanted = onnxsal.Explainer(model, method, **settings).explain(x)
+    close(found["saliency_map"], wanted.saliency_map, 1e-5)
+    close(found["attribution"], wanted.attribution, 1e-5)
+    np.testing.assert_array_equal(found["explained_class"], wanted.target)
 
 
 # ----- RISE -----
