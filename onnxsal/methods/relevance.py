@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from onnx import TensorProto
+
 from onnxsal.backward.affine import Book
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.traverse import Visit, traverse
@@ -73,7 +75,8 @@ def relevance(build: Build) -> Result:
         kind = signal_type(question.model.value(name))
 
         def column(value: Value = value, kind: int = kind, biases: int = biases, leaks: int = leaks) -> Value:
-            total = recast(op, book.total(op, value), kind, op.dtype)
+            wide = recast(op, value, kind, TensorProto.DOUBLE)  # a million terms: rounding of the sum would look like a loss
+            total = recast(op, book.total(op, wide), TensorProto.DOUBLE, op.dtype)
             return _columns(op, total, _total(op, build, book.bias[:biases]), _total(op, build, book.leak[:leaks]))
 
         build.component(f"relevance/{name}", column, 2)
