@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ class Explanation:
         return len(self.target)
 
     def __getitem__(self, index: int) -> Explanation:
-        """The explanation of one sample, as a batch of one."""
-        one = slice(index, None if index == -1 else index + 1)
+        """The explanation of one sample, as a batch of one. Raises ``IndexError`` past the last, which ends a loop."""
+        place = range(len(self))[index]
+        one = slice(place, place + 1)
         return Explanation(
             self.attribution[one],
             None if self.saliency_map is None else self.saliency_map[one],
@@ -108,13 +110,15 @@ class Explanation:
 
     def save(self, path: str | Path) -> Path:
         """Write the arrays to ``<path>.npz`` and everything else to ``<path>.json``; returns the .npz path."""
-        target = Path(path).with_suffix(".npz")
+        name = Path(path)
+        name = name.with_suffix("") if name.suffix == ".npz" else name
+        target = name.with_name(f"{name.name}.npz")
         arrays = {"attribution": self.attribution, "target": self.target, "score": self.score}
         arrays |= {k: v for k, v in (("saliency_map", self.saliency_map), ("residual", self.residual)) if v is not None}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays, **{f"outputs/{k}": v for k, v in self.outputs.items()})  # type: ignore[arg-type]
         write_whole(target, buffer.getvalue())
-        write_whole(target.with_suffix(".json"), (json.dumps(self.summary, indent=2, default=str) + "\n").encode())
+        write_whole(name.with_name(f"{name.name}.json"), (json.dumps(self.summary, indent=2, default=str) + "\n").encode())
         return target
 
     def plot(self, index: int = 0, picture: Any = None) -> Any:
@@ -146,6 +150,8 @@ class Explainer:
         prefix: str = "",
         **parameters: Any,
     ) -> None:
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1):
+            raise InputError(f"batch_size={batch_size!r} is not a number of samples; give a whole number of 1 or more.")
         built_in = adopt(model, method, parameters | ({"prefix": prefix} if prefix else {}))
         self.conversion = built_in or conversion(model, method or DEFAULT_METHOD, prefix=prefix, **parameters)
         self.session: Session = open_session(self.conversion.proto, providers)
@@ -154,7 +160,7 @@ class Explainer:
         self._own = original_outputs(self.conversion.proto, self._prefix)
         shape = self.conversion.question.x.shape or self.session.inputs[0].shape
         self._fixed = shape[0] if shape and isinstance(shape[0], int) and self.conversion.question.batched else None
-        self._batch = self._fixed or batch_size or 16
+        self._batch = self._fixed or int(batch_size or 16)
         asked = {"input": self.conversion.question.x.name, "output": self.conversion.question.output}
         again = {**self.conversion.settings, **asked} if built_in else parameters
         self._recipe = {"providers": providers, "batch_size": batch_size, "labels": labels, "prefix": self._prefix, **again}

@@ -555,6 +555,14 @@ def test_places_that_cannot_be_written(here: Path) -> None:
     assert leftovers(here) == before
 
 
+def test_an_ending_that_means_text_is_refused_and_a_model_may_have_any(here: Path) -> None:
+    out = here / "explained.json"
+    assert "read as json" in mistake("convert", here / "cnn.onnx", out, "-m", "gradient")
+    assert not out.exists()
+    shutil.copy(here / "cnn.onnx", here / "cnn.json")
+    done("convert", here / "cnn.json", here / "explained.onnx", "-m", "gradient")
+
+
 def test_a_provider_that_is_not_there(here: Path) -> None:
     common = ("explain", here / "cnn.onnx", here / "pictures", "-o", here / "out", "--provider")
     assert "none of" in mistake(*common, "cudda")

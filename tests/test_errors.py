@@ -190,6 +190,24 @@ def test_a_name_that_the_model_does_not_have():
     refusal(TargetError, lambda: onnxsal.vjp(tokens(), wrt=["ids"]), "'ids' is INT64")
 
 
+def test_a_value_of_the_wrong_kind():
+    for size in (0, -1, 1.5, True):
+        refusal(InputError, lambda size=size: Explainer(cnn(), "gradient", batch_size=size), f"batch_size={size}", "1 or more")
+    for call in (convert, onnxsal.vjp, onnxsal.plan, Explainer):
+        refusal(ModelError, lambda call=call: call(5), "a path, bytes or an onnx.ModelProto, not int")
+    for option in ("input", "output"):
+        refusal(TargetError, lambda option=option: convert(cnn(), **{option: ["y"]}), f"{option}=['y'] is no name")
+    for pixel in ("foo", np.nan, [[1], [1, 2]]):
+        refusal(MethodError, lambda pixel=pixel: onnxsal.convert(cnn(), "ig", baseline="black", black=pixel), "is no pixel")
+
+
+def test_vjp_of_nothing_twice_or_a_converted_model():
+    refusal(TargetError, lambda: onnxsal.vjp(cnn(), wrt=[]), "no input was named", "x")
+    refusal(TargetError, lambda: onnxsal.vjp(cnn(), outputs=[]), "no output was named", "y")
+    refusal(ModelError, lambda: onnxsal.vjp(convert(cnn())), "already converted", "'gradient'")
+    assert [o.name for o in onnxsal.vjp(cnn(), wrt=["x", "w1", "x"], outputs=["y", "y"]).graph.output] == ["y", "vjp/x", "vjp/w1"]
+
+
 def test_an_unknown_method():
     for call in (onnxsal.convert, onnxsal.plan, Explainer):
         refusal(
@@ -349,7 +367,7 @@ def test_an_output_path_that_cannot_be_written(tmp_path: Path):
         assert left(tmp_path) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_is_read_only(tmp_path: Path):
     tmp_path.chmod(0o500)
     refusal(OutputError, lambda: save_model(convert(cnn()), tmp_path / "out.onnx"), "Permission denied")

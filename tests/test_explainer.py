@@ -72,6 +72,14 @@ def test_one_sample_of_an_explanation():
         assert one.residual is not None
 
 
+def test_a_loop_over_an_explanation_ends():
+    found = Explainer(cnn(), "gradient").explain(X)
+    assert [one.target[0] for one in found] == found.target.tolist()
+    for index in (7, -8):
+        with pytest.raises(IndexError):
+            found[index]
+
+
 def test_several_inputs_in_batches():
     a, b = draw(7, 4, seed=1), draw(7, 3, seed=2)
     found = Explainer(two_inputs(), "ig", input="a", batch_size=3).explain({"a": a, "b": b}, target=1)
@@ -162,6 +170,13 @@ def test_an_explanation_is_saved(tmp_path: Path):
     assert facts["target"] == [1, 3]
     assert facts["parameters"]["n_steps"] == 3
     assert len(facts["residual"]) == 2
+
+
+def test_names_with_dots_are_files_of_their_own(tmp_path: Path):
+    found = Explainer(cnn(), "gradient").explain(X[:1])
+    for rate in ("0.5", "0.6"):
+        assert found.save(tmp_path / f"run-{rate}").name == f"run-{rate}.npz"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run-0.5.json", "run-0.5.npz", "run-0.6.json", "run-0.6.npz"]
 
 
 def test_a_map_that_overflows_is_refused_also_where_the_attribution_is_finite() -> None:

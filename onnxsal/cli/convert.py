@@ -95,4 +95,4 @@ def size_on_disk(path: Path) -> int:
 
 def _light(path: Path) -> onnx.ModelProto:
     """The model without the weights it keeps in other files."""
-    return onnx.load(path, load_external_data=False) if path.stat().st_size < 2**31 else load_model(path)
+    return onnx.load(path, format="protobuf", load_external_data=False) if path.stat().st_size < 2**31 else load_model(path)

@@ -28,7 +28,7 @@ def load_model(source: Source) -> onnx.ModelProto:
         return _with_its_weights(copy, "the model given")
     if isinstance(source, bytes):
         return _with_its_weights(_parse(source, "the bytes given"), "the model in the bytes given")
-    path = Path(source)
+    path = _path(source)
     proto = _parse(_read(path), f"'{path}'")
     _load_external(proto, path)
     return proto
@@ -52,8 +52,14 @@ def read_metadata(source: Source) -> dict[str, str]:
     elif isinstance(source, bytes):
         proto = _parse(source, "the bytes given")
     else:
-        proto = _parse(_read(Path(source)), f"'{source}'")
+        proto = _parse(_read(_path(source)), f"'{source}'")
     return {p.key: p.value for p in proto.metadata_props}
+
+
+def _path(source: object) -> Path:
+    if isinstance(source, str | os.PathLike):
+        return Path(source)
+    raise ModelError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__} ({source!r:.40}).")
 
 
 def _read(path: Path) -> bytes:
@@ -107,6 +113,9 @@ def save_model(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     Weights go to ``<name>.data`` beside it where the model would exceed the 2 GiB that one protobuf file can hold.
     """
     target = Path(path)
+    kind = onnx.serialization.registry.get_format_from_file_extension(target.suffix)
+    if kind not in (None, "protobuf"):
+        raise OutputError(f"'{target}' would be read as {kind}, and a model is written as protobuf: give a name that ends in .onnx.")
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnxsal-") as folder:
             partial = Path(folder) / target.name

@@ -139,7 +139,7 @@ def conversion(
     question = ask(prepared.model, input, output, score)
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
-    edges = {"black": black, "white": white}
+    edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
     result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, edges, components, quantize)
     settings |= {} if quantize is None else {"quantize": int(quantize)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
@@ -207,6 +207,19 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     if result.residual is not None:
         ports.append(Port(op.Identity(result.residual, name=name("residual")), TensorProto.FLOAT, batch))
     return [*ports, *build.components]
+
+
+def colour(name: str, value: np.ndarray | None) -> np.ndarray | None:
+    """The values of a pixel of that colour in the model's input, checked."""
+    if value is None:
+        return None
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        numbers = np.asarray("")
+    if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
+        raise MethodError(f"{name}={value!r} is no pixel: give its value in the model's input as a finite number or array.")
+    return numbers
 
 
 def refuse_converted(proto: onnx.ModelProto) -> None:

@@ -55,6 +55,9 @@ def ask(model: Model, input: str | None = None, output: str | None = None, score
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
+    for option, named in (("input", input), ("output", output)):
+        if named is not None and not isinstance(named, str):
+            raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
     x = model.value(_input(model, input))
     name = _output(model, output)
     last = final_squashing(model, name)

@@ -14,6 +14,7 @@ from onnxsal.errors import TargetError, near_miss
 from onnxsal.graph import FLOATS, HALF, Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
+from onnxsal.methods.convert import refuse_converted
 from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
@@ -29,7 +30,9 @@ def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Se
     Raises ``TargetError`` for an unknown or non-floating-point name, ``PlanError`` where an operator on the path has no
     gradient or a tensor in ``wrt`` has no differentiable path to ``outputs``.
     """
-    plain = prepare(load_model(model), known, compare_on_random_input).model
+    proto = load_model(model)
+    refuse_converted(proto)
+    plain = prepare(proto, known, compare_on_random_input).model
     starts = _chosen(plain, outputs, plain.output_names, "output")
     explained = _chosen(plain, wrt, plain.input_names, "input")
     if wrt is None:
@@ -58,11 +61,13 @@ def _chosen(model: Model, names: str | Sequence[str] | None, every: Sequence[str
         if not chosen:
             raise TargetError(f"the model has no floating-point {kind} (its {kind}s: {', '.join(every) or 'none'}); name a tensor.")
         return chosen
-    names = [names] if isinstance(names, str) else names
+    names = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    if not names:
+        raise TargetError(f"no {kind} was named; name one of {', '.join(every)}, or leave it out for every floating-point one.")
     for name in names:
         if name not in model.types:
             raise TargetError(f"the model has no tensor '{name}'{near_miss(name, model.types)}; its {kind}s: {', '.join(every)}.")
         if model.types[name][0] not in FLOATS:
             kind_name = onnx.TensorProto.DataType.Name(model.types[name][0])
             raise TargetError(f"tensor '{name}' is {kind_name}; only floating-point tensors have a gradient.")
-    return list(names)
+    return names
