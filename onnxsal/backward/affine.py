@@ -78,6 +78,11 @@ class Affine:
     roles: Roles = field(default_factory=lambda: Roles((0,)))
     flat: tuple[int, ...] = ()
 
+    def sum(self, op: Emit) -> tuple[Value, int]:
+        """z and its sign; max(z, 0), which is never negative, where no relevance arrives for other z (see engine.rectified)."""
+        behind = op.context.get("rectified", {}).get(self.z.name)
+        return (self.z, 0) if behind is None else (behind, 1)
+
     def _inputs(self, op: Emit, a: Value, weight: Value | None) -> list[Value | None]:
         inputs = list(self.node.inputs)
         inputs[self.position] = a
@@ -87,6 +92,11 @@ class Affine:
 
     def forward(self, op: Emit, a: Value, weight: Value | None = None) -> Value:
         """J(w) a, without the bias."""
+        if self.node.attr("training_mode"):
+            raise UnsupportedError(
+                f"{self.node.label}: it normalises by the statistics of the batch it is given, so it is no map of one sample; "
+                "the rule needs one. Export the model in evaluation mode."
+            )
         inputs = self._inputs(op, a, weight)
         for i in self.roles.shifts:
             shift = self.node.optional(i)
@@ -179,10 +189,14 @@ def step(op: Emit, affine: Affine, part: Part) -> Value:
         assert total is not None
         total = Value(total.name, 0, affine.z.shape)
     sent: Value | None = None
-    if part.epsilon:
-        added = signed_epsilon(op, total, part.epsilon)
+    if part.epsilon and part.sign:
+        added = float(part.sign * part.epsilon)
         s = op.Div(part.relevance, op.Add(total, added))
-        enter(op, affine, s, part.bias, lambda book: book.total(op, s, added))
+        enter(op, affine, s, part.bias, lambda book: op.Mul(book.total(op, _over_flat(op, affine, s)), added))
+    elif part.epsilon:
+        signed = signed_epsilon(op, total, part.epsilon)
+        s = op.Div(part.relevance, op.Add(total, signed))
+        enter(op, affine, s, part.bias, lambda book: book.total(op, s, signed))
     else:
         alive = _alive(op, total, part.sign)
         s = op.Div(part.relevance, op.Where(alive, total, float("inf")))
@@ -230,8 +244,12 @@ def enter(op: Emit, affine: Affine, s: Value, bias: Value | None, leak: Leak | N
     if leak is not None:
         book.leak.append((leak(book), op.dtype))
     if bias is not None:
-        shared = op.ReduceSum(s, list(affine.flat), keepdims=1) if affine.flat else s
-        book.bias.append((book.total(op, op.Mul(shared, bias)), op.dtype))
+        book.bias.append((book.total(op, _over_flat(op, affine, s), bias), op.dtype))
+
+
+def _over_flat(op: Emit, affine: Affine, s: Value) -> Value:
+    """s, summed along the axes on which the bias does not change."""
+    return op.cached(("over flat", s.name), lambda: op.ReduceSum(s, list(affine.flat), keepdims=1)) if affine.flat else s
 
 
 def fan_in(op: Emit, affine: Affine) -> tuple[Value, Value, Value]:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from onnxsal.backward.registry import rule
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.ops.registry import vjp
+from onnxsal.ops.registry import spec_of, vjp
+
+COPIES = ("movement", "max_pool", "select")
+"""Families whose outputs are elements of their inputs, but for scattered ones that are added to what is there."""
 
 
-@rule("gradient")
+def _is_copy(node: NodeView, parameters: Mapping[str, Any], arrives: bool) -> bool:
+    spec = spec_of(node)
+    return arrives and spec is not None and spec.family in COPIES and node.attr("reduction") in (None, "none")
+
+
+@rule("gradient", vanishes=_is_copy)
 def gradient(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
     """dx_i = J_i^T dy."""
     return vjp(op, node, dys)

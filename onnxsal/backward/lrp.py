@@ -7,7 +7,7 @@ the sums (ignore), or its share is spread equally over the unit's inputs (distri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onnxsal.backward.affine import BIASES, MAPS, Affine, Part, Term, affine_of, by_live_sums, enter, fan_in, lost, spread, step
@@ -17,6 +17,7 @@ from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import ones_like, unbroadcast
+from onnxsal.ops.bounds import is_relu
 from onnxsal.ops.registry import vjp
 
 Signals = Sequence[Value | None]
@@ -41,16 +42,22 @@ def _check_bias(bias: str, known: Sequence[str] = BIASES) -> None:
         raise MethodError(f"bias = '{bias}' is not known to this rule; known: {', '.join(known)}.")
 
 
+def _by_input(node: NodeView, parameters: Mapping[str, Any], arrives: bool) -> bool:
+    """R_i = x_i times something, unless a part is spread over all inputs alike."""
+    return parameters.get("bias") != "distribute" and parameters.get("dead") != "spread"
+
+
 def _plain(op: Emit, node: NodeView, dys: Signals, bias: str, epsilon: float) -> Signals:
     """R_i = x_i [J^T (R / (z + epsilon sgn z))]_i, the z of the forward part where the bias counts."""
     _check_bias(bias)
     affine, r = affine_of(op, node), _relevance(node, dys)
+    z, sign = affine.sum(op)
     if affine.bias is None or bias != "ignore":
         if bias == "distribute" and affine.bias is not None:
             return _to(affine, _distributed(op, affine, r, epsilon))
-        return _to(affine, step(op, affine, Part([(affine.a, None)], r, affine.bias, affine.z, epsilon=epsilon)))
-    total = op.Sub(affine.z, affine.bias)
-    return _to(affine, step(op, affine, Part([(affine.a, None)], r, None, Value(total.name, 0, affine.z.shape), epsilon=epsilon)))
+        return _to(affine, step(op, affine, Part([(affine.a, None)], r, affine.bias, z, sign, epsilon)))
+    total = op.Sub(z, affine.bias)
+    return _to(affine, step(op, affine, Part([(affine.a, None)], r, None, Value(total.name, 0, z.shape), epsilon=epsilon)))
 
 
 def _distributed(op: Emit, affine: Affine, r: Value, epsilon: float) -> Value:
@@ -61,25 +68,25 @@ def _distributed(op: Emit, affine: Affine, r: Value, epsilon: float) -> Value:
     return op.Add(own, spread(op, affine, op.Mul(s, affine.bias)))
 
 
-@rule("lrp_zero", families=MAPS)
+@rule("lrp_zero", families=MAPS, vanishes=_by_input)
 def lrp_zero(op: Emit, node: NodeView, dys: Signals, *, bias: str = "absorb") -> Signals:
     """R_i = x_i [J^T (R / z)]_i, and 0 where z = 0."""
     return _plain(op, node, dys, bias, 0.0)
 
 
-@rule("epsilon", families=MAPS)
+@rule("epsilon", families=MAPS, vanishes=_by_input)
 def epsilon(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6, bias: str = "absorb") -> Signals:
     """R_i = x_i [J^T (R / (z + epsilon sgn z))]_i with sgn 0 = 1."""
     return _plain(op, node, dys, bias, epsilon)
 
 
-@rule("norm", families=MAPS)
+@rule("norm", families=MAPS, vanishes=_by_input)
 def norm(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6) -> Signals:
     """R_i = x_i w_i R / (sum_j w_j x_j + epsilon sgn): in proportion to what each input adds to a mean, a sum or an interpolation."""
     return _plain(op, node, dys, "ignore", epsilon)
 
 
-@rule("pass")
+@rule("pass", vanishes=lambda node, parameters, arrives: arrives and is_relu(node))
 def pass_(op: Emit, node: NodeView, dys: Signals) -> Signals:
     """R_i = R: the one active input takes all (summed where it was repeated)."""
     r = _relevance(node, dys)
@@ -119,7 +126,7 @@ def _sum(op: Emit, parts: Sequence[Value]) -> Value:
     return total
 
 
-@rule("alpha_beta", families=WEIGHTED)
+@rule("alpha_beta", families=WEIGHTED, vanishes=_by_input)
 def alpha_beta(op: Emit, node: NodeView, dys: Signals, *, alpha: float = 2.0, beta: float = 1.0, bias: str = "absorb") -> Signals:
     """R_i = alpha (x+ w+ + x- w-)_i R / S+ - beta (x+ w- + x- w+)_i R / S-, with alpha - beta = 1; b+ counts in S+, b- in S-."""
     _check_bias(bias, BIASES[:2])
@@ -145,7 +152,7 @@ def _scaled(op: Emit, r: Value, factor: float) -> Value:
     return op.Neg(r) if factor == -1 else op.Mul(r, float(factor))
 
 
-@rule("zplus", families=WEIGHTED)
+@rule("zplus", families=WEIGHTED, vanishes=_by_input)
 def zplus(op: Emit, node: NodeView, dys: Signals, *, bias: str = "ignore", dead: str = "leak") -> Signals:
     """R_i = (x+ w+ + x- w-)_i R / S+: alpha-beta with (1, 0). Where the input is never negative its second half is left out.
 
@@ -160,7 +167,7 @@ def zplus(op: Emit, node: NodeView, dys: Signals, *, bias: str = "ignore", dead:
     return _to(affine, step(op, affine, Part(terms, r, shift, sign=1, spread=dead == "spread")))
 
 
-@rule("gamma", families=WEIGHTED)
+@rule("gamma", families=WEIGHTED, vanishes=_by_input)
 def gamma(op: Emit, node: NodeView, dys: Signals, *, gamma: float = 0.25, bias: str = "absorb") -> Signals:
     """Where z >= 0: R_i = (x+ (w + g w+) + x- (w + g w-))_i R / its sum; where z < 0, w+ and w- change places."""
     _check_bias(bias, BIASES[:2])
@@ -169,10 +176,11 @@ def gamma(op: Emit, node: NodeView, dys: Signals, *, gamma: float = 0.25, bias: 
     up, down = (op.Add(weight, op.Mul(affine.signed(op, sign), float(gamma))) for sign in (1, -1))
     plus, minus = _halves(op, affine)
     shift = affine.bias if bias == "absorb" else None
-    low = op.Less(affine.z, 0.0)
+    z, never_below = affine.sum(op)
+    low = None if never_below else op.Less(z, 0.0)
     parts = []
-    for sign, terms in ((1, _terms(plus, minus, up, lambda: down)), (-1, _terms(plus, minus, down, lambda: up))):
-        here = op.Where(low, 0.0, r) if sign > 0 else op.Where(low, r, 0.0)
+    for sign, terms in ((1, _terms(plus, minus, up, lambda: down)), (-1, _terms(plus, minus, down, lambda: up)))[: 1 if low is None else 2]:
+        here = r if low is None else op.Where(low, 0.0, r) if sign > 0 else op.Where(low, r, 0.0)
         favoured = None
         if shift is not None:
             favoured = op.Add(shift, op.Mul(op.Relu(shift) if sign > 0 else op.Min(shift, 0.0), float(gamma)))
@@ -241,7 +249,7 @@ def zbox(op: Emit, node: NodeView, dys: Signals, *, low: Any = 0.0, high: Any = 
 # ----- pooling as published code for residual networks has it -----
 
 
-@rule("as_average", families=("max_pool",))
+@rule("as_average", families=("max_pool",), vanishes=_by_input)
 def as_average(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5) -> Signals:
     """A max pool explained as the mean of windows of its stride s: R_i = x_i / s^2 R / (mean + epsilon)."""
     r = _relevance(node, dys)

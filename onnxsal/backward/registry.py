@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnxsal.errors import MethodError, near_miss
-from onnxsal.graph import Value
+from onnxsal.graph import NodeView, Value
 from onnxsal.ops.registry import FAMILIES
 
 RuleFunction = Callable[..., Sequence[Value | None]]
+Vanishes = Callable[[NodeView, Mapping[str, Any], bool], bool]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Rule:
     families: frozenset[str]
     apply: RuleFunction
     parameters: dict[str, Any]
+    vanishes: Vanishes
 
     def takes(self, family: str) -> bool:
         """Whether the rule is written for this operator family."""
@@ -31,8 +33,16 @@ class Rule:
 RULES: dict[str, Rule] = {}
 
 
-def rule(name: str, families: Sequence[str] | None = None) -> Callable[[RuleFunction], RuleFunction]:
-    """Register a rule for ``families`` (all of them if ``None``). Its keyword-only arguments are its parameters."""
+def never(node: NodeView, parameters: Mapping[str, Any], arrives: bool) -> bool:
+    """A rule of which nothing is known: it may send relevance to an element that is 0."""
+    return False
+
+
+def rule(name: str, families: Sequence[str] | None = None, vanishes: Vanishes = never) -> Callable[[RuleFunction], RuleFunction]:
+    """Register a rule for ``families`` (all of them if ``None``). Its keyword-only arguments are its parameters.
+
+    ``vanishes`` tells whether an element of the input that is 0 gets none of the signal, if that holds at the output (``arrives``) or not.
+    """
     chosen = frozenset(FAMILIES if families is None else families)
     if unknown := chosen - set(FAMILIES):
         raise ValueError(f"rule '{name}': unknown families {sorted(unknown)}; known: {', '.join(FAMILIES)}")
@@ -42,7 +52,7 @@ def rule(name: str, families: Sequence[str] | None = None) -> Callable[[RuleFunc
             raise ValueError(f"rule '{name}' is registered twice")
         keywords = inspect.signature(function).parameters.values()
         parameters = {p.name: p.default for p in keywords if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        RULES[name] = Rule(name, chosen, function, parameters)
+        RULES[name] = Rule(name, chosen, function, parameters, vanishes)
         return function
 
     return register

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from onnxsal.backward.affine import book_of
 from onnxsal.backward.registry import rule
@@ -20,7 +21,13 @@ SMALLEST = 1e-30
 """Added to both sides of a ratio: nothing next to any activation, and equal parts of 0 / 0."""
 
 
-@rule("split", families=("add",))
+def _split_vanishes(node: NodeView, parameters: Mapping[str, Any], arrives: bool) -> bool:
+    """Equal parts do not ask how large an operand is; nor is anything asked of the only one that takes a share."""
+    shared = parameters.get("how") != "symmetric" and parameters.get("identity") != "ignore" and sum(node.wants) > 1
+    return arrives and shared
+
+
+@rule("split", families=("add",), vanishes=_split_vanishes)
 def split(op: Emit, node: NodeView, dys: Signals, *, how: str = "ratio", identity: str = "share", epsilon: float = 1e-6) -> Signals:
     """R_i = |x_i| / sum_j |x_j| R (ratio), R / n (symmetric), or x_i / (sum_j x_j + epsilon sgn) R (signed, not bounded).
 
@@ -125,7 +132,7 @@ def _has_weight(node: NodeView) -> bool:
     return any(v is not None and (v.name in node.model.initializers or node.model.constant(v.name) is not None) for v in node.inputs)
 
 
-@rule("share", families=("product", "linear"))
+@rule("share", families=("product", "linear"), vanishes=lambda node, parameters, arrives: arrives)
 def share(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6) -> Signals:
     """R_i = x_i [J_i^T (R / (n y + epsilon sgn))]_i for a product of n activations: equal parts. A gate gets nothing.
 

@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from onnxsal.backward.affine import Book
 from onnxsal.engine.plan import Plan, Step
+from onnxsal.engine.rectified import rectified
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, Value
@@ -61,7 +62,7 @@ def relevance(build: Build) -> Result:
     plan = build.plan(start.name)
     book = Book(question.x if question.batched else None)
     cuts: Cuts = {}
-    op.context |= {"book": book, "input": question.x}
+    op.context |= {"book": book, "input": question.x, "rectified": rectified(plan)}
     signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, separators(plan), book))
     if question.x.name not in signals:
         raise UnsupportedError(
