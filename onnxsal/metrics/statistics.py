@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,10 @@ class Summary:
     n: int
     excluded: int
     confidence: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {k: getattr(self, k) for k in ("mean", "low", "high", "n", "excluded")}
 
     def __str__(self) -> str:
         left_out = f", {self.excluded} without a value" if self.excluded else ""

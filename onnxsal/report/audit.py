@@ -15,18 +15,18 @@ import numpy as np
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError
 from onnxsal.graph.load import Source
-from onnxsal.metrics.conservation import conservation
 from onnxsal.metrics.dataset import Dataset, open_dataset
 from onnxsal.metrics.evaluate import evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.measures import Settings
 from onnxsal.metrics.record import Record, packed
-from onnxsal.metrics.statistics import Summary, summarise
+from onnxsal.report.audit_against import against, comparable, compare_models
 from onnxsal.report.audit_card import card, coverage
+from onnxsal.report.audit_checks import accuracy, flow, rims, sanity
+from onnxsal.report.audit_colours import colour_check
 from onnxsal.report.audit_findings import find
 from onnxsal.report.audit_gate import Limit, broken_limits
-from onnxsal.report.audit_layers import PICTURES, compare_layers
-from onnxsal.report.audit_look import CHUNK, RIM, Looking, Seen, Subject, Tell, key_of, subject
+from onnxsal.report.audit_look import CHUNK, Looking, Seen, Subject, Tell, key_of, subject
 from onnxsal.report.audit_marks import find_marks
 from onnxsal.report.evaluation import summary_table
 from onnxsal.runtime.preprocess import Preprocess
@@ -43,9 +43,6 @@ RANDOMISED = CHUNK
 """Pictures that are explained again with random weights."""
 
 STAGES = 4
-
-CONFIDENCE = 0.99
-"""Of the intervals behind findings."""
 
 PICTURE_STATE, METRIC_STATE = "pictures.jsonl", "metrics.jsonl"
 
@@ -85,7 +82,7 @@ def audit(asked: Asked, work: Path | None = None, tell: Tell = lambda text: None
     """Look, measure, test and judge. ``work`` is a folder that keeps what is done: a run that was cut short goes on there."""
     own = subject(asked.model, asked.preprocess, asked.providers, asked.options)
     other = None if asked.against is None else subject(asked.against, asked.against_preprocess, asked.providers, asked.options)
-    _comparable(own, other)
+    comparable(own, other)
     data = _data(asked, own)
     if other is not None and other.preprocess is None and own.preprocess is not None:
         raise InputError("the model has preprocessing and the one it is compared with has none: give --against-preprocess FILE.")
@@ -109,11 +106,11 @@ def audit(asked: Asked, work: Path | None = None, tell: Tell = lambda text: None
             lambda: [m.as_dict() for m in find_marks(seen, [w.name for w in ways], data, own.scorer, asked.seed)],
         )
         tell("following the score through the layers")
-        flow = _kept(state, "flow", own, other, seen, asked, lambda: _flow(own, ways, data, seen))
+        flows = _kept(state, "flow", own, other, seen, asked, lambda: flow(own, ways, data, seen))
         layers = []
         if other is not None:
             tell("comparing the models layer by layer")
-            layers = _kept(state, "layers", own, other, seen, asked, lambda: [x.as_dict() for x in _layers(own, other, data, seen)])
+            layers = _kept(state, "layers", own, other, seen, asked, lambda: [x.as_dict() for x in compare_models(own, other, data, seen)])
     evaluations = _evaluations(asked, own, ways, data, seen, None if work is None else work / METRIC_STATE, tell)
     tell("looking up operators")
     facts: dict[str, Any] = {
@@ -137,13 +134,13 @@ def audit(asked: Asked, work: Path | None = None, tell: Tell = lambda text: None
         },
         "methods": [_method(w, seen) for w in asked.ways],
         "pictures": [_picture(n, seen, ways, evaluations[0], asked.labels) for n in seen.names],
-        "accuracy": _accuracy(seen.base, seen.names),
+        "accuracy": accuracy(seen.base, seen.names),
         "metrics": [{**row, "title": e.columns[row["metric"]].title} for e in evaluations for row in summary_table(e)],
-        "sanity": [_sanity(evaluations[1], w) for w in ways],
-        "flow": flow,
+        "sanity": [sanity(evaluations[1], w) for w in ways],
+        "flow": flows,
         "coverage": coverage(own, asked.model, asked.ways, {**_edges(asked.preprocess), **asked.options}),
-        "checks": {"channels": _channels(seen), "marks": marks, "rim": _rims(seen, ways)},
-        "against": None if other is None else _against(own, other, asked, seen, ways, layers),
+        "checks": {"channels": _colours(seen), "marks": marks, "rim": rims(seen, ways)},
+        "against": None if other is None else against(own, other, asked.labels, seen, ways, layers),
     }
     facts["findings"] = find(facts, evaluations)
     facts["limits"] = broken_limits(asked.limits, facts)
@@ -154,16 +151,6 @@ def audit(asked: Asked, work: Path | None = None, tell: Tell = lambda text: None
         {k: line["picture"] for k, line in seen.other_maps.items()},
         evaluations,
     )
-
-
-def _comparable(own: Subject, other: Subject | None) -> None:
-    """Two models can be compared where they answer the same question."""
-    if other is None:
-        return
-    sizes = [s.scorer.question.start.shape for s in (own, other)]
-    counts = [None if s is None else s[-1] for s in sizes]
-    if all(isinstance(c, int) for c in counts) and counts[0] != counts[1]:
-        raise InputError(f"the models cannot be compared: one has {counts[0]} classes, the other {counts[1]}.")
 
 
 def _data(asked: Asked, own: Subject) -> Dataset:
@@ -244,22 +231,9 @@ def _picture(name: str, seen: Seen, ways: Sequence[Way], found: Evaluation, labe
     return told
 
 
-def _accuracy(lines: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
-    rows = [lines[n] for n in names if lines[n].get("right") is not None]
-    if not rows:
-        return None
-    classes = len({r["label"] for r in rows})
-    return {
-        "n": len(rows),
-        "classes": classes,
-        "top1": float(np.mean([r["right"] for r in rows])),
-        "top5": float(np.mean([r["right5"] for r in rows])),
-    }
-
-
-def numbers(summary: Summary) -> dict[str, Any]:
-    """A summary for JSON."""
-    return {k: getattr(summary, k) for k in ("mean", "low", "high", "n", "excluded")}
+def _colours(seen: Seen) -> dict[str, Any] | None:
+    rows = [(seen.base[n], order) for n in seen.names if (order := seen.base[n].get("order")) is not None]
+    return colour_check(rows)
 
 
 # ----- measured and tested -----
@@ -297,142 +271,6 @@ def _evaluations(
 
 def _say(tell: Tell, what: str, done: int, total: int | None) -> None:
     tell(f"{what}: {done} of {total}")
-
-
-def _sanity(found: Evaluation, way: Way) -> dict[str, Any]:
-    """Likeness of maps to those of models with random weights: after the first stage and after the last, and by stage."""
-    told: dict[str, Any] = {"method": way.name, "n": 0, "layers": [], "spearman": [], "ssim": [], "passed": None}
-    for measure in ("spearman", "ssim"):
-        curve = found.curve(way.name, f"randomised_{measure}")
-        if curve is not None:
-            axis, mean, n = curve
-            told |= {"n": max(n, told["n"]), "layers": [int(a) for a in axis], measure: mean.tolist()}
-    if told["spearman"]:
-        first, last = told["spearman"][0], told["spearman"][-1]
-        told["passed"] = bool(last < 0.5 and (last < first or len(told["spearman"]) == 1))
-    return told
-
-
-def _flow(own: Subject, ways: Sequence[Way], data: Dataset, seen: Seen) -> list[dict[str, Any]]:
-    """Where the score goes: through the layers to the pixels, or into biases; for methods that account for it, on some pictures."""
-    told = []
-    for way in ways:
-        wrap = get_method(way.method or "").wrap
-        if wrap not in ("relevance", "fullgrad"):
-            continue
-        samples = [s for batch in data.batches(CHUNK, seen.names[:CHUNK]) for s in batch]
-        explainer = own.explainer(way, components=True)
-        if wrap == "relevance":
-            found = conservation(explainer, [s.x for s in samples])
-            rows = [
-                {
-                    "layer": name,
-                    "sum": float(np.mean(found.sums[:, i] / found.scale[:, 0])),
-                    "bias": float(np.mean(found.bias[:, i] / found.scale[:, 0])),
-                    "leak": float(np.mean(found.leak[:, i] / found.scale[:, 0])),
-                    "error": float(np.abs(found.error[:, i]).max()),
-                }
-                for i, name in enumerate(found.cuts)
-            ]
-            told.append({"method": way.name, "n": len(samples), "kind": "relevance", "rows": rows, "warnings": list(found.warnings)})
-            continue
-        parts = [explainer.explain(s.x) for s in samples]
-        shares = np.concatenate([p.components["fullgrad/shares"] for p in parts]).astype(np.float64)
-        score = np.concatenate([p.score for p in parts]).astype(np.float64)
-        scale = np.maximum(np.abs(score), 1e-6)[:, None]
-        words = ("input term (gradient x input)", "stored biases", "implicit biases of other nodes")
-        rows = [
-            {"layer": w, "sum": float(np.mean(shares[:, i] / scale[:, 0])), "bias": 0.0, "leak": 0.0, "error": 0.0}
-            for i, w in enumerate(words[: shares.shape[1]])
-        ]
-        rest = float(np.abs(shares.sum(1) - score).max() / scale.max())
-        rows.append({"layer": "all together", "sum": float(np.mean(shares.sum(1) / scale[:, 0])), "bias": 0.0, "leak": 0.0, "error": rest})
-        told.append({"method": way.name, "n": len(samples), "kind": "full gradient", "rows": rows, "warnings": []})
-    return told
-
-
-def _channels(seen: Seen) -> dict[str, Any] | None:
-    """What exchanging red and blue does, over the pictures that have colours."""
-    rows = [(seen.base[n], seen.base[n]["order"]) for n in seen.names if seen.base[n].get("order") is not None]
-    if not rows:
-        return None
-    told: dict[str, Any] = {
-        "pictures": len(rows),
-        "confidence_gain": numbers(summarise([o["top"][1] - o["top"][0] for _, o in rows], CONFIDENCE)),
-        "changed": sum(o["class"] != b["top"][0][0] for b, o in rows),
-        "labelled": None,
-    }
-    labelled = [(b, o) for b, o in rows if "label" in o]
-    if labelled:
-        told["labelled"] = {
-            "n": len(labelled),
-            "right": sum(b["right"] for b, _ in labelled),
-            "right_exchanged": sum(o["class"] == b["label"] for b, o in labelled),
-            "gain": numbers(summarise([o["label"][1] - o["label"][0] for _, o in labelled], CONFIDENCE)),
-        }
-    return told
-
-
-def _rims(seen: Seen, ways: Sequence[Way]) -> list[dict[str, Any]]:
-    """How dense each method's maps are at the border, compared with the whole picture."""
-    told = []
-    for way in ways:
-        pairs = [seen.maps[way.name, n]["rim"] for n in seen.names]
-        density = [share / area for share, area in pairs]
-        told.append(
-            {
-                "method": way.name,
-                "width": RIM,
-                "area": float(np.mean([a for _, a in pairs])),
-                "density": numbers(summarise(density, CONFIDENCE)),
-            }
-        )
-    return told
-
-
-# ----- two models -----
-
-
-def _layers(own: Subject, other: Subject, data: Dataset, seen: Seen) -> list[Any]:
-    samples = [s for batch in data.batches(CHUNK, seen.names[:PICTURES]) for s in batch]
-    pairs = []
-    for s in samples:
-        again = s.x if other.preprocess is None or s.picture is None else other.preprocess.normalise(s.picture[None])
-        pairs.append((s.x, again))
-    if any(
-        who.scorer.session.inputs[0].shape
-        and isinstance(who.scorer.session.inputs[0].shape[0], int)
-        and who.scorer.session.inputs[0].shape[0] != 1
-        for who in (own, other)
-    ):
-        return []  # a fixed batch: pictures one by one do not fit
-    return compare_layers(own, other, pairs)
-
-
-def _against(own: Subject, other: Subject, asked: Asked, seen: Seen, ways: Sequence[Way], layers: list[Any]) -> dict[str, Any]:
-    """Do the two agree, and for the same reasons?"""
-    agree = [seen.other[n]["top"][0][0] == seen.base[n]["top"][0][0] for n in seen.names]
-    probability = [seen.other[n]["top"][0][1] - seen.base[n]["top"][0][1] for n in seen.names]
-    rows = []
-    for way in ways:
-        like = [seen.other_maps[way.name, n]["likeness"] for n in seen.names if (way.name, n) in seen.other_maps]
-        values = [np.nan if v is None else v for v in like]
-        rows.append(
-            {
-                "method": way.name,
-                "refused": seen.other_refused.get(way.name),
-                "likeness": numbers(summarise(values, CONFIDENCE)) if values else None,
-            }
-        )
-    return {
-        "model": card(other, asked.labels),
-        "agree": int(np.sum(agree)),
-        "n": len(agree),
-        "confidence_change": numbers(summarise(probability, CONFIDENCE)),
-        "accuracy": _accuracy(seen.other, seen.names),
-        "methods": rows,
-        "layers": layers,
-    }
 
 
 __all__ = ["Asked", "Audit", "audit"]

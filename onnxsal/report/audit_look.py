@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +25,7 @@ from onnxsal.metrics.evaluation import Way
 from onnxsal.metrics.record import Line, Record
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.metrics.similarity import spearman
+from onnxsal.report.audit_colours import colour_facts
 from onnxsal.runtime.heatmap import overlay, scale_map
 from onnxsal.runtime.preprocess import Preprocess
 
@@ -41,13 +42,9 @@ SIDE, SMALL = 144, 96
 """Pixels of a picture in the report: the longer side at most, and at least (tiny pictures are enlarged, pixel by pixel)."""
 
 TOP = 5
-COLOURED = 3.0
-"""Mean difference of red and blue, in 0..255, above which a picture has colours that could be exchanged."""
 
 UNUSABLE = (InputError, ModelError, TargetError)
 REFUSED = (PlanError, UnsupportedError, MethodError)
-
-OTHER_ORDER = {"RGB": "BGR", "BGR": "RGB"}
 
 Tell = Callable[[str], None]
 
@@ -204,7 +201,7 @@ class Looking:
         heads = [{"sample": s.name, "digest": s.digest} for s in group]
         scores = self.own.scorer.probabilities(x)
         target = scores.argmax(1)
-        order = self._other_order(group, x, scores)
+        order = colour_facts(group, x, scores, self.own.scorer, self.own.preprocess)
         lines = []
         for i, sample in enumerate(group):
             base = {"label": sample.label, "size": [*shown[i].shape[:2]], "picture": data_uri(shown[i]), **answers(scores[i], sample.label)}
@@ -246,41 +243,10 @@ class Looking:
                 lines.append({**heads[i], "kind": "other map", "way": name, "key": self._keys(self.other, way), **one})
         return lines
 
-    def _other_order(self, group: list[Sample], x: np.ndarray, scores: np.ndarray) -> list[Line | None]:
-        """What the model says with red and blue exchanged, for pictures that have colours."""
-        pixels = [s.picture for s in group]
-        prepared = self.own.preprocess
-        if prepared is not None and prepared.channels in OTHER_ORDER and all(p is not None for p in pixels):
-            seen = np.stack([p for p in pixels if p is not None])
-            coloured = np.abs(seen[..., 0].astype(np.float64) - seen[..., 2]).mean((1, 2)) > COLOURED
-            exchanged = replace(prepared, channels=OTHER_ORDER[prepared.channels]).normalise(seen)
-        else:
-            axes = image_axes(self.own.scorer.question.x.shape) or image_axes(x.shape)
-            if prepared is not None or axes is None or x.shape[axes[0]] != 3:
-                return [None] * len(group)
-            exchanged = np.ascontiguousarray(np.flip(x, axes[0]))
-            difference = np.abs(x - exchanged).mean((1, 2, 3))
-            coloured = difference > COLOURED / 255 * (x.max((1, 2, 3)) - x.min((1, 2, 3)))
-        if not coloured.any():
-            return [None] * len(group)
-        swapped = self.own.scorer.probabilities(exchanged)
-        told: list[Line | None] = []
-        for i, sample in enumerate(group):
-            pair = {"top": [log_of(scores[i].max()), log_of(swapped[i].max())], "class": int(swapped[i].argmax())}
-            if sample.label is not None:
-                pair["label"] = [log_of(scores[i][sample.label]), log_of(swapped[i][sample.label])]
-            told.append(pair if coloured[i] else None)
-        return told
-
 
 def key_of(value: Any) -> str:
     """A short hash of anything."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:20]
-
-
-def log_of(probability: float) -> float:
-    """Its natural logarithm; no confidence is lower than one in a million."""
-    return float(np.log(max(float(probability), 1e-6)))
 
 
 def _same_shape(samples: Sequence[Sample]) -> list[list[Sample]]:

@@ -1,0 +1,73 @@
+"""Two models on the same pictures: do they agree, and for the same reasons?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxsal.errors import InputError
+from onnxsal.metrics.dataset import Dataset
+from onnxsal.metrics.evaluation import Way
+from onnxsal.metrics.statistics import summarise
+from onnxsal.report.audit_card import card
+from onnxsal.report.audit_checks import accuracy
+from onnxsal.report.audit_colours import CONFIDENCE
+from onnxsal.report.audit_layers import PICTURES, compare_layers
+from onnxsal.report.audit_look import CHUNK, Seen, Subject
+
+
+def comparable(own: Subject, other: Subject | None) -> None:
+    """Two models can be compared where they answer the same question."""
+    if other is None:
+        return
+    sizes = [s.scorer.question.start.shape for s in (own, other)]
+    counts = [None if s is None else s[-1] for s in sizes]
+    if all(isinstance(c, int) for c in counts) and counts[0] != counts[1]:
+        raise InputError(f"the models cannot be compared: one has {counts[0]} classes, the other {counts[1]}.")
+
+
+def compare_models(own: Subject, other: Subject, data: Dataset, seen: Seen) -> list[Any]:
+    """Both models layer by layer, on a few pictures; nothing where a fixed batch forbids single pictures."""
+    samples = [s for batch in data.batches(CHUNK, seen.names[:PICTURES]) for s in batch]
+    pairs = []
+    for s in samples:
+        again = s.x if other.preprocess is None or s.picture is None else other.preprocess.normalise(s.picture[None])
+        pairs.append((s.x, again))
+    if any(
+        who.scorer.session.inputs[0].shape
+        and isinstance(who.scorer.session.inputs[0].shape[0], int)
+        and who.scorer.session.inputs[0].shape[0] != 1
+        for who in (own, other)
+    ):
+        return []  # a fixed batch: pictures one by one do not fit
+    return compare_layers(own, other, pairs)
+
+
+def against(
+    own: Subject, other: Subject, labels: Sequence[str] | None, seen: Seen, ways: Sequence[Way], layers: list[Any]
+) -> dict[str, Any]:
+    """Do the two agree, and for the same reasons?"""
+    agree = [seen.other[n]["top"][0][0] == seen.base[n]["top"][0][0] for n in seen.names]
+    probability = [seen.other[n]["top"][0][1] - seen.base[n]["top"][0][1] for n in seen.names]
+    rows = []
+    for way in ways:
+        like = [seen.other_maps[way.name, n]["likeness"] for n in seen.names if (way.name, n) in seen.other_maps]
+        values = [np.nan if v is None else v for v in like]
+        rows.append(
+            {
+                "method": way.name,
+                "refused": seen.other_refused.get(way.name),
+                "likeness": summarise(values, CONFIDENCE).as_dict() if values else None,
+            }
+        )
+    return {
+        "model": card(other, labels),
+        "agree": int(np.sum(agree)),
+        "n": len(agree),
+        "confidence_change": summarise(probability, CONFIDENCE).as_dict(),
+        "accuracy": accuracy(seen.other, seen.names),
+        "methods": rows,
+        "layers": layers,
+    }
