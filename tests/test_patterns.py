@@ -524,7 +524,8 @@ import time, onnxsal
 def slowly(done, total):
     print(done, flush=True)
     time.sleep(0.2 if done >= 128 else 0)
-onnxsal.fit_patterns({str(tmp_path / "m.onnx")!r}, {str(tmp_path / "x.npy")!r}, state={str(state)!r}, save_every=0, progress=slowly)
+model, data = {str(tmp_path / "m.onnx")!r}, {str(tmp_path / "x.npy")!r}
+onnxsal.fit_patterns(model, data, state={str(state)!r}, batch_size=32, save_every=0, progress=slowly)
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -534,11 +535,12 @@ onnxsal.fit_patterns({str(tmp_path / "m.onnx")!r}, {str(tmp_path / "x.npy")!r}, 
                 break
     assert process.returncode == -9
     assert state.exists()
-    result = CliRunner().invoke(app, ["fit-patterns", str(tmp_path / "m.onnx"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "p.npz")])
+    given = [str(tmp_path / name) for name in ("m.onnx", "x.npy", "p.npz")]
+    result = CliRunner().invoke(app, ["fit-patterns", *given[:2], "-o", given[2], "--batch-size", "32"])
     assert result.exit_code == 0, result.output
     assert "going on from" in result.output
     assert not state.exists()
-    whole, resumed = onnxsal.fit_patterns(model, x), load_patterns(tmp_path / "p.npz")
+    whole, resumed = onnxsal.fit_patterns(model, x, batch_size=32), load_patterns(tmp_path / "p.npz")
     assert resumed.samples == 320
     for name, layer in whole.layers.items():
         for e in FIT:
@@ -565,7 +567,7 @@ def test_sums_are_kept_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     kept: list[int] = []
     keep = fitting._Fit.keep
     monkeypatch.setattr(fitting._Fit, "keep", lambda self, path: (kept.append(self.done), keep(self, path)))
-    onnxsal.fit_patterns(cnn(), draw(96, 3, 8, 8), state=tmp_path / "s", save_every=0.0)
+    onnxsal.fit_patterns(cnn(), draw(96, 3, 8, 8), batch_size=32, state=tmp_path / "s", save_every=0.0)
     assert kept == [32, 64, 96]
 
 

@@ -37,8 +37,12 @@ from onnxsal.runtime.session import Session, open_session
 Progress = Callable[[int, int | None], None]
 """Called with the samples done and, where it is known, their number in all."""
 
-BATCH = 32
+BATCH = 8
+"""Larger ones are hardly faster, and memory grows with them."""
+
 SAVE_SECONDS = 60.0
+STATE = 2
+"""Format of the file that an interrupted pass leaves."""
 
 
 def fit_patterns(
@@ -159,7 +163,7 @@ class _Fit:
     def keep(self, path: Path) -> None:
         """Write the sums, whole or not at all."""
         arrays = {f"{kind}/{name}": getattr(s, kind) for name, s in self.sums.items() for kind in ("products", "totals")}
-        meta = {"done": self.done, "model": self.digest, "layers": list(self.sums), "data": self.data}
+        meta = {"format": STATE, "done": self.done, "model": self.digest, "layers": list(self.sums), "data": self.data}
         write_arrays(path, {**arrays, "meta": np.asarray(json.dumps(meta))})
 
     def restore(self, path: Path) -> None:
@@ -167,6 +171,8 @@ class _Fit:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 meta = json.loads(str(stored["meta"]))
+                if meta.get("format") != STATE:
+                    raise InputError(f"state '{path}' was left by another version; remove it to begin anew.")
                 if meta["model"] != self.digest or meta["layers"] != list(self.sums) or meta["data"] != self.data:
                     raise InputError(f"state '{path}' is that of another model, other layers or other data; remove it to begin anew.")
                 for name, sums in self.sums.items():

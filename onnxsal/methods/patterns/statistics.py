@@ -29,82 +29,99 @@ MANY_CHANNELS = 8
 
 @dataclass
 class Sums:
-    """Per group of a layer, for its o units and d inputs: rows of sum y x, sum max(y, 0) x, sum 1[y > 0] x (o each), then sum x."""
+    """Per group of a layer, for its o units and d inputs: rows of sum y x, sum max(y, 0) x, sum 1[y > 0] x (o each), then sum x.
+
+    ``products`` [groups, taps, 3 o + 1, d / taps] as the graph returns them: for each place in the kernel the channels that lie there.
+    ``totals`` [groups, 3 o + 1]: the same without x, which is sum y, sum max(y, 0), the samples with y > 0 (o each), all samples.
+    """
 
     products: np.ndarray
     totals: np.ndarray
-    """The same without x: sum y, sum max(y, 0), the number of samples with y > 0 (o each), and the number of samples."""
 
     @classmethod
     def empty(cls, layer: LinearLayer) -> Sums:
         """Nothing seen yet."""
-        rows = 3 * (layer.units // layer.groups) + 1
-        return cls(np.zeros((layer.groups, rows, layer.inputs)), np.zeros((layer.groups, rows)))
+        rows, taps = 3 * (layer.units // layer.groups) + 1, _taps(layer)
+        return cls(np.zeros((layer.groups, taps, rows, layer.inputs // taps)), np.zeros((layer.groups, rows)))
 
     def add(self, products: np.ndarray, totals: np.ndarray) -> None:
         """One batch, as the graph returns it."""
         self.products += products.reshape(self.products.shape)
         self.totals += totals.astype(np.float64).sum(0).reshape(self.totals.shape)
 
+    def by_row(self) -> np.ndarray:
+        """The products [groups, 3 o + 1, d], inputs in the order of the weight."""
+        groups, _, rows, _ = self.products.shape
+        return self.products.transpose(0, 2, 3, 1).reshape(groups, rows, -1)
+
     @property
     def nbytes(self) -> int:
         return self.products.nbytes + self.totals.nbytes
 
 
-def emit_sums(op: Emit, layer: LinearLayer) -> tuple[Value, Value]:
-    """The layer's ``Sums`` over one batch: products [groups * (3 o + 1), inputs of a unit], totals [samples or 1, groups * (3 o + 1)].
+def _channels(layer: LinearLayer) -> int:
+    """Channels that each unit of a convolution sees."""
+    return layer.node.input(1).dim(1) or 0
 
-    For a Conv the sum over all windows of x times y is the correlation of the layer's input with its output: one more convolution.
+
+def _taps(layer: LinearLayer) -> int:
+    """How many products the sums are made by: one for each place in the kernel where channels are many, else a single one."""
+    by_tap = layer.node.op_type == "Conv" and layer.groups == 1 and _channels(layer) >= MANY_CHANNELS
+    return layer.inputs // _channels(layer) if by_tap else 1
+
+
+def emit_sums(op: Emit, layer: LinearLayer) -> tuple[Value, Value]:
+    """The layer's ``Sums`` over one batch: products in the order of ``Sums.products``, totals [samples or 1, groups * (3 o + 1)].
+
+    For a Conv the sum over all windows of x times y is the correlation of the layer's input with its output: one more convolution, or
+    with many channels one product of matrices, 10 to 30 times faster, for each place in the kernel.
     """
     node = layer.node
     with op.at(node):
+        if node.op_type == "Conv" and layer.groups == 1 and _channels(layer) >= MANY_CHANNELS:
+            rows = op.Reshape(op.Transpose(layer.y, perm=[1, 0, *range(2, layer.y.rank)]), [layer.units, -1])
+            small = _with_masks(op, rows, 0)
+            totals = op.Unsqueeze(op.ReduceSum(small, [1], keepdims=0), [0])
+            return _tap_by_tap(op, node.x, _channels(layer), small, window_of(op, node)), totals
         if node.op_type == "Conv":
-            small, window = _with_masks(op, layer, 1), window_of(op, node)
+            small, window = _beside_each_other(op, layer), window_of(op, node)
             totals = op.ReduceSum(small, list(range(2, layer.y.rank)), keepdims=0)
-            channels = node.input(1).dim(1) or 0
-            if layer.groups == 1 and channels >= MANY_CHANNELS:
-                return _tap_by_tap(op, node.x, channels, small, window), totals
-            products = correlate(op, node.x, small, node.input(1), window, layer.groups)
-            return op.Flatten(products, axis=1), totals
-        x = op.Reshape(node.x, [-1, layer.inputs])
-        small = _with_masks(op, layer, layer.units)
-        return op.Gemm(small, x, transA=1), op.ReduceSum(small, [0], keepdims=1)
+            return op.Flatten(correlate(op, node.x, small, node.input(1), window, layer.groups), axis=1), totals
+        small = _with_masks(op, op.Reshape(layer.y, [-1, layer.units]), 1)
+        return op.Gemm(small, op.Reshape(node.x, [-1, layer.inputs]), transA=1), op.ReduceSum(small, [0], keepdims=1)
 
 
 def _tap_by_tap(op: Emit, x: Value, channels: int, small: Value, window: Window) -> Value:
-    """The correlation as one matrix product per tap of the kernel, [rows of small, cells] by [cells, channels]: [rows, channels * taps].
-
-    With many channels 10 to 30 times faster than ``correlate``, whose products are only as wide as the kernel has taps.
-    """
+    """The correlation [taps * rows, channels] of x with ``small`` [rows, windows], whose windows are those of all samples."""
     kernel = window.kernel
     assert isinstance(kernel, np.ndarray)  # the weight is a constant
-    axes = [a - 1 for a in window.axes]
-    last = op.Transpose(x, perm=[0, *window.axes, 1])
-    last = crop_or_pad(op, last, window.begin, window.end, axes, window.rank)
-    rows = op.Reshape(small, [0, 0, -1])
+    axes = list(window.axes)
+    first = op.Transpose(x, perm=[1, 0, *axes])
+    first = crop_or_pad(op, first, window.begin, window.end, axes, window.rank)
     reach = calc(op, "Add", calc(op, "Mul", calc(op, "Sub", window.small, 1), window.strides), 1)
-    taps = []
+    whole = bool(np.all(kernel == 1) and np.all(np.asarray(window.strides) == 1))
+    found = []
     for tap in np.ndindex(*kernel):
         begin = np.asarray(tap, np.int64) * window.dilations
-        seen = op.Slice(last, begin, calc(op, "Add", reach, begin), axes, window.strides)
-        cells = op.Reshape(seen, [0, -1, channels])
-        taps.append(op.Unsqueeze(op.ReduceSum(op.MatMul(rows, cells), [0], keepdims=0), [2]))
-    return op.Flatten(op.Concat(*taps, axis=2), axis=1)
+        seen = first if whole else op.Slice(first, begin, calc(op, "Add", reach, begin), axes, window.strides)
+        found.append(op.Gemm(small, op.Reshape(seen, [channels, -1]), transB=1))
+    return op.Concat(*found, axis=0) if len(found) > 1 else found[0]
 
 
-def _with_masks(op: Emit, layer: LinearLayer, units: int) -> Value:
-    """y, max(y, 0), 1[y > 0] and 1 side by side, per group: [N, groups * (3 o + 1), *spatial], or [samples, 3 o + 1]."""
-    y, groups = layer.y, layer.groups
-    conv = layer.node.op_type == "Conv"
-    own = layer.units // groups
-    value = op.Reshape(y, [0, groups, own, -1]) if conv and groups > 1 else y if conv else op.Reshape(y, [-1, units])
-    axis = 2 if conv and groups > 1 else 1
-    positive = op.Greater(value, 0.0)
+def _with_masks(op: Emit, y: Value, axis: int) -> Value:
+    """y, max(y, 0), 1[y > 0] and one line of ones side by side along the axis that counts units."""
+    positive = op.Greater(y, 0.0)
     first = op.Slice(positive, [0], [1], [axis])
     ones = op.Cast(op.Or(first, op.Not(first)), to=op.dtype)
-    joined = op.Concat(value, op.Relu(value), op.Cast(positive, to=op.dtype), ones, axis=axis)
-    if axis == 1:
-        return joined
+    return op.Concat(y, op.Relu(y), op.Cast(positive, to=op.dtype), ones, axis=axis)
+
+
+def _beside_each_other(op: Emit, layer: LinearLayer) -> Value:
+    """The same of a convolution's result, per group: [N, groups * (3 o + 1), *spatial]."""
+    y, groups, own = layer.y, layer.groups, layer.units // layer.groups
+    if groups == 1:
+        return _with_masks(op, y, 1)
+    joined = _with_masks(op, op.Reshape(y, [0, groups, own, -1]), 2)
     return reshape_parts(op, joined, [(y, 0), groups * (3 * own + 1), *((y, a) for a in range(2, y.rank))])
 
 
@@ -127,19 +144,20 @@ def estimate(weights: np.ndarray, sums: Sums) -> Estimates:
     """
     units, inputs = weights.shape
     own = sums.totals.shape[1] // 3
-    xy, xy_up, x_up = (sums.products[:, i * own : (i + 1) * own].reshape(units, inputs) for i in range(3))
+    products = sums.by_row()
+    xy, xy_up, x_up = (products[:, i * own : (i + 1) * own].reshape(units, inputs) for i in range(3))
     y, n_up = (sums.totals[:, i * own : (i + 1) * own].reshape(units) for i in (0, 2))
     n = float(sums.totals[0, -1])
-    x = np.repeat(sums.products[:, -1], own, axis=0)
+    x = np.repeat(products[:, -1], own, axis=0)
     mean = y / max(n, 1)
     spare, spare_from = _filters(weights)
     rows, origin = {}, {}
-    for name, (products, single, count) in {
+    for name, (joint, single, count) in {
         "linear": (xy, x, np.full(units, n)),
         "positive": (xy_up, x_up, n_up),
         "negative": (xy - xy_up, x - x_up, n - n_up),
     }.items():
-        rows[name], learned = _pattern(weights, products, single, count, mean)
+        rows[name], learned = _pattern(weights, joint, single, count, mean)
         origin[name] = np.where(learned, LEARNED, spare_from).astype(np.uint8)
         rows[name] = np.where(learned[:, None], rows[name], spare)
         if name == "linear":
