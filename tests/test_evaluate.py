@@ -491,6 +491,37 @@ def test_the_command_writes_tables_curves_and_json(model: Path, folder: Path, tm
         assert Image.open(out / f"{name}.png").width > 500
 
 
+def test_every_sample_as_parquet(model: Path, folder: Path, tmp_path: Path) -> None:
+    """What the CSV says, in types that do not depend on what was found: no number is null, never NaN."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    Image.new("RGB", (20, 20), (9, 9, 9)).save(folder / "images" / "dog" / "flat.png")  # a constant map: no value
+    out = tmp_path / "out"
+    facts = command_line("evaluate", model, folder, "-m", "gradient", "--metrics", "deletion,pointing_game", "--step", 64, "-o", out)
+    assert facts["files"]["samples_parquet"] == str(out / "samples.parquet")
+    table = parquet.read_table(out / "samples.parquet")
+    with (out / "samples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert table.column_names == list(rows[0])
+    types = {f.name: str(f.type) for f in table.schema}
+    assert types["sample"] == types["flags"] == "string"
+    assert types["target"] == types["label"] == types["distinct"] == "int64"
+    assert types["deletion"] == types["pointing_game"] == types["tied"] == "double"
+    told = table.to_pylist()
+    assert len(told) == len(rows) == 4 * 6
+    for line, row in zip(told, rows, strict=True):
+        assert {k: "" if v is None else str(v) for k, v in line.items()} == row
+    missing = [line for line in told if line["deletion"] is None]
+    assert {(line["method"], line["sample"]) for line in missing} == {("edges", "dog/flat.png")}
+    assert table.column("pointing_game").null_count > 0
+
+
+def test_without_pyarrow_there_is_no_parquet(model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    facts = command_line("evaluate", model, folder, "-m", "gradient", "--metrics", "deletion", "--step", 64, "-o", tmp_path / "out")
+    assert "samples_parquet" not in facts["files"]
+    assert not (tmp_path / "out" / "samples.parquet").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -153,11 +153,22 @@ def _cell(value: Any) -> Any:
     return "" if value is None else value
 
 
+TYPES = {"method": "string", "sample": "string", "flags": "string", "target": "int64", "label": "int64", "distinct": "int64"}
+"""Columns of the samples that are no measured numbers."""
+
+
 def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """The same columns and types whatever was found; no number is null."""
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
         return None
+    if not rows:
+        return None
+    columns = {
+        name: arrow.array([r[name] for r in rows], TYPES.get(name, "float64"), from_pandas=True)  # from_pandas: NaN is null
+        for name in rows[0]
+    }
     buffer = io.BytesIO()
-    parquet.write_table(arrow.Table.from_pylist([dict(r) for r in rows]), buffer)
+    parquet.write_table(arrow.table(columns), buffer)
     return buffer.getvalue()
