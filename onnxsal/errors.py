@@ -43,6 +43,6 @@ class OutputError(OnnxsalError):
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the closest known word, or an empty string."""
-    hits = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{hits[0]}'?" if hits else ""
+    """``" (did you mean 'x'?)"`` for the closest known word, or an empty string; the sentence goes on after it."""
+    hits = difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)
+    return f" (did you mean '{hits[0]}'?)" if hits else ""

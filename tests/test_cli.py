@@ -25,7 +25,7 @@ from onnxsal.errors import MethodError
 from onnxsal.metrics import occlusion_correlation
 from onnxsal.runtime.preprocess_files import load_preprocess
 from onnxsal.runtime.quiet import _without_noise
-from tests.small_models import make, node
+from tests.small_models import cnn, make, node
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "models" / "tiny"
@@ -319,7 +319,7 @@ def test_plan() -> None:
     facts = answer("plan", CNN, "--method", "guided")
     assert {s["rule"] for s in facts["steps"]} == {"gradient", "guided"}
     assert facts["steps"][0].keys() == {"node", "operator", "family", "rule", "parameters", "why"}
-    assert "unknown method 'guidet'; did you mean 'guided" in mistake("plan", CNN, "--method", "guidet")
+    assert "unknown method 'guidet' (did you mean 'guided" in mistake("plan", CNN, "--method", "guidet")
 
 
 def test_check(tmp_path: Path) -> None:
@@ -338,7 +338,11 @@ def test_check(tmp_path: Path) -> None:
     assert facts["ok"] is False
     assert "step" in facts["problem"]
     assert "cannot be explained" in run("check", tmp_path / "round.onnx").stdout
-    assert "no kernel table for provider 'tpu'" in mistake("check", CNN, "--provider", "tpu")
+    assert "no kernel table for provider 'tpu' (did you mean 'cpu'?); known: cpu, cuda." in mistake("check", CNN, "--provider", "tpu")
+    assert "every node has a kernel on cpu" in done("check", CNN, "--provider", "cpu").stdout
+    half = onnxsal.check(cnn(dtype=np.float16), "cpu", "gradient")
+    assert half.forward_missing["Conv(float16)"] == 2
+    assert "Conv(float16): 2 node(s) need a cast to float32" in str(half)
     assert "no parameter 'n_steps'" in mistake("check", CNN, "--n-steps", 3)
 
 
@@ -485,7 +489,7 @@ def test_wrong_words(here: Path) -> None:
     assert "no labels are known" in mistake("convert", CNN, out, "--target", "cat")
     assert "did you mean 'dog'" in mistake("convert", here / "cnn.onnx", out, "--target", "dgo")
     assert "unknown score" in mistake("convert", CNN, out, "--score", "prob")
-    assert "no tensor 'imag'; did you mean 'image'" in mistake("convert", CNN, out, "--input", "imag")
+    assert "no tensor 'imag' (did you mean 'image'" in mistake("convert", CNN, out, "--input", "imag")
     assert "no output" in mistake("convert", CNN, out, "--output", "logit")
     assert "n_steps='many' is not a whole number" in mistake("convert", CNN, out, "-m", "ig", "--n-steps", "many")
     assert "n_steps=0 is not 1 or more" in mistake("convert", CNN, out, "-m", "ig", "--n-steps", 0)
@@ -495,7 +499,7 @@ def test_wrong_words(here: Path) -> None:
 
 
 def test_wrong_usage(here: Path) -> None:
-    assert "No such option: --n-stepz; did you mean '--n-steps'?" in usage("convert", CNN, here / "x.onnx", "--n-stepz", 3)
+    assert "No such option: --n-stepz (did you mean '--n-steps'?)" in usage("convert", CNN, here / "x.onnx", "--n-stepz", 3)
     assert "--n-steps needs a value" in usage("convert", CNN, here / "x.onnx", "--n-steps")
     assert "Missing argument" in usage("convert", CNN)
     assert "Missing argument" in usage("convert")

@@ -28,6 +28,7 @@ from onnxsal.errors import (
 )
 from onnxsal.graph import load
 from onnxsal.graph.load import load_model, save_model
+from onnxsal.report.audit_gate import read_limits
 from tests.small_models import cnn, draw, make, node, tokens, two_inputs, unbatched
 
 X = draw(2, 3, 8, 8)
@@ -206,6 +207,14 @@ def test_vjp_of_nothing_twice_or_a_converted_model():
     refusal(TargetError, lambda: onnxsal.vjp(cnn(), outputs=[]), "no output was named", "y")
     refusal(ModelError, lambda: onnxsal.vjp(convert(cnn())), "already converted", "'gradient'")
     assert [o.name for o in onnxsal.vjp(cnn(), wrt=["x", "w1", "x"], outputs=["y", "y"]).graph.output] == ["y", "vjp/x", "vjp/w1"]
+
+
+def test_suggestions_end_like_sentences():
+    """A near miss stands in brackets, so that whatever follows reads on; a word that is far from all is not guessed at."""
+    text = refusal(MethodError, lambda: onnxsal.convert(cnn(), "gradiant"), "'gradiant' (did you mean 'gradient'?); known: ")
+    assert "?;" not in text.replace("?);", "")
+    assert "did you mean" not in refusal(MethodError, lambda: onnxsal.convert(cnn(), "nonsense"))
+    refusal(InputError, lambda: read_limits("deletoin>1", [], False), "is measured (did you mean 'deletion'?). Known: ")
 
 
 def test_an_unknown_method():

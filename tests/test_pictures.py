@@ -180,7 +180,7 @@ def test_a_batch_is_made_of_one_size():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layout": "NCWH"}, "layout 'NCWH' is none of NCHW, NHWC; did you mean"),
+        ({"layout": "NCWH"}, "layout 'NCWH' is none of NCHW, NHWC .did you mean"),
         ({"channels": "RGBA"}, "RGB, BGR, GRAY"),
         ({"interpolation": "cubic"}, "did you mean 'bicubic'"),
         ({"mean": (1.0, 2.0)}, "mean has 2 numbers for 3 channels"),
@@ -323,7 +323,7 @@ def test_our_short_form(tmp_path):
     ("text", "message"),
     [
         ("mean = 127", "'scale' is missing"),
-        ("scale = 1\nmeen = 127", "unknown key 'meen'; did you mean 'mean'"),
+        ("scale = 1\nmeen = 127", "unknown key 'meen' .did you mean 'mean'"),
         ("scale = '1/255'", "scale must be a number"),
         ("scale = 1\nresize = [1, 2, 3]", "resize must be one number or"),
         ("scale = 1\nmean = [1, 2]", "mean has 2 numbers"),

@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "onnxsal", "rules"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "onnxsal", "rules"):
         (source / name).symlink_to(ROOT / name)
     # With the setuptools at hand if it is recent enough for the licence field, else with one that pip fetches.
     recent = int(__import__("setuptools").__version__.split(".")[0]) >= 77 if has_setuptools() else False
@@ -93,11 +93,12 @@ def test_the_wheel_holds_sources_rules_and_tables(wheel: Path):
     sources = {f"onnxsal/{p.relative_to(ROOT / 'onnxsal')}" for p in (ROOT / "onnxsal").rglob("*.py")}
     assert sources <= names
     assert {f"onnxsal/rules/{p.name}" for p in (ROOT / "rules").glob("*.toml")} <= names
-    assert {"onnxsal/runtime/kernels/cuda.json", "onnxsal/rules/__init__.py"} <= names
+    assert {"onnxsal/runtime/kernels/cpu.json", "onnxsal/runtime/kernels/cuda.json", "onnxsal/rules/__init__.py"} <= names
     data = {str(p.relative_to(ROOT)) for p in (ROOT / "onnxsal").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert data <= names, "package data that the wheel leaves out"
     assert not [n for n in names if n.startswith(("tests/", "tools/", "models/", "rules/"))]
-    assert any(n.endswith("dist-info/licenses/LICENSE") for n in names)
+    for name in ("LICENSE", "NOTICE"):
+        assert any(n.endswith(f"dist-info/licenses/{name}") for n in names)
     (points,) = [n for n in names if n.endswith("entry_points.txt")]
     assert "onnxsal = onnxsal.cli:main" in zipfile.ZipFile(wheel).read(points).decode()
 

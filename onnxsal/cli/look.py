@@ -16,6 +16,7 @@ from onnxsal.errors import InputError, UnsupportedError, near_miss
 from onnxsal.methods import inspect
 from onnxsal.methods.convert import DEFAULT_METHOD
 from onnxsal.ops.registry import OpSpec
+from onnxsal.runtime.kernels import PROVIDERS
 
 
 def plan(
@@ -52,7 +53,9 @@ def _plan_facts(made: Plan) -> dict[str, Any]:
 
 def check(
     model: o.ModelPath,
-    provider: Annotated[str, typer.Option(help="The execution provider whose kernels are looked up.")] = "cuda",
+    provider: Annotated[
+        str, typer.Option(help="The execution provider whose kernels are looked up: " + " or ".join(PROVIDERS) + ".")
+    ] = "cuda",
     method: o.MethodName = None,
     rules: o.Rules = None,
     input: o.Input = None,

@@ -38,7 +38,7 @@ def as_parameters(args: Sequence[str], options: Mapping[str, bool], fail: Callab
                 written.append(word)
                 continue
             names = [*options, *("--" + n.replace("_", "-") for n in known)]
-            fail(f"No such option: {option}{near_miss(option, names)}")
+            fail(f"No such option: {option}{near_miss(option, names)}.")
         if not equals:
             flag = isinstance(known[name], bool) and (not left or left[0] not in ("true", "false"))
             if not flag and not left:

@@ -49,7 +49,7 @@ class Report:
     """Whether a model can be explained by a method, and what runs where.
 
     ``problem`` is why it cannot ('' = it can); ``missing`` maps (operator, element types) of the *converted* model to the number of
-    its nodes that have no kernel on ``provider`` and would run on the CPU; ``forward_missing`` counts those of the original. ``layers``
+    its nodes that have no kernel on ``provider`` (and would run on the CPU); ``forward_missing`` counts those of the original. ``layers``
     are the candidates for a class activation map, the one that is taken first (for methods with a target layer).
     """
 
@@ -87,9 +87,10 @@ class Report:
         lines += [f"target layer {self.layers[0]}; other candidates: {', '.join(self.layers[1:]) or 'none'}"] if self.layers else []
         if not self.missing:
             lines.append(f"every node has a kernel on {self.provider} (ONNX Runtime {self.release})")
+        falls = "need a cast to float32 that ONNX Runtime inserts, or do not run" if self.provider == "cpu" else "run on the CPU"
         for what, count in self.missing.items():
             own = self.forward_missing.get(what, 0)
-            lines.append(f"no {self.provider} kernel for {what}: {count} node(s) run on the CPU ({own} of them in the original model)")
+            lines.append(f"no {self.provider} kernel for {what}: {count} node(s) {falls} ({own} of them in the original model)")
         return "\n".join(lines)
 
 
@@ -132,26 +133,30 @@ def missing_kernels(model: Model, provider: str) -> dict[str, int]:
     for node in model.nodes:
         types = _free_types(node)
         if not _runs(node.domain, node.op_type, node.opset, types, provider):
-            found[f"{node.op_type}({', '.join(sorted(types))})"] += 1
+            found[f"{node.op_type}({', '.join(sorted(set().union(*types.values())))})"] += 1
         for attribute in node.proto.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                found.update(n.op_type for n in attribute.g.node if not _runs(n.domain, n.op_type, model.opset, set(), provider))
+                found.update(n.op_type for n in attribute.g.node if not _runs(n.domain, n.op_type, model.opset, {}, provider))
     return dict(found)
 
 
-def _free_types(node: NodeView) -> set[str]:
-    """Element types of the operands whose type the operator leaves open; kernels are registered for these (indices are always int64)."""
+def _free_types(node: NodeView) -> dict[str, set[str]]:
+    """Type parameter -> element types of its operands, which the operator leaves open (indices are always int64) and kernels restrict."""
     try:
         schema = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
     except onnx.defs.SchemaError:
-        return {_type(v.dtype) for v in (*node.inputs, *node.outputs) if v is not None and v.dtype}
+        return {"": {_type(v.dtype) for v in (*node.inputs, *node.outputs) if v is not None and v.dtype}}
     free = {c.type_param_str for c in schema.type_constraints}
     both = ((node.inputs, schema.inputs), (node.outputs, schema.outputs))
     pairs = ((v, formal[min(i, len(formal) - 1)]) for given, formal in both for i, v in enumerate(given))
-    return {_type(v.dtype) for v, f in pairs if v is not None and v.dtype and f.type_str in free}
+    found: dict[str, set[str]] = {}
+    for value, formal in pairs:
+        if value is not None and value.dtype and formal.type_str in free:
+            found.setdefault(formal.type_str, set()).add(_type(value.dtype))
+    return found
 
 
-def _runs(domain: str, op_type: str, opset: int, types: set[str], provider: str) -> bool:
+def _runs(domain: str, op_type: str, opset: int, types: Mapping[str, set[str]], provider: str) -> bool:
     """Constants fold away and functions are inlined before a provider is asked for a kernel."""
     if op_type == "Constant" or has_kernel(provider, domain, op_type, opset, types):
         return True
@@ -159,7 +164,7 @@ def _runs(domain: str, op_type: str, opset: int, types: set[str], provider: str)
         schema = onnx.defs.get_schema(op_type, opset, domain)
     except onnx.defs.SchemaError:
         return False
-    return bool(schema.has_function) and not has_kernel(provider, domain, op_type, opset, set())
+    return bool(schema.has_function) and not has_kernel(provider, domain, op_type, opset, {})
 
 
 def _type(dtype: int) -> str:

@@ -61,7 +61,7 @@ def _limit(word: str, methods: Sequence[str], against: bool) -> Limit:
     name, method, sign, number = match.groups()
     if name not in known:
         raise InputError(
-            f"--fail-if '{word.strip()}': nothing called '{name}' is measured{near_miss(name, known)} Known: {', '.join(known)}."
+            f"--fail-if '{word.strip()}': nothing called '{name}' is measured{near_miss(name, known)}. Known: {', '.join(known)}."
         )
     if name in ("agreement", "likeness") and not against:
         raise InputError(f"--fail-if '{word.strip()}': {name} compares two models; give --against MODEL.")

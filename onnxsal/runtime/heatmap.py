@@ -50,7 +50,7 @@ def scale_map(values: Array | Scaled, palette: str | None = None, percentile: fl
     data = _checked(values)
     palette = palette or ("diverging" if data.min() < 0 else "heat")
     if palette not in PALETTES:
-        raise InputError(f"palette '{palette}' is none of {', '.join(PALETTES)}{near_miss(palette, PALETTES)}")
+        raise InputError(f"palette '{palette}' is none of {', '.join(PALETTES)}{near_miss(palette, PALETTES)}.")
     if not 0 < percentile <= 100:
         raise InputError(f"percentile {percentile} is not above 0 and up to 100.")
     lowest, highest = float(data.min()), float(data.max())

@@ -79,4 +79,4 @@ def find_label(labels: Sequence[str], name: str) -> int:
         return hits[0]
     if hits:
         raise TargetError(f"label '{name}' names {len(hits)} classes ({', '.join(f'{i} = {labels[i]}' for i in hits)}): give the index.")
-    raise TargetError(f"no class is labelled '{name}' among {len(labels)} labels{near_miss(name, labels)}")
+    raise TargetError(f"no class is labelled '{name}' among {len(labels)} labels{near_miss(name, labels)}.")

@@ -54,7 +54,7 @@ class Preprocess:
         for name, known in (("layout", LAYOUTS), ("channels", CHANNELS), ("interpolation", tuple(INTERPOLATIONS)), ("dtype", DTYPES)):
             value = getattr(self, name)
             if value not in known:
-                raise InputError(f"preprocessing: {name} '{value}' is none of {', '.join(known)}{near_miss(str(value), known)}")
+                raise InputError(f"preprocessing: {name} '{value}' is none of {', '.join(known)}{near_miss(str(value), known)}.")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.depth):
                 raise InputError(

@@ -60,7 +60,7 @@ def _official(choice: Choice) -> tuple[str, dict[str, str]]:
     name = known.get(word.lower())
     if name is None:
         words = sorted(short for short in known if not short.endswith(SUFFIX.lower()))
-        raise ProviderError(f"execution provider '{word}' is none of {', '.join(words)}{near_miss(word.lower(), known)}")
+        raise ProviderError(f"execution provider '{word}' is none of {', '.join(words)}{near_miss(word.lower(), known)}.")
     return name, {str(key): str(value) for key, value in options.items()}
 
 

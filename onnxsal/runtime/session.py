@@ -76,7 +76,7 @@ class Session:
         known = {t.name: t for t in self.outputs}
         for name in names:
             if name not in known:
-                raise TargetError(f"the model has no output '{name}', only {', '.join(map(str, self.outputs))}{near_miss(name, known)}")
+                raise TargetError(f"the model has no output '{name}', only {', '.join(map(str, self.outputs))}{near_miss(name, known)}.")
             if known[name].dtype is None and known[name].type.startswith("tensor("):
                 kind = known[name].type
                 raise ModelError(
@@ -87,7 +87,7 @@ class Session:
         for name in feed:
             if name not in self._accepted:
                 listing = ", ".join(map(str, self._accepted.values()))
-                raise InputError(f"the model has no input '{name}', only {listing}{near_miss(name, self._accepted)}")
+                raise InputError(f"the model has no input '{name}', only {listing}{near_miss(name, self._accepted)}.")
         missing = [str(t) for t in self.inputs if t.name not in feed]
         if missing:
             raise InputError(f"inputs are missing: {', '.join(missing)}. Given: {', '.join(feed) or 'none'}.")

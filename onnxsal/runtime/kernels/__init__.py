@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from onnxsal.errors import ProviderError, near_miss
 
-PROVIDERS = ("cuda",)
+PROVIDERS = ("cpu", "cuda")
 
 
 @cache
@@ -26,14 +27,19 @@ def release(provider: str) -> str:
     return str(_table(provider)["onnxruntime"])
 
 
-def has_kernel(provider: str, domain: str, op_type: str, opset: int, types: set[str]) -> bool:
-    """Whether the provider has a kernel for the operator at this opset that takes the element ``types`` (names as in "float").
+def has_kernel(provider: str, domain: str, op_type: str, opset: int, types: Mapping[str, set[str]]) -> bool:
+    """Whether the provider has a kernel for the operator at this opset that takes these element types (names as in "float").
 
-    Raises ``ProviderError`` for a provider without a table.
+    ``types`` maps the operator's type parameters to them, '' to those of an operator whose parameters are not known; a parameter that
+    a kernel does not list is not restricted. Raises ``ProviderError`` for a provider without a table.
     """
     rows = _table(provider)["kernels"].get(f"{domain or 'ai.onnx'}::{op_type}", [])
-    fitting = [row for row in rows if _covers(row["opset"], opset)]
-    return any(types <= {t for allowed in row["types"].values() for t in allowed} or not row["types"] for row in fitting)
+    return any(_covers(row["opset"], opset) and _takes(row["types"], types) for row in rows)
+
+
+def _takes(allowed: Mapping[str, list[str]], types: Mapping[str, set[str]]) -> bool:
+    every = {t for listed in allowed.values() for t in listed}
+    return not allowed or all(found <= set(allowed.get(name, found if name else every)) for name, found in types.items())
 
 
 def _covers(span: str, opset: int) -> bool:
