@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -961,6 +964,53 @@ def test_an_interrupted_roar_goes_on_where_it_stopped(digits: tuple, tmp_path: P
     state.write_text('{"run": ')
     with pytest.raises(InputError, match=r"cannot be read.*Delete it"):
         metrics.roar(explainer, stops(-1), train_set, test_set, state=state)
+
+
+ROAR = """
+import sys, time
+import numpy as np
+import onnxsal
+from onnxsal import metrics
+from tests.test_metrics import least_squares, shapes
+
+def train(inputs, labels, seed):
+    with open(sys.argv[2], "a") as log:
+        log.write(f"{seed}\\n")
+    time.sleep(float(sys.argv[4]))
+    return least_squares(inputs, labels, seed)
+
+first, second = shapes(60, 1), shapes(30, 2)
+explainer = onnxsal.Explainer(least_squares(*first, 0), "gradient")
+found = metrics.roar(explainer, train, first, second, percent=(20, 60), state=sys.argv[1])
+np.savez(sys.argv[3], accuracy=found.accuracy, clean=found.clean)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+def test_a_killed_roar_goes_on_to_the_same_numbers(tmp_path: Path):
+    """SIGKILL while the fourth of nine models is trained: the second run trains the rest, and nothing twice but that one."""
+
+    def start(name: str, log: str, pause: float) -> subprocess.Popen:
+        names = [f"{name}.json", log, f"{name}.npz"]
+        command = [sys.executable, "-W", "ignore", "-c", ROAR, *(str(tmp_path / n) for n in names), str(pause)]
+        return subprocess.Popen(command, cwd=Path(__file__).resolve().parent.parent, stdout=subprocess.DEVNULL)
+
+    process, state = start("cut", "first.log", 0.5), tmp_path / "cut.json"
+    deadline = time.monotonic() + 120
+    while not (state.exists() and state.read_text().count("/") >= 3) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+    assert not (tmp_path / "cut.npz").exists()
+    done = state.read_text().count("/")
+    assert 3 <= done < 9
+    for name, log in (("cut", "second.log"), ("whole", "whole.log")):
+        assert start(name, log, 0).wait() == 0
+    trained = {log: len((tmp_path / f"{log}.log").read_text().splitlines()) for log in ("second", "whole")}
+    assert trained == {"second": 9 - done, "whole": 9}
+    with np.load(tmp_path / "cut.npz") as cut, np.load(tmp_path / "whole.npz") as whole:
+        for key in ("accuracy", "clean"):
+            np.testing.assert_array_equal(cut[key], whole[key])
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch):
