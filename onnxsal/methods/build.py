@@ -122,7 +122,8 @@ class Build:
 
 
 def _stretched(op: Emit, pixels: Value) -> tuple[Value, Value, Value]:
-    """(m - min) / (max - min) of each map, 0 where a map is constant; with the minimum and the span."""
+    """(m - min) / (max - min) of each map, 0 where a map is constant; with the minimum and the span. Infinities count as 1e38."""
+    pixels = op.Clip(pixels, -1e38, 1e38)
     low, high = op.ReduceMin(pixels, [1, 2], keepdims=1), op.ReduceMax(pixels, [1, 2], keepdims=1)
     span = op.Sub(high, low)
     return op.Div(op.Sub(pixels, low), op.Where(op.Greater(span, 0.0), span, 1.0)), low, span

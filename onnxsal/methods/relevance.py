@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxsal.backward.affine import Book
@@ -68,7 +69,8 @@ def relevance(build: Build) -> Result:
         raise UnsupportedError(
             f"no relevance arrives at '{question.x.name}': its paths to the score all lead through gates or shortcuts that are left out."
         )
-    arrived = signals[question.x.name]
+    with op.named("arrived", signal_type(question.x)):
+        arrived = _numbers(op, signals[question.x.name])
     own = build.sum_per_sample(arrived)
     bias, leak = (_total(op, build, entries) for entries in (book.bias, book.leak))
     build.component("relevance/shares", lambda: _columns(op, own, bias, leak), 2)
@@ -84,7 +86,13 @@ def relevance(build: Build) -> Result:
     accounted = own
     for part in (bias, leak):
         accounted = accounted if part is None else op.Add(accounted, part)
-    return Result(arrived, build.relative_error(accounted, build.head.score))
+    return Result(arrived, build.relative_error(_numbers(op, accounted), build.head.score))
+
+
+def _numbers(op: Emit, value: Value) -> Value:
+    """Infinity where a value is none or not finite: relevance that outgrew its type says so, and is never NaN (0 infinity, or a
+    difference of infinities)."""
+    return op.Where(op.LessOrEqual(op.Abs(value), float(np.finfo(op.np_dtype).max)), value, float("inf"))
 
 
 def _meeting(cuts: Cuts, names: list[str], book: Book) -> Visit:
@@ -112,4 +120,4 @@ def _columns(op: Emit, *columns: Value | None) -> Value:
     first = columns[0]
     assert first is not None
     zero = op.Mul(first, 0.0)
-    return op.Concat(*(op.Unsqueeze(zero if c is None else c, [1]) for c in columns), axis=1)
+    return _numbers(op, op.Concat(*(op.Unsqueeze(zero if c is None else c, [1]) for c in columns), axis=1))

@@ -16,6 +16,9 @@ PARTS = "relevance/"
 GROWTH = 10.0
 """A sum of relevance of more than this many times the score is reported: an unbounded split, or sums close to zero."""
 
+CANCELLING = 1e3
+"""So is a map of which the sizes sum to more than this many times the score: its sum may be right, its pixels are not."""
+
 
 @dataclass(frozen=True)
 class Conservation:
@@ -23,6 +26,7 @@ class Conservation:
 
     ``score`` [N]; for every cut (a tensor that all paths pass), from the score on and ending with the input: ``sums``, ``bias`` and
     ``leak`` [N, cuts], the relevance there and what biases and leaks took until there. ``blocks`` are the cuts that end residual blocks.
+    ``size`` [N] is the sum of the absolute relevance of the input.
     """
 
     method: str
@@ -32,6 +36,7 @@ class Conservation:
     bias: np.ndarray
     leak: np.ndarray
     blocks: tuple[str, ...] = ()
+    size: np.ndarray | None = None
 
     @property
     def scale(self) -> np.ndarray:
@@ -60,6 +65,12 @@ class Conservation:
             found.append(
                 f"relevance grows to {size.max():.3g} times the score at '{self.cuts[worst]}': sums close to zero are divided by "
                 "(a signed split, or ignored biases); its maps mean little"
+            )
+        gross = 0.0 if self.size is None else float((self.size / self.scale[:, 0]).max())
+        if gross > CANCELLING:
+            found.append(
+                f"positive and negative relevance of the input, {gross:.3g} times the score in size, cancel: additions or sums close to "
+                "zero blow it up (a signed split, an equal split under rule 'epsilon', or ignored biases); its maps mean little"
             )
         if self.accounted.max() > 1e-3:
             found.append(f"{self.accounted.max():.2g} of the score is unaccounted for: rounding of large opposite contributions")
@@ -123,7 +134,8 @@ def conservation(explainer: Explainer, batches: np.ndarray | Iterable[Any], targ
     names = (*(n.removeprefix(PARTS) for n in cuts), question.x.name)
     score = np.concatenate([f.score for f in found]).astype(np.float64)
     blocks = tuple(n for n in names if _ends_block(question.model, n))
-    return Conservation(explainer.method, score, names, table[..., 0], table[..., 1], table[..., 2], blocks)
+    size = np.concatenate([np.abs(f.attribution.astype(np.float64)).reshape(len(f.score), -1).sum(1) for f in found])
+    return Conservation(explainer.method, score, names, table[..., 0], table[..., 1], table[..., 2], blocks, size)
 
 
 def _ends_block(model: Model, name: str) -> bool:
