@@ -531,6 +531,32 @@ def test_pictures_and_arrays_that_cannot_be_used(here: Path) -> None:
     assert not (here / "out").exists()
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_damaged_input_among_others_is_listed_and_the_others_are_explained(here: Path, size: int) -> None:
+    (here / "pictures" / "bad.png").write_bytes((here / "pictures" / "one.png").read_bytes()[:200])
+    good = np.zeros((1, 3, 16, 16), np.float32)
+    np.save(here / "pictures" / "nan.npy", good + np.nan)
+    np.save(here / "pictures" / "good.npy", good)
+    result = run("explain", here / "cnn.onnx", here / "pictures", "-m", "ig", "-o", here / "out", "--batch-size", size, "--json")
+    assert result.exit_code == 2
+    assert {Path(r["source"]).name for r in json.loads(result.stdout)} == {"good.npy", "one.png", "two.png"}
+    assert "bad.png: picture " in result.stderr
+    assert "nan.npy: input 'image' has 768 value(s) that are NaN" in result.stderr
+    assert "2 of 5 inputs could not be explained" in result.stderr
+    assert (here / "out" / "two.integrated_gradients.overlay.png").exists()
+    both = (here / "pictures" / "bad.png", here / "pictures" / "nan.npy")
+    assert "2 of 2 inputs" in mistake("explain", here / "cnn.onnx", *both, "-o", here / "none")
+    assert not (here / "none").exists()
+
+
+def test_a_file_that_is_not_there_is_told_before_all_else(here: Path) -> None:
+    (here / "cnn.toml").unlink()
+    for words in (("explain", here / "cnn.onnx"), ("check", here / "cnn.onnx", "--conservation", "--on")):
+        message = mistake(*words, here / "none.png")
+        assert "none.png' cannot be read: No such file" in message
+        assert "preprocessing" not in message
+
+
 def test_preprocessing_is_never_guessed(here: Path) -> None:
     (here / "cnn.toml").unlink()
     message = mistake("explain", here / "cnn.onnx", here / "pictures", "-o", here / "out")

@@ -23,9 +23,9 @@ RANDOM = 8
 
 def check_conservation(feed: o.Feeding, method: Any, given: dict[str, Any], on: Sequence[Path], plot: Path | None, json: bool) -> None:
     """Run, tell, and write the plot."""
+    files = find_inputs(on)
     with progress(f"building relevance into {feed.model.name}"):
         explainer = Explainer(feed.model, method, batch_size=1, **given, components=True)
-    files = find_inputs(on)
     with progress("summing relevance", len(files) or RANDOM) as step:
         feeds = _read(files, feed, explainer, step) if files else _random(explainer, step)
         result = conservation(explainer, feeds)

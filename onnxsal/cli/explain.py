@@ -75,15 +75,36 @@ def explain(
     with progress(f"building the explanation into {model.name}"):
         explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
     records = []
-    names = file_names(files)
+    damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:
-        for group in batches(samples(files, names, feed, explainer, step), batch_size):
-            whole = explainer.explain(_stacked(group), feed.target(target))
-            for number, sample in enumerate(group):
-                base = out / f"{sample.name}.{explainer.method}"
-                one = whole if len(group) == 1 else whole[number]
-                records.append(write(explainer, feed, sample, one, base, style, show_path))
-    tell(records, json)
+        for group in batches(samples(files, file_names(files), feed, explainer, step, damaged), batch_size):
+            for sample, one in _explained(explainer, group, feed.target(target), damaged):
+                records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{explainer.method}", style, show_path))
+    if len(files) == 1 and not records:
+        raise InputError(damaged[files[0]])
+    if records:
+        tell(records, json)
+    for file, why in damaged.items():
+        say(f"left out: {file}: {why}", "warning")
+    if damaged:
+        raise InputError(f"{len(damaged)} of {len(files)} inputs could not be explained; each is named above.")
+
+
+def _explained(
+    explainer: Explainer, group: Sequence[Sample], target: Any, damaged: dict[Path, str]
+) -> Iterator[tuple[Sample, Explanation]]:
+    """Each sample with its explanation. Where a batch is refused its samples go one by one, and those that are refused are noted."""
+    try:
+        whole = explainer.explain(_stacked(group), target)
+    except InputError as error:
+        if len(group) == 1:
+            damaged[group[0].source] = str(error)
+            return
+        for sample in group:
+            yield from _explained(explainer, [sample], target, damaged)
+        return
+    for number, sample in enumerate(group):
+        yield sample, whole if len(group) == 1 else whole[number]
 
 
 def open_explainer(feed: o.Feeding, method: Any, provider: str, batch_size: int, given: dict[str, Any]) -> Explainer:
@@ -159,8 +180,8 @@ def named(entry: dict[str, Any]) -> str:
 
 
 def find_inputs(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are named, folders with every picture and array below them; each file once."""
-    found = [file for path in paths for file in (_in_folder(path) if path.is_dir() else [path])]
+    """Files as they are named, folders with every picture and array below them; each file once. One that is not there is an error."""
+    found = [file for path in paths for file in (_in_folder(path) if path.is_dir() else find_pictures([path]))]
     return list(dict.fromkeys(found))
 
 
@@ -182,21 +203,38 @@ def file_names(files: Sequence[Path]) -> list[str]:
     return [str(stem if stems.count(stem) == 1 else place) for stem, place in zip(stems, places, strict=True)]
 
 
-def samples(files: Sequence[Path], names: Sequence[str], feed: o.Feeding, explainer: Explainer, step: Any) -> Iterator[Sample]:
-    """Read one file after the other."""
-    x = explainer.conversion.question.x.name
-    inputs = explainer.session.inputs
+def samples(
+    files: Sequence[Path],
+    names: Sequence[str],
+    feed: o.Feeding,
+    explainer: Explainer,
+    step: Any,
+    damaged: dict[Path, str] | None = None,
+) -> Iterator[Sample]:
+    """Read one file after the other. One that cannot be used is noted in ``damaged``; without that it is an error."""
     for file, name in zip(files, names, strict=True):
         step(str(file))
-        if file.suffix.lower() not in ARRAYS:
-            shown = feed.required.display(file)
-            yield Sample(file, name, {_picture_input(inputs, x): feed.required.normalise(shown[None])}, shown)
+        try:
+            found = _read(file, name, feed, explainer)
+        except InputError as error:
+            if damaged is None:
+                raise
+            damaged[file] = str(error)
             continue
-        arrays = array_feed(file, inputs)
-        count = len(next(iter(arrays.values()))) if explainer.conversion.question.batched else 1
-        for i in range(count):
-            one = arrays if count == 1 else {k: v[i : i + 1] for k, v in arrays.items()}
-            yield Sample(file, name if count == 1 else f"{name}-{i}", one)
+        yield from found
+
+
+def _read(file: Path, name: str, feed: o.Feeding, explainer: Explainer) -> Iterable[Sample]:
+    """The samples of one file, which is a picture or an array with any number of them."""
+    question, inputs = explainer.conversion.question, explainer.session.inputs
+    if file.suffix.lower() not in ARRAYS:
+        shown = feed.required.display(file)
+        return [Sample(file, name, {_picture_input(inputs, question.x.name): feed.required.normalise(shown[None])}, shown)]
+    arrays = array_feed(file, inputs)
+    count = len(next(iter(arrays.values()))) if question.batched else 1
+    if count == 1:
+        return [Sample(file, name, arrays)]
+    return (Sample(file, f"{name}-{i}", {k: v[i : i + 1] for k, v in arrays.items()}) for i in range(count))
 
 
 def _picture_input(inputs: Sequence[Tensor], explained: str) -> str:

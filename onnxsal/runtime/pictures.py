@@ -72,6 +72,8 @@ def find_pictures(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def _find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"'{path}' cannot be read: No such file or directory.")
         if not path.is_dir():
             yield path
             continue
