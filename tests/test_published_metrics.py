@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+import onnxsal
 from onnxsal import metrics
 from onnxsal.metrics.scorer import Scorer
+from onnxsal.runtime.beside import beside
 
 torch = pytest.importorskip("torch")
 SIDE = 32
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def small(channels: int) -> tuple[Any, Scorer]:
@@ -110,3 +114,23 @@ def test_quantus_flips_pixels_alike(x: np.ndarray, maps: np.ndarray, step: int):
     assert theirs.shape == (len(x), SIDE * SIDE // step)
     np.testing.assert_allclose(ours.scores[:, 1:], theirs, atol=1e-5)
     assert np.ptp(theirs, axis=1).min() > 0.05
+
+
+def test_guided_backprop_forgets_less_than_gradient_and_gradcam():
+    """Adebayo et al. 2018 on Lite0, weights drawn anew from the top: gradient and Grad-CAM lose their rank correlation with the first
+    layers; guided backpropagation keeps it until the layers next to the picture are gone.
+    """
+    files = sorted((ROOT / "models" / "pictures").iterdir())
+    model = ROOT / "models" / "efficientnet_lite0.onnx"
+    x = beside(model).preprocess.batch(files)
+    found = {
+        method: np.nanmean(metrics.model_randomization(onnxsal.Explainer(model, method), x, stages=4).measure("spearman_abs"), 1)
+        for method in ("gradient", "gradcam", "guided_backprop")
+    }
+    assert found["gradient"].max() < 0.6
+    assert found["gradient"][-1] < 0.2
+    assert found["gradient"][-1] < found["gradient"][0]
+    assert found["gradcam"].max() < 0.6
+    assert found["guided_backprop"][:2].min() > 0.9
+    for other in ("gradient", "gradcam"):
+        assert (found["guided_backprop"][:3] > found[other][:3] + 0.2).all()
