@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,6 @@ import onnxsal
 from onnxsal.metrics import Conservation, conservation
 from tests.nets import light
 from tests.oracle import run
-from tests.small_models import make, node
 from tests.torch_nets import Residual, SubMulAdd, Vit, export, images, mobilenet, net, randomise, resnet18, swapped, vgg
 
 LITE0 = Path(__file__).parent.parent / "models" / "efficientnet_lite0.onnx"
@@ -67,9 +68,8 @@ def test_relevance_is_conserved_without_biases(name: str, split: str) -> None:
     result = sums(model, x, split=split)
     blocks = {"lite0": 9, "light_resnet50": 16, "resnet18": 8, "mobilenet": 2}.get(name, 0)
     assert len(result.blocks) == blocks
-    tolerance = 1e-3 if name in ("lite0", "light_resnet50", "resnet18") else 0.05  # dead means and gates' stabilisers leak a little
-    assert np.abs(result.error).max() < tolerance
-    assert result.accounted.max() < 1e-4
+    assert np.abs(result.error).max() < 1e-3  # measured: 1.4e-4 at most (densenet), the stabiliser of mean pools
+    assert result.accounted.max() < 1e-5
     assert not result.warnings
 
 
@@ -94,29 +94,10 @@ def test_every_share_is_accounted_for(method: str, name: str) -> None:
 def test_absorbed_biases_sum_to_the_score_in_single_precision() -> None:
     x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     for method in ("lrp_epsilon", "lrp_epsilon_plus"):
-        result = sums(LITE0, x, method)
-        assert result.accounted.max() < 2e-5, method
-        assert result.bias[:, -1].max() > 0
-
-
-def test_signed_splitting_that_blows_up_is_reported() -> None:
-    """Main branch and shortcut that nearly cancel: the sum stays, single maps explode, and the sums in between tell."""
-    w = np.eye(2, dtype=np.float32)
-    nodes = [
-        node("Relu", "x", "a"),
-        node("MatMul", "a w", "f"),
-        node("Sub", "f a", "d"),
-        node("MatMul", "d v", "y"),
-    ]
-    weights = {"w": w * np.float32(1.0000005), "v": np.asarray([[1.0, 0], [0, 0]], np.float32)}
-    model = make(nodes, {"x": [1, 2]}, {"y": [1, 2]}, weights)
-    x = np.asarray([[1.0, 2.0]], np.float32)
-    signed = onnxsal.Explainer(model, "lrp_epsilon", split="signed").explain(x, 0)
-    ratio = onnxsal.Explainer(model, "lrp_epsilon", split="ratio").explain(x, 0)
-    assert np.abs(ratio.attribution).sum() == pytest.approx(abs(float(ratio.score[0])), rel=1e-2, abs=1e-6)
-    assert np.abs(signed.attribution).sum() <= 1.0
-    grown = Conservation("lrp_epsilon", np.ones(1), ("a", "x"), np.asarray([[250.0, 1.0]]), np.zeros((1, 2)), np.asarray([[-249.0, 0.0]]))
-    assert "250 times the score at 'a'" in grown.warnings[0]
+        for model in (LITE0, light_resnet()):
+            result = sums(model, x, method)
+            assert result.accounted.max() < 1e-5, method
+            assert np.abs(result.bias[:, -1]).max() > 0.1 * np.abs(result.score).max()
 
 
 # ----- no NaN -----
@@ -251,7 +232,7 @@ def test_spellings_of_one_network_give_one_map(method: str) -> None:
     wanted = onnxsal.Explainer(kept, method, **bounds).explain(x, 3).attribution
     for name, other in others.items():
         got = onnxsal.Explainer(other, method, **bounds).explain(x, 3).attribution
-        assert np.abs(got - wanted).max() <= 2e-4 * np.abs(wanted).max(), (method, name)
+        assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max(), (method, name)  # measured: 1.3e-6 at most
 
 
 def test_channels_last_gives_the_same_map() -> None:
@@ -362,6 +343,8 @@ ZENNIT = {
 @pytest.mark.parametrize("method", ZENNIT)
 def test_equals_zennit(method: str) -> None:
     """A network like VGG, positive and negative biases, the same weights."""
+    with suppress(ModuleNotFoundError):  # the package wants torchvision, for networks that are not used here; its modules do not
+        importlib.import_module("zennit")
     composites = pytest.importorskip("zennit.composites")
     attribution = pytest.importorskip("zennit.attribution")
     name, given = ZENNIT[method]
@@ -374,4 +357,4 @@ def test_equals_zennit(method: str) -> None:
         _, wanted = attributor(x.clone(), seed)
     found = onnxsal.Explainer(export(model), method, **given).explain(x.numpy())
     wanted = wanted.detach().numpy()
-    assert np.abs(found.attribution - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    assert np.abs(found.attribution - wanted).max() <= 1e-5 * np.abs(wanted).max()  # measured with 0.5.1: 1.3e-6 at most
