@@ -10,8 +10,11 @@ import pytest
 
 from onnxsal.metrics.evaluation import Way
 from onnxsal.report.audit import Asked, audit
+from onnxsal.report.audit_checks import sanity as sanity_check
 from onnxsal.report.audit_colours import ORDERS, colour_check, entropy
+from onnxsal.report.audit_findings_maps import sanity
 from onnxsal.report.audit_findings_model import channels
+from onnxsal.report.audit_page import tied_methods
 from onnxsal.runtime.preprocess_files import load_preprocess
 from tests import squeezenet
 
@@ -127,3 +130,39 @@ def test_entropy():
     assert entropy(np.full(8, 0.125)) == pytest.approx(np.log(8))
     assert entropy(np.array([0, 3.0, 0])) == 0
     assert entropy(np.array([0.9, 0.9])) == pytest.approx(np.log(2))  # sigmoids do not sum to 1
+
+
+class Curves:
+    """What an evaluation knows of one method's maps under random weights."""
+
+    def __init__(self, spearman: list[float], ssim: list[float]) -> None:
+        self.curves = {"randomised_spearman": spearman, "randomised_ssim": ssim}
+
+    def curve(self, way: str, name: str) -> tuple[np.ndarray, np.ndarray, int] | None:
+        values = np.array(self.curves[name])
+        return (np.arange(len(values)), values, 8) if len(values) else None
+
+
+@pytest.mark.parametrize(
+    ("spearman", "ssim", "severity"),
+    [
+        ([0.9, 0.85], [0.9, 0.9], "serious"),
+        ([0.9, 0.6], [0.9, 0.6], "warning"),
+        ([0.9, 0.6], [], "warning"),  # too small for SSIM
+        ([0.9, 0.75], [0.5, 0.28], None),  # flat grounds: zeros that tie, whatever the weights are
+        ([0.9, 0.1], [0.9, 0.7], None),
+        ([0.1, 0.3], [0.2, 0.4], None),  # the first stage has changed all there is
+    ],
+)
+def test_when_a_map_does_not_depend_on_the_weights(spearman: list[float], ssim: list[float], severity: str | None):
+    row = sanity_check(Curves(spearman, ssim), Way("edges", "gradient"))
+    found = list(sanity({"sanity": [row]}, []))
+    assert [f["severity"] for f in found] == ([severity] if severity else [])
+    assert row["passed"] == (severity is None)
+    if found:
+        assert f"rank correlation of {spearman[-1]:.2f}" in found[0]["text"]
+
+
+def test_tied_maps_are_named():
+    pictures = [{"maps": {"flat": {"tied": t}, "fine": {"tied": 0.01}, "unmeasured": {"tied": None}}} for t in (0.2, 0.4)]
+    assert tied_methods({"pictures": pictures}) == {"flat": pytest.approx(0.3)}

@@ -22,6 +22,10 @@ FLAT = 0.1
 """Share of pictures whose map may show nothing."""
 
 
+def _structure(row: Facts) -> str:
+    return f" and an SSIM of {row['ssim'][-1]:.2f}" if row["ssim"] else ""
+
+
 def _better(facts: Facts) -> str:
     """Which methods do better, in words."""
     good = [row["method"] for row in facts["sanity"] if row["passed"]]
@@ -40,9 +44,9 @@ def sanity(facts: Facts, _: Sequence[Evaluation]) -> Iterator[Finding]:
                 70 + 10 * last,
                 f"The map of {row['method']} {'hardly changes' if hardly else 'changes only in part'} when the weights are randomised",
                 f"With every layer's weights drawn anew, the maps still have a rank correlation of {last:.2f} with the original "
-                f"ones ({first:.2f} after the layers "
-                f"nearest the output; {row['n']} pictures): {'all' if hardly else 'much'} of what they show comes from the picture and "
-                "from how the network is built, not from what it has learnt. This is about the method's maps, not about the model.",
+                f"ones ({first:.2f} after the layers nearest the output; {row['n']} pictures){_structure(row)}: "
+                f"{'all' if hardly else 'much'} of what they show comes from the picture and from how the network is built, not from "
+                "what it has learnt. This is about the method's maps, not about the model.",
                 f"Do not judge the model by the maps of {row['method']}{'' if hardly else ' alone'}; {_better(facts)}.",
             )
 

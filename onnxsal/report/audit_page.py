@@ -15,7 +15,9 @@ from PIL import Image
 
 from onnxsal.metrics.evaluation import Evaluation
 from onnxsal.metrics.measures import MEASURES
+from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.audit import Audit
+from onnxsal.report.audit_findings_maps import SAME
 from onnxsal.report.audit_gate import BY_METHOD, WHOLE
 from onnxsal.report.curves import line_chart
 from onnxsal.runtime.files import write_whole
@@ -66,6 +68,8 @@ def render(found: Audit) -> str:
         classes=_classes(facts),
         changed=_changed(facts),
         table=_table(facts),
+        tied=tied_methods(facts),
+        same=SAME,
         weight=weight / max(len(found.pictures), 1) / 1024,
         limits_known={**WHOLE, **BY_METHOD},
         **parts,
@@ -137,6 +141,17 @@ def _changed(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Pictures by how much their reasons changed, most first."""
     pairs = [p for p in facts["pictures"] if p["against"] and p["against"]["mean_likeness"] is not None]
     return sorted(pairs, key=lambda p: p["against"]["mean_likeness"])
+
+
+def tied_methods(facts: dict[str, Any]) -> dict[str, float]:
+    """Methods many of whose pixels are tied, with the mean share of them."""
+    shares: dict[str, list[float]] = {}
+    for picture in facts["pictures"]:
+        for name, one in picture["maps"].items():
+            if one["tied"] is not None:
+                shares.setdefault(name, []).append(one["tied"])
+    means = {name: sum(values) / len(values) for name, values in shares.items()}
+    return {name: mean for name, mean in means.items() if mean > TIED_SHARE_LIMIT}
 
 
 def _table(facts: dict[str, Any]) -> dict[str, Any]:
