@@ -124,3 +124,20 @@ def unbatched() -> onnx.ModelProto:
     weights = {"w": draw(4, 3, seed=1), "axes": np.asarray([0], np.int64)}
     nodes = [node("MatMul", "x w", "h"), node("Tanh", "h", "t"), node("ReduceSum", "t axes", "y", keepdims=0)]
     return make(nodes, {"x": [7, 4]}, {"y": [3]}, weights)
+
+
+def double(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in float64, so that rounding is no excuse."""
+    proto = onnx.ModelProto.FromString(proto.SerializeToString())
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.tensor_type.elem_type == 1:
+            value.type.tensor_type.elem_type = 11
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == 1:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    for item in proto.graph.node:
+        for attribute in item.attribute:
+            if attribute.HasField("t") and attribute.t.data_type == 1:
+                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
+    del proto.graph.value_info[:]
+    return proto

@@ -13,34 +13,17 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 import onnxsal
 from onnxsal.metrics import Conservation, conservation
 from tests.nets import light
 from tests.oracle import run
+from tests.small_models import double
 from tests.torch_nets import Residual, SubMulAdd, Vit, export, images, mobilenet, net, randomise, resnet18, swapped, vgg
 
 LITE0 = Path(__file__).parent.parent / "models" / "efficientnet_lite0.onnx"
 RELEVANCE = [name for name, m in onnxsal.methods().items() if m.wrap == "relevance"]
-
-
-def double(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in float64, so that rounding is no excuse."""
-    proto = onnx.ModelProto.FromString(proto.SerializeToString())
-    for value in (*proto.graph.input, *proto.graph.output):
-        if value.type.tensor_type.elem_type == 1:
-            value.type.tensor_type.elem_type = 11
-    for tensor in proto.graph.initializer:
-        if tensor.data_type == 1:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
-    for item in proto.graph.node:
-        for attribute in item.attribute:
-            if attribute.HasField("t") and attribute.t.data_type == 1:
-                attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float64)))
-    del proto.graph.value_info[:]
-    return proto
 
 
 def sums(model: onnx.ModelProto | Path, x: np.ndarray, method: str = "lrp_resnet", **parameters: object) -> Conservation:
