@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -25,6 +25,9 @@ from onnxsal.runtime.session import Session, open_session
 
 Target = int | str | Sequence[int] | np.ndarray | None
 
+REACHED = (0.1, 2.0)
+"""A share of the score at the input outside this range is told. Biases that take a good part of it are nothing unusual."""
+
 ADDED = ("attribution", "saliency_map", "explained_class", "explained_score", "residual")
 """Outputs that the contract adds; everything else a converted model returns is the original's."""
 
@@ -36,7 +39,9 @@ class Explanation:
     ``attribution`` is signed and shaped like the explained input; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
     is no image; ``target`` int64 [N] the explained classes; ``score`` float32 [N]; ``residual`` float32 [N] the relative error of
     the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs; ``seconds`` the time of the run;
-    ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too).
+    ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too); ``reached``
+    float64 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``doubt`` a reason to read all of
+    the maps with care ('' = none).
     """
 
     attribution: np.ndarray
@@ -51,12 +56,17 @@ class Explanation:
     parameters: dict[str, Any] = field(default_factory=dict)
     components: dict[str, np.ndarray] = field(default_factory=dict)
     partial: bool = False
+    reached: np.ndarray | None = None
+    doubt: str = ""
 
     def __len__(self) -> int:
         return len(self.target)
 
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[i] for i in range(len(self)))
+
     def __getitem__(self, index: int) -> Explanation:
-        """The explanation of one sample, as a batch of one. Raises ``IndexError`` past the last, which ends a loop."""
+        """The explanation of one sample, as a batch of one. Raises ``IndexError`` past the last."""
         place = range(len(self))[index]
         one = slice(place, place + 1)
         return Explanation(
@@ -72,16 +82,31 @@ class Explanation:
             self.parameters,
             {k: v[one] for k, v in self.components.items()},
             self.partial,
+            None if self.reached is None else self.reached[one],
+            self.doubt,
         )
 
     @property
     def warnings(self) -> list[str]:
-        """Reasons not to read a map: it is zero or flat. In a batch each says which sample it is about."""
+        """Reasons not to read a map, or to read it with care. In a batch each says which sample it is about, if not all."""
+        general = [self.doubt] if self.doubt else []
         if len(self) == 1:
-            return self._flaws()
-        return [f"sample {i}: {flaw}" for i in range(len(self)) for flaw in self[i]._flaws()]
+            return [*general, *self._flaws()]
+        return [*general, *(f"sample {i}: {flaw}" for i, one in enumerate(self) for flaw in one._flaws())]
 
     def _flaws(self) -> list[str]:
+        return [*self._lost(), *self._empty()]
+
+    def _lost(self) -> list[str]:
+        """What the residual of a relevance method does not say: it counts what biases and leaks took as accounted for."""
+        if self.reached is None or REACHED[0] <= self.reached[0] <= REACHED[1]:
+            return []
+        shares = [v[0] for k, v in self.components.items() if k.endswith("relevance/shares")]
+        parts = [f" ({part / self.score[0]:.1%})" for part in shares[0][1:]] if shares else ["", ""]
+        rest = f"the rest is in biases{parts[0]} and leaks{parts[1]}, which the map does not show"
+        return [f"{self.reached[0]:.1%} of the score reaches the input; {rest}"]
+
+    def _empty(self) -> list[str]:
         from onnxsal.runtime.heatmap import scale_map
 
         if self.saliency_map is None:
@@ -103,6 +128,7 @@ class Explanation:
             "target": self.target.tolist(),
             "score": self.score.tolist(),
             "residual": None if self.residual is None else self.residual.tolist(),
+            "reached": None if self.reached is None else self.reached.tolist(),
             "providers": self.providers,
             "seconds": self.seconds,
             "warnings": self.warnings,
@@ -130,6 +156,12 @@ class Explanation:
         return render_map(self.saliency_map[index]) if picture is None else overlay(picture, self.saliency_map[index])
 
 
+def _reached(attribution: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """sum R / score of each sample. Range (-inf, inf), 1 where all relevance reaches the input."""
+    sums = attribution.reshape(len(score), -1).sum(1, dtype=np.float64)
+    return np.asarray(sums / np.where(np.abs(score) < 1e-6, np.copysign(1e-6, score), score))
+
+
 class Explainer:
     """Explains batches with one method, in one session that stays open; nothing is kept between calls.
 
@@ -154,6 +186,7 @@ class Explainer:
             raise InputError(f"batch_size={batch_size!r} is not a number of samples; give a whole number of 1 or more.")
         built_in = adopt(model, method, parameters | ({"prefix": prefix} if prefix else {}))
         self.conversion = built_in or conversion(model, method or DEFAULT_METHOD, prefix=prefix, **parameters)
+        self._adopted = built_in is not None
         self.session: Session = open_session(self.conversion.proto, providers)
         self.labels = list(labels) if labels is not None else None
         self._prefix = self.conversion.prefix
@@ -268,6 +301,24 @@ class Explainer:
                 "the model overflows on this input, so no map of it can be trusted. Check the preprocessing and the model's own outputs."
             )
 
+    def _refuse_contradiction(self, own: np.ndarray, target: np.ndarray, score: np.ndarray) -> None:
+        """The model's own output at the explained class must be a number, and the explained score where that is the output itself.
+
+        Half-precision parts may be computed in float32 and overflow only where the output is written.
+        """
+        count, question = len(target), self.conversion.question
+        if own.size % count or (count > 1 and len(own) != count) or own.size // count <= target.max():
+            return
+        values = own.reshape(count, -1)[np.arange(count), target].astype(np.float64)
+        self._refuse_overflow("model output behind the score", values)
+        whole = question.start.name == question.output and not question.squash and (question.score == "raw" or not self._adopted)
+        slack = 0.02 * np.abs(values) + 1e-3 * max(1.0, float(np.abs(values).max()))
+        if whole and (np.abs(values - score) > slack).any():
+            raise InputError(
+                f"method '{self.method}' explains the score(s) {score.tolist()}, but output '{question.output}' says {values.tolist()}: "
+                "the model overflows on this input, or its batch was misread. Report it if neither is so."
+            )
+
     def _explanation(self, arrays: dict[str, np.ndarray], seconds: float) -> Explanation:
         added = {name: arrays.pop(f"{self._prefix}{name}", None) for name in ADDED}
         attribution, target, score = added["attribution"], added["explained_class"], added["explained_score"]
@@ -275,8 +326,10 @@ class Explainer:
         assert target is not None
         assert score is not None
         self._refuse_overflow("attribution", attribution)
-        if added["saliency_map"] is not None:
-            self._refuse_overflow("saliency map", added["saliency_map"])
+        for what, name in (("score", "explained_score"), ("saliency map", "saliency_map"), ("residual", "residual")):
+            if (array := added[name]) is not None:
+                self._refuse_overflow(what, array)
+        self._refuse_contradiction(arrays[self.conversion.question.output], target, score)
         components = {k: v for k, v in arrays.items() if k not in self._own}
         outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}
@@ -293,4 +346,6 @@ class Explainer:
             parameters,
             components,
             self.conversion.method.partial,
+            _reached(attribution, score) if self.conversion.method.wrap == "relevance" else None,
+            self.conversion.question.doubt,
         )

@@ -84,6 +84,57 @@ def test_the_raw_output(final: str):
     np.testing.assert_allclose(got["attribution"], slope(model, {"x": X64}, "x", lambda y: y["y"][:, 2]), rtol=1e-5, atol=1e-8)
 
 
+PIXELS = {"w": draw(5, 3, 1, 1, seed=4), "one": np.asarray([1.0], np.float32), "classes": np.asarray([1])}
+NHWC = {"y": ["N", 6, 6, 5]}
+
+
+def pixels(*nodes: onnx.NodeProto, shape: dict[str, list[int | str]] | None = None) -> onnx.ModelProto:
+    """Scores of each pixel, and what stands after them."""
+    outputs = shape or {"y": ["N", 5, 6, 6]}
+    return make([node("Conv", "x w", "h"), *nodes], {"x": ["N", 3, 6, 6]}, outputs, PIXELS, opset=18)
+
+
+@pytest.mark.parametrize("final", ["Softmax", "LogSoftmax", "Sigmoid"])
+@pytest.mark.parametrize("score", ["logit", "probability"])
+@pytest.mark.parametrize("method", ["gradient", "fullgrad", "lrp_epsilon", "occlusion"])
+def test_a_squashing_that_is_transposed(final: str, score: str, method: str):
+    """The same numbers as without the Transpose, at the class that the transposed output has in that place."""
+    axis = {} if final == "Sigmoid" else {"axis": 1}
+    turned = pixels(node(final, "h", "p", **axis), node("Transpose", "p", "y", perm=[0, 2, 3, 1]), shape=NHWC)
+    feed = {"x": draw(2, 3, 6, 6, seed=7)}
+    got = explained(turned, feed, method, target=(2, 4, 3), score=score)
+    expected = explained(pixels(node(final, "h", "y", **axis)), feed, method, target=(3, 2, 4), score=score)
+    assert got["explained_class"].tolist() == [2 * 30 + 4 * 5 + 3] * 2
+    for name in ("attribution", "explained_score", "saliency_map"):
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-7)
+    if "residual" in got:
+        assert got["residual"].max() < 1e-3
+
+
+PROBABILITIES = {
+    "a Softmax in parts": [node("Exp", "h", "e"), node("ReduceSum", "e classes", "s", keepdims=1), node("Div", "e s", "y")],
+    "p and 1 - p": [node("Sigmoid", "h", "p"), node("Sub", "one p", "q"), node("Concat", "p q", "y", axis=1)],
+    "the mean of two": [node("Softmax", "h", "p", axis=1), node("Sigmoid", "h", "q"), node("Mean", "p q", "y")],
+}
+
+
+@pytest.mark.parametrize("nodes", PROBABILITIES.values(), ids=PROBABILITIES)
+def test_a_probability_without_logits_is_told(nodes: list[onnx.NodeProto]):
+    """It is explained as it is, which the record and a warning say; asked for as a probability it is not squashed once more."""
+    model, x, place = pixels(*nodes, shape={"y": None}), draw(2, 3, 6, 6, seed=7), (3, 2, 4)
+    found = onnxsal.Explainer(model, "gradient").explain(x, target=place)
+    assert found.parameters["score"] == "raw"
+    assert len(found.warnings) == 1
+    assert "is a probability whose logits were not found" in found.warnings[0]
+    own = run(model, {"x": x})["y"][:, 3, 2, 4]
+    np.testing.assert_allclose(found.score, own, rtol=1e-5)
+    adopted = onnxsal.Explainer(onnxsal.convert(model, "gradient", target=place)).explain(x)
+    assert adopted.warnings == found.warnings
+    asked = onnxsal.Explainer(model, "gradient", score="probability").explain(x, target=place)
+    np.testing.assert_allclose(asked.score, own, rtol=1e-5)
+    assert asked.warnings == []
+
+
 def test_the_predicted_class_is_that_of_each_sample():
     got = explained(cnn(dtype=np.float64), {"x": X64}, fed={"target": np.asarray([-1, 1], np.int64)})
     best = int(run(LOGITS, {"x": X64})["y"][0].argmax())

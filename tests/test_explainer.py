@@ -172,6 +172,64 @@ def test_an_explanation_is_saved(tmp_path: Path):
     assert len(facts["residual"]) == 2
 
 
+@pytest.mark.parametrize("method", ["gradient", "fullgrad", "ig", "lrp_epsilon"])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_a_model_that_overflows_is_refused(method: str, kind: type):
+    """The gradient of a sum is finite where the sum is not; half precision may overflow only where the output is written."""
+    if kind is np.float32:
+        nodes = [node("MatMul", "x w", "h"), node("Add", "h large", "s"), node("Add", "s large", "y")]
+        weights = {"w": draw(5, 3), "large": np.full(3, 3e38, np.float32)}
+    else:
+        nodes = [node("MatMul", "x w", "h"), node("MatMul", "h v", "y")]
+        weights = {"w": draw(5, 8, dtype=kind, scale=300), "v": draw(8, 3, dtype=kind, scale=300)}
+    types = {"x": onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))}
+    model = make(nodes, {"x": ["N", 5]}, {"y": ["N", 3]}, weights, types=types | {"y": types["x"]})
+    with pytest.raises(InputError, match="overflows on this input"):
+        Explainer(model, method).explain(draw(2, 5, dtype=kind))
+
+
+def test_a_score_that_is_not_the_models_own_is_refused(monkeypatch: pytest.MonkeyPatch):
+    explainer = Explainer(cnn(final=""), "gradient")
+    run_whole = explainer.session.run
+    monkeypatch.setattr(explainer.session, "run", lambda feed: run_whole(feed) | {"explained_score": np.full(7, 9.0, np.float32)})
+    with pytest.raises(InputError, match=r"explains the score.*but output 'y' says"):
+        explainer.explain(X)
+
+
+def biased(shift: float) -> onnx.ModelProto:
+    """Two layers, the first with large biases."""
+    weights = {"w": draw(5, 8, seed=1), "b": shift + draw(8, seed=2), "v": np.abs(draw(8, 3, seed=3)), "c": draw(3, seed=4)}
+    nodes = [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("Gemm", "r v c", "y")]
+    return make(nodes, {"x": ["N", 5]}, {"y": ["N", 3]}, weights)
+
+
+@pytest.mark.parametrize("method", ["lrp_epsilon", "lrp_alpha2_beta1"])
+def test_how_much_of_the_score_reaches_the_input(method: str):
+    """The residual counts what biases took as accounted for, so it says nothing of this."""
+    x = draw(4, 5, seed=5)
+    found = Explainer(biased(10), method).explain(x)
+    assert found.residual.max() < 1e-4
+    np.testing.assert_allclose(found.reached, found.attribution.sum(1, dtype=float) / found.score, rtol=1e-6)
+    assert found.summary["reached"] == found.reached.tolist()
+    lost = [i for i in range(4) if not 0.1 <= found.reached[i] <= 2]
+    assert lost
+    assert len(found.warnings) == len(lost)
+    for i, warning in zip(lost, found.warnings, strict=True):
+        assert warning.startswith(f"sample {i}: {found.reached[i]:.1%} of the score reaches the input; the rest is in biases and leaks")
+    parts = Explainer(biased(10), method, components=True).explain(x)[lost[0]]
+    bias, leak = parts.components["relevance/shares"][0, 1:] / parts.score[0]
+    assert f"biases ({bias:.1%}) and leaks ({leak:.1%})" in parts.warnings[0]
+    assert parts.reached[0] + bias + leak == pytest.approx(1, abs=1e-4)
+
+
+def test_a_score_that_reaches_the_input_is_no_warning():
+    for method in ("deep_taylor", "lrp_resnet"):
+        found = Explainer(cnn(), method).explain(X)
+        np.testing.assert_allclose(found.reached, 1, rtol=1e-3)
+        assert found.warnings == []
+    assert Explainer(cnn(), "gradient").explain(X).reached is None
+
+
 def test_names_with_dots_are_files_of_their_own(tmp_path: Path):
     found = Explainer(cnn(), "gradient").explain(X[:1])
     for rate in ("0.5", "0.6"):

@@ -366,13 +366,22 @@ def test_pads_that_depend_on_an_open_size_stay_automatic():
         ([node("Sigmoid", "h", "y")], "h"),
         ([node("Softmax", "h", "p", axis=1), node("Identity", "p", "q"), node("Reshape", "q shape", "y")], "h"),
         ([node("Softmax", "h", "p", axis=1), node("Cast", "p", "q", to=TensorProto.FLOAT), node("Flatten", "q", "y")], "h"),
+        ([node("Softmax", "h", "p", axis=1), node("Mul", "p ten", "q"), node("Div", "q ten", "r"), node("Mul", "ten r", "y")], "h"),
+        ([node("Sigmoid", "h", "p"), node("Clip", "p low", "y")], "h"),
+        ([node("Softmax", "h", "p"), node("Unsqueeze", "p one", "q"), node("Transpose", "q", "y", perm=[0, 2, 1])], "h"),
+        ([node("Softmax", "h", "p", axis=1), node("Mul", "p below", "y")], None),
+        ([node("Softmax", "h", "p", axis=1), node("Mul", "p row", "y")], None),
+        ([node("Softmax", "h", "p", axis=1), node("Div", "ten p", "y")], None),
+        ([node("Softmax", "h", "p", axis=1), node("Transpose", "p", "y")], None),
         ([node("Softmax", "h", "p", axis=1), node("Relu", "p", "y")], None),
         ([node("Relu", "h", "y")], None),
         ([node("Softmax", "h", "y", domain="com.example")], None),
     ],
 )
 def test_the_final_squashing_is_found_through_reshapes(nodes: list, start: str | None):
-    weights = {"w": draw(4, 3), "shape": np.asarray([-1, 3], np.int64)}
+    numbers = {"ten": 10, "low": 1e-6, "below": -1, "row": [1, 2, 3]}
+    weights = {"w": draw(4, 3), "shape": np.asarray([-1, 3], np.int64), "one": np.asarray([1], np.int64)}
+    weights |= {name: np.asarray(value, np.float32) for name, value in numbers.items()}
     model = make([node("MatMul", "x w", "h"), *nodes], {"x": ["N", 4]}, {"y": ["N", 3]}, weights, domains={"com.example": 1})
     found = final_squashing(Model(model), "y")
     assert (found.proto.input[0] if found else None) == start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     proto = load_model(model)
     view = Model(proto)
     question = Question(view, view.value(asked["input"]), asked["output"], view.value(asked["output"]), asked["score"])
+    question = replace(question, doubt=metadata.get(f"{METADATA}doubt", ""))
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = shipped_methods().get(name) or Method(name, name, "", "", ())
     return Conversion(proto, question, known, record | {"score": asked["score"]}, log, asked["prefix"])

@@ -143,7 +143,7 @@ def conversion(
     result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, edges, components, quantize)
     settings |= {} if quantize is None else {"quantize": int(quantize)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
-    asked = {"input": question.x.name, "output": question.output, "score": score, "prefix": prefix}
+    asked = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     record |= asked | {"target": None if target is None else np.asarray(target).tolist()}
     set_metadata(
         result,
@@ -154,9 +154,10 @@ def conversion(
             f"{METADATA}rules_sha256": chosen.sha256,
             f"{METADATA}model_sha256": digest,
             **({f"{METADATA}passes": "; ".join(prepared.log)} if prepared.log else {}),
+            **({f"{METADATA}doubt": question.doubt} if question.doubt else {}),
         },
     )
-    return Conversion(result, question, chosen, settings | {"score": score}, prepared.log, prefix)
+    return Conversion(result, question, chosen, settings | {"score": question.score}, prepared.log, prefix)
 
 
 def _build(

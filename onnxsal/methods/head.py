@@ -52,8 +52,7 @@ def probabilities(op: Emit, question: Question, start: Value) -> Value:
     single = question.batched and shape is not None and len(shape) == 2 and shape[1] == 1
     if (cut is not None and cut.op_type == "Sigmoid") or (cut is None and single):
         return scores(op, question, op.Sigmoid(start))
-    classes = cut.attr("axis", -1) if cut is not None else 1 if shape is None or len(shape) > 1 else 0
-    return scores(op, question, op.Softmax(start, axis=classes))
+    return scores(op, question, op.Softmax(start, axis=question.axis))
 
 
 def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Value:

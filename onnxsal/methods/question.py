@@ -9,7 +9,8 @@ from onnx import TensorProto
 
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.graph import FLOATS, Model, NodeView, Value
-from onnxsal.passes.cut_softmax import final_squashing
+from onnxsal.ops.bounds import bounds_of
+from onnxsal.passes.cut_softmax import class_axis, final_squashing, logits_of, looks_squashed
 
 SCORES = ("logit", "probability", "raw")
 
@@ -18,7 +19,8 @@ SCORES = ("logit", "probability", "raw")
 class Question:
     """Explain ``start`` (the tensor of scores, one row per sample) at ``x``.
 
-    ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none).
+    ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none), ``axis`` where its classes lie;
+    ``doubt`` is a reason to read the maps with care ('' = none).
     """
 
     model: Model
@@ -29,6 +31,7 @@ class Question:
     squash: str = ""
     axis: int = 1
     cut: NodeView | None = None
+    doubt: str = ""
 
     @property
     def batched(self) -> bool:
@@ -50,7 +53,8 @@ def ask(model: Model, input: str | None = None, output: str | None = None, score
     """The question for a model: its one floating-point input unless ``input`` names another tensor, its first
     floating-point output unless ``output`` names one, and what of it is explained.
 
-    ``score``: ``"logit"`` cuts a final Softmax, LogSoftmax or Sigmoid; ``"probability"`` keeps it, or adds a Softmax where the
+    ``score``: ``"logit"`` cuts a final Softmax, LogSoftmax or Sigmoid (a probability made otherwise is taken as it is, with a
+    ``doubt``); ``"probability"`` keeps it, or adds a Softmax where the
     model has none; ``"raw"`` takes the output as it is. Raises ``TargetError`` where the choice is unknown or not unique.
     """
     if score not in SCORES:
@@ -61,13 +65,21 @@ def ask(model: Model, input: str | None = None, output: str | None = None, score
     x = model.value(_input(model, input))
     name = _output(model, output)
     last = final_squashing(model, name)
-    if score == "raw" or (score == "probability" and last is not None and last.op_type != "LogSoftmax"):
+    squashed = last.op_type != "LogSoftmax" if last is not None else score != "raw" and _is_probability(model, name)
+    if score == "raw" or (score == "probability" and squashed):
         return Question(model, x, name, model.value(name), score)
-    start = model.value(name if last is None else last.proto.input[0])
-    if score == "logit":
-        return Question(model, x, name, start, score, cut=last)
-    axis = last.attr("axis", -1) if last is not None else (1 if (start.shape is None or len(start.shape) > 1) else 0)
-    return Question(model, x, name, start, score, squash="Softmax", axis=axis, cut=last)
+    if last is None and squashed:
+        why = f"output '{name}' is a probability whose logits were not found, so it is explained as it is (score 'raw')"
+        return Question(model, x, name, model.value(name), "raw", doubt=f"{why}: close to 0 and 1 its gradient vanishes")
+    start = model.value(name if last is None else logits_of(model, name, last))
+    axis = class_axis(model, name, last) if last is not None else 1 if start.shape is None or len(start.shape) > 1 else 0
+    return Question(model, x, name, start, score, squash="" if score == "logit" else "Softmax", axis=axis, cut=last)
+
+
+def _is_probability(model: Model, output: str) -> bool:
+    """Whether the output ends in a Softmax written in parts, or cannot leave 0..1."""
+    low, high = bounds_of(model, output)
+    return looks_squashed(model, output) or (low >= 0 and high <= 1)
 
 
 def _input(model: Model, name: str | None) -> str:

@@ -11,6 +11,7 @@ from onnxsal.errors import ModelError
 from onnxsal.graph import Model
 from onnxsal.large import serialised
 from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.cut_softmax import order_logits
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
 from onnxsal.passes.fold_batchnorm import fold_batchnorm
@@ -83,5 +84,8 @@ def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None
                 "Export the model with opset 18 or higher and without fused operators."
             )
     model = Model(proto)
+    if order_logits(model):
+        log.append("order logits: the final Softmax or Sigmoid is transposed, so its logits were transposed too")
+        model = Model(proto)
     tag_patterns(model)
     return Prepared(model, log, bool(rewritten))
