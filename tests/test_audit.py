@@ -128,6 +128,21 @@ def test_a_broken_limit_is_exit_status_1_and_named(place: Path, tmp_path: Path):
     assert "Limits that are broken" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
+def test_a_gate_on_relevance_that_does_not_reach_the_input(place: Path, tmp_path: Path):
+    """The residual counts what biases took as accounted for, so it cannot tell."""
+    limits = "residual>1e-2,unreached>0.01"
+    words = ("-m", "lrp_epsilon,gradient", "--samples", "8", "--fail-if", limits)
+    facts = audited(tmp_path, place / "good.onnx", place / "data", *words, status=1)
+    maps = [p["maps"] for p in facts["pictures"]]
+    assert all(m["gradient"]["reached"] is None for m in maps)
+    worst = max(abs(1 - m["lrp_epsilon"]["reached"]) for m in maps)
+    kept, lost = facts["limits"]
+    assert not kept["broken"]
+    assert lost["broken"]
+    assert lost["method"] == "lrp_epsilon"
+    assert lost["value"] == worst > 0.01
+
+
 def test_a_limit_that_could_not_be_measured_is_broken(place: Path, tmp_path: Path):
     """Gradients obey no law, so nobody knows their residual: a gate must not open for that."""
     args = [place / "good.onnx", place / "data", "-o", tmp_path, "-m", "gradient", "--samples", "8", "--fail-if", "residual>1"]

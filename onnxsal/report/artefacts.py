@@ -44,6 +44,7 @@ def record(one: Explanation, output: str, labels: Sequence[str] | None = None) -
         "target": _class(int(one.target[0]), names),
         "score": float(one.score[0]),
         "residual": None if one.residual is None else float(one.residual[0]),
+        "reached": None if one.reached is None else float(one.reached[0]),
         "method": one.method,
         "parameters": one.parameters,
         "providers": one.providers,

@@ -209,7 +209,7 @@ def _picture(name: str, seen: Seen, ways: Sequence[Way], found: Evaluation, labe
         values = {} if row is None else {k: None if np.isnan(v) else float(v) for k, v in row.values.items()}
         rim, area = line["rim"]
         maps[way.name] = {
-            **{k: line[k] for k in ("score", "residual", "warnings")},
+            **{k: line.get(k) for k in ("score", "residual", "reached", "warnings")},
             "rim": rim,
             "rim_area": area,
             "metrics": values,

@@ -26,6 +26,7 @@ WHOLE = {
 
 BY_METHOD = {
     "residual": "largest relative error of the method's law",
+    "unreached": "largest |1 - the share of the score that reaches the input| (relevance methods: lrp_*, deep_taylor)",
     "randomisation": "rank correlation with maps under random weights",
     "border": "relevance at the border over what its area would have by chance",
     "likeness": "mean rank correlation of both models' maps (--against)",
@@ -119,12 +120,14 @@ def _all_values(name: str, facts: Mapping[str, Any]) -> dict[str, float | None]:
         return {r["method"]: r["density"]["mean"] for r in facts["checks"]["rim"]}
     if name == "randomisation":
         return {r["method"]: r["spearman"][-1] if r["spearman"] else None for r in facts["sanity"]}
-    if name == "residual":
+    if name in ("residual", "unreached"):
         rows: dict[str, list[float]] = {}
         for picture in facts["pictures"]:
             for method, one in picture["maps"].items():
-                if one["residual"] is not None:
+                if name == "residual" and one["residual"] is not None:
                     rows.setdefault(method, []).append(one["residual"])
+                if name == "unreached" and one["reached"] is not None:
+                    rows.setdefault(method, []).append(abs(1 - one["reached"]))
         return {k: max(v) for k, v in rows.items()}
     methods = {m["name"] for m in facts["methods"]}
     return {r["method"]: r["mean"] for r in facts["metrics"] if r["metric"] == name and r["method"] in methods}

@@ -275,6 +275,7 @@ def map_facts(one: Explanation, shown: np.ndarray) -> Line:
         "target": int(one.target[0]),
         "score": float(one.score[0]),
         "residual": None if one.residual is None else float(one.residual[0]),
+        "reached": None if one.reached is None else float(one.reached[0]),
         "warnings": one.warnings,
         "rim": rim_share(size),
         "cells": cell_shares(size).ravel().tolist(),
