@@ -233,6 +233,26 @@ def test_a_converted_model_is_run_as_it_is(here: Path) -> None:
     assert not (here / "twice.onnx").exists()
 
 
+def test_a_converted_model_carries_its_preprocessing_and_labels(here: Path) -> None:
+    """Alone in another folder it reads pictures and names classes as the original does; what lies beside it counts more."""
+    (here / "away").mkdir()
+    alone = here / "away" / "explained.onnx"
+    done("convert", here / "cnn.onnx", alone, "-m", "gradient")
+    words = (here / "pictures" / "one.png", "--target", "house cat", "-o", here / "out")
+    (first,) = answer("explain", here / "cnn.onnx", *words, "-m", "gradient")
+    (second,) = answer("explain", alone, *words)
+    assert second["target"] == first["target"] == {"index": 2, "label": "cat, house cat"}
+    assert second["score"] == pytest.approx(first["score"], rel=1e-5)
+    (here / "away" / "labels.txt").write_text("\n".join("vwxyz"))
+    assert answer("explain", alone, here / "pictures" / "one.png", "-t", 2, "-o", here / "out")[0]["target"]["label"] == "x"
+    (here / "cnn.toml").unlink()
+    (here / "labels.txt").unlink()
+    bare = here / "away" / "bare.onnx"
+    done("convert", here / "cnn.onnx", bare, "-m", "gradient")
+    assert not {p.key for p in onnx.load(bare).metadata_props} & {"onnxsal.preprocess", "onnxsal.labels"}
+    assert "no preprocessing is known" in mistake("explain", bare, *words)
+
+
 def test_show_path_tiles_every_point(here: Path) -> None:
     common = ("explain", here / "cnn.onnx", here / "pictures" / "one.png", "-o", here / "out", "--show-path")
     (one,) = answer(*common, "-m", "ig", "--preset", "matlab")

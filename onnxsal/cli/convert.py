@@ -10,11 +10,13 @@ import onnx
 import typer
 
 from onnxsal.cli import options as o
-from onnxsal.cli.shell import progress, show, show_json
+from onnxsal.cli.shell import progress, say, show, show_json
 from onnxsal.errors import OutputError
+from onnxsal.graph.assemble import set_metadata
 from onnxsal.graph.load import load_model, save_model
 from onnxsal.methods.adopt import original_outputs
 from onnxsal.methods.convert import DEFAULT_METHOD, Conversion, conversion
+from onnxsal.runtime.beside import as_metadata
 
 
 def convert(
@@ -43,9 +45,12 @@ def convert(
     begin = time.perf_counter()
     with progress(f"converting {model.name}"):
         made = conversion(model, chosen, target=feed.target(target), prefix=prefix, components=components, **given)
+        set_metadata(made.proto, as_metadata(feed.preprocess, feed.labels))
         save_model(made.proto, out)
     facts = _facts(made, model, out, time.perf_counter() - begin)
     show_json(facts) if json else show(_told(facts))
+    if made.question.doubt:
+        say(made.question.doubt, "warning")
 
 
 def _facts(made: Conversion, model: Path, out: Path, seconds: float) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import typer
 from onnxsal.cli.parameters import read_parameters
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import InputError, MethodError, TargetError
+from onnxsal.graph.load import read_metadata
 from onnxsal.methods.convert import DEFAULT_METHOD
-from onnxsal.runtime.beside import beside
+from onnxsal.runtime.beside import beside, from_metadata
 from onnxsal.runtime.labels import find_label, load_labels
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.preprocess_files import load_preprocess
@@ -116,10 +117,12 @@ class Feeding:
 
 
 def feeding(model: Path, preprocess: Path | None = None, labels: Path | None = None) -> Feeding:
-    """What the options say, else what lies beside the model."""
+    """What the options say, else what lies beside the model, else what a converted model carries."""
     if preprocess is not None and labels is not None:
         return Feeding(model, load_preprocess(preprocess), tuple(load_labels(labels)))
     found = beside(model)
+    if (found.preprocess is None or found.labels is None) and model.is_file():
+        found = from_metadata(found, read_metadata(model), model)
     return Feeding(
         model,
         found.preprocess if preprocess is None else load_preprocess(preprocess),

@@ -1,10 +1,11 @@
-"""What lies beside a model file and tells how to feed it: preprocessing and labels."""
+"""What lies beside a model file, or in its metadata, and tells how to feed it: preprocessing and labels."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.preprocess_files import from_config, from_ours, read_config
 
 MANIFEST = "manifest.toml"
+PREPROCESS, LABELS = "onnxsal.preprocess", "onnxsal.labels"
+"""Keys of the metadata in which a converted model carries what lay beside the original."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,27 @@ def _configs(model: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         for entry in read_manifest(manifest).values():
             if entry.get("file") == model.name:
                 yield manifest, {**entry.get("preprocess", {}), **({"labels": entry["labels"]} if "labels" in entry else {})}
+
+
+def as_metadata(preprocess: Preprocess | None, labels: Sequence[str] | None) -> dict[str, str]:
+    """Metadata of a model file that say how it is fed and what its classes are called, as far as is known."""
+    known = {} if preprocess is None else {k: v for k, v in asdict(preprocess).items() if v is not None}
+    given = {PREPROCESS: known, LABELS: [] if labels is None else list(labels)}
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in given.items() if value}
+
+
+def from_metadata(found: Beside, metadata: Mapping[str, str], model: str | os.PathLike[str]) -> Beside:
+    """What was found beside the model, and what is missing there from the model's own metadata."""
+    where = f"the metadata of '{model}'"
+    try:
+        written = {key: json.loads(metadata[key]) for key in (PREPROCESS, LABELS) if key in metadata}
+    except ValueError as error:
+        raise InputError(f"{where} are damaged: {error}. Give --preprocess and --labels.") from error
+    if found.preprocess is None and PREPROCESS in written:
+        found = replace(found, preprocess=from_ours(written[PREPROCESS], where), preprocess_from=str(model))
+    if found.labels is None and LABELS in written:
+        found = replace(found, labels=tuple(labels_from(written[LABELS], where)), labels_from=str(model))
+    return found
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
