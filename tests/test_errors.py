@@ -209,6 +209,20 @@ def test_vjp_of_nothing_twice_or_a_converted_model():
     assert [o.name for o in onnxsal.vjp(cnn(), wrt=["x", "w1", "x"], outputs=["y", "y"]).graph.output] == ["y", "vjp/x", "vjp/w1"]
 
 
+@pytest.mark.parametrize("opset", [17, 18])
+def test_an_operator_that_nobody_knows_is_told_whatever_the_opset(opset: int):
+    """An older opset is raised and compared, for which the model cannot be run; that is not what is wrong with it."""
+    model = make(
+        [node("Foo", "x", "h", domain="my.ops"), node("Tanh", "h", "y")],
+        {"x": ["N", 4]},
+        {"y": ["N", 4]},
+        opset=opset,
+        domains={"my.ops": 1},
+    )
+    for call in (onnxsal.convert, onnxsal.vjp, lambda m: onnxsal.convert(m, "lrp_epsilon")):
+        assert "opset 18 or higher" not in refusal(PlanError, lambda call=call: call(model), "node 'h' (my.ops.Foo, opset 1)")
+
+
 def test_suggestions_end_like_sentences():
     """A near miss stands in brackets, so that whatever follows reads on; a word that is far from all is not guessed at."""
     text = refusal(MethodError, lambda: onnxsal.convert(cnn(), "gradiant"), "'gradiant' (did you mean 'gradient'?); known: ")

@@ -19,24 +19,23 @@ from onnx import TensorProto
 
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import MethodError, ModelError, TargetError, near_miss
-from onnxsal.graph import Emit, Value
+from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods import cam as _cam  # noqa: F401  (registers its wrappers)
 from onnxsal.methods import deeplift as _deeplift  # noqa: F401
 from onnxsal.methods import fullgrad as _fullgrad  # noqa: F401
+from onnxsal.methods import guard
 from onnxsal.methods import path as _path  # noqa: F401
 from onnxsal.methods import perturb as _perturb  # noqa: F401
 from onnxsal.methods import projection as _projection  # noqa: F401
 from onnxsal.methods import relevance as _relevance  # noqa: F401
 from onnxsal.methods import smooth as _smooth  # noqa: F401
 from onnxsal.methods.build import WRAPPERS, Build, Result, quantized
-from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.methods.head import emit_head
 from onnxsal.methods.patterns import explain as _patterns  # noqa: F401
 from onnxsal.methods.question import Question, ask, image_axes
-from onnxsal.ops.registry import known
-from onnxsal.passes import Prepared, prepare
+from onnxsal.passes import Prepared
 
 Target = int | Sequence[int] | np.ndarray | None
 
@@ -135,7 +134,12 @@ def conversion(
     proto = load_model(model)
     digest = model_sha256(model)
     refuse_converted(proto)
-    prepared = prepare(proto, known, compare_on_random_input)
+
+    def planned(plain: Model) -> None:
+        if chosen.rules:
+            guard.plan_of(ask(plain, input, output, score), chosen.bound(settings))
+
+    prepared = guard.prepared(model, proto, planned)
     question = ask(prepared.model, input, output, score)
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")

@@ -12,14 +12,14 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.engine.method import Method, get_method, shipped_methods
-from onnxsal.engine.plan import Plan, make_plan
+from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, OnnxsalError
 from onnxsal.graph import Model, NodeView
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.convert import DEFAULT_METHOD, conversion, refuse_converted
+from onnxsal.methods.guard import plan_of
 from onnxsal.methods.layers import Layers
 from onnxsal.methods.question import ask
-from onnxsal.methods.relevance import begin
 from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec, known
 from onnxsal.passes import prepare
 from onnxsal.runtime.kernels import has_kernel, release
@@ -38,10 +38,7 @@ def plan(
     refuse_converted(proto)
     question = ask(prepare(proto, known).model, input, output, score)
     chosen = get_method(method)
-    only_head = chosen.wrap == "gradcam"
-    explained = Layers(question).chosen.value.name if only_head else question.x.name
-    start = begin(question) if chosen.seed == "score" else question.start
-    return make_plan(question.model, chosen.bound(chosen.settle({})), [explained], [start.name])
+    return plan_of(question, chosen.bound(chosen.settle({})))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 
 from onnxsal.engine.method import get_method
-from onnxsal.engine.plan import make_plan
+from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.engine.reach import reach
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import TargetError, near_miss
@@ -15,9 +15,7 @@ from onnxsal.graph import FLOATS, HALF, Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.convert import refuse_converted
-from onnxsal.methods.guard import compare_on_random_input
-from onnxsal.ops.registry import known
-from onnxsal.passes import prepare
+from onnxsal.methods.guard import prepared
 
 
 def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Sequence[str] | None = None) -> onnx.ModelProto:
@@ -32,19 +30,15 @@ def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Se
     """
     proto = load_model(model)
     refuse_converted(proto)
-    plain = prepare(proto, known, compare_on_random_input).model
-    starts = _chosen(plain, outputs, plain.output_names, "output")
-    explained = _chosen(plain, wrt, plain.input_names, "input")
-    if wrt is None:
-        explained = [n for n in explained if n in reach(plain, [n], starts).active] or explained
-    plan = make_plan(plain, get_method("gradient"), explained, starts)
+    plain = prepared(model, proto, lambda plain: _planned(plain, wrt, outputs)).model
+    plan = _planned(plain, wrt, outputs)
     op = Emit(plain)
-    given = {y: Value(f"cotangent/{y}", *plain.types.get(y, (0, None))) for y in starts}
+    given = {y: Value(f"cotangent/{y}", *plain.types.get(y, (0, None))) for y in plan.starts}
     seeds = dict(given)
     signals = traverse(op, plan, seeds)
     ports = []
     with op.named("vjp"):
-        for name in explained:
+        for name in plan.wrt:
             dtype, shape = plain.types.get(name, (0, None))
             result = (
                 op.Cast(signals[name], to=dtype, name=f"vjp/{name}") if dtype in HALF else op.Identity(signals[name], name=f"vjp/{name}")
@@ -52,6 +46,15 @@ def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Se
             ports.append(Port(result, dtype, shape))
     cotangents = [Port(v, v.dtype, v.shape) for v in given.values()]
     return assemble(plain, op, cotangents, ports)
+
+
+def _planned(plain: Model, wrt: str | Sequence[str] | None, outputs: str | Sequence[str] | None) -> Plan:
+    """The walk from the outputs to the tensors; an input that none of them depends on is left out unless it is named."""
+    starts = _chosen(plain, outputs, plain.output_names, "output")
+    explained = _chosen(plain, wrt, plain.input_names, "input")
+    if wrt is None:
+        explained = [n for n in explained if n in reach(plain, [n], starts).active] or explained
+    return make_plan(plain, get_method("gradient"), explained, starts)
 
 
 def _chosen(model: Model, names: str | Sequence[str] | None, every: Sequence[str], kind: str) -> list[str]:
