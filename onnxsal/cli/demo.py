@@ -81,7 +81,7 @@ def demo(
                 if method.name == OCCLUSION:
                     one = occluded.keep(explainer, file, one)
                 also = {"occlusion_correlation": occluded.correlation(file, x, one)}
-                records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{method.name}", Style(), also=also))
+                records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{method.name}", Style(), also=also, aloud=False))
                 cells[file].append(_cell(records[-1], one.saliency_map))
     if not records:
         raise PlanError("no method can explain this model:\n" + "\n".join(f"{r['method']}: {r['why']}" for r in refused))
@@ -140,6 +140,10 @@ def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: P
     show_table(columns, lines, ("score", "residual", "occlusion r", "ms"))
     if any(facts["occlusion_correlation"] for facts in records):
         show("occlusion r: correlation of the map's mean in a window with the fall of the score when it is hidden, on this photograph")
+    for method in dict.fromkeys(facts["method"] for facts in records):
+        told = [facts["warnings"][0] for facts in records if facts["method"] == method and facts["warnings"]]
+        if told:
+            say(f"{method}, {len(told)} picture(s): {told[0]}", "warning")
     for entry in refused:
         say(f"{entry['method']} refused: {entry['why']}", "warning")
     for facts in records:

@@ -129,8 +129,9 @@ def write(
     style: Style,
     show_path: bool = False,
     also: dict[str, Any] | None = None,
+    aloud: bool = True,
 ) -> dict[str, Any]:
-    """Write everything about one explained sample; returns its record, with what it shall hold ``also``."""
+    """Write everything about one explained sample; returns its record, with what it shall hold ``also``. ``aloud`` says its warnings."""
     numbers = record(one, explainer.conversion.question.output, feed.labels)
     facts = {"source": str(sample.source), "model": str(feed.model), **numbers, **(also or {})}
     extra = {}
@@ -140,7 +141,7 @@ def write(
         x = sample.feed[explainer.conversion.question.x.name]
         extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, feed.required), f"{base}.path.png"))
     files = save_artefacts(base, one, facts, sample.picture, style, extra)
-    for warning in facts["warnings"]:
+    for warning in facts["warnings"] if aloud else ():
         say(f"{sample.source}: {warning}", "warning")
     return {**facts, "files": files}
 

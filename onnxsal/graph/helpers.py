@@ -106,6 +106,19 @@ def channel_sum(op: Emit, value: Value, shape: Shape | None, weight: Value | Non
     return op.Reshape(flat, target or op.Concat(op.Shape(value, end=1), [1], op.Shape(value, start=2), axis=0))
 
 
+def add_up(op: Emit, parts: Sequence[Value]) -> Value | None:
+    """The sum of tensors of one shape; ``None`` of none."""
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else op.Sum(*parts)
+
+
+def columns(op: Emit, first: Value, *others: Value | None) -> Value:
+    """[N, k] of values [N]; ``None`` is 0."""
+    zero = op.Mul(first, 0.0)
+    return op.Concat(*(op.Unsqueeze(zero if c is None else c, [1]) for c in (first, *others)), axis=1)
+
+
 def stabilise(op: Emit, z: Value, epsilon: float) -> Value:
     """``z + epsilon * sgn(z)`` with ``sgn(0) = +1``."""
     return op.Add(z, signed_epsilon(op, z, epsilon))

@@ -14,7 +14,7 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.graph import Emit, Model, Value
-from onnxsal.graph.helpers import channel_sum, dim_of, recast, signal_type, zeros_like
+from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, zeros_like
 from onnxsal.graph.infer import Shape
 from onnxsal.graph.model import captured
 from onnxsal.methods.build import Build, Result, wrap
@@ -156,21 +156,22 @@ def fullgrad(build: Build) -> Result:
     """Attribution ``g * x``; residual ``|<g, x> + sum <g_y, r> - score| / |score|``; map ``psi(g * x) + sum psi(g_y * r)``.
 
     ``psi`` = bilinear upsampling of the rescaled absolute value, summed over channels. The residual counts every bias, implicit
-    ones too; ``biases`` chooses those in the map.
+    ones too; ``biases`` chooses those in the map. Component ``fullgrad/shares`` [N, 3]: what the input, the explicit and the implicit
+    biases contribute to the score.
     """
     op, question = build.op, build.question
     attribution, terms, seed = _decompose(build)
     own = build.sum_per_sample(attribution)
     sums = [(t.site, term_sum(build, t)) for t in terms]
-    explicit = _total(op, [s for site, s in sums if site.explicit])
+    explicit = add_up(op, [s for site, s in sums if site.explicit])
     implicit = [s for site, s in sums if not site.explicit]
     if question.squash:
         at_start = build.sum_of_scores(op.Mul(seed, question.start))
         implicit.append(op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype)))
-    rest = _total(op, implicit)
+    rest = add_up(op, implicit)
     parts = [p for p in (own, explicit, rest) if p is not None]
-    residual = build.relative_error(_total(op, parts) or own, build.head.score)
-    build.component("fullgrad/shares", lambda: _shares(op, own, explicit, rest), 2)
+    residual = build.relative_error(add_up(op, parts) or own, build.head.score)
+    build.component("fullgrad/shares", lambda: columns(op, own, explicit, rest), 2)
     total = _paint(build, attribution, terms, with_bias=True)
     for site, value in reversed(sums):
         if total is None or not is_shown(build, site):
@@ -193,19 +194,6 @@ def _decompose(build: Build) -> tuple[Value, list[Term], Value]:
     visit = noting(survey(build), terms, op)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
     return op.Mul(signal, question.x), terms, seed
-
-
-def _total(op: Emit, parts: list[Value]) -> Value | None:
-    """The sum of tensors of one shape."""
-    if not parts:
-        return None
-    return parts[0] if len(parts) == 1 else op.Sum(*parts)
-
-
-def _shares(op: Emit, own: Value, explicit: Value | None, implicit: Value | None) -> Value:
-    """[N, 3]: what the input, the explicit and the implicit biases contribute to the score."""
-    zero = op.Mul(own, 0.0)
-    return op.Concat(*(op.Unsqueeze(zero if part is None else part, [1]) for part in (own, explicit, implicit)), axis=1)
 
 
 # ----- the maps -----
@@ -317,9 +305,9 @@ def _add_layers(build: Build, brush: Painter, start: Value, layers: Sequence[tup
     parts = [start]
     for group in groups.values():
         site = group[0][0]
-        parts.append(brush.enlarge(_total(op, [small for _, small in group]) or start, site))
+        parts.append(brush.enlarge(add_up(op, [small for _, small in group]) or start, site))
         build.component(f"fullgrad/{site.name}", partial(Value, parts[-1].name), 3)
-    return _total(op, parts) or start
+    return add_up(op, parts) or start
 
 
 # ----- over noisy copies -----

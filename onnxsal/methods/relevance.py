@@ -13,7 +13,7 @@ from onnxsal.engine.rectified import rectified
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, Value
-from onnxsal.graph.helpers import recast, reshape_like, signal_type
+from onnxsal.graph.helpers import add_up, columns, recast, reshape_like, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.question import Question
@@ -72,15 +72,15 @@ def relevance(build: Build) -> Result:
     with op.named("arrived", signal_type(question.x)):
         arrived = _numbers(op, signals[question.x.name])
     own = build.sum_per_sample(arrived)
-    bias, leak = (_total(op, build, entries) for entries in (book.bias, book.leak))
-    build.component("relevance/shares", lambda: _columns(op, own, bias, leak), 2)
+    bias, leak = (_total(op, entries) for entries in (book.bias, book.leak))
+    build.component("relevance/shares", lambda: _numbers(op, columns(op, own, bias, leak)), 2)
     for name, (value, biases, leaks) in cuts.items():
         kind = signal_type(question.model.value(name))
 
         def column(value: Value = value, kind: int = kind, biases: int = biases, leaks: int = leaks) -> Value:
             wide = recast(op, value, kind, TensorProto.DOUBLE)  # a million terms: rounding of the sum would look like a loss
             total = recast(op, book.total(op, wide), TensorProto.DOUBLE, op.dtype)
-            return _columns(op, total, _total(op, build, book.bias[:biases]), _total(op, build, book.leak[:leaks]))
+            return _numbers(op, columns(op, total, _total(op, book.bias[:biases]), _total(op, book.leak[:leaks])))
 
         build.component(f"relevance/{name}", column, 2)
     accounted = own
@@ -107,17 +107,6 @@ def _meeting(cuts: Cuts, names: list[str], book: Book) -> Visit:
     return visit
 
 
-def _total(op: Emit, build: Build, entries: list[tuple[Value, int]]) -> Value | None:
+def _total(op: Emit, entries: list[tuple[Value, int]]) -> Value | None:
     """The sum of entries of the book."""
-    parts = [recast(op, value, kind, op.dtype) for value, kind in entries]
-    if not parts:
-        return None
-    return parts[0] if len(parts) == 1 else op.Sum(*parts)
-
-
-def _columns(op: Emit, *columns: Value | None) -> Value:
-    """[N, k] of values [N]; ``None`` is 0."""
-    first = columns[0]
-    assert first is not None
-    zero = op.Mul(first, 0.0)
-    return _numbers(op, op.Concat(*(op.Unsqueeze(zero if c is None else c, [1]) for c in columns), axis=1))
+    return add_up(op, [recast(op, value, kind, op.dtype) for value, kind in entries])
