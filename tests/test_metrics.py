@@ -165,6 +165,23 @@ def test_scores_are_those_of_the_model(final: str, x: np.ndarray):
     assert scorer.targets(x, [2, -1, 0])[[0, 2]].tolist() == [2, 0]
 
 
+@pytest.mark.parametrize("parts", [False, True])
+def test_scores_behind_a_transpose_or_of_a_softmax_in_parts(parts: bool):
+    """Classes last, as the output has them; where the logits are not found the probability is no logit, but is not squashed again."""
+    softmaxed = (
+        [node("Exp", "h", "e"), node("ReduceSum", "e one", "s"), node("Div", "e s", "p")] if parts else [node("Softmax", "h", "p", axis=1)]
+    )
+    nodes = [node("Conv", "x w", "h"), *softmaxed, node("Transpose", "p", "y", perm=[0, 2, 3, 1])]
+    weights = {"w": draw(4, 3, 1, 1, seed=3), "one": np.asarray([1])}
+    net, x = make(nodes, {"x": ["N", 3, 2, 2]}, {"y": ["N", 2, 2, 4]}, weights), draw(2, 3, 2, 2)
+    y = open_session(net).run({"x": x})["y"].astype(np.float64)
+    scorer = Scorer(net)
+    np.testing.assert_allclose(scorer.probabilities(x), y.reshape(2, -1), rtol=1e-5)
+    h = np.einsum("oc,nchw->nhwo", weights["w"][:, :, 0, 0], x)
+    np.testing.assert_allclose(scorer.logits(x), (y if parts else h).reshape(2, -1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scorer_of(onnxsal.Explainer(net, "gradient")).logits(x), scorer.logits(x), rtol=1e-5)
+
+
 def test_the_explained_model_is_found_in_the_converted_one(model: onnx.ModelProto, explainer: onnxsal.Explainer, x: np.ndarray):
     plain = forward_model(explainer)
     onnx.checker.check_model(plain, full_check=True)

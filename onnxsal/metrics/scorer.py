@@ -18,6 +18,7 @@ from onnxsal.methods.adopt import original_outputs
 from onnxsal.methods.convert import METADATA, target_index
 from onnxsal.methods.question import Question, ask
 from onnxsal.metrics.places import Places, places_of
+from onnxsal.passes.cut_softmax import order_logits
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import open_session
 
@@ -79,7 +80,8 @@ class Scorer:
         batch_size: int | None = None,
     ) -> None:
         proto = load_model(model)
-        self.question: Question = ask(Model(proto), input, output, "logit")
+        plain = Model(proto)
+        self.question: Question = ask(Model(proto) if order_logits(plain) else plain, input, output, "logit")
         if not self.question.batched:
             raise TargetError(f"output '{self.question.output}' has no batch axis, so its scores do not belong to samples one by one.")
         start = self.question.start
@@ -162,11 +164,13 @@ class Scorer:
     def _squashed(self, start: np.ndarray) -> np.ndarray:
         """The same probabilities as an explanation's ``score="probability"``, one row per sample."""
         cut, rows = self.question.cut, start.reshape(len(start), -1)
+        if self.question.score == "raw":  # a probability whose logits were not found
+            return rows
         if (cut is not None and cut.op_type == "Sigmoid") or (cut is None and rows.shape[1] == 1):
             return 0.5 + 0.5 * np.tanh(rows / 2)
         if cut is None:
             return _softmax(rows, 1)
-        return _softmax(start, int(cut.attr("axis", -1))).reshape(len(start), -1)
+        return _softmax(start, self.question.axis).reshape(len(start), -1)
 
 
 def _softmax(values: np.ndarray, axis: int) -> np.ndarray:
