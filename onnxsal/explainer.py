@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import numpy_helper
 
 from onnxsal.engine.method import Method
 from onnxsal.errors import InputError, TargetError
@@ -38,7 +39,8 @@ class Explanation:
 
     ``attribution`` is signed and shaped like the explained input; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
     is no image; ``target`` int64 [N] the explained classes; ``score`` float32 [N]; ``residual`` float32 [N] the relative error of
-    the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs; ``seconds`` the time of the run;
+    the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs (where the samples were run in parts, those
+    that hold a row for each); ``seconds`` the time of the run;
     ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too); ``reached``
     float64 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``doubt`` a reason to read all of
     the maps with care ('' = none).
@@ -68,6 +70,8 @@ class Explanation:
     def __getitem__(self, index: int) -> Explanation:
         """The explanation of one sample, as a batch of one. Raises ``IndexError`` past the last."""
         place = range(len(self))[index]
+        if len(self) == 1:
+            return self
         one = slice(place, place + 1)
         return Explanation(
             self.attribution[one],
@@ -75,7 +79,7 @@ class Explanation:
             self.target[one],
             self.score[one],
             None if self.residual is None else self.residual[one],
-            {k: v[one] for k, v in self.outputs.items()},
+            {k: v[one] if v.ndim and len(v) == len(self) else v for k, v in self.outputs.items()},
             self.providers,
             self.seconds / max(len(self), 1),
             self.method,
@@ -191,16 +195,18 @@ class Explainer:
         self.labels = list(labels) if labels is not None else None
         self._prefix = self.conversion.prefix
         self._own = original_outputs(self.conversion.proto, self._prefix)
-        shape = self.conversion.question.x.shape or self.session.inputs[0].shape
-        self._fixed = shape[0] if shape and isinstance(shape[0], int) and self.conversion.question.batched else None
+        self._per_sample = set(self.conversion.question.samples)
+        sizes = [t.shape[0] for t in self.session.inputs if t.name in self._per_sample and t.shape]
+        self._fixed = next((d for d in sizes if isinstance(d, int)), None)
         self._batch = self._fixed or int(batch_size or 16)
-        asked = {"input": self.conversion.question.x.name, "output": self.conversion.question.output}
+        self._by_sample = {f"{self._prefix}{name}" for name in ("target", "baseline")}
+        weights = self.conversion.proto.graph.initializer
+        self._built_in = {t.name: numpy_helper.to_array(t) for t in weights if t.name in self._by_sample and max(t.dims[:1]) > 1}
+        question = self.conversion.question
+        asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "batched": question.batched}
         again = {**self.conversion.settings, **asked} if built_in else parameters
         self._recipe = {"providers": providers, "batch_size": batch_size, "labels": labels, "prefix": self._prefix, **again}
         self._asked = method or (self.conversion.method.name if built_in else DEFAULT_METHOD)
-        self._per_sample = {
-            t.name for t in self.session.inputs if t.shape and (not isinstance(t.shape[0], int) or t.shape[0] == self._fixed)
-        }
 
     @property
     def method(self) -> str:
@@ -231,12 +237,15 @@ class Explainer:
         feed = self._feed(x)
         count = self._count(feed)
         targets = self._targets(target, count)
-        extra = {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
+        extra = self._built_in | {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
+        for name, array in extra.items():
+            if name in self._by_sample and self._per_sample and array.ndim and len(array) not in (1, count):
+                raise InputError(f"'{name}' has {len(array)} rows for {count} sample(s); give one, or one per sample.")
         begin = time.perf_counter()
-        parts = [self._run(feed, extra, targets, i, min(i + self._batch, count), count) for i in range(0, count, self._batch)]
+        bounds = [(i, min(i + self._batch, count)) for i in range(0, count, self._batch)]
+        parts = [self._run(feed, extra, targets, begins, ends, count) for begins, ends in bounds]
         seconds = time.perf_counter() - begin
-        joined = parts[0] if len(parts) == 1 else {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-        return self._explanation(joined, seconds)
+        return self._explanation(_joined(parts, [ends - begins for begins, ends in bounds]), seconds)
 
     def _feed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if isinstance(x, Mapping):
@@ -257,7 +266,7 @@ class Explainer:
     def _count(self, feed: Mapping[str, np.ndarray]) -> int:
         """The number of samples, of which every input with a batch axis holds one row each."""
         sizes = {name: len(array) for name, array in feed.items() if name in self._per_sample}
-        if not self.conversion.question.batched or not sizes:
+        if not sizes:
             return 1
         if len(set(sizes.values())) > 1:
             listing = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -286,11 +295,11 @@ class Explainer:
         """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
         size = end - begin
         rows = np.minimum(np.arange(begin, begin + (self._fixed or size)), end - 1)
-        batch = {k: v[rows] if k in self._per_sample and self.conversion.question.batched else v for k, v in feed.items()}
+        batch = {k: v[rows] if k in self._per_sample else v for k, v in feed.items()}
         if targets is not None:
             batch[f"{self._prefix}target"] = np.ascontiguousarray(targets[rows])
-        each = {k: v[rows] if v.ndim > 1 and len(v) == count > 1 else v for k, v in extra.items()}
-        results = self.session.run(batch | each)
+        each = {k: v[rows] if k in self._by_sample and v.ndim and self._per_sample and len(v) == count else v for k, v in extra.items()}
+        results = self.session.run(each | batch)
         return {k: v[:size] if v.ndim and len(v) == len(rows) else v for k, v in results.items()}
 
     def _refuse_overflow(self, what: str, array: np.ndarray) -> None:
@@ -329,7 +338,8 @@ class Explainer:
         for what, name in (("score", "explained_score"), ("saliency map", "saliency_map"), ("residual", "residual")):
             if (array := added[name]) is not None:
                 self._refuse_overflow(what, array)
-        self._refuse_contradiction(arrays[self.conversion.question.output], target, score)
+        if (own := arrays.get(self.conversion.question.output)) is not None:
+            self._refuse_contradiction(own, target, score)
         components = {k: v for k, v in arrays.items() if k not in self._own}
         outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}
@@ -349,3 +359,11 @@ class Explainer:
             _reached(attribution, score) if self.conversion.method.wrap == "relevance" else None,
             self.conversion.question.doubt,
         )
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> dict[str, np.ndarray]:
+    """Results of several runs as one: those that hold a row for each sample."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    rows = [k for k in parts[0] if all(p[k].ndim and len(p[k]) == n for p, n in zip(parts, sizes, strict=True))]
+    return {k: np.concatenate([p[k] for p in parts]) for k in rows}

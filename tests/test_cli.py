@@ -25,7 +25,7 @@ from onnxsal.errors import MethodError
 from onnxsal.metrics import occlusion_correlation
 from onnxsal.runtime.preprocess_files import load_preprocess
 from onnxsal.runtime.quiet import _without_noise
-from tests.small_models import cnn, make, node
+from tests.small_models import cnn, draw, make, node
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "models" / "tiny"
@@ -702,3 +702,17 @@ class TestScripts:
             if log.read_text().count("-c import") == 2:
                 with (checkout / "pyproject.toml").open("a") as file:
                     file.write("# changed\n")
+
+
+def test_a_sequence_is_one_sample_when_that_is_said(tmp_path: Path) -> None:
+    weights = {"w": draw(4, 3), "axes": np.asarray([0], np.int64)}
+    nodes = [node("Tanh", "x", "t"), node("ReduceMean", "t axes", "m", keepdims=0), node("MatMul", "m w", "y")]
+    onnx.save(make(nodes, {"x": ["T", "N", 4]}, {"y": ["N", 3]}, weights), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", draw(6, 1, 4))
+    words = ("explain", tmp_path / "m.onnx", tmp_path / "x.npy", "-m", "gradient", "-o", tmp_path / "out")
+    said = " ".join(mistake(*words).split())
+    assert "[T, N, 4]" in said
+    assert "--one-sample" in said
+    (record,) = answer(*words, "--one-sample", "--target", "0,2")
+    assert record["target"]["index"] == 2
+    assert np.load(record["files"]["attribution"]).shape == (6, 1, 4)

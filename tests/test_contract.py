@@ -479,7 +479,7 @@ def test_the_real_network_gives_the_same_map_in_openvino(method: str):
 KINDS: dict[str, tuple[onnx.ModelProto, dict[str, np.ndarray], dict[str, Any], tuple[int, ...], tuple[int, ...] | None]] = {
     "nhwc": (cnn_nhwc(), {"image": X.transpose(0, 2, 3, 1).copy()}, {}, (3, 8, 8, 3), (3, 8, 8)),
     "tokens": (tokens(), {"ids": np.arange(10).reshape(2, 5)}, {"input": "embedded"}, (2, 5, 6), None),
-    "two-inputs": (two_inputs(), {"a": draw(3, 4), "b": draw(3, 3)}, {"input": "b"}, (3, 3), None),
+    "two-inputs": (two_inputs(), {"a": draw(3, 4), "b": draw(3, 3)}, {"input": "b", "output": "y"}, (3, 3), None),
     "second-output": (two_inputs(), {"a": draw(3, 4), "b": draw(3, 3)}, {"input": "a", "output": "side"}, (3, 4), None),
     "segmentation": (segmenter(), {"x": draw(2, 3, 6, 6)}, {"target": (1, 2, 3)}, (2, 3, 6, 6), (2, 6, 6)),
     "float64": (cnn(dtype=np.float64), {"x": X.astype(np.float64)}, {}, (3, 3, 8, 8), (3, 8, 8)),

@@ -186,10 +186,10 @@ def test_one_of_several_inputs_and_outputs(name: str, output: str):
 
 @pytest.mark.parametrize("size", [6, "S"])
 def test_a_pixel_of_a_segmentation(size: int | str):
-    """A tuple indexes class, row and column; where the size is open, the flat index does."""
+    """A tuple indexes class, row and column; where the size is open, an array of flat indices does."""
     x = draw(2, 3, 6, 6)
     where, flat = (1, 2, 4), 1 * 36 + 2 * 6 + 4
-    got = explained(segmenter(size=size), {"x": x}, target=where if size == 6 else flat)
+    got = explained(segmenter(size=size), {"x": x}, target=where if size == 6 else np.asarray([flat]))
     assert got["explained_class"].tolist() == [flat, flat]
     by_hand = slope(segmenter(), {"x": x}, "x", lambda y: y["y"][:, 1, 2, 4], step=1e-2)
     np.testing.assert_allclose(got["attribution"], by_hand, rtol=2e-2, atol=1e-2)
@@ -384,9 +384,9 @@ def test_one_number_per_sample(method: str):
 def test_walks_beside_another_input(method: str, name: str):
     """The other input holds one row per sample: a batch of three must give what each sample gives alone."""
     feed = {"a": draw(3, 4, seed=1), "b": draw(3, 3, seed=2)}
-    got = explained(two_inputs(), feed, method, input=name, target=3)
+    got = explained(two_inputs(), feed, method, input=name, output="y", target=3)
     for i in range(3):
-        alone = explained(two_inputs(1), {k: v[i : i + 1] for k, v in feed.items()}, method, input=name, target=3)
+        alone = explained(two_inputs(1), {k: v[i : i + 1] for k, v in feed.items()}, method, input=name, output="y", target=3)
         np.testing.assert_allclose(got["attribution"][i], alone["attribution"][0], rtol=1e-4, atol=1e-6)
     if method == "integrated_gradients":
         still = feed | {name: np.zeros_like(feed[name])}

@@ -82,8 +82,8 @@ def test_a_loop_over_an_explanation_ends():
 
 def test_several_inputs_in_batches():
     a, b = draw(7, 4, seed=1), draw(7, 3, seed=2)
-    found = Explainer(two_inputs(), "ig", input="a", batch_size=3).explain({"a": a, "b": b}, target=1)
-    expected = run(onnxsal.convert(two_inputs(), "ig", input="a", target=1), {"a": a, "b": b})
+    found = Explainer(two_inputs(), "ig", input="a", output="y", batch_size=3).explain({"a": a, "b": b}, target=1)
+    expected = run(onnxsal.convert(two_inputs(), "ig", input="a", output="y", target=1), {"a": a, "b": b})
     np.testing.assert_allclose(found.attribution, expected["attribution"], rtol=1e-4, atol=1e-6)
     assert list(found.outputs) == ["y", "side"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -54,6 +54,8 @@ def explain(
     input: o.Input = None,
     output: o.Output = None,
     score: o.Score = None,
+    batched: o.Batched = None,
+    layout: o.Layout = None,
     labels: o.LabelsFile = None,
     preprocess: o.PreprocessFile = None,
     provider: o.Provider = "cpu",
@@ -70,14 +72,17 @@ def explain(
     feed = o.feeding(model, preprocess, labels)
     if any(file.suffix.lower() not in ARRAYS for file in files):
         _ = feed.required
-    given = o.conversion_options(feed, param, input, output, score, quantize) | ({"components": True} if components else {})
+    given = o.conversion_options(feed, param, input, output, score, quantize, batched, layout) | (
+        {"components": True} if components else {}
+    )
     style = MATLAB if given.get(PRESET) == "matlab" and palette is None else Style(palette)
     with progress(f"building the explanation into {model.name}"):
         explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
     records = []
     damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:
-        for group in batches(samples(files, file_names(files), feed, explainer, step, damaged), batch_size):
+        apart = set(explainer.conversion.question.samples) == {t.name for t in explainer.session.inputs}
+        for group in batches(samples(files, file_names(files), feed, explainer, step, damaged), batch_size if apart else 1):
             for sample, one in _explained(explainer, group, feed.target(target), damaged):
                 records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{explainer.method}", style, show_path))
     if len(files) == 1 and not records:
@@ -111,7 +116,7 @@ def open_explainer(feed: o.Feeding, method: Any, provider: str, batch_size: int,
     """The explainer of a model on a provider; labels that do not fit the model's classes are an error."""
     explainer = Explainer(feed.model, method, providers=provider, batch_size=batch_size, labels=feed.labels, **given)
     question = explainer.conversion.question
-    classes = (question.start.shape or ())[1 if question.batched else 0 :]
+    classes = question.sample_shape
     if feed.labels is not None and len(classes) == 1 and isinstance(classes[0], int) and classes[0] != len(feed.labels):
         raise InputError(
             f"there are {len(feed.labels)} labels, but output '{question.output}' has {classes[0]} classes, so names would go to the wrong "
@@ -231,11 +236,12 @@ def _read(file: Path, name: str, feed: o.Feeding, explainer: Explainer) -> Itera
     if file.suffix.lower() not in ARRAYS:
         shown = feed.required.display(file)
         return [Sample(file, name, {_picture_input(inputs, question.x.name): feed.required.normalise(shown[None])}, shown)]
-    arrays = array_feed(file, inputs)
-    count = len(next(iter(arrays.values()))) if question.batched else 1
+    arrays = array_feed(file, inputs, question.samples)
+    rows = [n for n in arrays if n in question.samples]
+    count = len(arrays[rows[0]]) if rows else 1
     if count == 1:
         return [Sample(file, name, arrays)]
-    return (Sample(file, f"{name}-{i}", {k: v[i : i + 1] for k, v in arrays.items()}) for i in range(count))
+    return (Sample(file, f"{name}-{i}", {k: v[i : i + 1] if k in rows else v for k, v in arrays.items()}) for i in range(count))
 
 
 def _picture_input(inputs: Sequence[Tensor], explained: str) -> str:
@@ -243,8 +249,10 @@ def _picture_input(inputs: Sequence[Tensor], explained: str) -> str:
     return inputs[0].name if len(inputs) == 1 else explained
 
 
-def array_feed(file: Path, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """The inputs in a .npz by their names, or the only input in a .npy; a missing batch axis is added, floats get the input's precision."""
+def array_feed(file: Path, inputs: Sequence[Tensor], rows: Collection[str]) -> dict[str, np.ndarray]:
+    """The inputs in a .npz by their names, or the only input in a .npy; floats get the input's precision, and the inputs ``rows``
+    the axis of samples where it is missing.
+    """
     data = read_array(file)
     if not isinstance(data, dict) or (len(data) == 1 and len(inputs) == 1):
         if len(inputs) != 1:
@@ -252,13 +260,13 @@ def array_feed(file: Path, inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
             raise InputError(f"'{file}' holds one array, and the model has {len(inputs)} inputs: {listing}. Give a .npz with these names.")
         data = {inputs[0].name: next(iter(data.values())) if isinstance(data, dict) else data}
     known = {t.name: t for t in inputs}
-    return {name: _fitted(array, known.get(name)) for name, array in data.items()}
+    return {name: _fitted(array, known.get(name), name in rows) for name, array in data.items()}
 
 
-def _fitted(array: np.ndarray, tensor: Tensor | None) -> np.ndarray:
+def _fitted(array: np.ndarray, tensor: Tensor | None, rows: bool) -> np.ndarray:
     if tensor is None:
         return array  # the session says which inputs there are
-    if tensor.shape is not None and array.ndim == len(tensor.shape) - 1:
+    if rows and tensor.shape is not None and array.ndim == len(tensor.shape) - 1:
         array = array[None]
     if array.dtype.kind == "f" and tensor.dtype is not None and tensor.dtype.kind == "f":
         array = array.astype(tensor.dtype)

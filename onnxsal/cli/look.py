@@ -26,12 +26,14 @@ def plan(
     input: o.Input = None,
     output: o.Output = None,
     score: o.Score = None,
+    batched: o.Batched = None,
+    layout: o.Layout = None,
     json: o.Json = False,
 ) -> None:
     """Show which rule crosses which node, and why; nothing is converted."""
     chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
     with progress(f"planning {model.name}"):
-        made = inspect.plan(model, chosen, input=input, output=output, score=score or "logit")
+        made = inspect.plan(model, chosen, input=input, output=output, score=score or "logit", batched=batched, layout=layout)
     show_json(_plan_facts(made)) if json else show(str(made))
 
 

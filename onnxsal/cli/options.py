@@ -26,7 +26,18 @@ MethodName = Annotated[
 ]
 Rules = Annotated[Path | None, typer.Option(help="A method of your own: a TOML file like those in rules/.", show_default=False)]
 Input = Annotated[str | None, typer.Option(help="The input, or inner tensor, to explain.", show_default="the one floating-point input")]
-Output = Annotated[str | None, typer.Option(help="The output to explain.", show_default="the first floating-point output")]
+Output = Annotated[str | None, typer.Option(help="The output to explain.", show_default="the one floating-point output")]
+Layout = Annotated[
+    str | None, typer.Option(help="NCHW or NHWC: what the axes of the explained picture are.", show_default="as the model uses it")
+]
+Batched = Annotated[
+    bool | None,
+    typer.Option(
+        "--batched/--one-sample",
+        help="Whether the first axis of the inputs and of the scores counts samples, or all that is fed is one sample.",
+        show_default="as the model shows",
+    ),
+]
 Score = Annotated[
     str | None,
     typer.Option(
@@ -147,7 +158,10 @@ def conversion_options(
     output: str | None = None,
     score: str | None = None,
     quantize: int | None = None,
+    batched: bool | None = None,
+    layout: str | None = None,
 ) -> dict[str, Any]:
     """Keywords for ``convert``: only what was given, so that a converted model is not asked to change."""
     given = {"input": input, "output": output, "score": score, "black": feed.black, "white": feed.white, "quantize": quantize}
+    given |= {"batched": batched, "layout": layout}
     return {k: v for k, v in given.items() if v is not None} | read_parameters(parameters or ())

@@ -16,7 +16,9 @@ from onnxsal.errors import MethodError, ModelError
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model, read_metadata
 from onnxsal.methods.convert import METADATA, Conversion
+from onnxsal.methods.picture import picture_of
 from onnxsal.methods.question import Question
+from onnxsal.methods.samples import sample_inputs
 
 DEFAULTS = {"components": False}
 """Options of ``convert`` that the metadata does not record, with what need not be refused."""
@@ -35,14 +37,19 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     try:
         record = json.loads(metadata[f"{METADATA}parameters"])
         asked = {key: record.pop(key) for key in ("input", "output", "score", "prefix", "target")}
+        given_layout, samples = record.pop("layout", None), record.pop("samples", None)
     except (KeyError, ValueError) as error:
         raise ModelError(
             f"the model says it was converted, but its metadata is damaged ({error}). Convert the original model again."
         ) from error
-    _refuse_other(name, method, record | asked, {k: v for k, v in (given or {}).items() if k not in ("black", "white")})
+    asked["layout"] = given_layout
+    built_in = record | asked | ({} if samples is None else {"batched": bool(samples)})
+    _refuse_other(name, method, built_in, {k: v for k, v in (given or {}).items() if k not in ("black", "white")})
     proto = load_model(model)
     view = Model(proto)
-    question = Question(view, view.value(asked["input"]), asked["output"], view.value(asked["output"]), asked["score"])
+    x, scores = view.value(asked["input"]), view.value(asked["output"])
+    rows = sample_inputs(view, x, scores) if samples is None else tuple(samples)
+    question = Question(view, x, asked["output"], scores, asked["score"], samples=rows, picture=picture_of(view, x, given_layout))
     question = replace(question, doubt=metadata.get(f"{METADATA}doubt", ""))
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = shipped_methods().get(name) or Method(name, name, "", "", ())

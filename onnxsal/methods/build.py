@@ -16,7 +16,7 @@ from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port
 from onnxsal.methods.head import Head, emit_seed
-from onnxsal.methods.question import Question, image_axes
+from onnxsal.methods.question import Question
 
 _TINY = 1e-6
 """Scores closer to zero than this have no meaningful relative error; the absolute one is scaled by it instead."""
@@ -105,7 +105,7 @@ class Build:
 
     def pixels(self, attribution: Value) -> Value | None:
         """The saliency map [N, H, W] of an attribution; ``None`` where the explained input is no image."""
-        axes = image_axes(self.question.x.shape)
+        axes = self.question.picture
         if axes is None:
             return None
         op, how = self.op, self.settings.get("reduce", "sum_abs")

@@ -34,7 +34,8 @@ from onnxsal.methods import smooth as _smooth  # noqa: F401
 from onnxsal.methods.build import WRAPPERS, Build, Result, quantized
 from onnxsal.methods.head import emit_head
 from onnxsal.methods.patterns import explain as _patterns  # noqa: F401
-from onnxsal.methods.question import Question, ask, image_axes
+from onnxsal.methods.question import Question, ask
+from onnxsal.methods.samples import shape_text
 from onnxsal.passes import Prepared
 
 Target = int | Sequence[int] | np.ndarray | None
@@ -70,6 +71,8 @@ def convert(
     white: np.ndarray | None = None,
     quantize: int | None = None,
     components: bool = False,
+    batched: bool | None = None,
+    layout: str | None = None,
     **parameters: Any,
 ) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
@@ -81,10 +84,15 @@ def convert(
     ``residual`` float32 [N], its relative error. ``prefix`` is put before all names that are added.
 
     ``input`` names the input or inner tensor to explain, ``output`` the output; ``target`` sets the default class: an index, one
-    per sample, or a tuple that indexes a score of higher rank. ``score`` is "logit" (default), "probability" or "raw". ``black``
-    and ``white`` are the values of such pixels in the model's input, for methods with ``baseline="black"`` or bounds. ``quantize``
-    floors each saliency map to that many levels between its smallest and largest value (the attribution, and the law it obeys, stay
-    as they are). ``components`` adds an output per part of the explanation, where the method has parts. Other keywords are the method's.
+    per sample, or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``score`` is
+    "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's input, for methods
+    with ``baseline="black"`` or bounds. ``quantize`` floors each saliency map to that many levels between its smallest and largest
+    value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation, where
+    the method has parts. Other keywords are the method's.
+
+    Whether axis 0 counts samples is proved from the graph or seen in a run on random input; a model that leaves it open is refused, unless
+    ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a picture's axes are not what the
+    first convolution reached from it, or else its shape, says.
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
@@ -101,6 +109,8 @@ def convert(
         white=white,
         quantize=quantize,
         components=components,
+        batched=batched,
+        layout=layout,
         **parameters,
     ).proto
 
@@ -119,6 +129,8 @@ def conversion(
     white: np.ndarray | None = None,
     quantize: int | None = None,
     components: bool = False,
+    batched: bool | None = None,
+    layout: str | None = None,
     **parameters: Any,
 ) -> Conversion:
     """As ``convert``, with everything that was decided on the way."""
@@ -135,12 +147,15 @@ def conversion(
     digest = model_sha256(model)
     refuse_converted(proto)
 
+    def asked_of(plain: Model) -> Question:
+        return ask(plain, input, output, score, batched=batched, layout=layout)
+
     def planned(plain: Model) -> None:
         if chosen.rules:
-            guard.plan_of(ask(plain, input, output, score), chosen.bound(settings))
+            guard.plan_of(asked_of(plain), chosen.bound(settings))
 
     prepared = guard.prepared(model, proto, planned)
-    question = ask(prepared.model, input, output, score)
+    question = asked_of(prepared.model)
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
@@ -149,6 +164,7 @@ def conversion(
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     asked = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     record |= asked | {"target": None if target is None else np.asarray(target).tolist()}
+    record |= {"samples": list(question.samples), "layout": layout}
     set_metadata(
         result,
         {
@@ -199,7 +215,7 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     batch = (x.shape[0] if x.shape and build.question.batched else 1,)
     ports = [Port(op.Identity(result.attribution, name=name("attribution")), op.dtype, x.shape)]
     pixels = result.saliency or build.pixels(result.attribution)
-    axes = image_axes(x.shape)
+    axes = build.question.picture
     if build.quantize is not None and pixels is None:
         raise MethodError("quantize floors saliency maps, but the explained input is no image, so there is none.")
     pixels = pixels if pixels is None or build.quantize is None else quantized(op, pixels, build.quantize)
@@ -254,7 +270,7 @@ def target_index(question: Question, target: Target) -> np.ndarray:
     """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
     if target is None:
         return np.asarray([-1], np.int64)
-    shape = (question.start.shape or ())[1 if question.batched else 0 :]
+    shape = question.sample_shape
     try:
         index = np.atleast_1d(np.asarray(target))
     except ValueError:
@@ -270,17 +286,25 @@ def target_index(question: Question, target: Target) -> np.ndarray:
             "Labels are understood where they are given (labels= of Explainer, --labels)."
         )
     if isinstance(target, tuple):
-        if not all(isinstance(d, int) for d in shape):
+        sizes = [d for d in shape if isinstance(d, int)]
+        if shape and len(target) == len(shape) == len(sizes) + 1 and not isinstance(shape[0], int):
+            sizes = [max(int(target[0]), 0) + 1, *sizes]  # an open first size decides nothing; the run refuses what lies past it
+        elif len(sizes) < len(shape):
             raise TargetError(
                 f"target {target}: the scores '{question.start.name}' have shape {list(shape)} per sample, known only at run time; "
-                "give a flat index."
+                "give flat indices as an array, np.asarray([...])."
             )
-        sizes = [d for d in shape if isinstance(d, int)]
         if len(target) != len(sizes) or any(not 0 <= t < d for t, d in zip(target, sizes, strict=True)):
             raise TargetError(
                 f"target {target} is not an index into the scores '{question.start.name}', whose shape per sample is {sizes}."
             )
         return np.asarray([np.ravel_multi_index(target, sizes)], np.int64)
+    flat = isinstance(target, np.ndarray) and target.ndim == 1
+    if sum(d != 1 for d in shape) > 1 and not flat and bool((index >= 0).any()):
+        raise TargetError(
+            f"target {target} is one number, but the scores '{question.start.name}' are {shape_text(shape)} for each sample. "
+            f"Give a tuple of {len(shape)} numbers; an array [N] is understood as flat indices, as explained_class returns them."
+        )
     index = index.astype(np.int64)
     if shape and all(isinstance(d, int) for d in shape):
         count = int(np.prod([d for d in shape if isinstance(d, int)]))

@@ -19,9 +19,9 @@ from onnxsal.graph.infer import Shape
 from onnxsal.graph.model import captured
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.layout import Layout, Picture, layouts
+from onnxsal.methods.layout import Layout, layouts
 from onnxsal.methods.maps import enlarge
-from onnxsal.methods.question import image_axes
+from onnxsal.methods.picture import Picture
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import implicit_bias
@@ -271,7 +271,7 @@ class Painter:
 def painter(build: Build) -> Painter | None:
     """The painter for an image input; ``None`` where the explained input is no image."""
     x = build.question.x
-    picture = image_axes(x.shape)
+    picture = build.question.picture
     return None if picture is None else Painter(build.op, x, picture, build.settings["rescale"], build.settings["upsample"])
 
 

@@ -49,7 +49,7 @@ def probabilities(op: Emit, question: Question, start: Value) -> Value:
     if question.score != "logit":
         return scores(op, question, start)
     cut, shape = question.cut, start.shape
-    single = question.batched and shape is not None and len(shape) == 2 and shape[1] == 1
+    single = shape is not None and all(d == 1 for d in question.sample_shape)
     if (cut is not None and cut.op_type == "Sigmoid") or (cut is None and single):
         return scores(op, question, op.Sigmoid(start))
     return scores(op, question, op.Softmax(start, axis=question.axis))
@@ -60,17 +60,16 @@ def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Valu
 
     Computed from ``start`` itself, so that it is right for every point of a path and every class given at run time.
     """
-    shape = start.shape or ()
-    classes = int(np.prod([d for d in shape[1:] if isinstance(d, int)], dtype=np.int64)) if question.batched else 0
-    static = question.batched and all(isinstance(d, int) for d in shape[1:])
+    shape, each = start.shape, question.sample_shape
     rows = scores(op, question, start)
-    if static:
+    if shape is not None and all(isinstance(d, int) for d in each):
+        classes = int(np.prod([d for d in each if isinstance(d, int)], dtype=np.int64))
         index = op.const(np.arange(classes, dtype=np.int64)[None, :])
     else:
         count = op.Squeeze(op.Shape(rows, start=1, end=2), [0])
         index = op.Unsqueeze(op.Range(0, count, 1), [0])
     hot = op.Cast(op.Equal(index, op.Unsqueeze(chosen, [1])), to=signal_type(start))
-    if len(shape) != 2 or not question.batched:
+    if shape is None or len(shape) != 2 or not question.batched:
         hot = reshape_like(op, hot, start)
     if question.squash:
         p = op.Softmax(start, axis=question.axis)

@@ -32,11 +32,13 @@ def plan(
     input: str | None = None,
     output: str | None = None,
     score: str = "logit",
+    batched: bool | None = None,
+    layout: str | None = None,
 ) -> Plan:
     """Which rule crosses which node, and why; nothing is emitted. ``print(plan(...))`` shows the table. Raises as ``convert``."""
     proto = load_model(model)
     refuse_converted(proto)
-    question = ask(prepare(proto, known).model, input, output, score)
+    question = ask(prepare(proto, known).model, input, output, score, batched=batched, layout=layout)
     chosen = get_method(method)
     return plan_of(question, chosen.bound(chosen.settle({})))
 

@@ -14,8 +14,9 @@ from onnxsal.engine.reach import reach
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute
-from onnxsal.methods.layout import Picture, layouts
-from onnxsal.methods.question import Question, image_axes
+from onnxsal.methods.layout import layouts
+from onnxsal.methods.picture import Picture
+from onnxsal.methods.question import Question
 from onnxsal.ops.registry import spec_of
 
 _TRAILING = frozenset({"MaxPool", "AveragePool", "LpPool", "Dropout", "Identity", "Cast"})
@@ -81,7 +82,7 @@ class Layers:
     def found(self) -> dict[str, Layer]:
         """By tensor name, in forward order."""
         question, layers = self.question, {}
-        if image_axes(question.x.shape) is None:
+        if question.picture is None:
             return {}
         steps = [Step(n, spec.family if (spec := spec_of(n)) else "", RULES["gradient"], {}, "") for n in self.path]
         meaning = layouts(question, steps)

@@ -13,16 +13,8 @@ from onnxsal.engine.plan import Step
 from onnxsal.graph import NodeView, Value
 from onnxsal.graph.helpers import axes_of
 from onnxsal.graph.infer import Dim, Shape, Types, infer, without_weights
-from onnxsal.methods.question import Question, image_axes
-
-Picture = tuple[int, int, int]
-"""The axes of channels, height and width."""
-
-_CHANNELS_FIRST = frozenset(
-    {"Conv", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"}
-    | {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "DepthToSpace", "SpaceToDepth", "GridSample"}
-)
-"""Operators that the standard defines on [N, C, H, W]."""
+from onnxsal.methods.picture import CHANNELS_FIRST, Picture
+from onnxsal.methods.question import Question
 
 _KEEP_AXES = frozenset(
     {"activation", "elementwise", "add", "product", "select", "normalization", "softmax", "reduction", "max_pool", "average_pool"}
@@ -82,7 +74,7 @@ def _with_batch(proto: onnx.ModelProto, symbol: str, size: int) -> onnx.ModelPro
 
 def _forward(question: Question, steps: Iterable[Step], types: Types, size: Dim) -> dict[str, Layout]:
     x = question.x
-    found = {x.name: Layout(0 if x.shape and question.batched else None, True, image_axes(x.shape))}
+    found = {x.name: Layout(0 if x.shape and question.batched else None, True, question.picture)}
 
     def value(name: str) -> Value:
         return Value(name, *types.get(name, (0, None)))
@@ -137,7 +129,7 @@ def _follow(step: Step, i: int, inputs: Sequence[Value], axis: int | None, y: Va
         return None if not axes or axis in axes else axis - sum(a < axis for a in axes)
     if node.op_type in ("MatMul", "Gemm") and i < 2:
         return _after_product(node, i, axis, source.rank, inputs[1 - i].shape, y.rank)
-    if step.family in _KEEP_AXES or node.op_type in _MOVE_WITHIN_AXES or node.op_type in _CHANNELS_FIRST:
+    if step.family in _KEEP_AXES or node.op_type in _MOVE_WITHIN_AXES or node.op_type in CHANNELS_FIRST:
         return axis + shift if shift >= 0 else None
     return axis if axis == 0 and not shift and shape[0] == (source.shape or (None,))[0] is not None else None
 
@@ -188,7 +180,7 @@ def _picture(step: Step, i: int, inputs: Sequence[Value], picture: Picture | Non
     node, source = step.node, inputs[i]
     if y.rank != 4:
         return None
-    if node.op_type in _CHANNELS_FIRST:
+    if node.op_type in CHANNELS_FIRST:
         return (1, 2, 3)
     if picture is None or source.rank != 4:
         return None

@@ -6,7 +6,6 @@ from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, dim_of, shape_of
 from onnxsal.methods.build import Build
-from onnxsal.methods.question import image_axes
 
 _FLAT = 1e-6
 """A map whose values differ by less than this share of their size says nothing about places."""
@@ -14,7 +13,7 @@ _FLAT = 1e-6
 
 def picture_axes(build: Build) -> tuple[int, int, int]:
     """(channel, height, width) axes of the explained input, which must be a picture."""
-    axes = image_axes(build.question.x.shape)
+    axes = build.question.picture
     if axes is None:
         x = build.question.x
         shape = "an unknown shape" if x.shape is None else f"shape {list(x.shape)}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
+from onnxsal.engine.reach import reach
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.graph import FLOATS, Model, NodeView, Value
+from onnxsal.graph.infer import Shape
+from onnxsal.graph.part import needed_names
+from onnxsal.methods.picture import Picture, picture_of
+from onnxsal.methods.samples import sample_inputs, shape_text
 from onnxsal.ops.bounds import bounds_of
 from onnxsal.passes.cut_softmax import class_axis, final_squashing, logits_of, looks_squashed
 
@@ -20,7 +24,8 @@ class Question:
     """Explain ``start`` (the tensor of scores, one row per sample) at ``x``.
 
     ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none), ``axis`` where its classes lie;
-    ``doubt`` is a reason to read the maps with care ('' = none).
+    ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture`` are the axes
+    of channels, height and width of an explained picture; ``doubt`` is a reason to read the maps with care ('' = none).
     """
 
     model: Model
@@ -31,17 +36,19 @@ class Question:
     squash: str = ""
     axis: int = 1
     cut: NodeView | None = None
+    samples: tuple[str, ...] = ()
+    picture: Picture | None = None
     doubt: str = ""
 
     @property
     def batched(self) -> bool:
         """Whether axis 0 of the scores counts samples; otherwise the whole output is one sample."""
-        x, start = self.x.shape, self.start.shape
-        if not start or (x is not None and not x):
-            return False
-        if x is None or not x or not isinstance(x[0], int) or not isinstance(start[0], int):
-            return True
-        return x[0] == start[0]
+        return bool(self.samples)
+
+    @property
+    def sample_shape(self) -> Shape:
+        """The shape of one sample's scores (nothing, where not even the rank is known)."""
+        return (self.start.shape or ())[1 if self.batched else 0 :]
 
     @property
     def fixed_batch(self) -> bool:
@@ -49,13 +56,22 @@ class Question:
         return self.x.shape is not None and len(self.x.shape) > 0 and isinstance(self.x.shape[0], int)
 
 
-def ask(model: Model, input: str | None = None, output: str | None = None, score: str = "logit") -> Question:
-    """The question for a model: its one floating-point input unless ``input`` names another tensor, its first
-    floating-point output unless ``output`` names one, and what of it is explained.
+def ask(
+    model: Model,
+    input: str | None = None,
+    output: str | None = None,
+    score: str = "logit",
+    *,
+    batched: bool | None = None,
+    layout: str | None = None,
+) -> Question:
+    """The question for a model: its one floating-point input unless ``input`` names another tensor, its one floating-point output
+    that depends on it unless ``output`` names one, and what of it is explained.
 
     ``score``: ``"logit"`` cuts a final Softmax, LogSoftmax or Sigmoid (a probability made otherwise is taken as it is, with a
-    ``doubt``); ``"probability"`` keeps it, or adds a Softmax where the
-    model has none; ``"raw"`` takes the output as it is. Raises ``TargetError`` where the choice is unknown or not unique.
+    ``doubt``); ``"probability"`` keeps it, or adds a Softmax where the model has none; ``"raw"`` takes the output as it is. ``batched``
+    says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where the model does not tell. Raises
+    ``TargetError`` where a choice is unknown or not unique.
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
@@ -63,23 +79,45 @@ def ask(model: Model, input: str | None = None, output: str | None = None, score
         if named is not None and not isinstance(named, str):
             raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
     x = model.value(_input(model, input))
-    name = _output(model, output)
-    last = final_squashing(model, name)
-    squashed = last.op_type != "LogSoftmax" if last is not None else score != "raw" and _is_probability(model, name)
-    if score == "raw" or (score == "probability" and squashed):
-        return Question(model, x, name, model.value(name), score)
-    if last is None and squashed:
-        why = f"output '{name}' is a probability whose logits were not found, so it is explained as it is (score 'raw')"
-        return Question(model, x, name, model.value(name), "raw", doubt=f"{why}: close to 0 and 1 its gradient vanishes")
-    start = model.value(name if last is None else logits_of(model, name, last))
-    axis = class_axis(model, name, last) if last is not None else 1 if start.shape is None or len(start.shape) > 1 else 0
-    return Question(model, x, name, start, score, squash="" if score == "logit" else "Softmax", axis=axis, cut=last)
+    name = _output(model, output, x, score)
+    start, last, doubt = _start(model, name, score)
+    samples = sample_inputs(model, x, start, batched)
+    squash = "Softmax" if score == "probability" and (last is not None or not _squashed(model, name)) else ""
+    question = Question(model, x, name, start, "raw" if doubt else score, squash, 1, last, samples, picture_of(model, x, layout), doubt)
+    if squash and start.shape is not None and all(d == 1 for d in question.sample_shape):
+        raise TargetError(
+            f"score='probability': '{start.name}' holds one score per sample, and a Softmax over one class is 1 whatever the input. "
+            "Explain the logit, or the output as it is (raw)."
+        )
+    return replace(question, axis=_axis(question))
 
 
-def _is_probability(model: Model, output: str) -> bool:
-    """Whether the output ends in a Softmax written in parts, or cannot leave 0..1."""
+def _start(model: Model, output: str, score: str) -> tuple[Value, NodeView | None, str]:
+    """The tensor that holds the scores, the node that is cut off behind it, and what is doubtful about it."""
+    last = final_squashing(model, output)
+    if score == "raw" or (score == "probability" and _squashed(model, output)):
+        return model.value(output), None, ""
+    if last is None and _squashed(model, output):
+        why = f"output '{output}' is a probability whose logits were not found, so it is explained as it is (score 'raw')"
+        return model.value(output), None, f"{why}: close to 0 and 1 its gradient vanishes"
+    return model.value(output if last is None else logits_of(model, output, last)), last, ""
+
+
+def _squashed(model: Model, output: str) -> bool:
+    """Whether the output is a probability: it ends in a Softmax or Sigmoid, whole or written in parts, or cannot leave 0..1."""
+    last = final_squashing(model, output)
     low, high = bounds_of(model, output)
-    return looks_squashed(model, output) or (low >= 0 and high <= 1)
+    return last.op_type != "LogSoftmax" if last is not None else looks_squashed(model, output) or (low >= 0 and high <= 1)
+
+
+def _axis(question: Question) -> int:
+    """The axis of the scores that counts classes: what the final Softmax works on, else the first one of a sample."""
+    if question.cut is not None:
+        return class_axis(question.model, question.output, question.cut)
+    if question.batched:
+        return 1
+    sizes = question.start.shape or (None,)
+    return len(sizes) - 1 if len(sizes) < 3 else next((a for a, d in enumerate(sizes) if d != 1), 0)
 
 
 def _input(model: Model, name: str | None) -> str:
@@ -98,18 +136,23 @@ def _input(model: Model, name: str | None) -> str:
         )
     if name not in model.types:
         raise TargetError(f"the model has no tensor '{name}'{near_miss(name, model.types)}; its inputs: {', '.join(model.input_names)}.")
+    if name in model.initializers or not varying(model, name):
+        raise TargetError(
+            f"tensor '{name}' is a constant of the model, the same for all samples, so it is no input to explain. "
+            "For the derivative by a weight use vjp(model, wrt=...)."
+        )
     if model.value(name).dtype not in FLOATS:
         hint = f" For this model: {', '.join(embeddings(model))}." if embeddings(model) else ""
         raise TargetError(f"tensor '{name}' is {_type_name(model.value(name))}, which has no gradient; name a floating-point tensor.{hint}")
     return name
 
 
-def _output(model: Model, name: str | None) -> str:
+def _output(model: Model, name: str | None, x: Value, score: str) -> str:
     floats = [n for n in model.output_names if model.value(n).dtype in FLOATS]
     if name is None:
         if not floats:
             raise TargetError(f"the model has no floating-point output to explain; its outputs: {', '.join(model.output_names)}.")
-        return floats[0]
+        return _only(model, floats, x, score)
     if name not in model.types:
         raise TargetError(
             f"the model has no output '{name}'{near_miss(name, model.output_names)}; its outputs: {', '.join(model.output_names)}."
@@ -119,6 +162,20 @@ def _output(model: Model, name: str | None) -> str:
             f"output '{name}' is {_type_name(model.value(name))}; a score must be floating point. Known: {', '.join(floats)}."
         )
     return name
+
+
+def _only(model: Model, floats: list[str], x: Value, score: str) -> str:
+    """The one floating-point output that depends on the explained tensor; several that start from the same scores count as one."""
+    reached = [n for n in floats if len(floats) > 1 and reach(model, [x.name], [n]).path] or floats
+    if len({_start(model, n, score)[0].name for n in reached}) > 1:
+        listing = ", ".join(f"'{n}' {shape_text(model.value(n).shape)}" for n in reached)
+        raise TargetError(f"the model has {len(reached)} floating-point outputs ({listing}); name the one to explain: --output.")
+    return reached[0]
+
+
+def varying(model: Model, name: str) -> bool:
+    """Whether a tensor depends on what the model is fed with."""
+    return bool(needed_names(model.proto, [name]).intersection(model.input_names))
 
 
 def embeddings(model: Model) -> list[str]:
@@ -133,15 +190,3 @@ def embeddings(model: Model) -> list[str]:
 def _type_name(value: Value) -> str:
     known = value.dtype in TensorProto.DataType.values()
     return str(TensorProto.DataType.Name(value.dtype)).lower() if known else f"of the unknown type {value.dtype}"
-
-
-def image_axes(shape: Sequence[object] | None) -> tuple[int, int, int] | None:
-    """(channel, height, width) axes of an image tensor [N, C, H, W] or [N, H, W, C]; ``None`` if it is not an image.
-
-    A picture has 1, 3 or 4 channels; where neither axis says so, a rank-4 tensor is taken as [N, C, H, W].
-    """
-    if shape is None or len(shape) != 4:
-        return None
-    if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
-        return 3, 1, 2
-    return 1, 2, 3

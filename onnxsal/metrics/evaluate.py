@@ -17,7 +17,6 @@ from onnxsal.errors import InputError, MethodError, ModelError, PlanError, Targe
 from onnxsal.explainer import Explainer
 from onnxsal.graph.load import Source
 from onnxsal.methods.convert import model_sha256
-from onnxsal.methods.question import image_axes
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
 from onnxsal.metrics.dataset import open_dataset
 from onnxsal.metrics.evaluation import Evaluation, Row, Way
@@ -65,7 +64,8 @@ def evaluate(
     black, white, layer). A method that cannot explain the model is listed as refused; if all are, ``PlanError`` says why.
     """
     settings = settings or Settings()
-    scorer = Scorer(model, input=options.get("input"), output=options.get("output"), providers=providers, batch_size=batch_size)
+    asked = {key: options.get(key) for key in ("input", "output", "batched", "layout")}
+    scorer = Scorer(model, **asked, providers=providers, batch_size=batch_size)
     if not isinstance(data, Dataset):
         data = open_dataset(data, scorer.session.inputs[0], preprocess, labels, masks)
     if samples is not None:
@@ -75,7 +75,7 @@ def evaluate(
         options = {"black": preprocess.black(), "white": preprocess.white(), **options}
     _check(measures, data, settings, target, options.get("black"))
     ways = [w if isinstance(w, Way) else Way(w, w) for w in methods]
-    picture = image_axes(scorer.question.x.shape) is not None
+    picture = scorer.question.picture is not None
     ways = [*ways, *(Way(name) for name in BASELINES if picture or name == "random")]
     if len({w.name for w in ways}) < len(ways):
         raise MethodError(f"methods {', '.join(w.name for w in ways)}: two have one name. Name each once, and no method like a baseline.")

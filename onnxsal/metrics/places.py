@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxsal.errors import InputError
 from onnxsal.explainer import Explanation
-from onnxsal.methods.question import image_axes
+from onnxsal.methods.picture import Picture, image_axes
 from onnxsal.metrics.libraries import library
 
 Maps = np.ndarray | Explanation
@@ -50,9 +49,9 @@ class Places:
         return tuple(a for a in range(1, array.ndim) if a != self.channel)
 
 
-def places_of(x: np.ndarray, declared: Sequence[object] | None = None) -> Places:
-    """The places of a batch ``x``; ``declared`` is the shape that the model declares, which tells NCHW from NHWC."""
-    axes = image_axes(declared if declared is not None and len(declared) == x.ndim else x.shape)
+def places_of(x: np.ndarray, picture: Picture | None = None) -> Places:
+    """The places of a batch ``x``; ``picture`` are its axes of channels, height and width, where the model tells them."""
+    axes = picture if picture is not None and x.ndim == 4 else image_axes(x.shape)
     if axes is None:
         return Places(x.shape[1:], None)
     channel, height, width = axes

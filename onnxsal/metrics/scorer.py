@@ -13,7 +13,7 @@ from onnxsal.errors import InputError, TargetError
 from onnxsal.explainer import Explainer, Target
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
-from onnxsal.graph.model import captured
+from onnxsal.graph.part import needed_names
 from onnxsal.methods.adopt import original_outputs
 from onnxsal.methods.convert import METADATA, target_index
 from onnxsal.methods.question import Question, ask
@@ -37,13 +37,7 @@ def forward_model(explainer: Explainer) -> onnx.ModelProto:
 
 def needed(proto: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
     """The part of a model that computes some of its outputs."""
-    reads = {o: [*filter(None, n.input), *captured(n)] for n in proto.graph.node for o in n.output if o}
-    used, todo = set[str](), list(outputs)
-    while todo:
-        name = todo.pop()
-        if name not in used:
-            used.add(name)
-            todo += reads.get(name, [])
+    used = needed_names(proto, outputs)
     part = onnx.ModelProto()
     for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version"):
         setattr(part, field, getattr(proto, field))
@@ -76,12 +70,16 @@ class Scorer:
         *,
         input: str | None = None,
         output: str | None = None,
+        batched: bool | None = None,
+        layout: str | None = None,
         providers: Providers = None,
         batch_size: int | None = None,
     ) -> None:
         proto = load_model(model)
         plain = Model(proto)
-        self.question: Question = ask(Model(proto) if order_logits(plain) else plain, input, output, "logit")
+        self.question: Question = ask(
+            Model(proto) if order_logits(plain) else plain, input, output, "logit", batched=batched, layout=layout
+        )
         if not self.question.batched:
             raise TargetError(f"output '{self.question.output}' has no batch axis, so its scores do not belong to samples one by one.")
         start = self.question.start
@@ -98,7 +96,7 @@ class Scorer:
 
     def places(self, x: np.ndarray) -> Places:
         """Where the pictures ``x`` can be changed."""
-        return places_of(x, self.question.x.shape)
+        return places_of(x, self.question.picture)
 
     def targets(self, x: np.ndarray, target: Target = None) -> np.ndarray:
         """One class per sample, int64 [N]: the given ones, or the predicted ones (also where -1 is given)."""

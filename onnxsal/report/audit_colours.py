@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxsal.methods.question import image_axes
+from onnxsal.methods.picture import image_axes
 from onnxsal.metrics.record import Line
 from onnxsal.metrics.samples import Sample
 from onnxsal.metrics.scorer import Scorer
@@ -30,7 +30,7 @@ def colour_facts(group: Sequence[Sample], x: np.ndarray, scores: np.ndarray, sco
 
     ``entropy`` is that of the probabilities, in nats: how undecided the answer is.
     """
-    axes = image_axes(scorer.question.x.shape) or image_axes(x.shape)
+    axes = scorer.question.picture or image_axes(x.shape)
     pixels = [s.picture for s in group]
     if how is not None and how.depth == 3 and all(p is not None for p in pixels):
         seen = np.stack([p for p in pixels if p is not None])

@@ -19,7 +19,7 @@ from onnxsal.errors import InputError, MethodError, ModelError, PlanError, Targe
 from onnxsal.explainer import Explainer, Explanation
 from onnxsal.graph.load import Source
 from onnxsal.methods.convert import model_sha256
-from onnxsal.methods.question import image_axes
+from onnxsal.methods.picture import image_axes
 from onnxsal.metrics.evaluation import Way
 from onnxsal.metrics.record import Line, Record
 from onnxsal.metrics.samples import Dataset, Sample
@@ -321,7 +321,7 @@ def picture_of(sample: Sample, scorer: Scorer) -> np.ndarray:
     """What the model sees, as RGB bytes [H, W, 3]; an array without known preprocessing is stretched to the range of bytes."""
     if sample.picture is not None:
         return sample.picture
-    axes = image_axes(scorer.question.x.shape) or image_axes(sample.x.shape)
+    axes = scorer.question.picture or image_axes(sample.x.shape)
     if axes is None or sample.x.ndim != 4:
         raise InputError("the input is no picture [N, C, H, W] or [N, H, W, C]")
     values = np.moveaxis(sample.x, axes[0], -1)[0].astype(np.float64)
