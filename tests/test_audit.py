@@ -20,7 +20,7 @@ from onnxsal.cli import app
 from onnxsal.errors import InputError
 from onnxsal.metrics.evaluation import Way
 from onnxsal.report.audit import Asked, Audit, audit
-from onnxsal.report.audit_gate import read_limits
+from onnxsal.report.audit_gate import Limit, broken_limits, read_limits
 from onnxsal.report.audit_layers import dequantised
 from onnxsal.report.audit_look import GRID, cell_shares, data_uri, rim_share
 from onnxsal.report.audit_marks import place_name
@@ -141,6 +141,20 @@ def test_a_gate_on_relevance_that_does_not_reach_the_input(place: Path, tmp_path
     assert lost["broken"]
     assert lost["method"] == "lrp_epsilon"
     assert lost["value"] == worst > 0.01
+
+
+@pytest.mark.parametrize("residuals", [[1e-7, float("nan")], [float("nan"), 1e-7], [1e-7, None], [None, 1e-7]])
+def test_one_picture_without_a_number_breaks_a_limit(residuals: list[float | None]):
+    """Whatever the order of the pictures; a method that obeys no law (``None`` everywhere) has nothing to break."""
+    pictures = [{"maps": {"fullgrad": {"residual": r}, "gradcam": {"residual": None}}} for r in residuals]
+    facts = {"pictures": pictures, "against": None, "accuracy": None}
+    (told,) = broken_limits([Limit("residual>1e-3", "residual", None, ">", 1e-3)], facts)
+    assert told["broken"]
+    assert told["value"] is None
+    assert "was not measured for fullgrad" in told["text"]
+    assert not broken_limits([Limit("", "residual", None, ">", 1e-3)], {**facts, "pictures": [{"maps": {"fullgrad": {"residual": 0.0}}}]})[
+        0
+    ]["broken"]
 
 
 def test_a_limit_that_could_not_be_measured_is_broken(place: Path, tmp_path: Path):

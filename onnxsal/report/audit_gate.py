@@ -81,9 +81,13 @@ def broken_limits(limits: Sequence[Limit], facts: Mapping[str, Any]) -> list[dic
     for limit in limits:
         values = _values(limit, facts)
         worst = max if limit.sign in (">", ">=") else min
-        method, value = worst(values.items(), key=lambda item: item[1]) if values else (None, None)
-        broken = value is None or SIGNS[limit.sign](value, limit.value)
-        words = "was not measured, so nobody knows" if value is None else f"is {value:.4g}" + (f" for {method}" if method else "")
+        unknown = [(k, v) for k, v in values.items() if np.isnan(v)]
+        method, value = (unknown or [worst(values.items(), key=lambda item: item[1])])[0] if values else (None, None)
+        told_of = f" for {method}" if method else ""
+        if value is None or np.isnan(value):
+            words, value, broken = f"was not measured{told_of if unknown else ''}, so nobody knows", None, True
+        else:
+            words, broken = f"is {value:.4g}{told_of}", SIGNS[limit.sign](value, limit.value)
         told.append(
             {
                 "limit": limit.text,
@@ -98,7 +102,7 @@ def broken_limits(limits: Sequence[Limit], facts: Mapping[str, Any]) -> list[dic
 
 
 def _values(limit: Limit, facts: Mapping[str, Any]) -> dict[str, float]:
-    found = {k: v for k, v in _all_values(limit.name, facts).items() if v is not None and not np.isnan(v)}
+    found = {k: v for k, v in _all_values(limit.name, facts).items() if v is not None}
     return found if limit.method is None else {k: v for k, v in found.items() if k == limit.method}
 
 
@@ -121,13 +125,17 @@ def _all_values(name: str, facts: Mapping[str, Any]) -> dict[str, float | None]:
     if name == "randomisation":
         return {r["method"]: r["spearman"][-1] if r["spearman"] else None for r in facts["sanity"]}
     if name in ("residual", "unreached"):
-        rows: dict[str, list[float]] = {}
+        rows: dict[str, list[float | None]] = {}
         for picture in facts["pictures"]:
             for method, one in picture["maps"].items():
-                if name == "residual" and one["residual"] is not None:
-                    rows.setdefault(method, []).append(one["residual"])
-                if name == "unreached" and one["reached"] is not None:
-                    rows.setdefault(method, []).append(abs(1 - one["reached"]))
-        return {k: max(v) for k, v in rows.items()}
+                value = one["residual" if name == "residual" else "reached"]
+                rows.setdefault(method, []).append(value if value is None or name == "residual" else abs(1 - value))
+        return {k: _largest(v) for k, v in rows.items()}
     methods = {m["name"] for m in facts["methods"]}
     return {r["method"]: r["mean"] for r in facts["metrics"] if r["metric"] == name and r["method"] in methods}
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    """NaN where a method that obeys a law has a picture without a number; ``None`` of a method that obeys none."""
+    known = [v for v in values if v is not None]
+    return (max(known) if len(known) == len(values) and not np.isnan(known).any() else float("nan")) if known else None
