@@ -16,7 +16,7 @@ from onnxsal.backward.padding import present
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import ones_like, unbroadcast
+from onnxsal.graph.helpers import add_up, ones_like, unbroadcast
 from onnxsal.ops.bounds import is_relu
 from onnxsal.ops.registry import vjp
 
@@ -119,13 +119,6 @@ def _shaped(value: Value, affine: Affine) -> Value:
     return Value(value.name, 0, affine.a.shape)
 
 
-def _sum(op: Emit, parts: Sequence[Value]) -> Value:
-    total = parts[0]
-    for part in parts[1:]:
-        total = op.Add(total, part)
-    return total
-
-
 @rule("alpha_beta", families=WEIGHTED, vanishes=_by_input)
 def alpha_beta(op: Emit, node: NodeView, dys: Signals, *, alpha: float = 2.0, beta: float = 1.0, bias: str = "absorb") -> Signals:
     """R_i = alpha (x+ w+ + x- w-)_i R / S+ - beta (x+ w- + x- w+)_i R / S-, with alpha - beta = 1; b+ counts in S+, b- in S-."""
@@ -143,7 +136,7 @@ def alpha_beta(op: Emit, node: NodeView, dys: Signals, *, alpha: float = 2.0, be
     if beta:
         low = None if shift is None else op.Min(shift, 0.0)
         parts.append(step(op, affine, Part(_terms(plus, minus, down, lambda: up), _scaled(op, r, -beta), low, sign=-1)))
-    return _to(affine, _sum(op, parts))
+    return _to(affine, add_up(op, parts))
 
 
 def _scaled(op: Emit, r: Value, factor: float) -> Value:
@@ -185,7 +178,7 @@ def gamma(op: Emit, node: NodeView, dys: Signals, *, gamma: float = 0.25, bias: 
         if shift is not None:
             favoured = op.Add(shift, op.Mul(op.Relu(shift) if sign > 0 else op.Min(shift, 0.0), float(gamma)))
         parts.append(step(op, affine, Part(terms, here, favoured)))
-    return _to(affine, _sum(op, parts))
+    return _to(affine, add_up(op, parts))
 
 
 @rule("wplus", families=WEIGHTED)

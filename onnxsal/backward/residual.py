@@ -10,7 +10,7 @@ from onnxsal.backward.affine import book_of
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, Model, NodeView, Value
-from onnxsal.graph.helpers import signed_epsilon, unbroadcast
+from onnxsal.graph.helpers import add_up, signed_epsilon, unbroadcast
 from onnxsal.ops.bounds import bounds_of
 from onnxsal.ops.registry import spec_of, vjp
 
@@ -62,13 +62,13 @@ def _shares(op: Emit, node: NodeView, r: Value, takers: list[int], how: str, eps
         return dict.fromkeys(takers, part)
     values = {i: op.Neg(node.input(i)) if node.op_type == "Sub" and i == 1 else node.input(i) for i in takers}
     if how == "signed":
-        total = _sum(op, list(values.values()))
+        total = add_up(op, list(values.values()))
         added = signed_epsilon(op, total, epsilon)
         s = op.Div(r, op.Add(total, added))
         _leak(op, s, added)
         return {i: op.Mul(v, s) for i, v in values.items()}
     sizes = {i: op.Add(_magnitude(op, node, i), SMALLEST) for i in takers}
-    total = _sum(op, list(sizes.values()))
+    total = add_up(op, list(sizes.values()))
     *others, last = takers
     shares = {i: op.Mul(r, op.Div(sizes[i], total)) for i in others}
     rest = r
@@ -88,13 +88,6 @@ def _magnitude(op: Emit, node: NodeView, i: int) -> Value:
     """|x_i|, which is x_i itself where it is never negative."""
     x = node.input(i)
     return x if bounds_of(node.model, x.name)[0] >= 0 else op.Abs(x)
-
-
-def _sum(op: Emit, parts: Sequence[Value]) -> Value:
-    total = parts[0]
-    for part in parts[1:]:
-        total = op.Add(total, part)
-    return total
 
 
 def identity_operands(node: NodeView, active: Sequence[int]) -> list[int]:

@@ -106,11 +106,11 @@ def channel_sum(op: Emit, value: Value, shape: Shape | None, weight: Value | Non
     return op.Reshape(flat, target or op.Concat(op.Shape(value, end=1), [1], op.Shape(value, start=2), axis=0))
 
 
-def add_up(op: Emit, parts: Sequence[Value]) -> Value | None:
-    """The sum of tensors of one shape; ``None`` of none."""
-    if not parts:
-        return None
-    return parts[0] if len(parts) == 1 else op.Sum(*parts)
+def add_up(op: Emit, parts: Sequence[Value]) -> Value:
+    """The sum of tensors of one shape, of which there is at least one."""
+    if len(parts) < 3:
+        return parts[0] if len(parts) == 1 else op.Add(*parts)
+    return op.Sum(*parts)
 
 
 def columns(op: Emit, first: Value, *others: Value | None) -> Value:

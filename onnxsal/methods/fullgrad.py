@@ -163,14 +163,15 @@ def fullgrad(build: Build) -> Result:
     attribution, terms, seed = _decompose(build)
     own = build.sum_per_sample(attribution)
     sums = [(t.site, term_sum(build, t)) for t in terms]
-    explicit = add_up(op, [s for site, s in sums if site.explicit])
+    of_constants = [s for site, s in sums if site.explicit]
+    explicit = add_up(op, of_constants) if of_constants else None
     implicit = [s for site, s in sums if not site.explicit]
     if question.squash:
         at_start = build.sum_of_scores(op.Mul(seed, question.start))
         implicit.append(op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype)))
-    rest = add_up(op, implicit)
+    rest = add_up(op, implicit) if implicit else None
     parts = [p for p in (own, explicit, rest) if p is not None]
-    residual = build.relative_error(add_up(op, parts) or own, build.head.score)
+    residual = build.relative_error(add_up(op, parts), build.head.score)
     build.component("fullgrad/shares", lambda: columns(op, own, explicit, rest), 2)
     total = _paint(build, attribution, terms, with_bias=True)
     for site, value in reversed(sums):
@@ -305,9 +306,9 @@ def _add_layers(build: Build, brush: Painter, start: Value, layers: Sequence[tup
     parts = [start]
     for group in groups.values():
         site = group[0][0]
-        parts.append(brush.enlarge(add_up(op, [small for _, small in group]) or start, site))
+        parts.append(brush.enlarge(add_up(op, [small for _, small in group]), site))
         build.component(f"fullgrad/{site.name}", partial(Value, parts[-1].name), 3)
-    return add_up(op, parts) or start
+    return add_up(op, parts)
 
 
 # ----- over noisy copies -----

@@ -109,4 +109,4 @@ def _meeting(cuts: Cuts, names: list[str], book: Book) -> Visit:
 
 def _total(op: Emit, entries: list[tuple[Value, int]]) -> Value | None:
     """The sum of entries of the book."""
-    return add_up(op, [recast(op, value, kind, op.dtype) for value, kind in entries])
+    return add_up(op, [recast(op, value, kind, op.dtype) for value, kind in entries]) if entries else None
