@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.lib.stride_tricks import sliding_window_view
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_max_pool import MaxPool as OnnxMaxPool
 
 from onnxsal.ops.registry import Case, OpSpec
 from tests.recurrent_oracle import GRU, LSTM, RNN
@@ -93,6 +95,46 @@ class MeanVarianceNormalization(OpRun):
         return (centred / (np.sqrt((centred**2).mean(tuple(axes), keepdims=True)) + 1e-9),)
 
 
+class LpNormalization(OpRun):
+    """As the standard says; onnx's own evaluator sums x where it should sum |x| (p = 1)."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, axis: int, p: int) -> tuple[np.ndarray]:
+        norm = np.linalg.norm(x, p, axis, keepdims=True)
+        return (np.divide(x, norm, out=np.zeros_like(x), where=norm != 0),)
+
+
+class MaxPool(OnnxMaxPool):
+    """With the indices of the largest elements; those of onnx's own evaluator are wrong where the kernel is not square."""
+
+    def _run(self, x: np.ndarray, **attributes: Any) -> tuple[np.ndarray, ...]:
+        given = {k: v for k, v in attributes.items() if v is not None}
+        if len(self.onnx_node.output) < 2:
+            return super()._run(x, **attributes)
+        assert given.get("auto_pad", "NOTSET") == "NOTSET"
+        assert not given.get("storage_order")
+        kernel, rank = given["kernel_shape"], len(given["kernel_shape"])
+        strides, dilations = (given.get(name, [1] * rank) for name in ("strides", "dilations"))
+        pads = given.get("pads", [0] * 2 * rank)
+        extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+        rounded = math.ceil if given.get("ceil_mode") else math.floor
+        count = [rounded((x.shape[2 + i] + pads[i] + pads[rank + i] - extent[i]) / strides[i]) + 1 for i in range(rank)]
+        room = [(0, 0), (0, 0), *((pads[i], pads[rank + i] + strides[i]) for i in range(rank))]
+        picked = tuple(slice(0, (n - 1) * s + 1, s) for n, s in zip(count, strides, strict=True))
+        inside = tuple(slice(None, None, d) for d in dilations)
+
+        def windows(array: np.ndarray, value: float) -> np.ndarray:
+            padded = np.pad(array, room, constant_values=value)
+            seen = sliding_window_view(padded, extent, tuple(range(2, 2 + rank)))[(..., *picked, *[slice(None)] * rank)]
+            return seen[(..., *inside)].reshape(*x.shape[:2], *count, -1)
+
+        values = windows(x, -np.inf)
+        first = values.argmax(-1)[..., None]
+        both = values, windows(np.arange(x.size).reshape(x.shape), 0)
+        return tuple(np.take_along_axis(a, first, -1)[..., 0] for a in both)
+
+
 class Erf(OpRun):
     """In the type of x; onnx's own evaluator computes in float32."""
 
@@ -115,7 +157,10 @@ class Evaluator(ReferenceEvaluator):
     """ONNX's reference evaluator with the operators above, also inside function bodies (which it builds by its own class)."""
 
     def __init__(self, proto: Any, **options: Any) -> None:
-        super().__init__(proto, **options | {"new_ops": [LRN, MeanVarianceNormalization, Erf, Shrink, RNN, GRU, LSTM, *WINDOWS]})
+        super().__init__(
+            proto,
+            **options | {"new_ops": [LRN, LpNormalization, MaxPool, MeanVarianceNormalization, Erf, Shrink, RNN, GRU, LSTM, *WINDOWS]},
+        )
 
 
 def run(model: onnx.ModelProto, feed: Feed, optimise: bool = False) -> dict[str, np.ndarray]:

@@ -150,6 +150,13 @@ def test_a_power_whose_exponent_has_another_type(base: type, exponent: type) -> 
 # ----- dropout -----
 
 
+@pytest.mark.parametrize("slope", [(2, 1), (2, 1, 3)])
+def test_a_slope_that_would_stretch_x(slope: tuple[int, ...]) -> None:
+    """ONNX Runtime runs it, against the standard; the shape that is inferred for y is then wrong."""
+    with pytest.raises(UnsupportedError, match="does not stretch to x"):
+        derivative("PRelu", np.ones((1, 3)), np.float32, np.ones(slope))
+
+
 def test_dropout_in_training_needs_the_mask() -> None:
     node = helper.make_node("Dropout", ["x", "ratio", "training"], ["y"])
     with pytest.raises(UnsupportedError, match="mask"):

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -13,7 +14,7 @@ from onnx import helper, numpy_helper
 import onnxsal
 from onnxsal.ops.registry import REGISTRY, Case, OpSpec
 from tests.conformance import in_double
-from tests.oracle import draw, run, session_of
+from tests.oracle import Evaluator, draw, run, session_of
 
 SHAPE = (1, 3, 4, 4)
 """One sample: a drawn operator may well reorder samples, and the law is one of each sample by itself."""
@@ -116,3 +117,23 @@ def test_full_gradient_is_complete_on_any_graph(model: onnx.ModelProto, seed: in
     # The residual is computed in float64; where huge terms cancel, it cannot be smaller than their rounding.
     cancelled = np.abs(shares).max(1) / scale
     assert (found["residual"] <= 1e-9 * np.maximum(1, 1e3 * cancelled)).all(), [n.op_type for n in model.graph.node]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"kernel_shape": [3, 2]},
+        {"kernel_shape": [2, 3], "strides": [2, 1], "pads": [1, 0, 0, 2]},
+        {"kernel_shape": [2, 2], "dilations": [2, 3]},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1]},
+    ],
+)
+def test_the_evaluators_max_pool_is_that_of_onnx_runtime(attributes: dict) -> None:
+    """It stands in for onnx's own, whose indices are wrong where the kernel is not square."""
+    nodes = [helper.make_node("MaxPool", ["x"], ["y", "at"], **attributes)]
+    outputs = [onnx.ValueInfoProto(name=n) for n in ("y", "at")]
+    graph = helper.make_graph(nodes, "pool", [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (2, 3, 7, 6))], outputs)
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 6)).astype(np.float32)
+    for got, wanted in zip(Evaluator(model).run(None, {"x": x}), session_of(model).run(None, {"x": x}), strict=True):
+        np.testing.assert_array_equal(got, wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import mask, unbroadcast
 from onnxsal.ops.registry import case, gradient_of
@@ -37,6 +38,18 @@ def _prelu_bias(op: Emit, node: NodeView) -> Value | None:
     return op.Sub(positive, node.y) if node.want(0) else positive
 
 
+def _check_slope(node: NodeView) -> None:
+    """The standard stretches the slope to x. ONNX Runtime stretches x too; shape inference then states a wrong shape for y."""
+    x, slope = node.x.static, node.input(1).static
+    if x is None or slope is None:
+        return
+    if len(slope) > len(x) or any(s not in (1, d) for s, d in zip(slope[::-1], x[::-1], strict=False)):
+        raise UnsupportedError(
+            f"{node.label}: its slope of shape {list(slope)} does not stretch to x of shape {list(x)}, as the standard asks. "
+            "Give x the larger shape, by an Expand before this node."
+        )
+
+
 @gradient_of(
     "PRelu",
     family="activation",
@@ -45,6 +58,7 @@ def _prelu_bias(op: Emit, node: NodeView) -> Value | None:
 )
 def prelu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy where x > 0, else slope dy; dslope = x dy where x < 0, summed over the axes the slope is stretched along."""
+    _check_slope(node)
     dx = op.Where(op.Greater(node.x, 0.0), dy, op.Mul(dy, node.input(1))) if node.want(0) else None
     if not node.want(1):
         return [dx, None]
