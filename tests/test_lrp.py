@@ -20,7 +20,7 @@ from onnxsal.metrics import Conservation, conservation
 from tests.nets import light
 from tests.oracle import run
 from tests.small_models import double
-from tests.torch_nets import Residual, SubMulAdd, Vit, export, images, mobilenet, net, randomise, resnet18, swapped, vgg
+from tests.torch_nets import Residual, SubMulAdd, Vit, dead_resnet, export, images, mobilenet, net, randomise, swapped, vgg
 
 LITE0 = Path(__file__).parent.parent / "models" / "efficientnet_lite0.onnx"
 RELEVANCE = [name for name, m in onnxsal.methods().items() if m.wrap == "relevance"]
@@ -88,14 +88,7 @@ def test_absorbed_biases_sum_to_the_score_in_single_precision() -> None:
 
 @pytest.mark.parametrize("method", RELEVANCE)
 def test_dead_channels_and_black_pictures_give_finite_maps(method: str) -> None:
-    model = copy.deepcopy(randomise(resnet18(stages=2)))
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data[::2] = 0
-        if isinstance(module, nn.BatchNorm2d):
-            module.bias.data[::2] = 0
-            module.running_mean.data[::2] = 0
-            module.weight.data[::4] = 0
+    model = dead_resnet()
     bounds = {"low": -4.0, "high": 4.0} if "low" in onnxsal.methods()[method].parameters else {}
     for black in (False, True):
         x = images(2).numpy() * np.float32(not black)

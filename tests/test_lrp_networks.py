@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ import onnxsal
 from onnxsal.metrics import Conservation, conservation
 from tests.oracle import run
 from tests.small_models import make, node
-from tests.torch_nets import basic, conv_bn, export, images, net, randomise, resnet18
+from tests.torch_nets import basic, conv_bn, dead_resnet, export, images, net
 
 RELEVANCE = [name for name, m in onnxsal.methods().items() if m.wrap == "relevance"]
 PICTURES = Path(__file__).parent.parent / "models" / "pictures"
@@ -151,15 +150,7 @@ def without_nan(model: onnx.ModelProto, method: str, x: np.ndarray, given: dict[
 @pytest.mark.parametrize("method", RELEVANCE)
 def test_nothing_that_is_not_a_number_leaves_the_graph(method: str) -> None:
     """Dead channels and a black picture beside a bright one, whatever becomes of biases and shortcuts."""
-    network = copy.deepcopy(randomise(resnet18(stages=2)))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.data[::2] = 0
-        if isinstance(module, nn.BatchNorm2d):
-            module.bias.data[::2] = 0
-            module.running_mean.data[::2] = 0
-            module.weight.data[::4] = 0
-    model, x = export(network), images(2).numpy()
+    model, x = export(dead_resnet()), images(2).numpy()
     x[1] = 0
     for given in choices(method):
         without_nan(model, method, x, given)

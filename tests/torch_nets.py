@@ -247,6 +247,19 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def dead_resnet() -> nn.Module:
+    """A small ResNet of which every second channel is dead: weights, biases and running means are 0, every fourth scale too."""
+    network = randomise(resnet18(stages=2))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data[::2] = 0
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data[::2] = 0
+            module.running_mean.data[::2] = 0
+            module.weight.data[::4] = 0
+    return network
+
+
 @cache
 def net(name: str, seed: int = 0) -> nn.Module:
     """A randomised network by name; do not change it."""

@@ -170,10 +170,13 @@ def gamma(op: Emit, node: NodeView, dys: Signals, *, gamma: float = 0.25, bias: 
     plus, minus = _halves(op, affine)
     shift = affine.bias if bias == "absorb" else None
     z, never_below = affine.sum(op)
-    low = None if never_below else op.Less(z, 0.0)
+    sides = [(1, r, _terms(plus, minus, up, lambda: down))]
+    if not never_below:
+        low = op.Less(z, 0.0)
+        above, below = op.Where(low, 0.0, r), op.Where(low, r, 0.0)
+        sides = [(1, above, sides[0][2]), (-1, below, _terms(plus, minus, down, lambda: up))]
     parts = []
-    for sign, terms in ((1, _terms(plus, minus, up, lambda: down)), (-1, _terms(plus, minus, down, lambda: up)))[: 1 if low is None else 2]:
-        here = r if low is None else op.Where(low, 0.0, r) if sign > 0 else op.Where(low, r, 0.0)
+    for sign, here, terms in sides:
         favoured = None
         if shift is not None:
             favoured = op.Add(shift, op.Mul(op.Relu(shift) if sign > 0 else op.Min(shift, 0.0), float(gamma)))

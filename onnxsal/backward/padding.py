@@ -10,9 +10,6 @@ from onnxsal.graph import FLOATS, Emit, Model, NodeView, Value
 from onnxsal.graph.helpers import ones_like, zeros_like
 from onnxsal.ops.registry import spec_of
 
-FILLS = ("Pad", "CenterCropPad", "Concat")
-"""Operators that can put constants beside data."""
-
 ELEMENTWISE = ("Identity", "Cast", "CastLike", "Dropout")
 
 
@@ -59,7 +56,8 @@ def _data(node: NodeView) -> int | None:
 
 
 def _fills(node: NodeView) -> bool:
+    """Whether the node puts constants beside the data."""
     if node.op_type == "Pad":
         pads = node.ints(1, "pads")
         return (node.attr("mode") or "constant") == "constant" and (pads is None or any(p > 0 for p in pads))
-    return node.op_type in FILLS and (node.op_type != "Concat" or len(node.inputs) > 1)
+    return node.op_type == "CenterCropPad" or (node.op_type == "Concat" and len(node.inputs) > 1)

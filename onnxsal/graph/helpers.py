@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -45,6 +46,11 @@ def like_shape(op: Emit, g: Value, like: Value) -> Value:
     if g.static is not None and g.static == like.static:
         return g
     return op.Expand(g, shape_of(op, like))
+
+
+def is_zero(array: np.ndarray[Any, np.dtype[Any]] | None) -> bool:
+    """Whether a constant is known and 0 everywhere."""
+    return array is not None and array.size > 0 and not np.any(array)
 
 
 def zeros_like(op: Emit, value: Value) -> Value:

@@ -22,16 +22,22 @@ def needed_names(proto: onnx.ModelProto, outputs: Collection[str]) -> set[str]:
     return used
 
 
-def part_of(model: Model, outputs: Sequence[str]) -> onnx.ModelProto:
-    """A model of the nodes that ``outputs`` (any tensors) need, with the inputs they need; no declared shape but the inputs' is kept."""
-    whole, used = model.proto.graph, needed_names(model.proto, outputs)
-    part = onnx.ModelProto(ir_version=model.proto.ir_version)
-    part.opset_import.extend(model.proto.opset_import)
-    part.functions.extend(model.proto.functions)
+def cut_out(proto: onnx.ModelProto, used: set[str]) -> onnx.ModelProto:
+    """The nodes that make the tensors ``used``, and the weights among these: a model still without inputs and outputs."""
+    whole, part = proto.graph, onnx.ModelProto(ir_version=proto.ir_version)
+    part.opset_import.extend(proto.opset_import)
+    part.functions.extend(proto.functions)
     part.graph.name = whole.name or "part"
-    part.graph.node.extend(n for n in whole.node if used.intersection(n.output))
+    part.graph.node.extend(n for n in whole.node if not used.isdisjoint(n.output))
     part.graph.initializer.extend(t for t in whole.initializer if t.name in used)
     part.graph.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in used)
-    part.graph.input.extend(i for i in whole.input if i.name in used)
+    return part
+
+
+def part_of(model: Model, outputs: Sequence[str]) -> onnx.ModelProto:
+    """A model of the nodes that ``outputs`` (any tensors) need, with the inputs they need; no declared shape but the inputs' is kept."""
+    used = needed_names(model.proto, outputs)
+    part = cut_out(model.proto, used)
+    part.graph.input.extend(i for i in model.proto.graph.input if i.name in used)
     part.graph.output.extend(helper.make_tensor_value_info(n, model.value(n).dtype, None) for n in outputs)
     return part

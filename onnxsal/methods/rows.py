@@ -9,6 +9,7 @@ from onnxsal.graph import Model, NodeView
 from onnxsal.graph.helpers import axes_of
 from onnxsal.graph.infer import Shape
 from onnxsal.graph.model import captured
+from onnxsal.methods.picture import CHANNELS_FIRST
 from onnxsal.ops.registry import spec_of
 
 Axes = Sequence[int | None]
@@ -23,10 +24,7 @@ _ALSO_BY_ELEMENT = frozenset(
 )
 _NOT_BY_ELEMENT = frozenset({"Range", "DynamicQuantizeLinear"})
 
-_EACH_PICTURE = frozenset(
-    {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"}
-    | {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "DepthToSpace", "SpaceToDepth"}
-)
+_EACH_PICTURE = CHANNELS_FIRST - {"DeformConv", "GridSample"}
 """Operators on [N, C, ...] that treat each of the N alone."""
 
 _FROM_AXIS_ON = frozenset({"LayerNormalization", "RMSNormalization"})

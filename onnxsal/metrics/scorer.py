@@ -13,7 +13,7 @@ from onnxsal.errors import InputError, TargetError
 from onnxsal.explainer import Explainer, Target
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
-from onnxsal.graph.part import needed_names
+from onnxsal.graph.part import cut_out, needed_names
 from onnxsal.methods.adopt import original_outputs
 from onnxsal.methods.convert import METADATA, target_index
 from onnxsal.methods.question import Question, ask
@@ -38,18 +38,12 @@ def forward_model(explainer: Explainer) -> onnx.ModelProto:
 def needed(proto: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
     """The part of a model that computes some of its outputs."""
     used = needed_names(proto, outputs)
-    part = onnx.ModelProto()
-    for field in ("ir_version", "producer_name", "producer_version", "domain", "model_version"):
+    part = cut_out(proto, used)
+    for field in ("producer_name", "producer_version", "domain", "model_version"):
         setattr(part, field, getattr(proto, field))
-    part.opset_import.extend(proto.opset_import)
-    part.functions.extend(proto.functions)
     part.metadata_props.extend(p for p in proto.metadata_props if not p.key.startswith(METADATA))
     graph, whole = part.graph, proto.graph
     weights = {t.name for t in whole.initializer}
-    graph.name = whole.name
-    graph.node.extend(n for n in whole.node if used.intersection(n.output))
-    graph.initializer.extend(t for t in whole.initializer if t.name in used)
-    graph.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in used)
     graph.input.extend(i for i in whole.input if i.name in used or i.name not in weights)
     graph.output.extend(o for o in whole.output if o.name in outputs)
     graph.value_info.extend(v for v in whole.value_info if v.name in used)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
 
 from onnxsal.graph import FLOATS, Model, NodeView
+from onnxsal.graph.helpers import is_zero
 from onnxsal.ops.registry import spec_of
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Bounds = tuple[float, float]
 """Smallest and largest value."""
 
@@ -59,12 +56,8 @@ def is_relu(node: NodeView) -> bool:
     if node.domain or node.op_type not in ("Relu", "Clip", "Max"):
         return False
     if node.op_type == "Max":
-        return len(node.inputs) == 2 and _is_zero(node.const(1)) and node.input(0).shape == node.y.shape
-    return node.op_type == "Relu" or (_is_zero(node.const(1)) and node.optional(2) is None)
-
-
-def _is_zero(array: Array | None) -> bool:
-    return array is not None and array.size > 0 and not array.any()
+        return len(node.inputs) == 2 and is_zero(node.const(1)) and node.input(0).shape == node.y.shape
+    return node.op_type == "Relu" or (is_zero(node.const(1)) and node.optional(2) is None)
 
 
 def _constant_bounds(model: Model, name: str) -> Bounds:

@@ -33,8 +33,12 @@ class Tail:
     perm: tuple[int, ...] = ()
 
 
-def affine_tail_through(node: NodeView, axis: int, units: int | None, keep: Collection[str]) -> Tail:
-    """``affine_tail`` also through Transpose, Identity and Casts to the same type, as converters from other layouts leave them."""
+def affine_tail(node: NodeView, axis: int, units: int | None, keep: Collection[str], *, through: bool = False) -> Tail:
+    """The affine nodes per unit that follow ``node``, as long as nothing else reads what they read and it is not in ``keep``.
+
+    ``axis`` of the result counts the units, ``units`` of them (``None``: unknown, so constants must be the same for all). ``through``
+    goes on behind Transpose, Identity and Casts to the same type, as converters from other layouts leave them.
+    """
     model, last, perm = node.model, node, tuple(range(node.y.rank))
     names, nodes, tail = {node.y.name}, [], Tail()
     while last.y.name not in keep:
@@ -46,7 +50,7 @@ def affine_tail_through(node: NodeView, axis: int, units: int | None, keep: Coll
             nodes.append(reader)
             names.add(reader.y.name)
             tail = Tail(tuple(nodes), frozenset(names), perm)
-        elif _moves(reader):
+        elif through and _moves(reader):
             turned = reader.attr("perm") if reader.op_type == "Transpose" else None
             whole = range(len(perm)) if turned is None else turned
             perm = tuple(perm[i] for i in (reversed(whole) if reader.op_type == "Transpose" and turned is None else whole))
@@ -61,22 +65,6 @@ def _moves(node: NodeView) -> bool:
     if node.domain or node.outputs[0] is None:
         return False
     return node.op_type in ("Transpose", "Identity") or (node.op_type == "Cast" and node.x.dtype == node.y.dtype != 0)
-
-
-def affine_tail(node: NodeView, axis: int, units: int | None, keep: Collection[str]) -> list[NodeView]:
-    """The affine nodes per unit that follow ``node``, as long as nothing else reads what they read and it is not in ``keep``.
-
-    ``axis`` of the result counts the units, ``units`` of them (``None``: unknown, so constants must be the same for all).
-    """
-    model, last = node.model, node
-    found: list[NodeView] = []
-    while last.y.name not in keep:
-        readers = model.consumers.get(last.y.name, [])
-        if len(readers) != 1 or not _is_affine(model, readers[0], last.y.name, units, axis):
-            break
-        last = readers[0]
-        found.append(last)
-    return found
 
 
 def _is_affine(model: Model, node: NodeView, name: str, units: int | None, axis: int) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.graph.fold import Fold
-from onnxsal.passes.affine_tail import affine_tail_through, is_constant
+from onnxsal.passes.affine_tail import affine_tail, is_constant
 
 FOLDED = "folded"
 """Tag: the node is part of the linear node before it, as far as relevance is concerned."""
@@ -24,7 +24,7 @@ def fold_batchnorm(model: Model, keep: Collection[str] = ()) -> None:
     model.tags = {i: tags - {FOLDED} for i, tags in model.tags.items()}
     for node in model.nodes:
         axis = _unit_axis(node)
-        tail = affine_tail_through(node, axis, _units(node), keep) if axis is not None else None
+        tail = affine_tail(node, axis, _units(node), keep, through=True) if axis is not None else None
         if axis is None or tail is None or not tail.nodes:
             continue
         model.folds[node.index] = Fold(node, tail.nodes, axis, tail.names, tail.perm)

@@ -133,8 +133,8 @@ def _with_tail(model: Model, node: NodeView) -> LinearLayer:
     bare = LinearLayer(node, (), np.ones(1))
     scale, name = np.full(bare.units, bare.alpha), node.y.name
     tail: list[NodeView] = []
-    ends = affine_tail(node, bare.unit_axis, bare.units, model.output_names) if node.op_type == "Conv" or node.input(1).rank == 2 else []
-    for step in ends:
+    known = node.op_type == "Conv" or node.input(1).rank == 2
+    for step in affine_tail(node, bare.unit_axis, bare.units, model.output_names).nodes if known else ():
         factor = _factor(step, name, bare.units)
         if factor is None:
             break

@@ -6,6 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.graph import FLOATS, Model, NodeView
+from onnxsal.graph.helpers import is_zero
 from onnxsal.graph.model import captured
 from onnxsal.passes.linear_layers import tag_linear_layers
 
@@ -46,10 +47,6 @@ _KEEP_SIGN = frozenset(
 PRODUCTS = ("Mul", "Div", "MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose")
 
 
-def _is_zero(array: np.ndarray | None) -> bool:
-    return array is not None and array.size > 0 and not np.any(array)
-
-
 def is_rectifier(node: NodeView) -> bool:
     """Whether the node clips its input at zero from below."""
     if node.domain:
@@ -57,9 +54,9 @@ def is_rectifier(node: NodeView) -> bool:
     if node.op_type == "Relu":
         return True
     if node.op_type == "Clip":
-        return _is_zero(node.const(1))
+        return is_zero(node.const(1))
     if node.op_type == "Max":
-        return any(_is_zero(node.const(i)) for i in range(len(node.inputs)))
+        return any(is_zero(node.const(i)) for i in range(len(node.inputs)))
     if node.op_type == "QuantizeLinear":
         # where nothing negative can arrive, as after a pool, no ReLU was swallowed; nor at the model's input
         made = node.x.name in node.model.producer
