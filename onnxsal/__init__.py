@@ -4,11 +4,11 @@ from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import OnnxsalError
 from onnxsal.explainer import Explainer, Explanation
-from onnxsal.methods.convert import convert
-from onnxsal.methods.inspect import Report, check, methods, ops, plan
+from onnxsal.facade.convert import convert
+from onnxsal.facade.inspect import Report, check, methods, ops, plan
+from onnxsal.facade.vjp import vjp
 from onnxsal.methods.patterns.file import Patterns
 from onnxsal.methods.patterns.fit import fit_patterns
-from onnxsal.methods.vjp import vjp
 
 __all__ = [
     "Explainer",

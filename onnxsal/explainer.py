@@ -16,9 +16,9 @@ from onnx import numpy_helper
 
 from onnxsal.engine.method import Method
 from onnxsal.errors import InputError, TargetError
+from onnxsal.facade.adopt import adopt, original_outputs
+from onnxsal.facade.convert import DEFAULT_METHOD, conversion, target_index
 from onnxsal.graph.load import Source
-from onnxsal.methods.adopt import adopt, original_outputs
-from onnxsal.methods.convert import DEFAULT_METHOD, conversion, target_index
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.providers import Providers

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnxsal.backward import RULES
-from onnxsal.engine.reach import reach
+from onnxsal.facts.reach import reach
 from onnxsal.graph import Emit, Model, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
 

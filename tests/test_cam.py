@@ -17,9 +17,9 @@ from captum.attr import GuidedGradCam, LayerGradCam
 from torch import Tensor, nn
 
 import onnxsal
+from onnxsal.ask.layers import Layer, Layers
+from onnxsal.ask.question import ask
 from onnxsal.errors import MethodError, TargetError
-from onnxsal.methods.layers import Layer, Layers
-from onnxsal.methods.question import ask
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
 from tests.nets import light

@@ -10,8 +10,8 @@ import pytest
 
 import onnxsal
 from onnxsal.engine.method import get_method
+from onnxsal.facts.folds import NORMALISERS
 from onnxsal.graph import Model
-from onnxsal.passes import NORMALISERS
 from tests.oracle import run
 from tests.small_models import make, node
 

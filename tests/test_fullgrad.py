@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import onnxsal
 from onnxsal.errors import MethodError, UnsupportedError
-from onnxsal.methods.layout import regrouped_axis
+from onnxsal.facts.layout import regrouped_axis
 from tests.nets import image_input, light
 from tests.noise import normal
 from tests.oracle import run

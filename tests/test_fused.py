@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto
 
 import onnxsal
+from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import ModelError
 from onnxsal.graph.load import load_model
-from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.passes import prepare
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB, EXPANSIONS
 from tests.oracle import run

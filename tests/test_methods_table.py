@@ -14,9 +14,9 @@ from onnxsal.engine.method import get_method
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError, OnnxsalError
+from onnxsal.facts.tags import tag_patterns
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.ops.registry import REGISTRY, Case, OpSpec
-from onnxsal.passes.tag_patterns import tag_patterns
 from tests.oracle import one_node_model, run
 from tests.small_models import cnn
 from tests.test_contract import METHODS, convert

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import onnxsal
-from onnxsal.engine.reach import reach
 from onnxsal.errors import UnsupportedError
+from onnxsal.facts.reach import reach
 from onnxsal.graph import Emit, Model, Value, compute_dtype
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.ops.registry import REGISTRY, Case, OpSpec, implicit_bias

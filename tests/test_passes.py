@@ -11,19 +11,19 @@ from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 import onnxsal
+from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import ModelError
+from onnxsal.facts.heads import final_squashing
+from onnxsal.facts.tags import RECTIFIER
 from onnxsal.graph import Model
 from onnxsal.graph.load import load_model
-from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.ops.registry import known
 from onnxsal.passes import Prepared, passes, prepare
 from onnxsal.passes.base import Outcome, Pass
-from onnxsal.passes.cut_softmax import final_squashing
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
 from onnxsal.passes.inline_functions import INLINE, expand_bodies
 from onnxsal.passes.name_nodes import NAME_NODES
 from onnxsal.passes.sort import SORT
-from onnxsal.passes.tag_patterns import RECTIFIER
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node
 

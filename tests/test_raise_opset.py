@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 import onnxsal
+from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import ModelError
 from onnxsal.graph.load import load_model
-from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.passes import prepare
 from onnxsal.passes.raise_opset import HIGHEST, LOWEST, RAISE_OPSET, SET_IR, opset
 from tests.nets import light

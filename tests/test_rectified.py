@@ -12,8 +12,8 @@ import onnxsal
 from onnxsal.backward import RULES
 from onnxsal.backward.registry import never
 from onnxsal.engine import rectified as module
-from onnxsal.engine.reach import reach
 from onnxsal.errors import OnnxsalError
+from onnxsal.facts.reach import reach
 from onnxsal.graph import Model
 from onnxsal.methods import relevance
 from onnxsal.ops.registry import REGISTRY

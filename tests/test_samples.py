@@ -10,11 +10,11 @@ import pytest
 
 import onnxsal
 from onnxsal import Explainer
+from onnxsal.ask import samples
+from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, TargetError
+from onnxsal.facts.rows import row_axes
 from onnxsal.graph import Model
-from onnxsal.methods import samples
-from onnxsal.methods.question import Question, ask
-from onnxsal.methods.rows import row_axes
 from tests.nets import image_input, light
 from tests.oracle import run
 from tests.small_models import cnn, cnn_nhwc, draw, make, node, segmenter, tokens, two_inputs, unbatched

@@ -11,9 +11,9 @@ from onnx import TensorProto
 
 import onnxsal
 from onnxsal import Explainer
+from onnxsal.ask.question import Question, ask
 from onnxsal.errors import TargetError
 from onnxsal.graph import Model
-from onnxsal.methods.question import Question, ask
 from tests.small_models import cnn, draw, make, node, segmenter
 
 

@@ -17,11 +17,11 @@ from onnx import helper
 
 from onnxsal.backward.padding import present
 from onnxsal.errors import UnsupportedError
+from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
 from onnxsal.graph.fold import fold_of
 from onnxsal.graph.helpers import channel_sum, dim_of, ones_like, signed_epsilon, stabilise, zeros_like
-from onnxsal.ops.bounds import not_negative
 from onnxsal.ops.registry import Roles, implicit_bias, spec_of, vjp
 
 TINY = 1e-20

@@ -15,9 +15,9 @@ from onnxsal.backward.box import bounds_at
 from onnxsal.backward.padding import present
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.facts.ranges import is_relu
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import add_up, ones_like, unbroadcast
-from onnxsal.ops.bounds import is_relu
 from onnxsal.ops.registry import vjp
 
 Signals = Sequence[Value | None]

@@ -9,9 +9,9 @@ from typing import Any
 from onnxsal.backward.affine import book_of
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.facts.ranges import bounds_of
 from onnxsal.graph import Emit, Model, NodeView, Value
 from onnxsal.graph.helpers import add_up, signed_epsilon, unbroadcast
-from onnxsal.ops.bounds import bounds_of
 from onnxsal.ops.registry import spec_of, vjp
 
 Signals = Sequence[Value | None]

@@ -12,10 +12,10 @@ import typer
 from onnxsal.cli import options as o
 from onnxsal.cli.shell import progress, say, show, show_json
 from onnxsal.errors import OutputError
+from onnxsal.facade.adopt import original_outputs
+from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, conversion
 from onnxsal.graph.assemble import set_metadata
 from onnxsal.graph.load import load_model, save_model
-from onnxsal.methods.adopt import original_outputs
-from onnxsal.methods.convert import DEFAULT_METHOD, Conversion, conversion
 from onnxsal.runtime.beside import as_metadata
 
 

@@ -18,7 +18,7 @@ from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer, Explanation
-from onnxsal.methods.convert import DEFAULT_METHOD
+from onnxsal.facade.convert import DEFAULT_METHOD
 from onnxsal.metrics.faithfulness import occlusion_correlation
 from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.report.artefacts import Style

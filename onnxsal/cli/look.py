@@ -13,8 +13,8 @@ from onnxsal.cli.shell import CHECK_FAILED, progress, show, show_json, show_tabl
 from onnxsal.engine.method import Method, Parameter, Row, get_method
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import InputError, UnsupportedError, near_miss
-from onnxsal.methods import inspect
-from onnxsal.methods.convert import DEFAULT_METHOD
+from onnxsal.facade import inspect
+from onnxsal.facade.convert import DEFAULT_METHOD
 from onnxsal.ops.registry import OpSpec
 from onnxsal.runtime.kernels import PROVIDERS
 

@@ -13,8 +13,8 @@ import typer
 from onnxsal.cli.parameters import read_parameters
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import InputError, MethodError, TargetError
+from onnxsal.facade.convert import DEFAULT_METHOD
 from onnxsal.graph.load import read_metadata
-from onnxsal.methods.convert import DEFAULT_METHOD
 from onnxsal.runtime.beside import beside, from_metadata
 from onnxsal.runtime.labels import find_label, load_labels
 from onnxsal.runtime.preprocess import Preprocess

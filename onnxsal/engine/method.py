@@ -16,9 +16,9 @@ from typing import Any
 
 from onnxsal.backward import RULES, Rule, find_rule
 from onnxsal.errors import MethodError, near_miss
+from onnxsal.facts.folds import NORMALISERS
 from onnxsal.graph import NodeView
 from onnxsal.ops.registry import FAMILIES
-from onnxsal.passes import NORMALISERS
 
 MATCH_KEYS = ("op", "family", "position", "name", "tag")
 POSITIONS = ("first", "inner", "last")

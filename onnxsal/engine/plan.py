@@ -9,11 +9,11 @@ from typing import Any
 
 from onnxsal.backward import Rule
 from onnxsal.engine.method import Method
-from onnxsal.engine.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.errors import MethodError, PlanError
+from onnxsal.facts.folds import NORMALISERS
+from onnxsal.facts.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.graph import Model, NodeView
 from onnxsal.ops.registry import advice, spec_of
-from onnxsal.passes import NORMALISERS
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 
 from onnxsal.engine.plan import Plan
+from onnxsal.facts.ranges import is_relu
 from onnxsal.graph import Value
-from onnxsal.ops.bounds import is_relu
 
 
 def rectified(plan: Plan) -> dict[str, Value]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.engine.traverse import traverse
@@ -16,7 +17,6 @@ from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port
 from onnxsal.methods.head import Head, emit_seed
-from onnxsal.methods.question import Question
 
 _TINY = 1e-6
 """Scores closer to zero than this have no meaningful relative error; the absolute one is scaled by it instead."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxsal.ask.layers import Layer, Layers
 from onnxsal.engine.method import get_method
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import traverse
@@ -11,7 +12,6 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import dim_of, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed, probabilities
-from onnxsal.methods.layers import Layer, Layers
 from onnxsal.methods.maps import picture_axes, positive, spread, upsample
 from onnxsal.methods.sampling import Samples, Scored, sampled_scores
 

@@ -13,15 +13,15 @@ from functools import partial
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
+from onnxsal.facts.layout import Layout, layouts
+from onnxsal.facts.picture import Picture
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, zeros_like
 from onnxsal.graph.infer import Shape
 from onnxsal.graph.model import captured
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.layout import Layout, layouts
 from onnxsal.methods.maps import enlarge
-from onnxsal.methods.picture import Picture
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import implicit_bias
@@ -63,7 +63,9 @@ class Term:
 def survey(build: Build) -> dict[str, Site]:
     """Every node on the path, by name."""
     question, steps = build.question, build.plan().steps
-    layout, data = layouts(question, steps), data_tensors(question.model)
+    path = [s.node for s in steps]
+    layout = layouts(question.model, question.x, path, batched=question.batched, picture=question.picture)
+    data = data_tensors(question.model)
     sites = {}
     for step in steps:
         explicit = is_explicit(step, data)

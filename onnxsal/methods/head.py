@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsal.ask.question import Question
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import recast, reshape_like, signal_type
-from onnxsal.methods.question import Question
 
 
 @dataclass(frozen=True)

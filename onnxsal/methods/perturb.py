@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from onnxsal.ask.layers import Layer, Layers
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, dim_of, zeros_like
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import probabilities, scores
-from onnxsal.methods.layers import Layer, Layers
 from onnxsal.methods.maps import picture_axes, spread
 from onnxsal.methods.sampling import Samples, Scored, sampled_scores
 from onnxsal.methods.smooth import uniform_noise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from onnxsal.ask.layers import Layer, Layers
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError
 from onnxsal.graph import Value
 from onnxsal.graph.helpers import as_compute, dim_of, recast, reshape_like, signal_type
 from onnxsal.methods.build import Build, Result, walk, wrap
-from onnxsal.methods.layers import Layer, Layers
 from onnxsal.methods.maps import picture_axes
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import onnx
 
-from onnxsal.engine.reach import reach
+from onnxsal.ask.question import ask
 from onnxsal.errors import PlanError
+from onnxsal.facts.reach import reach
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.helpers import ones_like, reshape_like
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods.question import ask
 from onnxsal.ops.registry import known, spec_of, vjp
 from onnxsal.passes import prepare
 

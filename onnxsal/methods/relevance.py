@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from onnx import TensorProto
 
+from onnxsal.ask.question import begin
 from onnxsal.backward.affine import Book
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.rectified import rectified
@@ -16,17 +17,9 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, columns, recast, reshape_like, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.question import Question
-from onnxsal.passes.cut_softmax import final_squashing, logits_of
 
 Cuts = dict[str, tuple[Value, int, int]]
 """Tensor -> its relevance, and how many entries the book's two lists had when it was met."""
-
-
-def begin(question: Question) -> Value:
-    """Where relevance begins: the scores, or what a final Softmax or Sigmoid is computed from (it passes relevance as it is)."""
-    last = final_squashing(question.model, question.start.name)
-    return question.start if last is None else question.model.value(logits_of(question.model, question.start.name, last))
 
 
 def seed(build: Build, start: Value) -> Value:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
+from onnxsal.ask.question import Question
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.graph import Emit, Model, Value
@@ -16,7 +17,6 @@ from onnxsal.graph.helpers import recast, shape_of, signal_type
 from onnxsal.graph.replay import reads_inputs, replay, replica
 from onnxsal.methods.build import Build
 from onnxsal.methods.head import emit_seed, score_of, scores
-from onnxsal.methods.question import Question
 
 Points = Callable[[Emit, Value], Value]
 """(body, int64 sample numbers [c]) -> inputs to evaluate, broadcastable to [c, N, ...]."""

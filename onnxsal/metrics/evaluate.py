@@ -16,7 +16,7 @@ from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer
 from onnxsal.graph.load import Source
-from onnxsal.methods.convert import model_sha256
+from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
 from onnxsal.metrics.dataset import open_dataset
 from onnxsal.metrics.evaluation import Evaluation, Row, Way

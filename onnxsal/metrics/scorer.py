@@ -9,16 +9,17 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnx
 
+from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, TargetError
 from onnxsal.explainer import Explainer, Target
+from onnxsal.facade.adopt import original_outputs
+from onnxsal.facade.convert import target_index
+from onnxsal.facts.heads import order_logits
+from onnxsal.facts.part import cut_out, needed_names
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
-from onnxsal.graph.part import cut_out, needed_names
-from onnxsal.methods.adopt import original_outputs
-from onnxsal.methods.convert import METADATA, target_index
-from onnxsal.methods.question import Question, ask
+from onnxsal.graph.provenance import METADATA
 from onnxsal.metrics.places import Places, places_of
-from onnxsal.passes.cut_softmax import order_logits
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import open_session
 

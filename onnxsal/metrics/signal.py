@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import InputError, MethodError, near_miss
+from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Model
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods.guard import compare_on_random_input
 from onnxsal.methods.patterns.file import LayerPatterns, Patterns, load_patterns, named_layers, patterns_for
 from onnxsal.methods.patterns.fit import BATCH, Progress, preprocess_for
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
-from onnxsal.passes.linear_layers import LinearLayer
 from onnxsal.runtime.data import Source as DataSource
 from onnxsal.runtime.data import open_data
 from onnxsal.runtime.preprocess import Preprocess

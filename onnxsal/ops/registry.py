@@ -199,6 +199,12 @@ def spec_of(node: NodeView) -> OpSpec | None:
     return REGISTRY.get((node.domain, node.op_type))
 
 
+def family_of(node: NodeView) -> str:
+    """The operator's family ('' = not registered)."""
+    spec = spec_of(node)
+    return spec.family if spec else ""
+
+
 def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> list[Value | None]:
     """The registered gradient of a node: one signal per input, ``None`` where the input is not wanted.
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import onnx
 
 from onnxsal.errors import ModelError
+from onnxsal.facts.heads import order_logits
+from onnxsal.facts.tags import tag_patterns
 from onnxsal.graph import Model
 from onnxsal.large import serialised
 from onnxsal.passes.base import Outcome, Pass
-from onnxsal.passes.cut_softmax import order_logits
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
-from onnxsal.passes.fold_batchnorm import fold_batchnorm
 from onnxsal.passes.inline_functions import INLINE, Known, expand_bodies
 from onnxsal.passes.name_nodes import NAME_NODES
 from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.sort import SORT
-from onnxsal.passes.tag_patterns import tag_patterns
 
-__all__ = ["NORMALISERS", "Outcome", "Pass", "Prepared", "passes", "prepare"]
-
-NORMALISERS: dict[str, Callable[[Model, Collection[str]], None]] = {"fold_batchnorm": fold_batchnorm}
-"""Passes that a method may ask for: they change how rules see the model, never its nodes."""
+__all__ = ["Outcome", "Pass", "Prepared", "passes", "prepare"]
 
 Compare = Callable[[bytes | onnx.ModelProto, onnx.ModelProto], float]
 """Largest difference of the outputs of two models on random input, relative to the largest output."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from onnxsal.errors import OnnxsalError
+from onnxsal.facade.inspect import check, ops
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods.inspect import check, ops
 from onnxsal.metrics.evaluation import Way
 from onnxsal.report.audit_look import Subject
 

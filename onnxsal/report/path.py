@@ -7,7 +7,7 @@ from onnx import numpy_helper
 from PIL import Image
 
 from onnxsal.errors import MethodError
-from onnxsal.methods.convert import Conversion
+from onnxsal.facade.convert import Conversion
 from onnxsal.methods.path import quadrature
 from onnxsal.report.sheet import tile
 from onnxsal.runtime.preprocess import Preprocess

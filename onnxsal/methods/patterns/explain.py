@@ -10,11 +10,11 @@ import numpy as np
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Value
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.patterns.file import LayerPatterns, load_patterns, named_layers, patterns_for
-from onnxsal.passes.linear_layers import LinearLayer
 
 RULE = "patterns"
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from onnxsal.errors import InputError, MethodError
+from onnxsal.facts.linear_layers import LinearLayer, linear_layers
 from onnxsal.graph import Model
 from onnxsal.methods.patterns.statistics import ESTIMATORS, FROM_FILTER, FROM_LINEAR, ZERO, Estimates
-from onnxsal.passes.linear_layers import LinearLayer, linear_layers
 from onnxsal.runtime.files import write_arrays
 
 FORMAT = 1

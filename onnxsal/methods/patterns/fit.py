@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import InputError, near_miss
+from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Model
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods.convert import model_sha256, refuse_converted
-from onnxsal.methods.guard import compare_on_random_input
+from onnxsal.graph.provenance import model_sha256, refuse_converted
 from onnxsal.methods.patterns.file import Patterns, layer_patterns, named_layers
 from onnxsal.methods.patterns.statistics import Sums, emit_sums, estimate
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
-from onnxsal.passes.linear_layers import LinearLayer
 from onnxsal.runtime.beside import beside
 from onnxsal.runtime.data import Data, open_data
 from onnxsal.runtime.data import Source as DataSource

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.adjoints import calc, crop_or_pad, reshape_parts
 from onnxsal.ops.windows import Window, correlate, window_of
-from onnxsal.passes.linear_layers import LinearLayer
 
 ESTIMATORS = ("linear", "positive", "negative")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
+from onnxsal.facts.linear_layers import tag_linear_layers
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.graph.helpers import is_zero
 from onnxsal.graph.model import captured
-from onnxsal.passes.linear_layers import tag_linear_layers
 
 RECTIFIER = "rectifier"
 """Zero below zero, the identity just above: Relu, Clip(0, .), Max(x, 0), and the QuantizeLinear that swallowed one of them."""

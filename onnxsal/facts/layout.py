@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxsal.engine.plan import Step
-from onnxsal.graph import NodeView, Value
+from onnxsal.facts.picture import CHANNELS_FIRST, Picture
+from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.helpers import axes_of
 from onnxsal.graph.infer import Dim, Shape, Types, infer, without_weights
-from onnxsal.methods.picture import CHANNELS_FIRST, Picture
-from onnxsal.methods.question import Question
+from onnxsal.ops.registry import family_of
 
 _KEEP_AXES = frozenset(
     {"activation", "elementwise", "add", "product", "select", "normalization", "softmax", "reduction", "max_pool", "average_pool"}
@@ -47,15 +46,16 @@ class Layout:
     picture: Picture | None = None
 
 
-def layouts(question: Question, steps: Sequence[Step]) -> dict[str, Layout]:
-    """The layout of every tensor on the path.
+def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, picture: Picture | None) -> dict[str, Layout]:
+    """The layout of every tensor on the path from ``x``, whose first axis counts samples if ``batched``.
 
     Where symbolic sizes leave a doubt, as after a Reshape to computed sizes, they are inferred once more for a batch of 1009.
     """
-    symbol = question.x.shape[0] if question.x.shape else None
-    found = _forward(question, steps, question.model.types, symbol)
-    if isinstance(symbol, str) and question.batched and not all(known.samples is not None and known.whole for known in found.values()):
-        found = _forward(question, steps, infer(_with_batch(question.model.proto, symbol, _DISTINCT)).types, _DISTINCT)
+    symbol = x.shape[0] if x.shape else None
+    seed = Layout(0 if x.shape and batched else None, True, picture)
+    found = _forward(x, seed, path, model.types, symbol)
+    if isinstance(symbol, str) and batched and not all(known.samples is not None and known.whole for known in found.values()):
+        found = _forward(x, seed, path, infer(_with_batch(model.proto, symbol, _DISTINCT)).types, _DISTINCT)
     return found
 
 
@@ -72,35 +72,34 @@ def _with_batch(proto: onnx.ModelProto, symbol: str, size: int) -> onnx.ModelPro
     return light
 
 
-def _forward(question: Question, steps: Iterable[Step], types: Types, size: Dim) -> dict[str, Layout]:
-    x = question.x
-    found = {x.name: Layout(0 if x.shape and question.batched else None, True, question.picture)}
+def _forward(x: Value, seed: Layout, path: Iterable[NodeView], types: Types, size: Dim) -> dict[str, Layout]:
+    found = {x.name: seed}
 
     def value(name: str) -> Value:
         return Value(name, *types.get(name, (0, None)))
 
-    for step in steps:
-        inputs = [value(n) for n in step.node.proto.input]
-        for name in filter(None, step.node.proto.output):
+    for node in path:
+        inputs = [value(n) for n in node.proto.input]
+        for name in filter(None, node.proto.output):
             y = value(name)
             if y.shape:
-                found[name] = _layout(step, inputs, y, found, size)
+                found[name] = _layout(node, inputs, y, found, size)
             else:
                 found[name] = Layout(None, False)
     return found
 
 
-def _layout(step: Step, inputs: Sequence[Value], y: Value, found: dict[str, Layout], size: Dim) -> Layout:
+def _layout(node: NodeView, inputs: Sequence[Value], y: Value, found: dict[str, Layout], size: Dim) -> Layout:
     """The layout of an output, from those of the inputs."""
     shape = y.shape or ()
     sources = [(i, v) for i, v in enumerate(inputs) if v.name in found and v.shape]
     samples = _axis_of_size(shape, size) if isinstance(size, str) else None
     for i, _ in sources:
-        samples = _follow(step, i, inputs, found[inputs[i].name].samples, y) if samples is None else samples
+        samples = _follow(node, i, inputs, found[inputs[i].name].samples, y) if samples is None else samples
     if samples is None and size == _DISTINCT:
         samples = _axis_of_size(shape, size)
     whole = samples is not None and size is not None and shape[samples] == size
-    picture = next((p for i, v in sources if (p := _picture(step, i, inputs, found[v.name].picture, y)) is not None), None)
+    picture = next((p for i, v in sources if (p := _picture(node, i, inputs, found[v.name].picture, y)) is not None), None)
     if samples != 0 or (not whole and isinstance(size, int) and isinstance(shape[0], int)):
         picture = None
     return Layout(samples, whole, picture)
@@ -112,9 +111,9 @@ def _axis_of_size(shape: Shape, size: Dim) -> int | None:
     return hits[0] if len(hits) == 1 else None
 
 
-def _follow(step: Step, i: int, inputs: Sequence[Value], axis: int | None, y: Value) -> int | None:
+def _follow(node: NodeView, i: int, inputs: Sequence[Value], axis: int | None, y: Value) -> int | None:
     """Where ``axis`` of input ``i`` is in the output."""
-    node, source, shape = step.node, inputs[i], y.shape or ()
+    source, shape = inputs[i], y.shape or ()
     if axis is None:
         return None
     if node.op_type in _REGROUPING:
@@ -129,7 +128,7 @@ def _follow(step: Step, i: int, inputs: Sequence[Value], axis: int | None, y: Va
         return None if not axes or axis in axes else axis - sum(a < axis for a in axes)
     if node.op_type in ("MatMul", "Gemm") and i < 2:
         return _after_product(node, i, axis, source.rank, inputs[1 - i].shape, y.rank)
-    if step.family in _KEEP_AXES or node.op_type in _MOVE_WITHIN_AXES or node.op_type in CHANNELS_FIRST:
+    if family_of(node) in _KEEP_AXES or node.op_type in _MOVE_WITHIN_AXES or node.op_type in CHANNELS_FIRST:
         return axis + shift if shift >= 0 else None
     return axis if axis == 0 and not shift and shape[0] == (source.shape or (None,))[0] is not None else None
 
@@ -175,9 +174,9 @@ def _after_gather(node: NodeView, axis: int, rank: int, rank_after: int) -> int 
     return None if axis == taken else axis if axis < taken else axis + rank_after - rank
 
 
-def _picture(step: Step, i: int, inputs: Sequence[Value], picture: Picture | None, y: Value) -> Picture | None:
+def _picture(node: NodeView, i: int, inputs: Sequence[Value], picture: Picture | None, y: Value) -> Picture | None:
     """The picture axes of the output, as input ``i`` tells them."""
-    node, source = step.node, inputs[i]
+    source = inputs[i]
     if y.rank != 4:
         return None
     if node.op_type in CHANNELS_FIRST:
@@ -190,4 +189,4 @@ def _picture(step: Step, i: int, inputs: Sequence[Value], picture: Picture | Non
         return channel, height, width
     if node.op_type == "MatMul":  # a 1 x 1 convolution of channels that come last
         return picture if i == 0 and picture[0] == 3 and len(inputs[1].shape or ()) == 2 else None
-    return picture if step.family in _KEEP_AXES or node.op_type in _MOVE_WITHIN_AXES else None
+    return picture if family_of(node) in _KEEP_AXES or node.op_type in _MOVE_WITHIN_AXES else None

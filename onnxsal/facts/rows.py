@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
+from onnxsal.facts.picture import CHANNELS_FIRST
 from onnxsal.graph import Model, NodeView
 from onnxsal.graph.helpers import axes_of
 from onnxsal.graph.infer import Shape
 from onnxsal.graph.model import captured
-from onnxsal.methods.picture import CHANNELS_FIRST
 from onnxsal.ops.registry import spec_of
 
 Axes = Sequence[int | None]

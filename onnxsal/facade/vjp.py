@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import onnx
 
+from onnxsal.ask.guard import prepared
 from onnxsal.engine.method import get_method
 from onnxsal.engine.plan import Plan, make_plan
-from onnxsal.engine.reach import reach
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, HALF, Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods.convert import refuse_converted
-from onnxsal.methods.guard import prepared
+from onnxsal.graph.provenance import refuse_converted
 
 
 def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Sequence[str] | None = None) -> onnx.ModelProto:

@@ -11,10 +11,10 @@ from collections.abc import Collection
 import onnx
 
 from onnxsal.errors import TargetError
+from onnxsal.facts.part import needed_names, part_of
+from onnxsal.facts.rows import row_axes
 from onnxsal.graph import Model, Value
 from onnxsal.graph.infer import Dim, Shape
-from onnxsal.graph.part import needed_names, part_of
-from onnxsal.methods.rows import row_axes
 from onnxsal.ops.registry import known
 from onnxsal.runtime.rows import Seen, watch_rows
 

@@ -11,15 +11,16 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
+from onnxsal.ask.guard import plan_of
+from onnxsal.ask.layers import Layers
+from onnxsal.ask.question import ask
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, OnnxsalError
+from onnxsal.facade.convert import DEFAULT_METHOD, conversion
 from onnxsal.graph import Model, NodeView
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods.convert import DEFAULT_METHOD, conversion, refuse_converted
-from onnxsal.methods.guard import plan_of
-from onnxsal.methods.layers import Layers
-from onnxsal.methods.question import ask
+from onnxsal.graph.provenance import refuse_converted
 from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec, known
 from onnxsal.passes import prepare
 from onnxsal.runtime.kernels import has_kernel, release

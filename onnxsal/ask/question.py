@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
-from onnxsal.engine.reach import reach
+from onnxsal.ask.samples import sample_inputs, shape_text
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.heads import class_axis, final_squashing, logits_of, looks_squashed
+from onnxsal.facts.part import needed_names
+from onnxsal.facts.picture import Picture, picture_of
+from onnxsal.facts.ranges import bounds_of
+from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, Model, NodeView, Value
 from onnxsal.graph.infer import Shape
-from onnxsal.graph.part import needed_names
-from onnxsal.methods.picture import Picture, picture_of
-from onnxsal.methods.samples import sample_inputs, shape_text
-from onnxsal.ops.bounds import bounds_of
-from onnxsal.passes.cut_softmax import class_axis, final_squashing, logits_of, looks_squashed
 
 SCORES = ("logit", "probability", "raw")
 
@@ -90,6 +90,12 @@ def ask(
             "Explain the logit, or the output as it is (raw)."
         )
     return replace(question, axis=_axis(question))
+
+
+def begin(question: Question) -> Value:
+    """Where relevance begins: the scores, or what a final Softmax or Sigmoid is computed from (it passes relevance as it is)."""
+    last = final_squashing(question.model, question.start.name)
+    return question.start if last is None else question.model.value(logits_of(question.model, question.start.name, last))
 
 
 def _start(model: Model, output: str, score: str) -> tuple[Value, NodeView | None, str]:

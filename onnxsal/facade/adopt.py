@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxsal.ask.question import Question
+from onnxsal.ask.samples import sample_inputs
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import MethodError, ModelError
+from onnxsal.facade.convert import Conversion
+from onnxsal.facts.picture import picture_of
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model, read_metadata
-from onnxsal.methods.convert import METADATA, Conversion
-from onnxsal.methods.picture import picture_of
-from onnxsal.methods.question import Question
-from onnxsal.methods.samples import sample_inputs
+from onnxsal.graph.provenance import METADATA
 
 DEFAULTS = {"components": False}
 """Options of ``convert`` that the metadata does not record, with what need not be refused."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsal.facts.affine_tail import affine_tail
 from onnxsal.graph import FLOATS, Model, NodeView, Value
-from onnxsal.passes.affine_tail import affine_tail
 
 LAYER = "linear_layer"
 """Tag: a Conv, Gemm or MatMul whose weight is a constant."""

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from onnxsal.backward import RULES
-from onnxsal.engine.plan import Step
-from onnxsal.engine.reach import reach
+from onnxsal.ask.question import Question
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.layout import layouts
+from onnxsal.facts.picture import Picture
+from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute
-from onnxsal.methods.layout import layouts
-from onnxsal.methods.picture import Picture
-from onnxsal.methods.question import Question
-from onnxsal.ops.registry import spec_of
+from onnxsal.ops.registry import family_of
 
 _TRAILING = frozenset({"MaxPool", "AveragePool", "LpPool", "Dropout", "Identity", "Cast"})
 """What may follow the last stage of convolutions before the picture ends; the map is taken in front of it."""
@@ -84,13 +82,12 @@ class Layers:
         question, layers = self.question, {}
         if question.picture is None:
             return {}
-        steps = [Step(n, spec.family if (spec := spec_of(n)) else "", RULES["gradient"], {}, "") for n in self.path]
-        meaning = layouts(question, steps)
+        meaning = layouts(question.model, question.x, self.path, batched=question.batched, picture=question.picture)
         grid: tuple[int, int] | None = None
         behind: set[str] = set()  # a linear node; what comes before is the picture itself, prepared
-        for step in steps:
-            node, y = step.node, step.node.outputs[0]
-            if step.family != "linear" and not behind.intersection(self._sources(node)):
+        for node in self.path:
+            y = node.outputs[0]
+            if family_of(node) != "linear" and not behind.intersection(self._sources(node)):
                 continue
             behind.update(node.proto.output)
             if y is None or y.name == question.start.name or y.dtype not in FLOATS or y.shape is None:

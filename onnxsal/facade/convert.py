@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,30 +15,21 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from onnxsal.ask import guard
+from onnxsal.ask.question import Question, ask
+from onnxsal.ask.samples import shape_text
 from onnxsal.engine.method import Method, get_method, shipped_methods
-from onnxsal.errors import MethodError, ModelError, TargetError, near_miss
+from onnxsal.errors import MethodError, TargetError, near_miss
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods import cam as _cam  # noqa: F401  (registers its wrappers)
-from onnxsal.methods import deeplift as _deeplift  # noqa: F401
-from onnxsal.methods import fullgrad as _fullgrad  # noqa: F401
-from onnxsal.methods import guard
-from onnxsal.methods import path as _path  # noqa: F401
-from onnxsal.methods import perturb as _perturb  # noqa: F401
-from onnxsal.methods import projection as _projection  # noqa: F401
-from onnxsal.methods import relevance as _relevance  # noqa: F401
-from onnxsal.methods import smooth as _smooth  # noqa: F401
-from onnxsal.methods.build import WRAPPERS, Build, Result, quantized
+from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
+from onnxsal.methods import WRAPPERS
+from onnxsal.methods.build import Build, Result, quantized
 from onnxsal.methods.head import emit_head
-from onnxsal.methods.patterns import explain as _patterns  # noqa: F401
-from onnxsal.methods.question import Question, ask
-from onnxsal.methods.samples import shape_text
 from onnxsal.passes import Prepared
 
 Target = int | Sequence[int] | np.ndarray | None
-
-METADATA = "onnxsal."
 
 DEFAULT_METHOD = "fullgrad"
 
@@ -241,29 +230,6 @@ def colour(name: str, value: np.ndarray | None) -> np.ndarray | None:
     if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
         raise MethodError(f"{name}={value!r} is no pixel: give its value in the model's input as a finite number or array.")
     return numbers
-
-
-def refuse_converted(proto: onnx.ModelProto) -> None:
-    """Explaining an explanation is a mistake: the file holds the original model, which is what was meant."""
-    found = {p.key: p.value for p in proto.metadata_props}
-    if f"{METADATA}version" in found:
-        raise ModelError(
-            f"the model was already converted (method '{found.get(f'{METADATA}method', '?')}', onnxsal {found[f'{METADATA}version']}). "
-            "Convert the original model, or run this one as it is: its explanation is built in."
-        )
-
-
-def model_sha256(source: Source) -> str:
-    """SHA-256 of the file's bytes (for a ``ModelProto``: of its nodes, weights, inputs and outputs)."""
-    if isinstance(source, onnx.ModelProto):
-        digest = hashlib.sha256()
-        for part in (*source.graph.node, *source.graph.initializer, *source.graph.input, *source.graph.output):
-            digest.update(part.SerializeToString(deterministic=True))  # part by part: the whole may outgrow one message
-        return digest.hexdigest()
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    with open(os.fspath(source), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def target_index(question: Question, target: Target) -> np.ndarray:

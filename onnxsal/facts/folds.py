@@ -6,11 +6,11 @@ spelling: BatchNormalization, Sub and Mul and Add, Mul and Add, an added bias; w
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+from onnxsal.facts.affine_tail import affine_tail, is_constant
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.graph.fold import Fold
-from onnxsal.passes.affine_tail import affine_tail, is_constant
 
 FOLDED = "folded"
 """Tag: the node is part of the linear node before it, as far as relevance is concerned."""
@@ -52,3 +52,7 @@ def _units(node: NodeView) -> int | None:
     if node.op_type == "ConvTranspose" and isinstance(size, int):
         return size * int(node.attr("group", 1))
     return size if isinstance(size, int) else None
+
+
+NORMALISERS: dict[str, Callable[[Model, Collection[str]], None]] = {"fold_batchnorm": fold_batchnorm}
+"""What a method may ask for: it changes how rules see the model, never its nodes."""

@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 import onnx
 
+from onnxsal.ask.layers import Layers
+from onnxsal.ask.question import Question, begin
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.errors import ModelError
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
-from onnxsal.methods.layers import Layers
-from onnxsal.methods.question import Question
-from onnxsal.methods.relevance import begin
 from onnxsal.ops.registry import known
 from onnxsal.passes import Prepared, prepare
 from onnxsal.runtime.probe import compare_models
