@@ -8,6 +8,7 @@ from onnx import TensorProto
 
 from onnxsal.ask.samples import sample_inputs, shape_text
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.grounds import Found
 from onnxsal.facts.heads import class_axis, final_squashing, logits_of, looks_squashed
 from onnxsal.facts.part import needed_names
 from onnxsal.facts.picture import Picture, picture_of
@@ -25,7 +26,8 @@ class Question:
 
     ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none), ``axis`` where its classes lie;
     ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture`` are the axes
-    of channels, height and width of an explained picture; ``doubt`` is a reason to read the maps with care ('' = none).
+    of channels, height and width of an explained picture; ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says
+    of each of these how it is known.
     """
 
     model: Model
@@ -39,6 +41,7 @@ class Question:
     samples: tuple[str, ...] = ()
     picture: Picture | None = None
     doubt: str = ""
+    found: tuple[Found, ...] = ()
 
     @property
     def batched(self) -> bool:

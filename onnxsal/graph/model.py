@@ -7,10 +7,10 @@ another library's importer, so metadata, doc strings, quantisation annotations a
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxsal.errors import ModelError, UnsupportedError
 from onnxsal.graph.infer import Inferred, Shape, constant_value, infer
+
+T = TypeVar("T")
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 """Element types that models compute in; tensors of these types can be explained."""
@@ -231,6 +233,13 @@ class Model:
         self.folds: dict[int, Any] = {}
         """Index of a linear node -> the ``Fold`` that a relevance rule sees in its place."""
         self._constants: dict[str, np.ndarray | None] = {}
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, find: Callable[[], T]) -> T:
+        """What ``find`` finds out about this model, found once: the model never changes."""
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
 
     def opset_of(self, domain: str = "") -> int:
         for entry in self.proto.opset_import:

@@ -97,6 +97,20 @@ class Roles:
     flips: Callable[[NodeView], bool] = lambda node: False
 
 
+Range = tuple[float, float]
+"""Smallest and largest value that a tensor can take, whatever the input."""
+
+RangeRule = Callable[[NodeView, Callable[[int], Range]], Range]
+"""(node, range of its input i) -> range of its first output; an input that is not connected or not known is anywhere."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an operator does to facts about tensors (``facts/`` solves them); ``None``: as its family does, or nothing is known."""
+
+    range: RangeRule | None = None
+
+
 @dataclass(frozen=True)
 class OpSpec:
     """All that onnxsal knows about one operator."""
@@ -111,6 +125,7 @@ class OpSpec:
     stops: Mapping[int, str] = field(default_factory=dict)
     carries: tuple[int, ...] | None = None
     roles: Roles | None = None
+    facts: Facts = Facts()
     module: str = ""
 
     @property
@@ -120,6 +135,8 @@ class OpSpec:
 
 
 REGISTRY: dict[tuple[str, str], OpSpec] = {}
+FACTS: dict[tuple[str, str], Facts] = {}
+"""What operators without a derivative do to facts."""
 NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
 NOT_YET: dict[tuple[str, str], str] = {}
 
@@ -133,6 +150,7 @@ def gradient_of(
     stops: Mapping[int, str] | None = None,
     carries: Sequence[int] | None = None,
     roles: Roles | None = None,
+    range: RangeRule | Range | None = None,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -143,7 +161,8 @@ def gradient_of(
     ``"affine"`` (the node on zeros), ``"linear"`` (as affine, and zero where every floating-point input is active),
     ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
     ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones). ``roles``
-    says which inputs are multiplied and which are added, where that is what the operator does.
+    says which inputs are multiplied and which are added, where that is what the operator does. ``range`` says between which values its
+    first output lies: always, or as a function of the ranges of the inputs.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -160,21 +179,30 @@ def gradient_of(
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
             outputs = None if carries is None else tuple(carries)
+            stated = Facts(_rule(range))
             REGISTRY[key] = OpSpec(
-                op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, roles, gradient.__module__
+                op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, roles, stated, gradient.__module__
             )
         return gradient
 
     return register
 
 
-def not_differentiable(reason: str, *op_types: str, domain: str = "") -> None:
+def _rule(range: RangeRule | Range | None) -> RangeRule | None:
+    if range is None or callable(range):
+        return range
+    always = range
+    return lambda node, of: always
+
+
+def not_differentiable(reason: str, *op_types: str, domain: str = "", range: RangeRule | Range | None = None) -> None:
     """List operators whose outputs carry no derivative, with the reason: a signal that reaches them stops, by definition."""
     for op_type in op_types:
         key = (domain, op_type)
         if key in REGISTRY or key in NOT_DIFFERENTIABLE:
             raise ValueError(f"operator {op_type} is registered twice")
         NOT_DIFFERENTIABLE[key] = reason
+        FACTS[key] = Facts(_rule(range))
 
 
 def not_yet(advice: str, *op_types: str, domain: str = "") -> None:
@@ -197,6 +225,12 @@ def known(domain: str, op_type: str) -> bool:
 def spec_of(node: NodeView) -> OpSpec | None:
     """The operator's registration, or ``None``."""
     return REGISTRY.get((node.domain, node.op_type))
+
+
+def facts_of(node: NodeView) -> Facts:
+    """What the operator states about its outputs (nothing, where it is not registered)."""
+    spec = spec_of(node)
+    return FACTS.get((node.domain, node.op_type), Facts()) if spec is None else spec.facts
 
 
 def family_of(node: NodeView) -> str:

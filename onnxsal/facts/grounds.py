@@ -1,0 +1,29 @@
+"""How a fact is known. A guess is no ground: what is not proved, seen or told is not known, and said to be so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Ground(StrEnum):
+    """Where a fact comes from."""
+
+    PROVED = "proved from the graph"
+    SEEN = "seen in a run"
+    TOLD = "told by the user"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One thing found out about a model: ``what`` (samples, layout, head, grid, layer), what it is in words, how it is known, and the
+    detail that shows it ('' = nothing to add).
+    """
+
+    what: str
+    value: str
+    ground: Ground
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.ground}{f': {self.why}' if self.why else ''})"
