@@ -20,7 +20,6 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
-from onnxsal.graph.fold import fold_of
 from onnxsal.graph.helpers import channel_sum, dim_of, ones_like, signed_epsilon, stabilise, zeros_like
 from onnxsal.ops.registry import Roles, implicit_bias, spec_of, vjp
 
@@ -143,7 +142,7 @@ def affine_of(op: Emit, node: NodeView) -> Affine:
             f"{node.label}: the rule takes affine maps of one tensor; this {spec.family} node is none of input(s) {names}. "
             "Products of activations take rule 'share', additions rule 'split'."
         )
-    position, fold = active[0], fold_of(node)
+    position, fold = active[0], node.fold
     factors = range(len(node.inputs)) if roles.factors is None else roles.factors
     others = [i for i in factors if i != position and node.optional(i) is not None]
     weight_at = others[0] if spec.family != "add" and len(others) == 1 else None

@@ -15,7 +15,7 @@ from onnxsal.backward.box import bounds_at
 from onnxsal.backward.padding import present
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
-from onnxsal.facts.ranges import is_relu
+from onnxsal.facts.tags import is_relu
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import add_up, ones_like, unbroadcast
 from onnxsal.ops.registry import vjp

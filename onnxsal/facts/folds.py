@@ -18,18 +18,16 @@ FOLDED = "folded"
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def fold_batchnorm(model: Model, keep: Collection[str] = ()) -> None:
-    """Fill ``model.folds`` and tag what is folded; tensors in ``keep`` (where a walk begins or ends) are not folded away."""
-    model.folds = {}
-    model.tags = {i: tags - {FOLDED} for i, tags in model.tags.items()}
+def fold_batchnorm(model: Model, keep: Collection[str] = ()) -> dict[int, Fold]:
+    """What is folded into the linear node of each index; tensors in ``keep`` (where a walk begins or ends) are not folded away."""
+    found = {}
     for node in model.nodes:
         axis = _unit_axis(node)
         tail = affine_tail(node, axis, _units(node), keep, through=True) if axis is not None else None
         if axis is None or tail is None or not tail.nodes:
             continue
-        model.folds[node.index] = Fold(node, tail.nodes, axis, tail.names, tail.perm)
-        for step in tail.nodes:
-            model.tags[step.index] = model.tags.get(step.index, frozenset()) | {FOLDED}
+        found[node.index] = Fold(node, tail.nodes, axis, tail.names, tail.perm)
+    return found
 
 
 def _unit_axis(node: NodeView) -> int | None:
@@ -54,5 +52,5 @@ def _units(node: NodeView) -> int | None:
     return size if isinstance(size, int) else None
 
 
-NORMALISERS: dict[str, Callable[[Model, Collection[str]], None]] = {"fold_batchnorm": fold_batchnorm}
-"""What a method may ask for: it changes how rules see the model, never its nodes."""
+NORMALISERS: dict[str, Callable[[Model, Collection[str]], dict[int, Fold]]] = {"fold_batchnorm": fold_batchnorm}
+"""What a method may ask for: how rules see the model in place of some of its nodes; the model stays as it is."""

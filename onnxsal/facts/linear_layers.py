@@ -101,13 +101,6 @@ def linear_layers(model: Model) -> list[LinearLayer]:
     return [_with_tail(model, node) for node in model.nodes if _is_layer(node)]
 
 
-def tag_linear_layers(model: Model) -> None:
-    """Tag the nodes of every linear layer."""
-    for layer in linear_layers(model):
-        for node, tag in ((layer.node, LAYER), *((n, TAIL) for n in layer.tail)):
-            model.tags[node.index] = model.tags.get(node.index, frozenset()) | {tag}
-
-
 def _is_layer(node: NodeView) -> bool:
     if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.proto.input) < 2:
         return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxsal.graph.emit import Emit
-from onnxsal.graph.model import Model, NodeView, Value
+from onnxsal.graph.model import NodeView, Value
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,3 @@ def _affine(op: Emit, node: NodeView, names: frozenset[str]) -> tuple[Value | No
     if node.op_type == "Sub":
         return (None, op.Neg(constant), False) if position == 0 else (None, constant, True)
     return op.Reciprocal(constant) if node.op_type == "Div" else constant, None, False
-
-
-def fold_of(node: NodeView) -> Fold | None:
-    """What is folded into this node in the backward view, if a method asked for it."""
-    model: Model = node.model
-    return model.folds.get(node.index)

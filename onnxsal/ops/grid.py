@@ -9,7 +9,8 @@ import numpy as np
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, calc, float_size, shape_parts, sizes
 from onnxsal.graph.helpers import cast, reshape_like, shape_of, zeros_like
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.ranges import with_zero
+from onnxsal.ops.registry import ANY, Of, Range, Roles, case, gradient_of
 
 KERNELS = {
     "nearest": (0, [[1.0]]),
@@ -148,9 +149,15 @@ _OUT = np.array([[[[-0.3, 0.1], [1.37, -1.21], [0.77, 0.43]], [[-1.63, 0.2], [2.
 """A grid that leaves the image on every side, off the points where an interpolation has kinks."""
 
 
+def _sampled_range(node: NodeView, of: Of) -> Range:
+    """Means of neighbours, and zeros outside; cubic interpolation overshoots."""
+    return ANY if "cubic" in str(node.attr("mode")) else with_zero(node, of)
+
+
 @gradient_of(
     "GridSample",
     family="resample",
+    range=_sampled_range,
     bias=_grid_bias,
     cases=[
         case((2, 3, 4, 5), (2, 2, 3, 2), low=-0.9, high=0.9, opset=20),

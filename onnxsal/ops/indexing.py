@@ -8,7 +8,8 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, shape_of, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, hull, sum_of
+from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
 
 # ----- picking -----
 
@@ -123,6 +124,7 @@ def unique(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "OneHot",
     family="movement",
+    range=lambda node, of: of(2),
     bias="zero",
     cases=[
         case(np.array([0, 2, -1, 5]), np.array(4), (2,)),
@@ -205,10 +207,21 @@ def _scatter_bias(op: Emit, node: NodeView) -> Value | None:
     return spots.put(zero, spots.updates, reduction) if data else spots.put(spots.data, zero, reduction)
 
 
+def _scatter_range(node: NodeView, of: Of) -> Range:
+    """Elements of either, or sums of any number of updates (add); products keep a sign only where neither is negative."""
+    data, updates, reduction = of(0), of(2), node.attr("reduction")
+    if reduction == "add":
+        return sum_of([data, by_sign(node, lambda i: updates)])
+    if reduction == "mul":
+        return NOT_NEGATIVE if data[0] >= 0 and updates[0] >= 0 else ANY
+    return hull(data, updates)
+
+
 @gradient_of(
     "ScatterElements",
     "ScatterND",
     family="movement",
+    range=_scatter_range,
     bias=_scatter_bias,
     cases={
         "ScatterElements": [
@@ -259,6 +272,7 @@ def scatter(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "TensorScatter",
     family="movement",
+    range=lambda node, of: hull(of(0), of(1)),
     bias="linear",
     cases=[
         case((2, 3, 5, 2), (2, 3, 2, 2), np.array([1, 3]), opset=24),

@@ -18,7 +18,8 @@ from onnxsal.graph.adjoints import (
     sizes,
 )
 from onnxsal.graph.helpers import axes_of, perm_inverse, reshape_like, shape_of, unbroadcast, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.ranges import ZERO, hull, with_zero
+from onnxsal.ops.registry import Of, Range, case, gradient_of
 from onnxsal.ops.slicing import ints
 
 # ----- the same elements in another shape or order -----
@@ -156,9 +157,17 @@ def _pad_bias(op: Emit, node: NodeView) -> Value | None:
     return op.clone(node, inputs)
 
 
+def _pad_range(node: NodeView, of: Of) -> Range:
+    """As x; a constant frame holds its value, 0 if none is given."""
+    if node.attr("mode") != "constant":
+        return of(0)
+    return hull(of(0), ZERO if node.optional(2) is None else of(2))
+
+
 @gradient_of(
     "Pad",
     family="movement",
+    range=_pad_range,
     bias=_pad_bias,
     cases=[
         case((3, 4), ints(1, 0, 2, 3)),
@@ -204,6 +213,7 @@ def pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "CenterCropPad",
     family="movement",
+    range=with_zero,
     bias="zero",
     cases=[case((5, 6), ints(3, 9)), case((5, 6, 2), ints(8, 3), axes=[1, 0]), case((4, 7), ints(4), axes=[-1])],
 )
@@ -222,6 +232,7 @@ def center_crop_pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Trilu",
     family="movement",
+    range=with_zero,
     bias="zero",
     cases=[case((2, 3, 4)), case((3, 3), upper=0), case((3, 4), np.array(-1, np.int64)), case((4, 4), np.array(1, np.int64), upper=0)],
 )

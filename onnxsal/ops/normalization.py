@@ -9,7 +9,8 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
+from onnxsal.ops.registry import ANY, Of, Range, Roles, case, gradient_of
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -292,6 +293,7 @@ def mean_variance_normalization(op: Emit, node: NodeView, dy: Value) -> list[Val
 @gradient_of(
     "LpNormalization",
     family="normalization",
+    range=lambda node, of: UNIT if of(0)[0] >= 0 else SIGNED_UNIT,
     bias=lambda op, node: node.y,
     cases=[
         case((2, 3, 4)),
@@ -341,9 +343,15 @@ def _lrn_bias(op: Emit, node: NodeView) -> Value:
 _EVEN = "ONNX Runtime runs LRN with an odd size only"
 
 
+def _lrn_range(node: NodeView, of: Of) -> Range:
+    """x over a positive number."""
+    return by_sign(node, of) if float(node.attr("bias")) >= 0 and float(node.attr("alpha")) >= 0 else ANY
+
+
 @gradient_of(
     "LRN",
     family="normalization",
+    range=_lrn_range,
     bias=_lrn_bias,
     cases=[
         case((2, 5, 2, 2), size=3, alpha=0.8, beta=0.6, bias=1.3),

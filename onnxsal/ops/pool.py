@@ -11,6 +11,7 @@ from onnx import helper
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, join
 from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_like
+from onnxsal.ops.ranges import NOT_NEGATIVE, with_zero
 from onnxsal.ops.registry import case, gradient_of, not_yet
 from onnxsal.ops.windows import Window, gather, spread, window_of
 
@@ -70,6 +71,7 @@ def global_max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "MaxUnpool",
     family="movement",
+    range=with_zero,
     bias="zero",
     cases=[
         case((1, 2, 2, 2), np.asarray([[[[1, 3], [8, 15]], [[16, 19], [28, 30]]]]), kernel_shape=[2, 2], strides=[2, 2]),
@@ -151,6 +153,7 @@ _AVERAGES = [
 @gradient_of(
     "AveragePool",
     family="average_pool",
+    range=with_zero,
     bias="zero",
     cases=[
         *_AVERAGES,
@@ -195,6 +198,7 @@ def _norm_parts(op: Emit, node: NodeView, dy: Value) -> tuple[Value, Value]:
 @gradient_of(
     "LpPool",
     family="reduction",
+    range=NOT_NEGATIVE,
     bias="zero",
     cases=[
         *_AVERAGES,
@@ -212,6 +216,7 @@ def lp_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "GlobalLpPool",
     family="reduction",
+    range=NOT_NEGATIVE,
     bias="zero",
     cases=[case((2, 3, 4, 5)), case((2, 3, 6), p=1, kinks=[0.0]), case((1, 2, 2, 3, 2), p=3, kinks=[0.0])],
 )

@@ -8,6 +8,7 @@ was *wanted* as an error, unless the operator lists that input in ``stops`` with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -100,15 +101,25 @@ class Roles:
 Range = tuple[float, float]
 """Smallest and largest value that a tensor can take, whatever the input."""
 
-RangeRule = Callable[[NodeView, Callable[[int], Range]], Range]
-"""(node, range of its input i) -> range of its first output; an input that is not connected or not known is anywhere."""
+ANY: Range = (-math.inf, math.inf)
+
+Of = Callable[[int], Range]
+"""The range of input i; one that is not connected or not known is anywhere."""
+
+RangeRule = Callable[[NodeView, Of], Range]
+"""(node, ranges of its inputs) -> range of its first output (of all, where an operator has many of a kind)."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What an operator does to facts about tensors (``facts/`` solves them); ``None``: as its family does, or nothing is known."""
+    """What an operator does to facts about tensors (``facts/`` solves them).
+
+    ``range``: between which values its output lies (``None``: as its family says, or not known). ``rectifies`` tells whether it cuts its
+    first input off at zero: 0 below, the identity just above.
+    """
 
     range: RangeRule | None = None
+    rectifies: Callable[[NodeView, Of], bool] = lambda node, of: False
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,7 @@ def gradient_of(
     carries: Sequence[int] | None = None,
     roles: Roles | None = None,
     range: RangeRule | Range | None = None,
+    rectifies: Callable[[NodeView, Of], bool] = Facts.rectifies,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -162,7 +174,7 @@ def gradient_of(
     ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
     ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones). ``roles``
     says which inputs are multiplied and which are added, where that is what the operator does. ``range`` says between which values its
-    first output lies: always, or as a function of the ranges of the inputs.
+    first output lies: always, or as a function of the ranges of the inputs; ``rectifies`` whether it cuts its first input off at zero.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -179,7 +191,7 @@ def gradient_of(
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
             outputs = None if carries is None else tuple(carries)
-            stated = Facts(_rule(range))
+            stated = Facts(_always(range), rectifies)
             REGISTRY[key] = OpSpec(
                 op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, roles, stated, gradient.__module__
             )
@@ -188,11 +200,10 @@ def gradient_of(
     return register
 
 
-def _rule(range: RangeRule | Range | None) -> RangeRule | None:
+def _always(range: RangeRule | Range | None) -> RangeRule | None:
     if range is None or callable(range):
         return range
-    always = range
-    return lambda node, of: always
+    return lambda node, of: range
 
 
 def not_differentiable(reason: str, *op_types: str, domain: str = "", range: RangeRule | Range | None = None) -> None:
@@ -202,7 +213,7 @@ def not_differentiable(reason: str, *op_types: str, domain: str = "", range: Ran
         if key in REGISTRY or key in NOT_DIFFERENTIABLE:
             raise ValueError(f"operator {op_type} is registered twice")
         NOT_DIFFERENTIABLE[key] = reason
-        FACTS[key] = Facts(_rule(range))
+        FACTS[key] = Facts(_always(range))
 
 
 def not_yet(advice: str, *op_types: str, domain: str = "") -> None:

@@ -11,7 +11,8 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, linear_adjoint, reshape_parts, shape_parts
 from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.ranges import ZERO, by_sign, hull
+from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
 from onnxsal.ops.slicing import ints
 
 ROI, SCALES, SIZES = 1, 2, 3
@@ -127,9 +128,16 @@ def scales_of(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
+def _resize_range(node: NodeView, of: Of) -> Range:
+    """Means of neighbours; what lies outside is 0, or the extrapolation value. Cubic interpolation overshoots."""
+    outside = float(node.attr("extrapolation_value") or 0.0)
+    return ANY if node.attr("mode") == "cubic" else hull(of(0), ZERO, (outside, outside))
+
+
 @gradient_of(
     "Resize",
     family="resample",
+    range=_resize_range,
     bias=_extrapolated,
     cases=[
         case((1, 2, 3, 4), None, scales_of(1, 1, 2, 3), mode="nearest"),
@@ -187,6 +195,7 @@ def _resize_x(op: Emit, node: NodeView, dy: Value) -> Value:
 @gradient_of(
     "Col2Im",
     family="resample",
+    range=by_sign,
     bias="zero",
     cases=[
         case((1, 8, 6), ints(3, 4), ints(2, 2)),

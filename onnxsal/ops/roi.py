@@ -10,6 +10,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, float_size, sizes
 from onnxsal.graph.helpers import cast, mask, zeros_like
+from onnxsal.ops.ranges import with_zero
 from onnxsal.ops.registry import case, gradient_of
 
 
@@ -101,6 +102,7 @@ _OF = np.array([0, 1, 1])
 @gradient_of(
     "RoiAlign",
     family="resample",
+    range=with_zero,
     bias=_roi_bias,
     cases=[
         case((2, 2, 4, 5), _REGIONS, _OF, output_height=2, output_width=3, sampling_ratio=2),

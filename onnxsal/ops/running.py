@@ -6,6 +6,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, mask, ones_like
+from onnxsal.ops.ranges import by_sign, hull, powers
 from onnxsal.ops.registry import Roles, case, gradient_of
 
 
@@ -23,7 +24,7 @@ _running = [
 ]
 
 
-@gradient_of("CumSum", family="reduction", bias="zero", cases=_running, roles=Roles((0,)))
+@gradient_of("CumSum", family="reduction", range=by_sign, bias="zero", cases=_running, roles=Roles((0,)))
 def cum_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = the running sum of dy in the other direction."""
     return node.grads(_backwards(op, node, dy))
@@ -41,6 +42,7 @@ _zeros = np.asarray([[1.5, -2.0, 0.0, 3.0, 0.0, 0.7], [0.0, 2.0, 1.0, -1.0, 0.5,
 @gradient_of(
     "CumProd",
     family="reduction",
+    range=lambda node, of: hull(powers(node, of), (1.0, 1.0)),
     bias=_cum_prod_bias,
     cases=[case(c.inputs[0], c.inputs[1], **c.attributes, opset=26) for c in _running]
     + [case(_zeros, np.asarray(1), exclusive=e, reverse=r, opset=26) for e in (0, 1) for r in (0, 1)],

@@ -9,6 +9,7 @@ import numpy as np
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, Part, calc, crop_or_pad, int_operand, pad_zeros, reshape_parts, scatter_back, sizes
 from onnxsal.graph.helpers import axes_of, zeros_like
+from onnxsal.ops.ranges import hull, same
 from onnxsal.ops.registry import case, gradient_of
 
 BIG = 2**63 - 1
@@ -22,6 +23,7 @@ def ints(*values: int) -> np.ndarray:
 @gradient_of(
     "Concat",
     family="movement",
+    range=lambda node, of: hull(*(of(i) for i in range(len(node.inputs)))),
     bias="linear",
     cases=[
         case((2, 3), (2, 1), (2, 4), axis=1),
@@ -55,6 +57,7 @@ def concat(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Split",
     family="movement",
+    range=same,
     bias="zero",
     many=True,
     cases=[
