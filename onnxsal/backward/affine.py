@@ -17,10 +17,10 @@ from onnx import helper
 
 from onnxsal.backward.padding import present
 from onnxsal.errors import UnsupportedError
+from onnxsal.facts.fold import fold_of
 from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
-from onnxsal.graph.fold import fold_of
 from onnxsal.graph.helpers import channel_sum, dim_of, ones_like, signed_epsilon, stabilise, zeros_like
 from onnxsal.ops.registry import Roles, implicit_bias, spec_of, vjp
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, mask, unbroadcast
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.registry import Roles, Scaling, case, gradient_of
 
 PAIRS = [
     case((2, 3, 4), (2, 3, 4)),
@@ -35,7 +37,13 @@ def _passive(op: Emit, node: NodeView) -> Value | None:
 # ----- sums -----
 
 
-@gradient_of("Add", "Sum", family="add", bias=_passive, cases={"Add": PAIRS, "Sum": MANY})
+def _added(op: Any, node: NodeView, given: Sequence[Any], i: int) -> tuple[Any, Any]:
+    """The sum of the other operands."""
+    rest = [v for k, v in enumerate(given) if k != i]
+    return None, reduce(op.Add, rest) if rest else None
+
+
+@gradient_of("Add", "Sum", family="add", bias=_passive, cases={"Add": PAIRS, "Sum": MANY}, scaling=Scaling(_added))
 def add(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy, summed over the axes that x_i is stretched along."""
     return _back(op, node, [dy if wanted else None for wanted in node.wants])
@@ -48,7 +56,13 @@ def _sub_bias(op: Emit, node: NodeView) -> Value | None:
     return op.Neg(node.input(1)) if node.want(0) else node.x
 
 
-@gradient_of("Sub", family="add", bias=_sub_bias, cases=PAIRS)
+@gradient_of(
+    "Sub",
+    family="add",
+    bias=_sub_bias,
+    cases=PAIRS,
+    scaling=Scaling(lambda op, node, v, i: (-1.0, v[0]) if i else (None, op.Neg(v[1]))),
+)
 def subtract(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy; db = -dy."""
     return _back(op, node, [dy if node.want(0) else None, op.Neg(dy) if node.want(1) else None])
@@ -92,7 +106,9 @@ def arange(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- products -----
 
 
-@gradient_of("Mul", family="product", bias="product", cases=PAIRS, roles=Roles((0, 1)))
+@gradient_of(
+    "Mul", family="product", bias="product", cases=PAIRS, roles=Roles((0, 1)), scaling=Scaling(lambda op, node, v, i: (v[1 - i], None))
+)
 def multiply(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy b; db = dy a."""
     return _back(op, node, [op.Mul(dy, node.input(1 - i)) if node.want(i) else None for i in (0, 1)])
@@ -113,7 +129,14 @@ DIVIDED = [
 ]
 
 
-@gradient_of("Div", family="product", bias=_div_bias, cases=DIVIDED, roles=Roles((0,)))
+@gradient_of(
+    "Div",
+    family="product",
+    bias=_div_bias,
+    cases=DIVIDED,
+    roles=Roles((0,)),
+    scaling=Scaling(lambda op, node, v, i: (op.Reciprocal(v[1]), None), of=(0,)),
+)
 def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy / b; db = -dy y / b."""
     da = op.Div(dy, node.input(1))
