@@ -10,11 +10,11 @@ from typing import Any
 from onnxsal.backward import Rule
 from onnxsal.engine.method import Method
 from onnxsal.errors import MethodError, PlanError
+from onnxsal.facts.fold import Fold
 from onnxsal.facts.folds import FOLDED, NORMALISERS
 from onnxsal.facts.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.facts.tags import tags_of
 from onnxsal.graph import Model, NodeView
-from onnxsal.graph.fold import Fold
 from onnxsal.ops.registry import advice, spec_of
 
 

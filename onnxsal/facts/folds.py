@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from onnxsal.facts.affine_tail import affine_tail, is_constant
+from onnxsal.facts.fold import Fold
 from onnxsal.graph import FLOATS, Model, NodeView
-from onnxsal.graph.fold import Fold
 
 FOLDED = "folded"
 """Tag: the node is part of the linear node before it, as far as relevance is concerned."""

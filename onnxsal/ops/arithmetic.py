@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, is_zero, mask, unbroadcast
 from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
-from onnxsal.ops.registry import Of, Range, Roles, case, gradient_of
+from onnxsal.ops.registry import Of, Range, Roles, Scaling, case, gradient_of
 
 PAIRS = [
     case((2, 3, 4), (2, 3, 4)),
@@ -36,11 +38,17 @@ def _passive(op: Emit, node: NodeView) -> Value | None:
 # ----- sums -----
 
 
+def _added(op: Any, node: NodeView, given: Sequence[Any], i: int) -> tuple[Any, Any]:
+    """The sum of the other operands."""
+    rest = [v for k, v in enumerate(given) if k != i]
+    return None, reduce(op.Add, rest) if rest else None
+
+
 def _sum_range(node: NodeView, of: Of) -> Range:
     return sum_of([of(i) for i in range(len(node.inputs))])
 
 
-@gradient_of("Add", "Sum", family="add", range=_sum_range, bias=_passive, cases={"Add": PAIRS, "Sum": MANY})
+@gradient_of("Add", "Sum", family="add", range=_sum_range, bias=_passive, cases={"Add": PAIRS, "Sum": MANY}, scaling=Scaling(_added))
 def add(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy, summed over the axes that x_i is stretched along."""
     return _back(op, node, [dy if wanted else None for wanted in node.wants])
@@ -57,7 +65,14 @@ def _difference_range(node: NodeView, of: Of) -> Range:
     return of(0)[0] - of(1)[1], of(0)[1] - of(1)[0]
 
 
-@gradient_of("Sub", family="add", range=_difference_range, bias=_sub_bias, cases=PAIRS)
+@gradient_of(
+    "Sub",
+    family="add",
+    range=_difference_range,
+    bias=_sub_bias,
+    cases=PAIRS,
+    scaling=Scaling(lambda op, node, v, i: (-1.0, v[0]) if i else (None, op.Neg(v[1]))),
+)
 def subtract(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy; db = -dy."""
     return _back(op, node, [dy if node.want(0) else None, op.Neg(dy) if node.want(1) else None])
@@ -115,7 +130,15 @@ def _product_range(node: NodeView, of: Of) -> Range:
     return ends[0] ** 2, ends[1] ** 2
 
 
-@gradient_of("Mul", family="product", range=_product_range, bias="product", cases=PAIRS, roles=Roles((0, 1)))
+@gradient_of(
+    "Mul",
+    family="product",
+    range=_product_range,
+    bias="product",
+    cases=PAIRS,
+    roles=Roles((0, 1)),
+    scaling=Scaling(lambda op, node, v, i: (v[1 - i], None)),
+)
 def multiply(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy b; db = dy a."""
     return _back(op, node, [op.Mul(dy, node.input(1 - i)) if node.want(i) else None for i in (0, 1)])
@@ -140,7 +163,15 @@ def _quotient_range(node: NodeView, of: Of) -> Range:
     return product(of(0), inverse(of(1)))
 
 
-@gradient_of("Div", family="product", range=_quotient_range, bias=_div_bias, cases=DIVIDED, roles=Roles((0,)))
+@gradient_of(
+    "Div",
+    family="product",
+    range=_quotient_range,
+    bias=_div_bias,
+    cases=DIVIDED,
+    roles=Roles((0,)),
+    scaling=Scaling(lambda op, node, v, i: (op.Reciprocal(v[1]), None), of=(0,)),
+)
 def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy / b; db = -dy y / b."""
     da = op.Div(dy, node.input(1))

@@ -53,15 +53,15 @@ class Sampler:
     def scale(self, axis: int) -> Ints:
         """d position / d grid: half the length between the outermost positions."""
         size = float_size(self.op, self.x, axis)
-        return calc(self.op, "Mul", calc(self.op, "Sub", size, 1.0) if self.align else size, 0.5)
+        return calc(self.op).Mul(calc(self.op).Sub(size, 1.0) if self.align else size, 0.5)
 
     def position(self, axis: int) -> Value:
         """Where the points lie along one axis of x [N, 1, P]."""
-        centre = calc(self.op, "Mul", calc(self.op, "Sub", float_size(self.op, self.x, axis), 1.0), 0.5)
+        centre = calc(self.op).Mul(calc(self.op).Sub(float_size(self.op, self.x, axis), 1.0), 0.5)
         return self.op.Add(self.op.Mul(self.coordinate(axis), self.scale(axis)), centre)
 
     def _line(self, axis: int) -> Line:
-        op, last = self.op, calc(self.op, "Sub", float_size(self.op, self.x, axis), 1.0)
+        op, last = self.op, calc(self.op).Sub(float_size(self.op, self.x, axis), 1.0)
         position = self.position(axis)
         first, kernel = KERNELS[self.mode]
         polynomials = np.array(kernel, op.np_dtype)
@@ -86,7 +86,7 @@ class Sampler:
         if self.padding != "reflection":
             return index
         op, edge = self.op, 0.0 if self.align else 0.5
-        period = calc(op, "Max", calc(op, "Mul", calc(op, "Add", last, 2 * edge), 2.0), 1.0)
+        period = calc(op).Max(calc(op).Mul(calc(op).Add(last, 2 * edge), 2.0), 1.0)
         around = op.Mod(op.Abs(op.Add(index, edge)), period, fmod=1)
         return op.Sub(op.Min(around, op.Sub(period, around)), edge)
 

@@ -56,8 +56,8 @@ def _place(op: Emit, dy: Value, index: np.ndarray, x: Value, axis: int) -> Value
     """The adjoint where the indices are known and none repeats: a frame of zeros, or dy itself in the opposite order."""
     if index.size and (np.diff(index) == 1).all() and (index[0] >= 0 or index[-1] < 0):
         whole = sizes(op, x, [axis])
-        first = index[:1] if index[0] >= 0 else calc(op, "Add", whole, index[:1])
-        return pad_zeros(op, dy, first, calc(op, "Sub", calc(op, "Sub", whole, first), index.size), [axis], x.rank)
+        first = index[:1] if index[0] >= 0 else calc(op).Add(whole, index[:1])
+        return pad_zeros(op, dy, first, calc(op).Sub(calc(op).Sub(whole, first), index.size), [axis], x.rank)
     length = x.dim(axis)
     if length is None or len(set((index % length).tolist())) < index.size or not index.size:
         return None

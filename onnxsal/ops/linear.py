@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.registry import Roles, Units, case, gradient_of
 from onnxsal.ops.windows import correlate, gather, spread, transposed_window_of, window_of
 
 
@@ -22,6 +22,10 @@ def multilinear_bias(op: Emit, node: NodeView, factors: int, constant: Value | N
 
 
 # ----- convolutions -----
+
+
+def _groups(node: NodeView) -> int:
+    return int(node.attr("group", 1))
 
 
 def _convolution_bias(op: Emit, node: NodeView) -> Value | None:
@@ -42,6 +46,7 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
     family="linear",
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
+    units=Units(along=lambda node: 0, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="gathers"),
     cases=[
         case((2, 6, 5, 6), (7, 6, 3, 3), (7,), pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
         case((2, 6, 5, 6), (7, 6, 3, 2), pads=[0, 1, 2, 0]),
@@ -81,6 +86,7 @@ def conv(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="linear",
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
+    units=Units(along=lambda node: 1, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="scatters"),
     cases=[
         case((2, 3, 4, 5), (3, 4, 3, 3), (4,)),
         case((2, 3, 4, 5), (3, 4, 3, 3), (4,), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
@@ -121,6 +127,12 @@ def _gemm_bias(op: Emit, node: NodeView) -> Value | None:
     family="linear",
     bias=_gemm_bias,
     roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0),
+    units=Units(
+        along=lambda node: 0 if node.attr("transB") else 1,
+        axis=lambda node: 1,
+        inputs=lambda node: 0 if node.attr("transA") else 1,
+        scale=lambda node: float(node.attr("alpha", 1.0)),
+    ),
     cases=[
         case((3, 4), (4, 5), (5,)),
         case((3, 4), (5, 4), (5,), transB=1),
@@ -162,6 +174,11 @@ def _swapped(op: Emit, value: Value, rank: int) -> Value:
     family="linear",
     bias="product",
     roles=Roles((0, 1)),
+    units=Units(
+        along=lambda node: None if node.input(1).rank == 1 else node.input(1).rank - 1,
+        axis=lambda node: node.y.rank - 1,
+        inputs=lambda node: node.x.rank - 1,
+    ),
     cases=[
         case((3, 4), (4, 5)),
         case((2, 3, 4), (4, 5)),

@@ -194,7 +194,7 @@ def pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         half = len(axes)
         before = pads[:half] if isinstance(pads, np.ndarray) else op.Slice(pads, [0], [half])
         after = pads[half:] if isinstance(pads, np.ndarray) else op.Slice(pads, [half], [2 * half])
-        dx = crop_or_pad(op, dy, calc(op, "Neg", before), calc(op, "Neg", after), axes, x.rank)
+        dx = crop_or_pad(op, dy, calc(op).Neg(before), calc(op).Neg(after), axes, x.rank)
     elif axes is not None and isinstance(pads, np.ndarray):
         matrices = {}
         for axis, before, after in zip(axes, pads[: len(axes)].tolist(), pads[len(axes) :].tolist(), strict=True):
@@ -221,9 +221,9 @@ def center_crop_pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy padded where x was cropped and cropped where it was padded; of an odd difference the smaller half comes first."""
     x = node.x
     axes = axes_of(node, x.rank) or list(range(x.rank))
-    grown = calc(op, "Sub", sizes(op, node.y, axes), sizes(op, x, axes))
-    before = calc(op, "Div", grown, 2)
-    return node.grads(crop_or_pad(op, dy, calc(op, "Neg", before), calc(op, "Sub", before, grown), axes, x.rank))
+    grown = calc(op).Sub(sizes(op, node.y, axes), sizes(op, x, axes))
+    before = calc(op).Div(grown, 2)
+    return node.grads(crop_or_pad(op, dy, calc(op).Neg(before), calc(op).Sub(before, grown), axes, x.rank))
 
 
 # ----- selections -----

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
-from onnxsal.ops.registry import ANY, Of, Range, Roles, case, gradient_of
+from onnxsal.ops.registry import ANY, Of, Range, Roles, Scaling, case, gradient_of
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -189,9 +190,16 @@ def statistical(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- stored statistics -----
 
 
-def _slope(op: Emit, node: NodeView) -> Value:
+def _slope(op: Any, node: NodeView, scale: Any, variance: Any) -> Any:
     """scale / sqrt(var + epsilon), one per channel."""
-    return op.Div(node.input(1), op.Sqrt(op.Add(node.input(4), node.attr("epsilon"))))
+    return op.Div(scale, op.Sqrt(op.Add(variance, node.attr("epsilon"))))
+
+
+def _stored(op: Any, node: NodeView, given: Sequence[Any], i: int) -> tuple[Any, Any]:
+    """Slope scale / sqrt(var + epsilon) and offset B - mean slope, one per channel."""
+    _, scale, bias, mean, variance = given
+    slope = _slope(op, node, scale, variance)
+    return slope, op.Sub(bias, op.Mul(mean, slope))
 
 
 def _batch_norm_bias(op: Emit, node: NodeView) -> Value:
@@ -199,7 +207,7 @@ def _batch_norm_bias(op: Emit, node: NodeView) -> Value:
     if node.attr("training_mode"):
         return _statistical_bias(op, node)
     lift = _channels(node.x.rank)
-    slope = _slope(op, node)
+    slope = _slope(op, node, node.input(1), node.input(4))
     if node.wants == (True, False, False, False, False):
         return _lift(op, op.Sub(node.input(2), op.Mul(node.input(3), slope)), lift)
     bias = _lift(op, node.input(2), lift)
@@ -217,7 +225,7 @@ def _batch_norm_bias(op: Emit, node: NodeView) -> Value:
     return rest
 
 
-_stored = np.asarray([0.5, 1.5, 2.0])
+_VARIANCES = np.asarray([0.5, 1.5, 2.0])
 
 
 @gradient_of(
@@ -225,13 +233,14 @@ _stored = np.asarray([0.5, 1.5, 2.0])
     family="normalization",
     bias=_batch_norm_bias,
     roles=Roles((0, 1), (2, 3)),
+    scaling=Scaling(_stored, of=(0,), axis=1, holds=lambda node: not node.attr("training_mode")),
     cases=[
-        case((2, 3, 2, 2), (3,), (3,), (3,), _stored, fixed=[1, 2, 3, 4]),
-        case((2, 3, 4), (3,), (3,), (3,), _stored, epsilon=0.1),
-        case((4, 3), (3,), (3,), (3,), _stored),
-        case((2, 3, 1, 2, 2), (3,), (3,), (3,), _stored, fixed=[1, 2]),
+        case((2, 3, 2, 2), (3,), (3,), (3,), _VARIANCES, fixed=[1, 2, 3, 4]),
+        case((2, 3, 4), (3,), (3,), (3,), _VARIANCES, epsilon=0.1),
+        case((4, 3), (3,), (3,), (3,), _VARIANCES),
+        case((2, 3, 1, 2, 2), (3,), (3,), (3,), _VARIANCES, fixed=[1, 2]),
         case((4,), (1,), (1,), (1,), np.asarray([0.7])),
-        case((2, 3, 4), (3,), (3,), (3,), _stored, training_mode=1, epsilon=0.2, outputs=3),
+        case((2, 3, 4), (3,), (3,), (3,), _VARIANCES, training_mode=1, epsilon=0.2, outputs=3),
     ],
 )
 def batch_norm(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
@@ -243,7 +252,7 @@ def batch_norm(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         stored = [zeros_like(op, node.input(i)) if node.want(i) else None for i in (3, 4)]
         return [*_statistical(op, node, dy)[:3], *stored]
     lift = _channels(node.x.rank)
-    slope = _slope(op, node)
+    slope = _slope(op, node, node.input(1), node.input(4))
     dx = op.Mul(dy, _lift(op, slope, lift)) if node.want(0) else None
     dscale = dbias = dmean = dvar = None
     if node.want(2) or node.want(3):

@@ -124,7 +124,7 @@ def _divisor(op: Emit, node: NodeView, window: Window) -> Value | float:
         return float(math.prod(kernel))
     counted, view = window.large, window
     if include:
-        counted = calc(op, "Add", calc(op, "Add", window.large, window.begin), window.end)
+        counted = calc(op).Add(calc(op).Add(window.large, window.begin), window.end)
         none = np.zeros_like(window.strides)
         view = dataclasses.replace(window, large=counted, begin=none, end=none)
     one = helper.make_tensor("one", op.dtype, [1], [1.0])

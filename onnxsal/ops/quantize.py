@@ -91,7 +91,7 @@ def _to_scale(op: Emit, node: NodeView, g: Value) -> Value:
     if not block:
         total = unbroadcast(op, g, node.x, _laid_out(op, node, scale))
         return total if scale.rank in (0, node.x.rank) else reshape_like(op, total, scale)
-    missing = calc(op, "Sub", calc(op, "Mul", sizes(op, scale, [axis]), block), sizes(op, node.x, [axis]))
+    missing = calc(op).Sub(calc(op).Mul(sizes(op, scale, [axis]), block), sizes(op, node.x, [axis]))
     g = crop_or_pad(op, g, np.zeros(1, np.int64), missing, [axis], node.x.rank)
     if scale.static is not None:
         target = op.const([*scale.static[: axis + 1], block, *scale.static[axis + 1 :]])

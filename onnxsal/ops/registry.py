@@ -98,6 +98,65 @@ class Roles:
     flips: Callable[[NodeView], bool] = lambda node: False
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """``y = factor x + summand``, element by element, in one input x of an operator while its other inputs are constants.
+
+    ``parts(op, node, given, i)`` -> (factor, summand) where x is input i, from the inputs ``given``: ``None`` is 1 and 0, -1.0 a change
+    of sign. ``op`` emits (``Emit``) or calculates (``graph.adjoints.NUMBERS``): one formula serves both. ``of`` lists the inputs that x
+    may be (``None``: any), ``axis`` is that of x which the others run along (``None``: they are broadcast), ``holds(node)`` whether it
+    is so.
+    """
+
+    parts: Callable[[Any, NodeView, Sequence[Any], int], tuple[Any, Any]]
+    of: tuple[int, ...] | None = None
+    axis: int | None = None
+    holds: Callable[[NodeView], bool] = lambda node: True
+
+    def takes(self, node: NodeView, i: int) -> bool:
+        """Whether x may be input i."""
+        return (self.of is None or i in self.of) and self.holds(node)
+
+
+@dataclass(frozen=True)
+class Units:
+    """A layer of units: ``y = scale W x + bias``, each unit with weights of its own in input 1 of the node.
+
+    ``along(node)`` is the axis of the weight that counts units (``None``: there is one unit), ``axis(node)`` that of y, ``inputs(node)``
+    the axis of x that the weights run along. ``slides``: W is moved over the picture; it "gathers" a weighted sum from each window, or
+    "scatters" each element of x into a window of y, and the units of each of ``groups(node)`` see channels of their own. A weight that
+    scatters counts the units of one group only.
+    """
+
+    along: Callable[[NodeView], int | None]
+    axis: Callable[[NodeView], int]
+    inputs: Callable[[NodeView], int]
+    scale: Callable[[NodeView], float] = lambda node: 1.0
+    groups: Callable[[NodeView], int] = lambda node: 1
+    slides: Literal["", "gathers", "scatters"] = ""
+
+    def count(self, node: NodeView) -> int | None:
+        """How many units there are, where the weight's shape tells."""
+        along = self.along(node)
+        size = 1 if along is None else node.input(1).dim(along)
+        return size if size is None or self.slides != "scatters" else size * self.groups(node)
+
+    def weigh(self, op: Emit, node: NodeView, weight: Value, per_unit: Value) -> Value:
+        """A weight with the weights of each unit times a number of its own (1-D, or one number for all)."""
+        rank, along, groups = weight.rank, self.along(node), self.groups(node)
+        if along is None:
+            return op.Mul(weight, per_unit)
+        along %= rank
+        if self.slides == "scatters" and groups > 1:
+            # [group * inputs, units / group, ...]: units are counted through the groups, on the second axis.
+            size = [int(d) for d in weight.static or ()]
+            split = op.Reshape(weight, [groups, size[0] // groups, *size[1:]])
+            each = op.Expand(op.Reshape(per_unit, [-1]), [groups * size[1]])
+            return op.Reshape(op.Mul(split, op.Reshape(each, [groups, 1, -1, *[1] * (rank - 2)])), size)
+        last = along == rank - 1
+        return op.Mul(weight, per_unit if last else op.Reshape(per_unit, [*[1] * along, -1, *[1] * (rank - 1 - along)]))
+
+
 Range = tuple[float, float]
 """Smallest and largest value that a tensor can take, whatever the input."""
 
@@ -136,6 +195,8 @@ class OpSpec:
     stops: Mapping[int, str] = field(default_factory=dict)
     carries: tuple[int, ...] | None = None
     roles: Roles | None = None
+    scaling: Scaling | None = None
+    units: Units | None = None
     facts: Facts = Facts()
     module: str = ""
 
@@ -161,6 +222,8 @@ def gradient_of(
     stops: Mapping[int, str] | None = None,
     carries: Sequence[int] | None = None,
     roles: Roles | None = None,
+    scaling: Scaling | None = None,
+    units: Units | None = None,
     range: RangeRule | Range | None = None,
     rectifies: Callable[[NodeView, Of], bool] = Facts.rectifies,
     domain: str = "",
@@ -173,8 +236,9 @@ def gradient_of(
     ``"affine"`` (the node on zeros), ``"linear"`` (as affine, and zero where every floating-point input is active),
     ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
     ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones). ``roles``
-    says which inputs are multiplied and which are added, where that is what the operator does. ``range`` says between which values its
-    first output lies: always, or as a function of the ranges of the inputs; ``rectifies`` whether it cuts its first input off at zero.
+    says which inputs are multiplied and which are added, ``scaling`` how constants scale and shift one input, ``units`` where a layer
+    keeps the weights of each of its units, where that is what the operator does. ``range`` says between which values its first output
+    lies: always, or as a function of the ranges of the inputs; ``rectifies`` whether it cuts its first input off at zero.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -190,11 +254,9 @@ def gradient_of(
                 raise ValueError(f"operator {op_type} is registered without test cases")
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
-            outputs = None if carries is None else tuple(carries)
-            stated = Facts(_always(range), rectifies)
-            REGISTRY[key] = OpSpec(
-                op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, roles, stated, gradient.__module__
-            )
+            outputs, stated = None if carries is None else tuple(carries), Facts(_always(range), rectifies)
+            known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
+            REGISTRY[key] = OpSpec(*known, roles, scaling, units, stated, gradient.__module__)
         return gradient
 
     return register

@@ -51,7 +51,7 @@ def _interval(op: Emit, node: NodeView, axis: int) -> Interval:
         place = op.Mul(op.Add(first, op.Mul(op.Add(number, 0.5), share)), 1 / bins)
     position = op.Unsqueeze(op.Add(start, op.Mul(length, place)), [3])
     size = float_size(op, node.x, axis)
-    last = calc(op, "Sub", size, 1.0)
+    last = calc(op).Sub(size, 1.0)
     inside = op.And(op.GreaterOrEqual(position, -1.0), op.LessOrEqual(position, size))
     if count is not None:
         inside = op.And(inside, op.Unsqueeze(op.Less(number, count), [3]))

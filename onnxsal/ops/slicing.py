@@ -46,8 +46,8 @@ def concat(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         (i,) = wanted
         start: Ints = ints(0)
         for length in lengths[:i]:
-            start = calc(op, "Add", start, length)
-        cut = op.Slice(dy, start, calc(op, "Add", start, lengths[i]), [axis])
+            start = calc(op).Add(start, length)
+        cut = op.Slice(dy, start, calc(op).Add(start, lengths[i]), [axis])
         return [cut if i == j else None for j in range(len(parts))]
     known = [length for length in lengths if isinstance(length, np.ndarray)]
     split = np.concatenate(known) if len(known) == len(parts) else op.Concat(*lengths, axis=0)
@@ -83,11 +83,11 @@ def _pad_part(op: Emit, node: NodeView, dys: Sequence[Value | None], i: int, axi
     """The signal of the one part that has any, with zeros for the others."""
     before: Ints = ints(0)
     for j in range(i):
-        before = calc(op, "Add", before, sizes(op, node.output(j), [axis]))
-    length = calc(op, "Add", before, sizes(op, node.output(i), [axis]))
+        before = calc(op).Add(before, sizes(op, node.output(j), [axis]))
+    length = calc(op).Add(before, sizes(op, node.output(i), [axis]))
     part = dys[i]
     assert part is not None
-    return pad_zeros(op, part, before, calc(op, "Sub", sizes(op, node.x, [axis]), length), [axis], node.x.rank)
+    return pad_zeros(op, part, before, calc(op).Sub(sizes(op, node.x, [axis]), length), [axis], node.x.rank)
 
 
 @gradient_of(
@@ -127,15 +127,15 @@ def slice_(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     whole, taken, start = sizes(op, x, axes), sizes(op, node.y, axes), int_operand(op, node, 1)
     start = start[cut] if isinstance(start, np.ndarray) else op.Gather(start, cut) if len(cut) < len(steps) else start
     if isinstance(start, Value) or (start < 0).any():
-        start = calc(op, "Max", calc(op, "Where", calc(op, "Less", start, 0), calc(op, "Add", start, whole), start), 0)
-    start = calc(op, "Min", start, calc(op, "Sub", whole, back) if back.any() else whole)
+        start = calc(op).Max(calc(op).Where(calc(op).Less(start, 0), calc(op).Add(start, whole), start), 0)
+    start = calc(op).Min(start, calc(op).Sub(whole, back) if back.any() else whole)
     if back.any():
-        lowest = calc(op, "Sub", start, calc(op, "Mul", calc(op, "Sub", taken, 1), back * stride))
-        start = calc(op, "Min", lowest, whole)
+        lowest = calc(op).Sub(start, calc(op).Mul(calc(op).Sub(taken, 1), back * stride))
+        start = calc(op).Min(lowest, whole)
     if (stride == 1).all():
-        return node.grads(pad_zeros(op, dy, start, calc(op, "Sub", calc(op, "Sub", whole, start), taken), axes, x.rank))
+        return node.grads(pad_zeros(op, dy, start, calc(op).Sub(calc(op).Sub(whole, start), taken), axes, x.rank))
     dy = _spread(op, dy, node.y, dict(zip(axes, stride.tolist(), strict=True)))
-    rest = calc(op, "Sub", calc(op, "Sub", whole, start), calc(op, "Mul", taken, stride))
+    rest = calc(op).Sub(calc(op).Sub(whole, start), calc(op).Mul(taken, stride))
     return node.grads(crop_or_pad(op, dy, start, rest, axes, x.rank))
 
 

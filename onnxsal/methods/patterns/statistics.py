@@ -98,12 +98,12 @@ def _tap_by_tap(op: Emit, x: Value, channels: int, small: Value, window: Window)
     axes = list(window.axes)
     first = op.Transpose(x, perm=[1, 0, *axes])
     first = crop_or_pad(op, first, window.begin, window.end, axes, window.rank)
-    reach = calc(op, "Add", calc(op, "Mul", calc(op, "Sub", window.small, 1), window.strides), 1)
+    reach = calc(op).Add(calc(op).Mul(calc(op).Sub(window.small, 1), window.strides), 1)
     whole = bool(np.all(kernel == 1) and np.all(np.asarray(window.strides) == 1))
     found = []
     for tap in np.ndindex(*kernel):
         begin = np.asarray(tap, np.int64) * window.dilations
-        seen = first if whole else op.Slice(first, begin, calc(op, "Add", reach, begin), axes, window.strides)
+        seen = first if whole else op.Slice(first, begin, calc(op).Add(reach, begin), axes, window.strides)
         found.append(op.Gemm(small, op.Reshape(seen, [channels, -1]), transB=1))
     return op.Concat(*found, axis=0) if len(found) > 1 else found[0]
 
