@@ -38,7 +38,7 @@ def _stored(model: Model, name: str) -> Range:
     return _sound((float(array.min()), float(array.max())))
 
 
-def _step(node: NodeView, of: Callable[[int], Range | None]) -> list[Range]:
+def _step(node: NodeView, of: Callable[[int | str], Range | None]) -> list[Range]:
     """What the operator says, or its family, within what the element type can hold."""
     rule = facts_of(node).range or FAMILIES.get(family_of(node))
     stated = ANY if rule is None else _sound(rule(node, lambda i: _or_any(of(i))))

@@ -13,8 +13,7 @@ from functools import partial
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
-from onnxsal.facts.layout import Layout, layouts
-from onnxsal.facts.picture import Picture
+from onnxsal.facts.axes import Layout, Picture, layouts
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, zeros_like
 from onnxsal.graph.infer import Shape

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, is_zero, mask, unbroadcast
+from onnxsal.ops.axes import nowhere
 from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
 from onnxsal.ops.registry import Of, Range, Roles, Scaling, case, gradient_of
 
@@ -105,6 +106,7 @@ def _range_bias(op: Emit, node: NodeView) -> Value | None:
 @gradient_of(
     "Range",
     family="add",
+    axes=nowhere,
     bias=_range_bias,
     stops={1: "the limit decides only how many elements there are"},
     cases=[case(0.5, 4.6, 0.6), case(3.0, -1.3, -0.7), case(0.5, 4.6, 0.6, fixed=[1, 2])],

@@ -10,9 +10,10 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, calc, join, sizes
 from onnxsal.graph.helpers import cast, reshape_like
+from onnxsal.ops.axes import convolution
 from onnxsal.ops.grid import Sampler
 from onnxsal.ops.linear import multilinear_bias
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.registry import APART, Moved, Roles, case, gradient_of
 
 
 class Deformed(Sampler):
@@ -117,9 +118,16 @@ def _offsets(*shape: int) -> np.ndarray:
     return np.asarray(rng.uniform(0.1, 0.9, shape) + rng.integers(-2, 2, shape))
 
 
+def _deform_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """As a convolution; offsets and masks belong to samples."""
+    return convolution(node, i, axis, j) if i == 0 else (0, APART) if i in (2, 4) and axis == 0 else None
+
+
 @gradient_of(
     "DeformConv",
     family="linear",
+    axes=_deform_axes,
+    pictures=True,
     bias=_deform_bias,
     roles=Roles((0, 1, 4), (3,), mixed=lambda node: "several taps of its kernel can meet the same element of the input"),
     cases=[

@@ -10,6 +10,7 @@ from onnx import TensorProto
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import FLOAT8, FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
+from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, by_sign, grid, growing, inverse, largest, magnitude
 from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
@@ -222,7 +223,7 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- copies and conversions -----
 
 
-@gradient_of("Identity", family="movement", bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+@gradient_of("Identity", family="movement", axes=first_aligned, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]
@@ -237,6 +238,7 @@ def _dropout_range(node: NodeView, of: Of) -> Range:
 @gradient_of(
     "Dropout",
     family="movement",
+    axes=first_aligned,
     range=_dropout_range,
     bias="zero",
     stops={1: "the ratio decides which elements are dropped"},
@@ -289,6 +291,7 @@ def _cast_range(node: NodeView, of: Of) -> Range:
     "Cast",
     "CastLike",
     family="movement",
+    axes=first_aligned,
     range=_cast_range,
     bias=_cast_bias,
     stops={1: "only its type is read"},

@@ -9,8 +9,9 @@ import numpy as np
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, calc, float_size, shape_parts, sizes
 from onnxsal.graph.helpers import cast, reshape_like, shape_of, zeros_like
+from onnxsal.ops.axes import samples_only
 from onnxsal.ops.ranges import with_zero
-from onnxsal.ops.registry import ANY, Of, Range, Roles, case, gradient_of
+from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, Roles, case, gradient_of
 
 KERNELS = {
     "nearest": (0, [[1.0]]),
@@ -154,9 +155,18 @@ def _sampled_range(node: NodeView, of: Of) -> Range:
     return ANY if "cubic" in str(node.attr("mode")) else with_zero(node, of)
 
 
+def _sampled_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """[N, C, ...] read at the places of a grid [N, ..., places]."""
+    if i:
+        return None if axis == node.input(1).rank - 1 else (axis + (axis > 0), APART)
+    return axis, APART if axis < 2 else MIXED
+
+
 @gradient_of(
     "GridSample",
     family="resample",
+    axes=_sampled_axes,
+    pictures=True,
     range=_sampled_range,
     bias=_grid_bias,
     cases=[
@@ -194,6 +204,7 @@ def grid_sample(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "AffineGrid",
     family="linear",
+    axes=samples_only,
     bias="zero",
     roles=Roles((0,)),
     cases=[

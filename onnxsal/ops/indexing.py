@@ -9,14 +9,74 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, shape_of, zeros_like
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, hull, sum_of
-from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
+from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, case, gradient_of
 
 # ----- picking -----
+
+
+def _gather_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """The axes of the indices stand in place of the one that they pick from."""
+    along = int(node.attr("axis")) % node.x.rank
+    if i:
+        return along + axis, APART
+    return None if axis == along else (axis if axis < along else axis + node.input(1).rank - 1, APART)
+
+
+def _same_size(node: NodeView, axis: int) -> bool:
+    """Whether the axis is as long in x as in y."""
+    before, after = (node.x.shape or ())[axis], (node.y.shape or ())[axis]
+    return before is not None and before == after
+
+
+def _picked_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Indices count along one axis; along the others element k of the data meets element k of the indices."""
+    if axis == int(node.attr("axis")) % node.x.rank:
+        return (axis, APART) if i else None
+    return axis, APART if i or _same_size(node, axis) else MIXED
+
+
+def _gather_nd_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Batch axes stay, and those along which there are several indices."""
+    batch = int(node.attr("batch_dims"))
+    if axis < batch or (i == 1 and axis < node.input(1).rank - 1):
+        return axis, APART
+    depth = node.input(1).dim(node.input(1).rank - 1)
+    kept = i == 0 and depth is not None and axis >= batch + depth
+    return (axis - node.x.rank + node.y.rank, APART) if kept else None
+
+
+def _one_hot_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """A new axis stands for the classes."""
+    return None if i else (axis + (axis >= int(node.attr("axis")) % node.y.rank), APART)
+
+
+def _scatter_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Written along one axis (ScatterElements), or along the first ones, as many as an index has numbers (ScatterND)."""
+    if node.op_type == "ScatterElements":
+        if axis == int(node.attr("axis")) % node.x.rank:
+            return None if i else (axis, MIXED)
+        same = node.input(i).dim(axis) is not None and node.input(i).dim(axis) == node.y.dim(axis)
+        return axis, APART if i == 0 or same else MIXED
+    depth = node.input(1).dim(node.input(1).rank - 1)
+    if depth is None or i == 1:
+        return None
+    if i == 0:
+        return axis, MIXED if axis < depth else APART
+    behind = axis - (node.input(1).rank - 1)
+    return (behind + depth, APART) if behind >= 0 else None
+
+
+def _tensor_scatter_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """An update per sample, written along one axis."""
+    if i == 2:
+        return 0, APART
+    return axis, MIXED if axis == int(node.attr("axis")) % node.x.rank else APART
 
 
 @gradient_of(
     "Gather",
     family="movement",
+    axes=_gather_axes,
     bias="zero",
     cases=[
         case((4, 3), np.array([0, 2, 2])),
@@ -71,6 +131,7 @@ def _place(op: Emit, dy: Value, index: np.ndarray, x: Value, axis: int) -> Value
 @gradient_of(
     "GatherElements",
     family="movement",
+    axes=_picked_axes,
     bias="zero",
     cases=[
         case((3, 4), np.array([[0, 2, 2], [1, 0, -1]]), axis=1),
@@ -86,6 +147,7 @@ def gather_elements(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "GatherND",
     family="movement",
+    axes=_gather_nd_axes,
     bias="zero",
     cases=[
         case((3, 4), np.array([[0, 1], [2, -1], [0, 1]])),
@@ -124,6 +186,7 @@ def unique(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "OneHot",
     family="movement",
+    axes=_one_hot_axes,
     range=lambda node, of: of(2),
     bias="zero",
     cases=[
@@ -221,6 +284,7 @@ def _scatter_range(node: NodeView, of: Of) -> Range:
     "ScatterElements",
     "ScatterND",
     family="movement",
+    axes=_scatter_axes,
     range=_scatter_range,
     bias=_scatter_bias,
     cases={
@@ -272,6 +336,7 @@ def scatter(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "TensorScatter",
     family="movement",
+    axes=_tensor_scatter_axes,
     range=lambda node, of: hull(of(0), of(1)),
     bias="linear",
     cases=[

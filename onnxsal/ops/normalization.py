@@ -10,8 +10,9 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
+from onnxsal.ops.axes import along, each_sample, from_axis_on, pictures, within
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
-from onnxsal.ops.registry import ANY, Of, Range, Roles, Scaling, case, gradient_of
+from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, Roles, Scaling, case, gradient_of
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -144,12 +145,16 @@ def _statistical_bias(op: Emit, node: NodeView) -> Value:
     return _unfold(op, rest, form, node.y)
 
 
+def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Samples are normalised apart, over the places of each channel or over groups of channels."""
+    return (pictures if node.op_type == "InstanceNormalization" else each_sample)(node, i, axis, j)
+
+
 @gradient_of(
     "LayerNormalization",
     "RMSNormalization",
-    "InstanceNormalization",
-    "GroupNormalization",
     family="normalization",
+    axes=from_axis_on,
     bias=_statistical_bias,
     cases={
         "LayerNormalization": [
@@ -165,6 +170,16 @@ def _statistical_bias(op: Emit, node: NodeView) -> Value:
             case((2, 3, 4), (3, 4), axis=1, epsilon=0.5, opset=23),
             case((2, 3), (1,), axis=-2, opset=23),
         ],
+    },
+)
+@gradient_of(
+    "InstanceNormalization",
+    "GroupNormalization",
+    family="normalization",
+    axes=_statistical_axes,
+    pictures=True,
+    bias=_statistical_bias,
+    cases={
         "InstanceNormalization": [
             case((2, 3, 4), (3,), (3,)),
             case((2, 3, 2, 2), (3,), (3,), epsilon=0.5),
@@ -228,9 +243,16 @@ def _batch_norm_bias(op: Emit, node: NodeView) -> Value:
 _VARIANCES = np.asarray([0.5, 1.5, 2.0])
 
 
+def _batch_norm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """By stored statistics element by element; in training over all samples."""
+    return None if i or j else (axis, MIXED if node.attr("training_mode") else APART)
+
+
 @gradient_of(
     "BatchNormalization",
     family="normalization",
+    axes=_batch_norm_axes,
+    pictures=True,
     bias=_batch_norm_bias,
     roles=Roles((0, 1), (2, 3)),
     scaling=Scaling(_stored, of=(0,), axis=1, holds=lambda node: not node.attr("training_mode")),
@@ -286,9 +308,14 @@ def _mvn_bias(op: Emit, node: NodeView) -> Value:
     return op.Mul(node.y, op.Div(sigma, op.Add(sigma, _MVN_EPSILON)))
 
 
+def _mvn_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    return within([int(a) % node.x.rank for a in node.attr("axes")])(node, i, axis, j)
+
+
 @gradient_of(
     "MeanVarianceNormalization",
     family="normalization",
+    axes=_mvn_axes,
     bias=_mvn_bias,
     cases=[case((2, 3, 2, 2)), case((2, 3, 4), axes=[1]), case((2, 3, 2, 2), axes=[-1, 2])],
 )
@@ -302,6 +329,7 @@ def mean_variance_normalization(op: Emit, node: NodeView, dy: Value) -> list[Val
 @gradient_of(
     "LpNormalization",
     family="normalization",
+    axes=along(),
     range=lambda node, of: UNIT if of(0)[0] >= 0 else SIGNED_UNIT,
     bias=lambda op, node: node.y,
     cases=[
@@ -360,6 +388,8 @@ def _lrn_range(node: NodeView, of: Of) -> Range:
 @gradient_of(
     "LRN",
     family="normalization",
+    axes=within([1]),
+    pictures=True,
     range=_lrn_range,
     bias=_lrn_bias,
     cases=[

@@ -11,6 +11,7 @@ from onnx import helper
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, join
 from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_like
+from onnxsal.ops.axes import pictures, pooled
 from onnxsal.ops.ranges import NOT_NEGATIVE, with_zero
 from onnxsal.ops.registry import case, gradient_of, not_yet
 from onnxsal.ops.windows import Window, gather, spread, window_of
@@ -27,6 +28,8 @@ def _flat_zeros(op: Emit, x: Value) -> Value:
 @gradient_of(
     "MaxPool",
     family="max_pool",
+    axes=pictures,
+    pictures=True,
     bias="zero",
     cases=[
         case((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
@@ -57,7 +60,12 @@ def max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 @gradient_of(
-    "GlobalMaxPool", family="max_pool", bias="zero", cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2)), case((2, 3, 1, 1))]
+    "GlobalMaxPool",
+    family="max_pool",
+    axes=pooled,
+    pictures=True,
+    bias="zero",
+    cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2)), case((2, 3, 1, 1))],
 )
 def global_max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy at the largest element of each channel (the first of several), 0 elsewhere."""
@@ -153,6 +161,8 @@ _AVERAGES = [
 @gradient_of(
     "AveragePool",
     family="average_pool",
+    axes=pictures,
+    pictures=True,
     range=with_zero,
     bias="zero",
     cases=[
@@ -173,7 +183,14 @@ def average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [_boxes(op, op.Div(dy, count), node.x, window, 1.0)]
 
 
-@gradient_of("GlobalAveragePool", family="average_pool", bias="zero", cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2))])
+@gradient_of(
+    "GlobalAveragePool",
+    family="average_pool",
+    axes=pooled,
+    pictures=True,
+    bias="zero",
+    cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2))],
+)
 def global_average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / n, repeated over the n elements of each channel."""
     sizes = [node.x.dim(a) for a in range(2, node.x.rank)]
@@ -198,6 +215,8 @@ def _norm_parts(op: Emit, node: NodeView, dy: Value) -> tuple[Value, Value]:
 @gradient_of(
     "LpPool",
     family="reduction",
+    axes=pictures,
+    pictures=True,
     range=NOT_NEGATIVE,
     bias="zero",
     cases=[
@@ -216,6 +235,8 @@ def lp_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "GlobalLpPool",
     family="reduction",
+    axes=pooled,
+    pictures=True,
     range=NOT_NEGATIVE,
     bias="zero",
     cases=[case((2, 3, 4, 5)), case((2, 3, 6), p=1, kinks=[0.0]), case((1, 2, 2, 3, 2), p=3, kinks=[0.0])],

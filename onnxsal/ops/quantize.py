@@ -16,8 +16,9 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, crop_or_pad, sizes
 from onnxsal.graph.helpers import as_compute, dim_of, mask, reshape_like, shape_of, unbroadcast
+from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.ranges import at, grid, product
-from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of, not_yet
+from onnxsal.ops.registry import ANY, MIXED, Moved, Of, Range, case, gradient_of, not_yet
 
 LIMITS: dict[str, tuple[float, float]] = {
     "INT2": (-2.5, 1.5),
@@ -158,6 +159,7 @@ def _swallowed_relu(node: NodeView, of: Of) -> bool:
 @gradient_of(
     "QuantizeLinear",
     family="quantize",
+    axes=first_aligned,
     rectifies=_swallowed_relu,
     range=_quantized_range,
     bias=_quantize_bias,
@@ -207,6 +209,7 @@ CODES = np.array([[[3, -100, 7, 0], [1, 2, 3, 127], [-128, 0, 5, -7]]], INT8)
 @gradient_of(
     "DequantizeLinear",
     family="quantize",
+    axes=first_aligned,
     range=_dequantized_range,
     bias=_dequantize_bias,
     cases=[
@@ -230,9 +233,15 @@ def dequantize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(dq, _to_scale(op, node, op.Mul(dy, q if zero is None else op.Sub(q, zero))))
 
 
+def _whole_tensor_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """The grid follows all of the data."""
+    return None if j else (axis, MIXED)
+
+
 @gradient_of(
     "DynamicQuantizeLinear",
     family="quantize",
+    axes=_whole_tensor_axes,
     range=(0.0, 255.0),
     bias=lambda op, node: op.Sub(as_compute(op, node.y), op.Div(node.x, node.output(1))),
     carries=[0],

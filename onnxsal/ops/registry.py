@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal
 
 from onnxsal.errors import UnsupportedError, near_miss
@@ -169,16 +170,40 @@ RangeRule = Callable[[NodeView, Of], Range]
 """(node, ranges of its inputs) -> range of its first output (of all, where an operator has many of a kind)."""
 
 
+class How(Enum):
+    """How an axis of an input is found in an output."""
+
+    APART = "index k is made from index k of it alone, and there are as many"
+    MIXED = "the same axis: its entries are windows, mixtures, copies or a selection of those of the input"
+    PARTS = "each index became several, one after another"
+    SUMMED = "its entries were summed up; units, or one entry, stand in their place"
+
+
+APART, MIXED, PARTS, SUMMED = How
+
+Moved = tuple[int, How] | None
+"""Where an axis is in the output, and how; ``None``: nowhere, or nobody knows."""
+
+AxesRule = Callable[[NodeView, int, int, int], Moved]
+"""(node, input i, axis of it, output j) -> where that axis is in the output. What an input other than the first does is ``None`` too where
+it is more than a setting that is the same for all."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What an operator does to facts about tensors (``facts/`` solves them).
 
-    ``range``: between which values its output lies (``None``: as its family says, or not known). ``rectifies`` tells whether it cuts its
-    first input off at zero: 0 below, the identity just above.
+    ``range``: between which values its output lies; ``axes``: where axes of its inputs are in its outputs (``None``: as its family says,
+    or not known). ``pictures``: the standard defines it on [N, C, ...]. ``rectifies`` tells whether it cuts its first input off at zero: 0
+    below, the identity just above.
     """
 
     range: RangeRule | None = None
+    axes: AxesRule | None = None
+    pictures: bool = False
     rectifies: Callable[[NodeView, Of], bool] = lambda node, of: False
+    of_sizes: bool = False
+    """Whether its outputs depend on the sizes of its inputs only, not on their values."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +250,8 @@ def gradient_of(
     scaling: Scaling | None = None,
     units: Units | None = None,
     range: RangeRule | Range | None = None,
+    axes: AxesRule | None = None,
+    pictures: bool = False,
     rectifies: Callable[[NodeView, Of], bool] = Facts.rectifies,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
@@ -238,7 +265,8 @@ def gradient_of(
     ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones). ``roles``
     says which inputs are multiplied and which are added, ``scaling`` how constants scale and shift one input, ``units`` where a layer
     keeps the weights of each of its units, where that is what the operator does. ``range`` says between which values its first output
-    lies: always, or as a function of the ranges of the inputs; ``rectifies`` whether it cuts its first input off at zero.
+    lies: always, or as a function of the ranges of the inputs; ``axes`` where the axes of its inputs are in its outputs; ``pictures``
+    that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -254,7 +282,7 @@ def gradient_of(
                 raise ValueError(f"operator {op_type} is registered without test cases")
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
-            outputs, stated = None if carries is None else tuple(carries), Facts(_always(range), rectifies)
+            outputs, stated = None if carries is None else tuple(carries), Facts(_always(range), axes, pictures, rectifies)
             known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
             REGISTRY[key] = OpSpec(*known, roles, scaling, units, stated, gradient.__module__)
         return gradient
@@ -268,14 +296,21 @@ def _always(range: RangeRule | Range | None) -> RangeRule | None:
     return lambda node, of: range
 
 
-def not_differentiable(reason: str, *op_types: str, domain: str = "", range: RangeRule | Range | None = None) -> None:
+def not_differentiable(
+    reason: str,
+    *op_types: str,
+    domain: str = "",
+    range: RangeRule | Range | None = None,
+    axes: AxesRule | None = None,
+    of_sizes: bool = False,
+) -> None:
     """List operators whose outputs carry no derivative, with the reason: a signal that reaches them stops, by definition."""
     for op_type in op_types:
         key = (domain, op_type)
         if key in REGISTRY or key in NOT_DIFFERENTIABLE:
             raise ValueError(f"operator {op_type} is registered twice")
         NOT_DIFFERENTIABLE[key] = reason
-        FACTS[key] = Facts(_always(range))
+        FACTS[key] = Facts(_always(range), axes, of_sizes=of_sizes)
 
 
 def not_yet(advice: str, *op_types: str, domain: str = "") -> None:

@@ -11,7 +11,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, float_size, sizes
 from onnxsal.graph.helpers import cast, mask, zeros_like
 from onnxsal.ops.ranges import with_zero
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import APART, Moved, case, gradient_of
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,15 @@ _REGIONS = np.array([[0.37, 0.61, 3.22, 2.83], [-0.87, 0.41, 2.17, 4.71], [1.63,
 _OF = np.array([0, 1, 1])
 
 
+def _region_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """[N, C, H, W] and regions [R, 4], [R] -> [R, C, h, w]."""
+    return (1, APART) if i == 0 and axis == 1 else (0, APART) if i and axis == 0 else None
+
+
 @gradient_of(
     "RoiAlign",
     family="resample",
+    axes=_region_axes,
     range=with_zero,
     bias=_roi_bias,
     cases=[

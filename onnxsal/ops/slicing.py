@@ -9,8 +9,9 @@ import numpy as np
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, Part, calc, crop_or_pad, int_operand, pad_zeros, reshape_parts, scatter_back, sizes
 from onnxsal.graph.helpers import axes_of, zeros_like
+from onnxsal.ops.axes import along, within
 from onnxsal.ops.ranges import hull, same
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.registry import APART, MIXED, Moved, case, gradient_of
 
 BIG = 2**63 - 1
 
@@ -20,9 +21,14 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+def _joined_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    return axis, MIXED if axis == int(node.attr("axis")) % node.x.rank else APART
+
+
 @gradient_of(
     "Concat",
     family="movement",
+    axes=_joined_axes,
     range=lambda node, of: hull(*(of(i) for i in range(len(node.inputs)))),
     bias="linear",
     cases=[
@@ -57,6 +63,7 @@ def concat(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Split",
     family="movement",
+    axes=along(default=0),
     range=same,
     bias="zero",
     many=True,
@@ -90,9 +97,16 @@ def _pad_part(op: Emit, node: NodeView, dys: Sequence[Value | None], i: int, axi
     return pad_zeros(op, part, before, calc(op).Sub(sizes(op, node.x, [axis]), length), [axis], node.x.rank)
 
 
+def _sliced_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    count = node.input(1).dim(0)
+    given = axes_of(node, node.x.rank, 3) if node.optional(3) is not None else None if count is None else range(count)
+    return within(given)(node, i, axis, j)
+
+
 @gradient_of(
     "Slice",
     family="movement",
+    axes=_sliced_axes,
     bias="zero",
     cases=[
         case((5, 6), ints(1, 2), ints(4, 5)),
