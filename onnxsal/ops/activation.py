@@ -53,6 +53,7 @@ def _check_slope(node: NodeView) -> None:
 @gradient_of(
     "PRelu",
     family="activation",
+    trained=(1,),
     bias=_prelu_bias,
     cases=[case((2, 3, 4), (3, 1), kinks=[0.0]), case((2, 3), (), kinks=[0.0]), case((2, 3, 2), (2, 3, 2), kinks=[0.0])],
 )

@@ -43,7 +43,7 @@ def _added(op: Any, node: NodeView, given: Sequence[Any], i: int) -> tuple[Any, 
     return None, reduce(op.Add, rest) if rest else None
 
 
-@gradient_of("Add", "Sum", family="add", bias=_passive, cases={"Add": PAIRS, "Sum": MANY}, scaling=Scaling(_added))
+@gradient_of("Add", "Sum", family="add", roles=Roles(None), bias=_passive, cases={"Add": PAIRS, "Sum": MANY}, scaling=Scaling(_added))
 def add(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy, summed over the axes that x_i is stretched along."""
     return _back(op, node, [dy if wanted else None for wanted in node.wants])
@@ -59,6 +59,7 @@ def _sub_bias(op: Emit, node: NodeView) -> Value | None:
 @gradient_of(
     "Sub",
     family="add",
+    roles=Roles(None, negated=(1,)),
     bias=_sub_bias,
     cases=PAIRS,
     scaling=Scaling(lambda op, node, v, i: (-1.0, v[0]) if i else (None, op.Neg(v[1]))),
@@ -73,7 +74,7 @@ def _mean_bias(op: Emit, node: NodeView) -> Value | None:
     return None if rest is None else op.Mul(rest, 1.0 / len(node.inputs))
 
 
-@gradient_of("Mean", family="add", bias=_mean_bias, cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])])
+@gradient_of("Mean", family="add", roles=Roles(None), bias=_mean_bias, cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])])
 def mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy / n."""
     share = dy if len(node.inputs) == 1 else op.Mul(dy, 1.0 / len(node.inputs))
@@ -134,7 +135,7 @@ DIVIDED = [
     family="product",
     bias=_div_bias,
     cases=DIVIDED,
-    roles=Roles((0,)),
+    roles=Roles((0,), divisors=(1,)),
     scaling=Scaling(lambda op, node, v, i: (op.Reciprocal(v[1]), None), of=(0,)),
 )
 def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:

@@ -120,6 +120,7 @@ def _offsets(*shape: int) -> np.ndarray:
 @gradient_of(
     "DeformConv",
     family="linear",
+    trained=(1, 3),
     bias=_deform_bias,
     roles=Roles((0, 1, 4), (3,), mixed=lambda node: "several taps of its kernel can meet the same element of the input"),
     cases=[

@@ -119,6 +119,7 @@ def _sums_alone(node: NodeView) -> str:
 @gradient_of(
     "Einsum",
     family="linear",
+    trained=(0, 1),
     bias="product",
     roles=Roles(None, mixed=_sums_alone),
     cases=[

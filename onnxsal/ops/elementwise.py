@@ -191,7 +191,7 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- copies and conversions -----
 
 
-@gradient_of("Identity", family="movement", bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+@gradient_of("Identity", family="movement", keeps="place", bias="zero", cases=[case((2, 3, 4)), case(1.5)])
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]
@@ -200,6 +200,7 @@ def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Dropout",
     family="movement",
+    keeps="place",
     bias="zero",
     stops={1: "the ratio decides which elements are dropped"},
     cases=[
@@ -239,6 +240,7 @@ def _cast_bias(op: Emit, node: NodeView) -> Value | None:
     "Cast",
     "CastLike",
     family="movement",
+    keeps="place",
     bias=_cast_bias,
     stops={1: "only its type is read"},
     cases={

@@ -16,6 +16,7 @@ from onnxsal.ops.registry import case, gradient_of
 @gradient_of(
     "Gather",
     family="movement",
+    trained=(0,),
     bias="zero",
     cases=[
         case((4, 3), np.array([0, 2, 2])),

@@ -44,6 +44,7 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
 @gradient_of(
     "Conv",
     family="linear",
+    trained=(1, 2),
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
     units=Units(along=lambda node: 0, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="gathers"),
@@ -84,6 +85,7 @@ def conv(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "ConvTranspose",
     family="linear",
+    trained=(1, 2),
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
     units=Units(along=lambda node: 1, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="scatters"),
@@ -125,6 +127,7 @@ def _gemm_bias(op: Emit, node: NodeView) -> Value | None:
 @gradient_of(
     "Gemm",
     family="linear",
+    trained=(0, 1, 2),
     bias=_gemm_bias,
     roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0),
     units=Units(
@@ -172,6 +175,7 @@ def _swapped(op: Emit, value: Value, rank: int) -> Value:
 @gradient_of(
     "MatMul",
     family="linear",
+    trained=(0, 1),
     bias="product",
     roles=Roles((0, 1)),
     units=Units(

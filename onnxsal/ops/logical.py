@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxsal.ops.registry import not_differentiable
 
-not_differentiable("it returns sizes, which do not depend on the values", "Shape", "Size")
+not_differentiable("it returns sizes, which do not depend on the values", "Shape", "Size", of_sizes=True)
 not_differentiable("it returns indices, which are piecewise constant", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression")
 not_differentiable(
     "it returns a truth value, which is piecewise constant",

@@ -30,6 +30,7 @@ from onnxsal.ops.slicing import ints
     "Squeeze",
     "Unsqueeze",
     family="movement",
+    keeps="elements",
     bias="zero",
     cases={
         "Reshape": [
@@ -53,6 +54,7 @@ def reshape(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Transpose",
     family="movement",
+    keeps="elements",
     bias="zero",
     cases=[case((2, 3, 4)), case((2, 3, 4), perm=[1, 2, 0]), case((2, 3, 4, 5), perm=[0, 3, 1, 2]), case((3,))],
 )
@@ -65,6 +67,7 @@ def transpose(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "DepthToSpace",
     family="movement",
+    keeps="elements",
     bias="zero",
     cases=[case((2, 8, 2, 3), blocksize=2), case((2, 8, 2, 3), blocksize=2, mode="CRD"), case((1, 18, 1, 2), blocksize=3, mode="CRD")],
 )
@@ -77,7 +80,13 @@ def depth_to_space(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [reshape_like(op, op.Transpose(split, perm=[0, 1, 3, 5, 2, 4]), x)]
 
 
-@gradient_of("SpaceToDepth", family="movement", bias="zero", cases=[case((2, 2, 4, 6), blocksize=2), case((1, 3, 3, 6), blocksize=3)])
+@gradient_of(
+    "SpaceToDepth",
+    family="movement",
+    keeps="elements",
+    bias="zero",
+    cases=[case((2, 2, 4, 6), blocksize=2), case((1, 3, 3, 6), blocksize=3)],
+)
 def space_to_depth(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = DepthToSpace(dy)."""
     return [op.DepthToSpace(dy, blocksize=node.attr("blocksize"), mode="DCR")]
@@ -86,6 +95,7 @@ def space_to_depth(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "ReverseSequence",
     family="movement",
+    keeps="elements",
     bias="zero",
     cases=[case((4, 3, 2), ints(4, 1, 3)), case((3, 4), ints(2, 3, 4), batch_axis=0, time_axis=1)],
 )
@@ -156,9 +166,16 @@ def _pad_bias(op: Emit, node: NodeView) -> Value | None:
     return op.clone(node, inputs)
 
 
+def _pads_with_a_value(node: NodeView) -> bool:
+    """Whether constants are put around x; unknown amounts may be some."""
+    pads = node.ints(1, "pads")
+    return node.attr("mode") == "constant" and (pads is None or any(p > 0 for p in pads))
+
+
 @gradient_of(
     "Pad",
     family="movement",
+    fills=_pads_with_a_value,
     bias=_pad_bias,
     cases=[
         case((3, 4), ints(1, 0, 2, 3)),
@@ -204,6 +221,7 @@ def pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "CenterCropPad",
     family="movement",
+    fills=lambda node: True,
     bias="zero",
     cases=[case((5, 6), ints(3, 9)), case((5, 6, 2), ints(8, 3), axes=[1, 0]), case((4, 7), ints(4), axes=[-1])],
 )

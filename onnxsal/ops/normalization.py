@@ -149,6 +149,7 @@ def _statistical_bias(op: Emit, node: NodeView) -> Value:
     "InstanceNormalization",
     "GroupNormalization",
     family="normalization",
+    trained=(1, 2),
     bias=_statistical_bias,
     cases={
         "LayerNormalization": [
@@ -230,6 +231,7 @@ _VARIANCES = np.asarray([0.5, 1.5, 2.0])
 @gradient_of(
     "BatchNormalization",
     family="normalization",
+    trained=(1, 2),
     bias=_batch_norm_bias,
     roles=Roles((0, 1), (2, 3)),
     scaling=Scaling(_stored, of=(0,), axis=1, holds=lambda node: not node.attr("training_mode")),

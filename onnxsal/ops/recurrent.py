@@ -347,7 +347,7 @@ def _cases(op_type: str) -> list[Case]:
     return cases
 
 
-@gradient_of("RNN", "GRU", "LSTM", family="recurrent", bias="unknown", cases={k: _cases(k) for k in _GATES}, many=True)
+@gradient_of("RNN", "GRU", "LSTM", family="recurrent", trained=(1, 2, 3), bias="unknown", cases={k: _cases(k) for k in _GATES}, many=True)
 def recurrent(op: Emit, node: NodeView, dys: list[Value | None]) -> list[Value | None]:
     """dh' = dh dh/dh' + dy, from the last step to the first; dx = da W, dW = sum da^T x, dR = sum da^T h', db = sum da."""
     if node.attr("layout"):
