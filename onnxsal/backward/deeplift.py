@@ -58,7 +58,8 @@ def _difference(op: Emit, x: Value, x0: Value, threshold: float) -> tuple[Value,
 def rescale_max(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e-7) -> Signals:
     """m_x dx = what max(y, y0) - y0 brings to the winner of x, and y - max(y, y0) to the winner of the reference."""
     (m, *others), twin = dys, reference_of(op, node)
-    if m is None or any(o is not None for o in others) or node.op_type == "TopK":  # whose k-th largest is no maximum
+    # of this family TopK alone gives other elements than the largest
+    if m is None or any(o is not None for o in others) or node.op_type == "TopK":
         raise UnsupportedError(f"{node.label}: rule 'rescale_max' is known for the largest element of windows and axes only.")
     larger = op.Max(node.y, twin.y)
     gained = vjp(op, node, [op.Mul(m, op.Sub(larger, twin.y))])[0]
