@@ -256,6 +256,7 @@ def as_average(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5)
             f"{node.label}: means over windows of its stride would make another number of cells, so rule 'as_average' cannot stand in "
             "for it. Use max_pool=winner."
         )
+    # the operator that the rule puts in place of the node's, emitted on the next line too
     pooled = node.like("AveragePool", kernel_shape=strides, strides=strides)
     mean = op.AveragePool(node.x, kernel_shape=strides, strides=strides)
     s = op.Div(r, op.Add(mean, float(epsilon)))

@@ -26,7 +26,7 @@ class _Numbers:
     """The arithmetic that ``Emit`` writes as nodes, done on arrays now."""
 
     Add, Sub, Mul, Neg, Reciprocal, Sqrt = np.add, np.subtract, np.multiply, np.negative, np.reciprocal, np.sqrt
-    Max, Min, Less, Where = np.maximum, np.minimum, np.less, np.where
+    Max, Min, Less, Where = np.maximum, np.minimum, np.less, staticmethod(np.where)
 
     @staticmethod
     def Div(a: Any, b: Any) -> Any:

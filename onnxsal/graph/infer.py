@@ -98,9 +98,20 @@ def _shape_of(tensor: onnx.TypeProto.Tensor) -> Shape | None:
     )
 
 
+def is_constant(node: onnx.NodeProto) -> bool:
+    """Whether the node is a stored tensor."""
+    # a way of storing, as initialisers are, rather than an operator
+    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+
+
+def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor that a Constant node holds as such; ``None`` for other nodes."""
+    return next((a.t for a in node.attribute if a.name == "value"), None) if is_constant(node) else None
+
+
 def constant_value(node: onnx.NodeProto) -> np.ndarray | None:
-    """The array of a Constant node, whichever attribute holds it."""
-    for attribute in node.attribute:
+    """The array of a Constant node, whichever attribute holds it; ``None`` for other nodes."""
+    for attribute in node.attribute if is_constant(node) else ():
         if attribute.name == "value":
             return numpy_helper.to_array(attribute.t)
         if attribute.name in ("value_float", "value_floats"):
@@ -129,12 +140,12 @@ def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
     for node in light.graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
-        if node.op_type == "Constant":
+        if is_constant(node):
             value = constant_value(node)
             if value is not None and value.size <= _FOLD_LIMIT and value.dtype.kind in "ifub":
                 feeds[node.output[0]] = value
                 available.add(node.output[0])
-        elif node.op_type == "Shape":
+        elif node.op_type == "Shape":  # the operator that this knowledge is for: its value comes from a shape, not from values
             shape = types.get(node.input[0], (0, None))[1]
             if shape is not None and all(isinstance(d, int) for d in shape):
                 begin = next((a.i for a in node.attribute if a.name == "start"), 0)

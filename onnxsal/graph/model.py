@@ -294,9 +294,10 @@ class Model:
         if self.outer is None and name in self.inferred.constants:
             return self.inferred.constants[name]
         node = self.producer.get(name)
-        if node is not None and node.op_type == "Constant":
-            return constant_value(node.proto)
-        return self.constant(node.x.name) if node is not None and node.op_type == "Identity" else None
+        if node is None:
+            return None
+        # a name for another tensor: exporters share weights by it
+        return self.constant(node.x.name) if node.op_type == "Identity" else constant_value(node.proto)
 
 
 def captured(node: onnx.NodeProto) -> list[str]:

@@ -76,6 +76,7 @@ def _prelu_range(node: NodeView, of: Of) -> Range:
     "PRelu",
     family="activation",
     range=_prelu_range,
+    trained=(1,),
     bias=_prelu_bias,
     cases=[case((2, 3, 4), (3, 1), kinks=[0.0]), case((2, 3), (), kinks=[0.0]), case((2, 3, 2), (2, 3, 2), kinks=[0.0])],
 )

@@ -49,7 +49,16 @@ def _sum_range(node: NodeView, of: Of) -> Range:
     return sum_of([of(i) for i in range(len(node.inputs))])
 
 
-@gradient_of("Add", "Sum", family="add", range=_sum_range, bias=_passive, cases={"Add": PAIRS, "Sum": MANY}, scaling=Scaling(_added))
+@gradient_of(
+    "Add",
+    "Sum",
+    family="add",
+    range=_sum_range,
+    roles=Roles(None),
+    bias=_passive,
+    cases={"Add": PAIRS, "Sum": MANY},
+    scaling=Scaling(_added),
+)
 def add(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy, summed over the axes that x_i is stretched along."""
     return _back(op, node, [dy if wanted else None for wanted in node.wants])
@@ -70,6 +79,7 @@ def _difference_range(node: NodeView, of: Of) -> Range:
     "Sub",
     family="add",
     range=_difference_range,
+    roles=Roles(None, negated=(1,)),
     bias=_sub_bias,
     cases=PAIRS,
     scaling=Scaling(lambda op, node, v, i: (-1.0, v[0]) if i else (None, op.Neg(v[1]))),
@@ -89,7 +99,9 @@ def _mean_range(node: NodeView, of: Of) -> Range:
     return low / len(node.inputs), high / len(node.inputs)
 
 
-@gradient_of("Mean", family="add", range=_mean_range, bias=_mean_bias, cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])])
+@gradient_of(
+    "Mean", family="add", range=_mean_range, roles=Roles(None), bias=_mean_bias, cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])]
+)
 def mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy / n."""
     share = dy if len(node.inputs) == 1 else op.Mul(dy, 1.0 / len(node.inputs))
@@ -171,7 +183,7 @@ def _quotient_range(node: NodeView, of: Of) -> Range:
     range=_quotient_range,
     bias=_div_bias,
     cases=DIVIDED,
-    roles=Roles((0,)),
+    roles=Roles((0,), divisors=(1,)),
     scaling=Scaling(lambda op, node, v, i: (op.Reciprocal(v[1]), None), of=(0,)),
 )
 def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:

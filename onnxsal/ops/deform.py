@@ -128,6 +128,7 @@ def _deform_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="linear",
     axes=_deform_axes,
     pictures=True,
+    trained=(1, 3),
     bias=_deform_bias,
     roles=Roles((0, 1, 4), (3,), mixed=lambda node: "several taps of its kernel can meet the same element of the input"),
     cases=[

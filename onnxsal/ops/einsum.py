@@ -128,6 +128,7 @@ def _einsum_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "Einsum",
     family="linear",
     axes=_einsum_axes,
+    trained=(0, 1),
     bias="product",
     roles=Roles(None, mixed=_sums_alone),
     cases=[

@@ -223,7 +223,7 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- copies and conversions -----
 
 
-@gradient_of("Identity", family="movement", axes=first_aligned, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+@gradient_of("Identity", family="movement", keeps="place", axes=first_aligned, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]
@@ -240,6 +240,7 @@ def _dropout_range(node: NodeView, of: Of) -> Range:
     family="movement",
     axes=first_aligned,
     range=_dropout_range,
+    keeps="place",
     bias="zero",
     stops={1: "the ratio decides which elements are dropped"},
     cases=[
@@ -293,6 +294,7 @@ def _cast_range(node: NodeView, of: Of) -> Range:
     family="movement",
     axes=first_aligned,
     range=_cast_range,
+    keeps="place",
     bias=_cast_bias,
     stops={1: "only its type is read"},
     cases={

@@ -77,6 +77,7 @@ def _tensor_scatter_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "Gather",
     family="movement",
     axes=_gather_axes,
+    trained=(0,),
     bias="zero",
     cases=[
         case((4, 3), np.array([0, 2, 2])),

@@ -47,6 +47,7 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
     family="linear",
     axes=convolution,
     pictures=True,
+    trained=(1, 2),
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
     units=Units(along=lambda node: 0, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="gathers"),
@@ -89,6 +90,7 @@ def conv(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="linear",
     axes=convolution,
     pictures=True,
+    trained=(1, 2),
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
     units=Units(along=lambda node: 1, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="scatters"),
@@ -141,6 +143,7 @@ def _gemm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "Gemm",
     family="linear",
     axes=_gemm_axes,
+    trained=(0, 1, 2),
     bias=_gemm_bias,
     roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0),
     units=Units(
@@ -202,6 +205,7 @@ def _matmul_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "MatMul",
     family="linear",
     axes=_matmul_axes,
+    trained=(0, 1),
     bias="product",
     roles=Roles((0, 1)),
     units=Units(

@@ -55,6 +55,7 @@ def _shifted(node: NodeView, axis: int) -> Moved:
     "Unsqueeze",
     family="movement",
     axes=_regrouped_axes,
+    keeps="elements",
     bias="zero",
     cases={
         "Reshape": [
@@ -83,6 +84,7 @@ def _permuted_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "Transpose",
     family="movement",
     axes=_permuted_axes,
+    keeps="elements",
     bias="zero",
     cases=[case((2, 3, 4)), case((2, 3, 4), perm=[1, 2, 0]), case((2, 3, 4, 5), perm=[0, 3, 1, 2]), case((3,))],
 )
@@ -97,6 +99,7 @@ def transpose(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="movement",
     axes=each_sample,
     pictures=True,
+    keeps="elements",
     bias="zero",
     cases=[case((2, 8, 2, 3), blocksize=2), case((2, 8, 2, 3), blocksize=2, mode="CRD"), case((1, 18, 1, 2), blocksize=3, mode="CRD")],
 )
@@ -114,6 +117,7 @@ def depth_to_space(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="movement",
     axes=each_sample,
     pictures=True,
+    keeps="elements",
     bias="zero",
     cases=[case((2, 2, 4, 6), blocksize=2), case((1, 3, 3, 6), blocksize=3)],
 )
@@ -133,6 +137,7 @@ def _reversed_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "ReverseSequence",
     family="movement",
     axes=_reversed_axes,
+    keeps="elements",
     bias="zero",
     cases=[case((4, 3, 2), ints(4, 1, 3)), case((3, 4), ints(2, 3, 4), batch_axis=0, time_axis=1)],
 )
@@ -226,11 +231,18 @@ def _padded_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     return within([a for k, a in enumerate(axes) if pads[k] or pads[k + len(axes)]])(node, i, axis, j)
 
 
+def _pads_with_a_value(node: NodeView) -> bool:
+    """Whether constants are put around x; unknown amounts may be some."""
+    pads = node.ints(1, "pads")
+    return node.attr("mode") == "constant" and (pads is None or any(p > 0 for p in pads))
+
+
 @gradient_of(
     "Pad",
     family="movement",
     axes=_padded_axes,
     range=_pad_range,
+    fills=_pads_with_a_value,
     bias=_pad_bias,
     cases=[
         case((3, 4), ints(1, 0, 2, 3)),
@@ -282,6 +294,7 @@ def _cropped_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="movement",
     axes=_cropped_axes,
     range=with_zero,
+    fills=lambda node: True,
     bias="zero",
     cases=[case((5, 6), ints(3, 9)), case((5, 6, 2), ints(8, 3), axes=[1, 0]), case((4, 7), ints(4), axes=[-1])],
 )

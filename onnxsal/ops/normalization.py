@@ -155,6 +155,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "RMSNormalization",
     family="normalization",
     axes=from_axis_on,
+    trained=(1, 2),
     bias=_statistical_bias,
     cases={
         "LayerNormalization": [
@@ -253,6 +254,7 @@ def _batch_norm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="normalization",
     axes=_batch_norm_axes,
     pictures=True,
+    trained=(1, 2),
     bias=_batch_norm_bias,
     roles=Roles((0, 1), (2, 3)),
     scaling=Scaling(_stored, of=(0,), axis=1, holds=lambda node: not node.attr("training_mode")),

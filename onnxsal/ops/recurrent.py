@@ -362,7 +362,15 @@ def _recurrent_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
 
 
 @gradient_of(
-    "RNN", "GRU", "LSTM", family="recurrent", axes=_recurrent_axes, bias="unknown", cases={k: _cases(k) for k in _GATES}, many=True
+    "RNN",
+    "GRU",
+    "LSTM",
+    family="recurrent",
+    axes=_recurrent_axes,
+    trained=(1, 2, 3),
+    bias="unknown",
+    cases={k: _cases(k) for k in _GATES},
+    many=True,
 )
 def recurrent(op: Emit, node: NodeView, dys: list[Value | None]) -> list[Value | None]:
     """dh' = dh dh/dh' + dy, from the last step to the first; dx = da W, dW = sum da^T x, dR = sum da^T h', db = sum da."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+import onnx
+
 from onnxsal.errors import UnsupportedError, near_miss
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import zeros_like
@@ -88,13 +90,16 @@ def case(
 class Roles:
     """How the inputs of an operator make its output, for rules that change some of them.
 
-    It is linear in each of ``factors`` while the others stay (``None``: in every input); ``shifts`` are only added. ``mixed(node)``
+    It is linear in each of ``factors`` while the others stay (``None``: in every input); ``shifts`` are only added, ``negated`` inputs
+    count with a minus sign, ``divisors`` divide. ``mixed(node)``
     says why the signs of a weight are not the signs of its effects ('' = every element of an input meets every element of the
     output in one element of the weight); ``flips(node)`` tells that these effects have the opposite signs.
     """
 
     factors: tuple[int, ...] | None
     shifts: tuple[int, ...] = ()
+    negated: tuple[int, ...] = ()
+    divisors: tuple[int, ...] = ()
     mixed: Callable[[NodeView], str] = lambda node: ""
     flips: Callable[[NodeView], bool] = lambda node: False
 
@@ -157,6 +162,9 @@ class Units:
         last = along == rank - 1
         return op.Mul(weight, per_unit if last else op.Reshape(per_unit, [*[1] * along, -1, *[1] * (rank - 1 - along)]))
 
+
+Keeps = Literal["", "place", "elements"]
+"""An output that is its first input again: each element at its "place", or all "elements" in another order or shape."""
 
 Range = tuple[float, float]
 """Smallest and largest value that a tensor can take, whatever the input."""
@@ -222,6 +230,9 @@ class OpSpec:
     roles: Roles | None = None
     scaling: Scaling | None = None
     units: Units | None = None
+    trained: tuple[int, ...] = ()
+    keeps: Keeps = ""
+    fills: Callable[[NodeView], bool] = lambda node: False
     facts: Facts = Facts()
     module: str = ""
 
@@ -249,6 +260,9 @@ def gradient_of(
     roles: Roles | None = None,
     scaling: Scaling | None = None,
     units: Units | None = None,
+    trained: Sequence[int] = (),
+    keeps: Keeps = "",
+    fills: Callable[[NodeView], bool] = lambda node: False,
     range: RangeRule | Range | None = None,
     axes: AxesRule | None = None,
     pictures: bool = False,
@@ -264,9 +278,10 @@ def gradient_of(
     ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
     ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones). ``roles``
     says which inputs are multiplied and which are added, ``scaling`` how constants scale and shift one input, ``units`` where a layer
-    keeps the weights of each of its units, where that is what the operator does. ``range`` says between which values its first output
-    lies: always, or as a function of the ranges of the inputs; ``axes`` where the axes of its inputs are in its outputs; ``pictures``
-    that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero.
+    keeps the weights of each of its units, where that is what the operator does. ``trained`` lists the inputs that training fits.
+    ``keeps`` tells that y is x again, ``fills(node)`` whether a movement puts constants beside what it moves. ``range`` says between which
+    values its first output lies: always, or as a function of the ranges of the inputs; ``axes`` where the axes of its inputs are in its
+    outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -284,7 +299,7 @@ def gradient_of(
                 raise ValueError(f"operator {op_type} is registered twice")
             outputs, stated = None if carries is None else tuple(carries), Facts(_always(range), axes, pictures, rectifies)
             known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
-            REGISTRY[key] = OpSpec(*known, roles, scaling, units, stated, gradient.__module__)
+            REGISTRY[key] = OpSpec(*known, roles, scaling, units, tuple(trained), keeps, fills, stated, gradient.__module__)
         return gradient
 
     return register
@@ -330,9 +345,15 @@ def known(domain: str, op_type: str) -> bool:
     return (domain, op_type) in REGISTRY or (domain, op_type) in NOT_DIFFERENTIABLE
 
 
-def spec_of(node: NodeView) -> OpSpec | None:
+def spec_of(node: NodeView | onnx.NodeProto) -> OpSpec | None:
     """The operator's registration, or ``None``."""
-    return REGISTRY.get((node.domain, node.op_type))
+    return REGISTRY.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+
+
+def units_of(node: NodeView) -> Units | None:
+    """Where the node keeps the weights of its units, if it is a layer of units."""
+    spec = spec_of(node)
+    return None if spec is None else spec.units
 
 
 def facts_of(node: NodeView) -> Facts:

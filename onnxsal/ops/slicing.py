@@ -30,6 +30,7 @@ def _joined_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="movement",
     axes=_joined_axes,
     range=lambda node, of: hull(*(of(i) for i in range(len(node.inputs)))),
+    fills=lambda node: len(node.inputs) > 1,
     bias="linear",
     cases=[
         case((2, 3), (2, 1), (2, 4), axis=1),
