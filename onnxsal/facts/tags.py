@@ -60,26 +60,29 @@ def _changing(node: NodeView, dependent: set[str]) -> set[int]:
 
 
 def batchnorm_nodes(model: Model, dependent: set[str]) -> set[int]:
-    """Indices of the nodes that make batch normalisations: the operator, or Sub, Mul, Add and Mul, Add with constants per channel."""
+    """Indices of the nodes that make batch normalisations: the operator (one number per channel), or subtract, multiply, add and multiply,
+    add with constants per channel.
+    """
     found = set()
     for node in model.nodes:
-        if node.op_type == "BatchNormalization" and not node.domain:
+        spec = spec_of(node)
+        if spec is not None and spec.scaling is not None and spec.scaling.axis is not None:
             found.add(node.index)
-        if not _per_channel(node, dependent, ("Mul", "Div")):
+        if not _per_channel(node, dependent, "product"):
             continue
         readers = model.consumers.get(node.y.name, [])
-        if len(readers) == 1 and _per_channel(readers[0], dependent, ("Add", "Sub")):
+        if len(readers) == 1 and _per_channel(readers[0], dependent, "add"):
             found |= {node.index, readers[0].index}
             before = next((model.producer.get(n) for n in node.proto.input if n in dependent), None)
             alone = before is not None and len(model.consumers.get(before.y.name, [])) == 1
-            if before is not None and alone and _per_channel(before, dependent, ("Sub", "Add")):
+            if before is not None and alone and _per_channel(before, dependent, "add"):
                 found.add(before.index)
     return found
 
 
-def _per_channel(node: NodeView, dependent: set[str], op_types: tuple[str, ...]) -> bool:
+def _per_channel(node: NodeView, dependent: set[str], family: str) -> bool:
     """Whether the node combines one activation with a constant that varies along one axis only."""
-    if node.domain or node.op_type not in op_types or len(node.inputs) != 2 or node.outputs[0] is None:
+    if family_of(node) != family or len(node.inputs) != 2 or node.outputs[0] is None:
         return False
     constants = [v for v in node.inputs if v is not None and v.name not in dependent and v.static is not None]
     return len(constants) == 1 and sum(size != 1 for size in constants[0].static or ()) == 1
