@@ -321,7 +321,7 @@ def test_every_picture_is_on_the_printed_pages(browser: Any, page: Path, found: 
     assert [name for name, colour in zip(names, COLOURS, strict=False) if dots[colour] < 400] == []  # half a map of 2.6 cm has 1300
 
 
-# Levels 23 apart, as a printed colour can be a little off. No two of the three are the same, as they are in letters, red ones too, and lines.
+# Levels 23 apart, as a printed colour can be a little off. No two of the three are the same, as they are in letters, even red ones.
 COLOURS = [sum(256**k * (23 * c + 11) for k, c in enumerate(levels)) for levels in permutations(range(11), 3)]
 
 
