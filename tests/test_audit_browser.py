@@ -315,6 +315,8 @@ def test_every_picture_is_on_the_printed_pages(browser: Any, page: Path, found: 
     file.write_text(text, encoding="utf-8")
     browser.get(file.as_uri())
     assert browser.execute_script("return document.images.length") == len(names)
+    late = "return [...document.images].filter(i => !i.complete).map(i => i.alt)"  # some browsers print without waiting for these
+    assert browser.execute_script(late) == []
     sheets = drawn(browser, tmp_path)
     assert len(sheets) > 2
     dots = sum(np.bincount(colours(sheet).ravel(), minlength=256**3) for sheet in sheets)
