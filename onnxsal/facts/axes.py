@@ -207,7 +207,10 @@ def _layout(y: Value, known: Trace, size: Dim, batched: bool, picture: Picture |
     place, how = known.get(0, (None, SUMMED)) if batched else (None, SUMMED)
     named = _axis_of_size(y.shape, size) if batched and (isinstance(size, str) or size == _DISTINCT) else None
     samples = place if how in (APART, MIXED) else named if named is not None else place if how is PARTS else None
-    whole = samples is not None and size is not None and y.shape[samples] == size
+    length = None if samples is None else y.shape[samples]
+    if isinstance(length, int) and isinstance(size, int) and length % max(size, 1):
+        samples = None  # no whole number of parts of each sample
+    whole = samples is not None and size is not None and length == size
     found = [known[a] for a in picture if a in known] if picture is not None else []
     axes = tuple(place for place, how in found if how is not PARTS)
     shaped = len(y.shape) == 4 and len(axes) == 3 and len(set(axes)) == 3

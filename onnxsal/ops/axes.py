@@ -109,7 +109,8 @@ def regrouped(before: Shape, axis: int, after: Shape) -> Moved:
     """The axis of a reshaped tensor along which the elements of one index of ``axis`` still lie together.
 
     It is as long, behind as many elements; or it is the first one, where all that follows is known to be one index's; or it begins where
-    as many elements lie before it as before ``axis``: then each index became several, one after another. ``None`` where there is none.
+    as many elements lie before it as before ``axis``: then each index became several, one after another (or several of the first axis
+    became one). ``None`` where there is none.
     """
     size = before[axis]
     for place, other in enumerate(after):
@@ -118,9 +119,9 @@ def regrouped(before: Shape, axis: int, after: Shape) -> Moved:
             return place, APART
     if axis == 0 and after and count(before[1:]) == count(after[1:]) != 0:
         return 0, APART
-    if axis == 0:
-        shorter = isinstance(size, int) and bool(after) and isinstance(after[0], int) and after[0] < size
-        return None if shorter or not after else (0, PARTS)
+    if axis == 0 and after:
+        joined = isinstance(size, int) and isinstance(after[0], int) and after[0] < size
+        return 0, MIXED if joined else PARTS  # several indices became one, or each several
     return _begins(before, axis, after)
 
 
