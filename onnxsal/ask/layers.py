@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxsal.ask.question import Question
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.layout import layouts
 from onnxsal.facts.picture import Picture
 from onnxsal.facts.reach import reach
@@ -247,3 +248,16 @@ class Layers:
             if len(live) == 1 and live <= set(node.proto.output):
                 crossed += live
         return crossed
+
+
+def found_layer(layer: Layer, named: Any) -> list[Found]:
+    """How it is known that the map is made of this layer: the user ``named`` it, or the graph shows it."""
+    if named:
+        return [Found("layer", str(layer), Ground.TOLD)]
+    return [Found("layer", str(layer), Ground.PROVED, "the last stage of convolutions before the picture ends")] if layer.picture else []
+
+
+def layers_of(question: Question) -> Layers:
+    """The layers of a question, found once: several parts of a conversion ask for them."""
+    key = ("layers", question.x.name, question.start.name, question.picture, question.samples)
+    return question.model.once(key, lambda: Layers(question))

@@ -28,7 +28,8 @@ def picture_of(model: Model, x: Value, layout: str | None = None) -> Picture | N
     on pictures that it comes to takes it, else as its shape looks.
     """
     if layout is None:
-        return (used_as_picture(model, x) or image_axes(x.shape)) if x.shape is not None and len(x.shape) == 4 else None
+        used = used_as_picture(model, x)
+        return image_axes(x.shape) if used is None else used[0]
     if layout not in LAYOUTS:
         raise TargetError(f"layout={layout!r} is unknown{near_miss(str(layout), LAYOUTS)}; known: {', '.join(LAYOUTS)}.")
     if x.shape is not None and len(x.shape) != 4:
@@ -36,8 +37,23 @@ def picture_of(model: Model, x: Value, layout: str | None = None) -> Picture | N
     return LAYOUTS[layout]
 
 
-def used_as_picture(model: Model, x: Value) -> Picture | None:
-    """The axes as the first convolution, pooling or the like reached from ``x`` sees them, through Transposes on the way."""
+def layout_text(picture: Picture) -> str:
+    """The axes of a picture in words."""
+    names = [f"{name}: " for name, axes in LAYOUTS.items() if axes == picture]
+    return f"{''.join(names)}channels on axis {picture[0]}, height on {picture[1]}, width on {picture[2]}"
+
+
+def used_as_picture(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
+    """The axes as the first convolution, pooling or the like reached from ``x`` sees them, through Transposes on the way; and that node.
+
+    ``None`` where no such operator is reached, or ``x`` has not four dimensions.
+    """
+    if x.shape is None or len(x.shape) != 4:
+        return None
+    return model.once(("used_as_picture", x.name), lambda: _first_use(model, x))
+
+
+def _first_use(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
     places: dict[str, tuple[int, ...]] = {x.name: (0, 1, 2, 3)}
     for node in model.nodes:
         source = next((n for n in node.proto.input if n in places), None)
@@ -46,7 +62,7 @@ def used_as_picture(model: Model, x: Value) -> Picture | None:
         place = places[source]
         if node.op_type in CHANNELS_FIRST and node.proto.input[0] == source:
             if place[0] == 0:
-                return place[1], place[2], place[3]
+                return (place[1], place[2], place[3]), node
         elif node.op_type == "Transpose":
             places[node.y.name] = tuple(place[p] for p in (node.attr("perm") or (3, 2, 1, 0)))
         elif _in_place(node):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from onnxsal.ask.layers import Layer, Layers
+from onnxsal.ask.layers import Layer, found_layer, layers_of
 from onnxsal.engine.method import get_method
-from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import traverse
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import dim_of, recast, signal_type
@@ -19,8 +19,10 @@ from onnxsal.methods.sampling import Samples, Scored, sampled_scores
 def target_layer(build: Build) -> Layer:
     """The layer that the settings name or that the graph suggests; from here on the settings say which it is."""
     picture_axes(build)
-    layer = Layers(build.question).pick(build.settings.get("layer"))
+    named = build.settings.get("layer")
+    layer = layers_of(build.question).pick(named)
     build.settings["layer"] = layer.value.name
+    build.found += found_layer(layer, named)
     return layer
 
 
@@ -34,7 +36,7 @@ def coarse_gradcam(build: Build) -> Value:
     op, question = build.op, build.question
     layer = target_layer(build)
     name = layer.value.name
-    plan = make_plan(question.model, get_method("gradient"), [name], [question.start.name])
+    plan = build.plan(end=name, method=replace(get_method("gradient"), name=build.method.name))
     seed = emit_seed(op, question, question.start, build.head.explained_class)
     signal = traverse(op, plan, {question.start.name: seed})[name]
     signal = layer.maps(op, recast(op, signal, signal_type(layer.value), op.dtype))
