@@ -120,11 +120,10 @@ def check(model: Source, provider: str = "cuda", method: str | Path | Method = D
 
 def _candidates(made: Conversion) -> tuple[str, ...]:
     """The layer that the map is made of, then others that it could be made of; nothing where the method took none."""
-    if not made.settings.get("layer"):
+    if made.layer is None:
         return ()
-    layers = layers_of(made.question)
-    taken = layers.named(made.settings["layer"])
-    return (str(taken), *(str(other) for other in layers.candidates if other.value.name != taken.value.name))
+    others = layers_of(made.question).candidates
+    return (str(made.layer), *(str(other) for other in others if other.value.name != made.layer.value.name))
 
 
 def missing_kernels(model: Model, provider: str) -> dict[str, int]:

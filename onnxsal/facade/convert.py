@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.ask import guard
+from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
 from onnxsal.ask.samples import shape_text
 from onnxsal.engine.method import Method, get_method, shipped_methods
@@ -37,7 +38,7 @@ DEFAULT_METHOD = "fullgrad"
 @dataclass(frozen=True)
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
-    the walks that were planned (none for a method that runs the model forward only).
+    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any.
     """
 
     proto: onnx.ModelProto
@@ -47,6 +48,7 @@ class Conversion:
     log: list[str]
     prefix: str = ""
     plans: tuple[Plan, ...] = ()
+    layer: Layer | None = None
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def emit(decided: Decision) -> Conversion:
         },
     )
     done = settings | {"score": question.score}
-    return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()))
+    return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer)
 
 
 def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from onnxsal.ask.layers import Layer, found_layer
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
@@ -49,6 +50,7 @@ class Build:
     quantize: int | None = None
     plans: dict[tuple[str, str, str], Plan] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
+    layer: Layer | None = None
 
     def plan(self, start: str = "", end: str = "", method: Method | None = None) -> Plan:
         """The walk from the scores (or from tensor ``start``) back to the explained input (or to tensor ``end``), made once."""
@@ -57,6 +59,12 @@ class Build:
         if key not in self.plans:
             self.plans[key] = make_plan(self.question.model, method, [end], [start])
         return self.plans[key]
+
+    def take(self, layer: Layer, named: Any) -> Layer:
+        """Make the map of this layer, which the user ``named`` or the graph suggests: from here on the settings say which it is."""
+        self.layer, self.settings["layer"] = layer, layer.value.name
+        self.found += found_layer(layer, named)
+        return layer
 
     def walk(self) -> Value:
         """The signal at the explained input."""

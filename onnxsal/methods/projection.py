@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxsal.ask.layers import Layer, found_layer, layers_of
+from onnxsal.ask.layers import Layer, layers_of
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError
 from onnxsal.graph import Value
@@ -26,9 +26,8 @@ def projection(build: Build) -> Result:
         return walk(build)
     op, question = build.op, build.question
     picture_axes(build)
-    layer = layers_of(question).pick(settings["layer"])
-    build.found += found_layer(layer, settings["layer"])
-    settings["layer"] = name = layer.value.name
+    layer = build.take(layers_of(question).pick(settings["layer"]), settings["layer"])
+    name = layer.value.name
     if layer.picture is None:
         raise MethodError(f"method 'deconvnet': layer {layer} holds tokens; a projection starts from a layer of convolutions.")
     plan = build.plan(name)
