@@ -228,6 +228,14 @@ class Layers:
             name = name[0]
         return self.named(str(name)) if name else self.chosen
 
+    def found_out(self, name: Any = "") -> tuple[Found, ...]:
+        """The layer (the one ``name`` names, if any), and how it is known."""
+        layer = self.pick(name)
+        if name:
+            return (Found("layer", str(layer), Ground.TOLD),)
+        why = "the last stage of convolutions before the picture ends"
+        return (Found("layer", str(layer), Ground.PROVED, why),) if layer.picture else ()
+
     @property
     def candidates(self) -> Sequence[Layer]:
         """The chosen layer, then for every other size the last one that all paths to the scores cross, deepest first."""
@@ -248,13 +256,6 @@ class Layers:
             if len(live) == 1 and live <= set(node.proto.output):
                 crossed += live
         return crossed
-
-
-def found_layer(layer: Layer, named: Any) -> list[Found]:
-    """How it is known that the map is made of this layer: the user ``named`` it, or the graph shows it."""
-    if named:
-        return [Found("layer", str(layer), Ground.TOLD)]
-    return [Found("layer", str(layer), Ground.PROVED, "the last stage of convolutions before the picture ends")] if layer.picture else []
 
 
 def layers_of(question: Question) -> Layers:

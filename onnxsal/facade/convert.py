@@ -172,9 +172,9 @@ def decide(
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
+    index = target_index(question, target)
     asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}
-    index = target_index(question, target)
     return Decision(question, chosen, settings, index, prefix, edges, components, quantize, asked, digest, prepared.log)
 
 

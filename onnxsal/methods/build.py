@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ask.layers import Layer, found_layer
+from onnxsal.ask.layers import Layer, layers_of
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
@@ -60,11 +60,13 @@ class Build:
             self.plans[key] = make_plan(self.question.model, method, [end], [start])
         return self.plans[key]
 
-    def take(self, layer: Layer, named: Any) -> Layer:
-        """Make the map of this layer, which the user ``named`` or the graph suggests: from here on the settings say which it is."""
-        self.layer, self.settings["layer"] = layer, layer.value.name
-        self.found += found_layer(layer, named)
-        return layer
+    def take_layer(self) -> Layer:
+        """The layer that the settings name or that the graph suggests; from here on the settings say which it is."""
+        layers, named = layers_of(self.question), self.settings.get("layer")
+        self.layer = layers.pick(named)
+        self.settings["layer"] = self.layer.value.name
+        self.found += layers.found_out(named)
+        return self.layer
 
     def walk(self) -> Value:
         """The signal at the explained input."""

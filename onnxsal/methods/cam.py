@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxsal.ask.layers import Layer, layers_of
+from onnxsal.ask.layers import Layer
 from onnxsal.engine.method import Method, get_method
 from onnxsal.engine.traverse import traverse
 from onnxsal.graph import Emit, Value
@@ -18,8 +18,7 @@ from onnxsal.methods.sampling import Samples, Scored, sampled_scores
 def target_layer(build: Build) -> Layer:
     """The layer that the settings name or that the graph suggests."""
     picture_axes(build)
-    named = build.settings.get("layer")
-    return build.take(layers_of(build.question).pick(named), named)
+    return build.take_layer()
 
 
 def weighted_sum(op: Emit, weights: Value, activations: Value) -> Value:

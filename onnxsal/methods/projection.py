@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxsal.ask.layers import Layer, layers_of
+from onnxsal.ask.layers import Layer
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError
 from onnxsal.graph import Value
@@ -26,7 +26,7 @@ def projection(build: Build) -> Result:
         return walk(build)
     op, question = build.op, build.question
     picture_axes(build)
-    layer = build.take(layers_of(question).pick(settings["layer"]), settings["layer"])
+    layer = build.take_layer()
     name = layer.value.name
     if layer.picture is None:
         raise MethodError(f"method 'deconvnet': layer {layer} holds tokens; a projection starts from a layer of convolutions.")
