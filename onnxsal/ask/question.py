@@ -8,10 +8,10 @@ from onnx import TensorProto
 
 from onnxsal.ask.samples import sample_inputs, shape_text
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import class_axis, final_squashing, logits_of, looks_squashed
 from onnxsal.facts.part import needed_names
-from onnxsal.facts.picture import Picture, layout_text, picture_of, used_as_picture
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, Model, NodeView, Value

@@ -9,7 +9,6 @@ import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.facts.heads import order_logits
-from onnxsal.facts.tags import tag_patterns
 from onnxsal.graph import Model
 from onnxsal.large import serialised
 from onnxsal.passes.base import Outcome, Pass
@@ -83,5 +82,4 @@ def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None
     if order_logits(model):
         log.append("order logits: the final Softmax or Sigmoid is transposed, so its logits were transposed too")
         model = Model(proto)
-    tag_patterns(model)
     return Prepared(model, log, bool(rewritten))
