@@ -4,8 +4,9 @@ from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import OnnxsalError
 from onnxsal.explainer import Explainer, Explanation
+from onnxsal.facade.check import Report, check
 from onnxsal.facade.convert import convert
-from onnxsal.facade.inspect import Report, check, methods, ops, plan
+from onnxsal.facade.inspect import methods, ops, plan
 from onnxsal.facade.vjp import vjp
 from onnxsal.methods.patterns.file import Patterns
 from onnxsal.methods.patterns.fit import fit_patterns

@@ -11,6 +11,7 @@ from typing import Any
 from onnxsal.ask.question import Question
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layouts
+from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute
@@ -226,6 +227,14 @@ class Layers:
             name = name[0]
         return self.named(str(name)) if name else self.chosen
 
+    def found_out(self, name: Any = "") -> tuple[Found, ...]:
+        """The layer (the one ``name`` names, if any), and how it is known."""
+        layer = self.pick(name)
+        if name:
+            return (Found("layer", str(layer), Ground.TOLD),)
+        why = "the last stage of convolutions before the picture ends"
+        return (Found("layer", str(layer), Ground.PROVED, why),) if layer.picture else ()
+
     @property
     def candidates(self) -> Sequence[Layer]:
         """The chosen layer, then for every other size the last one that all paths to the scores cross, deepest first."""
@@ -246,3 +255,9 @@ class Layers:
             if len(live) == 1 and live <= set(node.proto.output):
                 crossed += live
         return crossed
+
+
+def layers_of(question: Question) -> Layers:
+    """The layers of a question, found once: several parts of a conversion ask for them."""
+    key = ("layers", question.x.name, question.start.name, question.picture, question.samples)
+    return question.model.once(key, lambda: Layers(question))

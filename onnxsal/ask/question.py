@@ -8,8 +8,8 @@ from onnx import TensorProto
 
 from onnxsal.ask.samples import sample_inputs, shape_text
 from onnxsal.errors import TargetError, near_miss
-from onnxsal.facts.axes import Picture, picture_of
-from onnxsal.facts.grounds import Found
+from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
+from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import class_axis, final_squashing, logits_of, looks_squashed
 from onnxsal.facts.part import needed_names
 from onnxsal.facts.ranges import bounds_of
@@ -92,7 +92,24 @@ def ask(
             f"score='probability': '{start.name}' holds one score per sample, and a Softmax over one class is 1 whatever the input. "
             "Explain the logit, or the output as it is (raw)."
         )
-    return replace(question, axis=_axis(question))
+    return _with_layout(replace(question, axis=_axis(question)), layout)
+
+
+def _with_layout(question: Question, layout: str | None) -> Question:
+    """The question with how its picture's axes are known; where only the shape speaks that is no knowledge, but a doubt."""
+    if question.picture is None:
+        return question
+    text, used = layout_text(question.picture), used_as_picture(question.model, question.x)
+    if layout is None and used is None:
+        doubt = (
+            f"the layout of '{question.x.name}' is not proved: {text} is taken from its shape {shape_text(question.x.shape)} alone, as no "
+            "convolution or other operator on pictures reads it; --layout (layout= in Python) says it"
+        )
+        return replace(question, doubt="; ".join(filter(None, (question.doubt, doubt))))
+    as_it_is = used is None or used[0] == question.picture
+    why = "" if used is None else f"{used[1].label} reads it{'' if as_it_is else f' otherwise ({layout_text(used[0])})'}"
+    found = Found("layout", text, Ground.PROVED if layout is None else Ground.TOLD, why)
+    return replace(question, found=(*question.found, found))
 
 
 def begin(question: Question) -> Value:

@@ -25,7 +25,7 @@ def check_conservation(feed: o.Feeding, method: Any, given: dict[str, Any], on: 
     """Run, tell, and write the plot."""
     files = find_inputs(on)
     with progress(f"building relevance into {feed.model.name}"):
-        explainer = Explainer(feed.model, method, batch_size=1, **given, components=True)
+        explainer = Explainer(feed.model, method, batch_size=1, **{**given, "components": True})
     with progress("summing relevance", len(files) or RANDOM) as step:
         feeds = _read(files, feed, explainer, step) if files else _random(explainer, step)
         result = conservation(explainer, feeds)

@@ -13,40 +13,27 @@ from onnxsal.cli import options as o
 from onnxsal.cli.shell import progress, say, show, show_json
 from onnxsal.errors import OutputError
 from onnxsal.facade.adopt import original_outputs
-from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, conversion
+from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.graph.assemble import set_metadata
 from onnxsal.graph.load import load_model, save_model
 from onnxsal.runtime.beside import as_metadata
 
 
+@o.takes_asked
 def convert(
     model: o.ModelPath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the converted model is written.", show_default=False)],
-    method: o.MethodName = None,
-    rules: o.Rules = None,
-    input: o.Input = None,
-    output: o.Output = None,
-    target: o.Target = None,
-    score: o.Score = None,
-    batched: o.Batched = None,
-    layout: o.Layout = None,
-    prefix: o.Prefix = "",
-    components: Annotated[bool, typer.Option("--components", help="Add an output for each part of the explanation.")] = False,
-    quantize: o.Quantize = None,
-    preprocess: o.PreprocessFile = None,
-    labels: o.LabelsFile = None,
-    param: o.Parameters = None,
+    asked: o.Asked,
     json: o.Json = False,
 ) -> None:
     """Build the explanation into a model: one self-contained ONNX file of standard operators."""
-    chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
-    feed = o.feeding(model, preprocess, labels)
-    given = o.conversion_options(feed, param, input, output, score, quantize, batched, layout)
+    chosen, feed = asked.by(), asked.feed(model)
+    given = asked.keywords(feed)
     if out.resolve() == model.resolve():
         raise OutputError(f"'{out}' is the model itself, which is never overwritten. Give another name.")
     begin = time.perf_counter()
     with progress(f"converting {model.name}"):
-        made = conversion(model, chosen, target=feed.target(target), prefix=prefix, components=components, **given)
+        made = conversion(model, chosen, **given)
         set_metadata(made.proto, as_metadata(feed.preprocess, feed.labels))
         save_model(made.proto, out)
     facts = _facts(made, model, out, time.perf_counter() - begin)

@@ -14,27 +14,20 @@ from onnxsal.engine.method import Method, Parameter, Row, get_method
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import InputError, UnsupportedError, near_miss
 from onnxsal.facade import inspect
-from onnxsal.facade.convert import DEFAULT_METHOD
+from onnxsal.facade.check import check as check_model
+from onnxsal.facts.grounds import fact_lines
 from onnxsal.ops.registry import OpSpec
 from onnxsal.runtime.kernels import PROVIDERS
 
 
-def plan(
-    model: o.ModelPath,
-    method: o.MethodName = None,
-    rules: o.Rules = None,
-    input: o.Input = None,
-    output: o.Output = None,
-    score: o.Score = None,
-    batched: o.Batched = None,
-    layout: o.Layout = None,
-    json: o.Json = False,
-) -> None:
-    """Show which rule crosses which node, and why; nothing is converted."""
-    chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
+@o.takes_asked
+def plan(model: o.ModelPath, asked: o.Asked, json: o.Json = False) -> None:
+    """Show what is known of the model and how, then which rule crosses which node, and why; nothing is converted."""
+    chosen, given = asked.by(), asked.keywords(asked.feed(model))
     with progress(f"planning {model.name}"):
-        made = inspect.plan(model, chosen, input=input, output=output, score=score or "logit", batched=batched, layout=layout)
-    show_json(_plan_facts(made)) if json else show(str(made))
+        made = inspect.plan(model, chosen, **given)
+    head, table = str(made).split("\n", 1)
+    show_json(_plan_facts(made)) if json else show("\n".join([head, *fact_lines(made.found, made.doubt), "", table]))
 
 
 def _plan_facts(made: Plan) -> dict[str, Any]:
@@ -50,20 +43,17 @@ def _plan_facts(made: Plan) -> dict[str, Any]:
         for s in made.steps
     ]
     ends = [{"node": n.name, "operator": n.op_type, "why": why} for n, why in made.stops]
-    return {"method": made.method, "wrt": made.wrt, "starts": made.starts, "steps": steps, "stops": ends, "notes": made.notes}
+    known = {"found": [fact.as_dict() for fact in made.found], "doubt": made.doubt}
+    return {"method": made.method, "wrt": made.wrt, "starts": made.starts, **known, "steps": steps, "stops": ends, "notes": made.notes}
 
 
+@o.takes_asked
 def check(
     model: o.ModelPath,
+    asked: o.Asked,
     provider: Annotated[
         str, typer.Option(help="The execution provider whose kernels are looked up: " + " or ".join(PROVIDERS) + ".")
     ] = "cuda",
-    method: o.MethodName = None,
-    rules: o.Rules = None,
-    input: o.Input = None,
-    output: o.Output = None,
-    score: o.Score = None,
-    preprocess: o.PreprocessFile = None,
     conservation: Annotated[
         bool, typer.Option("--conservation", help="Run it and sum relevance wherever all paths meet (lrp_resnet unless a method is named).")
     ] = False,
@@ -71,21 +61,18 @@ def check(
         list[Path] | None, typer.Option(help="With --conservation: pictures or arrays to run on.", show_default="8 random inputs")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="With --conservation: where the scatter plot is written.", show_default=False)] = None,
-    param: o.Parameters = None,
     json: o.Json = False,
 ) -> None:
-    """Can the model be explained, and which nodes have no kernel on a provider? Exit status 1 if it cannot be explained."""
+    """Can the model be explained, what is known of it and how, and which nodes have no kernel? Exit status 1 if it cannot be explained."""
+    feed = asked.feed(model)
+    given = asked.keywords(feed)
     if conservation:
-        feed = o.feeding(model, preprocess)
-        given = o.conversion_options(feed, param, input, output, score)
-        check_conservation(feed, o.chosen_method(method, rules) or "lrp_resnet", given, on or (), plot, json)
+        check_conservation(feed, asked.by("lrp_resnet"), given, on or (), plot, json)
         return
     if on or plot:
         raise InputError("--on and --plot go with --conservation.")
-    chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
-    given = o.conversion_options(o.feeding(model, preprocess), param, input, output, score)
     with progress(f"checking {model.name}"):
-        report = inspect.check(model, provider, chosen, **given)
+        report = check_model(model, provider, asked.by(), **given)
     show_json(report.as_dict()) if json else show(str(report))
     if not report.ok:
         raise typer.Exit(CHECK_FAILED)

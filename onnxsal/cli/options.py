@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 import typer
@@ -74,6 +76,7 @@ Quantize = Annotated[
     int | None,
     typer.Option(min=2, help="Floor each saliency map to this many levels (heat quantization); the attribution stays.", show_default=False),
 ]
+Components = Annotated[bool, typer.Option("--components", help="Add an output for each part of the explanation.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
 HOW_TO_PREPROCESS = """\
@@ -165,3 +168,56 @@ def conversion_options(
     given = {"input": input, "output": output, "score": score, "black": feed.black, "white": feed.white, "quantize": quantize}
     given |= {"batched": batched, "layout": layout}
     return {k: v for k, v in given.items() if v is not None} | read_parameters(parameters or ())
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a model is asked: every field is an option of each verb that ``takes_asked`` (``convert``, ``plan``, ``check``)."""
+
+    method: MethodName = None
+    rules: Rules = None
+    input: Input = None
+    output: Output = None
+    target: Target = None
+    score: Score = None
+    batched: Batched = None
+    layout: Layout = None
+    prefix: Prefix = ""
+    components: Components = False
+    quantize: Quantize = None
+    preprocess: PreprocessFile = None
+    labels: LabelsFile = None
+    param: Parameters = None
+
+    def by(self, default: str = DEFAULT_METHOD) -> Method | str:
+        """The method that is asked for, or the one that is taken where none is."""
+        return chosen_method(self.method, self.rules) or default
+
+    def feed(self, model: Path) -> Feeding:
+        """How the model is fed."""
+        return feeding(model, self.preprocess, self.labels)
+
+    def keywords(self, feed: Feeding) -> dict[str, Any]:
+        """Keywords for ``convert``."""
+        given = {"target": feed.target(self.target), "prefix": self.prefix or None, "components": self.components or None}
+        own = conversion_options(feed, self.param, self.input, self.output, self.score, self.quantize, self.batched, self.layout)
+        return {k: v for k, v in given.items() if v is not None} | own
+
+
+def takes_asked(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb with parameter ``asked``, as a command with the fields of ``Asked`` as options in its place."""
+    hints, shared = get_type_hints(verb, include_extras=True), get_type_hints(Asked, include_extras=True)
+    names = [field.name for field in fields(Asked)]
+
+    @wraps(verb)
+    def command(**given: Any) -> None:
+        verb(**{k: v for k, v in given.items() if k not in names}, asked=Asked(**{k: given[k] for k in names}))
+
+    every = []
+    for one in inspect.signature(verb).parameters.values():
+        own = one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[one.name])
+        options = [own.replace(name=f.name, default=f.default, annotation=shared[f.name]) for f in fields(Asked)]
+        every += options if one.name == "asked" else [own]
+    command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in every}
+    return command

@@ -12,6 +12,7 @@ from onnxsal.engine.method import Method
 from onnxsal.errors import MethodError, PlanError
 from onnxsal.facts.fold import Fold
 from onnxsal.facts.folds import FOLDED, NORMALISERS
+from onnxsal.facts.grounds import Found
 from onnxsal.facts.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.facts.tags import tags_of
 from onnxsal.graph import Model, NodeView
@@ -31,7 +32,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """The walk from ``starts`` back to ``wrt``: its steps in forward order, and the nodes where a signal ends by definition."""
+    """The walk from ``starts`` back to ``wrt``: its steps in forward order, and the nodes where a signal ends by definition.
+
+    ``found`` is what is known of the model and how, ``doubt`` a reason to read its maps with care ('' = none), where a whole conversion
+    was planned.
+    """
 
     method: str
     wrt: tuple[str, ...]
@@ -39,6 +44,8 @@ class Plan:
     steps: tuple[Step, ...]
     stops: tuple[tuple[NodeView, str], ...] = ()
     notes: tuple[str, ...] = field(default=())
+    found: tuple[Found, ...] = ()
+    doubt: str = ""
 
     def counts(self) -> Counter[tuple[str, str]]:
         """(operator, rule) -> number of nodes."""
@@ -63,7 +70,7 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
     does not depend differentiably on an explained tensor at all, with the nodes at which the derivative ends.
     """
     if not method.rules:
-        raise MethodError(f"method '{method.name}' runs the model forward only, so there is no walk to plan.")
+        raise no_walk(method)
     found = reach(model, wrt, starts)
     folds = {i: fold for row in method.normalise for i, fold in NORMALISERS[row.use](model, {*wrt, *starts}).items()}
     _mark(found.path, folds)
@@ -93,6 +100,11 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
         )
     ends = [(n, why) for n, why in found.stops]
     return Plan(method.name, tuple(wrt), tuple(starts), tuple(steps), tuple(ends), _notes(method, steps))
+
+
+def no_walk(method: Method) -> MethodError:
+    """What there is to say where a plan is asked of a method without rules."""
+    return MethodError(f"method '{method.name}' runs the model forward only, so there is no walk to plan.")
 
 
 def _mark(path: Sequence[NodeView], folds: Mapping[int, Fold]) -> None:

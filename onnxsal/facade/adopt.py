@@ -17,6 +17,7 @@ from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import MethodError, ModelError
 from onnxsal.facade.convert import Conversion
 from onnxsal.facts.axes import picture_of
+from onnxsal.facts.grounds import Found
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
@@ -39,7 +40,8 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
         record = json.loads(metadata[f"{METADATA}parameters"])
         asked = {key: record.pop(key) for key in ("input", "output", "score", "prefix", "target")}
         given_layout, samples = record.pop("layout", None), record.pop("samples", None)
-    except (KeyError, ValueError) as error:
+        found = tuple(Found.read(entry) for entry in json.loads(metadata.get(f"{METADATA}facts", "[]")))
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"the model says it was converted, but its metadata is damaged ({error}). Convert the original model again."
         ) from error
@@ -51,7 +53,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     x, scores = view.value(asked["input"]), view.value(asked["output"])
     rows = sample_inputs(view, x, scores) if samples is None else tuple(samples)
     question = Question(view, x, asked["output"], scores, asked["score"], samples=rows, picture=picture_of(view, x, given_layout))
-    question = replace(question, doubt=metadata.get(f"{METADATA}doubt", ""))
+    question = replace(question, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = shipped_methods().get(name) or Method(name, name, "", "", ())
     return Conversion(proto, question, known, record | {"score": asked["score"]}, log, asked["prefix"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from numbers import Integral
@@ -16,9 +16,11 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.ask import guard
+from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
 from onnxsal.ask.samples import shape_text
 from onnxsal.engine.method import Method, get_method, shipped_methods
+from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, TargetError, near_miss
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
@@ -27,7 +29,6 @@ from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods import WRAPPERS
 from onnxsal.methods.build import Build, Result, quantized
 from onnxsal.methods.head import emit_head
-from onnxsal.passes import Prepared
 
 Target = int | Sequence[int] | np.ndarray | None
 
@@ -36,7 +37,9 @@ DEFAULT_METHOD = "fullgrad"
 
 @dataclass(frozen=True)
 class Conversion:
-    """A converted model with what was decided on the way: the question, the method, its settings, what the passes did."""
+    """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
+    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any.
+    """
 
     proto: onnx.ModelProto
     question: Question
@@ -44,6 +47,27 @@ class Conversion:
     settings: dict[str, Any]
     log: list[str]
     prefix: str = ""
+    plans: tuple[Plan, ...] = ()
+    layer: Layer | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a conversion will build, decided before anything is emitted. ``edges`` are the colours that settings may name, ``asked`` is
+    what the metadata will say beside the settings.
+    """
+
+    question: Question
+    method: Method
+    settings: dict[str, Any]
+    target: np.ndarray
+    prefix: str
+    edges: dict[str, np.ndarray | None]
+    components: bool
+    quantize: int | None
+    asked: dict[str, Any]
+    digest: str
+    log: list[str]
 
 
 def convert(
@@ -104,7 +128,7 @@ def convert(
     ).proto
 
 
-def conversion(
+def decide(
     model: Source,
     method: str | Path | Method = DEFAULT_METHOD,
     *,
@@ -121,8 +145,8 @@ def conversion(
     batched: bool | None = None,
     layout: str | None = None,
     **parameters: Any,
-) -> Conversion:
-    """As ``convert``, with everything that was decided on the way."""
+) -> Decision:
+    """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything."""
     chosen = get_method(method)
     if layer is not None and "layer" not in chosen.parameters:
         with_layer = ", ".join(m.name for m in shipped_methods().values() if "layer" in m.parameters)
@@ -148,54 +172,60 @@ def conversion(
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
-    result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, edges, components, quantize)
-    settings |= {} if quantize is None else {"quantize": int(quantize)}
+    index = target_index(question, target)
+    asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
+    asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}
+    return Decision(question, chosen, settings, index, prefix, edges, components, quantize, asked, digest, prepared.log)
+
+
+def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Conversion:
+    """As ``convert``, with everything that was decided on the way."""
+    return emit(decide(model, method, **options))
+
+
+def emit(decided: Decision) -> Conversion:
+    """The converted model of a decision, with a record of it in the metadata. Emits into the decision's model: call it once."""
+    question, method, log = decided.question, decided.method, decided.log
+    build, result = _build(decided)
+    settings = build.settings | ({} if decided.quantize is None else {"quantize": int(decided.quantize)})
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
-    asked = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
-    record |= asked | {"target": None if target is None else np.asarray(target).tolist()}
-    record |= {"samples": list(question.samples), "layout": layout}
+    question = replace(question, found=(*question.found, *build.found))
     set_metadata(
         result,
         {
             f"{METADATA}version": version("onnxsal"),
-            f"{METADATA}method": chosen.name,
-            f"{METADATA}parameters": json.dumps(record, default=str),
-            f"{METADATA}rules_sha256": chosen.sha256,
-            f"{METADATA}model_sha256": digest,
-            **({f"{METADATA}passes": "; ".join(prepared.log)} if prepared.log else {}),
+            f"{METADATA}method": method.name,
+            f"{METADATA}parameters": json.dumps(record | decided.asked, default=str),
+            f"{METADATA}rules_sha256": method.sha256,
+            f"{METADATA}model_sha256": decided.digest,
+            **({f"{METADATA}passes": "; ".join(log)} if log else {}),
+            **({f"{METADATA}facts": json.dumps([fact.as_dict() for fact in question.found])} if question.found else {}),
             **({f"{METADATA}doubt": question.doubt} if question.doubt else {}),
         },
     )
-    return Conversion(result, question, chosen, settings | {"score": question.score}, prepared.log, prefix)
+    done = settings | {"score": question.score}
+    return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer)
 
 
-def _build(
-    prepared: Prepared,
-    question: Question,
-    method: Method,
-    settings: dict[str, Any],
-    target: np.ndarray,
-    prefix: str,
-    edges: dict[str, np.ndarray | None],
-    components: bool,
-    quantize: int | None,
-) -> onnx.ModelProto:
-    """Emit head and explanation, then append them to the forward part. ``edges`` are the colours that settings may name."""
-    op = Emit(prepared.model, f"{prefix}onnxsal")
+def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
+    """Emit head and explanation, then append them to the forward part."""
+    question, prefix, edges = decided.question, decided.prefix, decided.edges
+    op = Emit(question.model, f"{prefix}onnxsal")
     if question.x.dtype == TensorProto.DOUBLE:
         op.dtype = TensorProto.DOUBLE
     shape = (f"{prefix}targets",)
-    asked = Port(Value(f"{prefix}target", TensorProto.INT64, shape), TensorProto.INT64, shape, target)
+    asked = Port(Value(f"{prefix}target", TensorProto.INT64, shape), TensorProto.INT64, shape, decided.target)
     with op.named("head"):
         head = emit_head(op, question, question.start, asked.value)
+    settings = dict(decided.settings)
     named = {k: edges[v] for k, v in settings.items() if isinstance(v, str) and edges.get(v) is not None}
-    method = method.bound(settings | named)
-    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges["black"], [asked], components)
-    build.quantize = quantize
+    method = decided.method.bound(settings | named)
+    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges["black"], [asked], decided.components)
+    build.quantize = decided.quantize
     with op.named(method.wrap or "walk"):
         result = WRAPPERS[method.wrap](build)
         outputs = _outputs(build, result)
-    return assemble(prepared.model, op, build.inputs, outputs)
+    return build, assemble(question.model, op, build.inputs, outputs)
 
 
 def _outputs(build: Build, result: Result) -> list[Port]:

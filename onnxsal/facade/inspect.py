@@ -1,179 +1,29 @@
-"""Look before converting: the plan of a method, what stands in the way, and what there is."""
+"""Look before converting: the plan of a method, and what there is."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-from onnx import TensorProto
-
-from onnxsal.ask.guard import plan_of
-from onnxsal.ask.layers import Layers
-from onnxsal.ask.question import ask
-from onnxsal.engine.method import Method, get_method, shipped_methods
-from onnxsal.engine.plan import Plan
-from onnxsal.errors import MethodError, OnnxsalError
+from onnxsal.engine.method import Method, shipped_methods
+from onnxsal.engine.plan import Plan, no_walk
 from onnxsal.facade.convert import DEFAULT_METHOD, conversion
-from onnxsal.graph import Model, NodeView
-from onnxsal.graph.load import Source, load_model
-from onnxsal.graph.provenance import refuse_converted
-from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec, known
-from onnxsal.passes import prepare
-from onnxsal.runtime.kernels import has_kernel, release
+from onnxsal.graph.load import Source
+from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec
 
 
-def plan(
-    model: Source,
-    method: str | Path | Method = DEFAULT_METHOD,
-    *,
-    input: str | None = None,
-    output: str | None = None,
-    score: str = "logit",
-    batched: bool | None = None,
-    layout: str | None = None,
-) -> Plan:
-    """Which rule crosses which node, and why; nothing is emitted. ``print(plan(...))`` shows the table. Raises as ``convert``."""
-    proto = load_model(model)
-    refuse_converted(proto)
-    question = ask(prepare(proto, known).model, input, output, score, batched=batched, layout=layout)
-    chosen = get_method(method)
-    return plan_of(question, chosen.bound(chosen.settle({})))
+def plan(model: Source, method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Plan:
+    """Which rule crosses which node, and why; ``print(plan(...))`` shows the table. Nothing is returned that could be run.
 
-
-@dataclass(frozen=True)
-class Report:
-    """Whether a model can be explained by a method, and what runs where.
-
-    ``problem`` is why it cannot ('' = it can); ``missing`` maps (operator, element types) of the *converted* model to the number of
-    its nodes that have no kernel on ``provider`` (and would run on the CPU); ``forward_missing`` counts those of the original. ``layers``
-    are the candidates for a class activation map, the one that is taken first (for methods with a target layer).
+    ``options`` are those of ``convert``, and the plan is the one that a conversion walks by (of several, the last); ``Plan.found`` and
+    ``Plan.doubt`` say what was found out about the model. Raises as ``convert``, and ``MethodError`` for a method that only runs the
+    model forward.
     """
-
-    method: str
-    provider: str
-    release: str
-    problem: str
-    input: str
-    output: str
-    nodes: int
-    converted_nodes: int
-    passes: tuple[str, ...]
-    missing: Mapping[str, int]
-    forward_missing: Mapping[str, int]
-    layers: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """The model can be explained (nodes without a kernel only cost time)."""
-        return not self.problem
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        lists = {"passes": list(self.passes), "layers": list(self.layers)}
-        return {**self.__dict__, "ok": self.ok, **lists, "missing": dict(self.missing), "forward_missing": dict(self.forward_missing)}
-
-    def __str__(self) -> str:
-        if self.problem:
-            return f"cannot be explained by '{self.method}': {self.problem}"
-        lines = [
-            f"can be explained by '{self.method}': '{self.output}' at '{self.input}', "
-            f"{self.nodes} nodes, {self.converted_nodes} when converted"
-        ]
-        lines += [f"pass {p}" for p in self.passes]
-        lines += [f"target layer {self.layers[0]}; other candidates: {', '.join(self.layers[1:]) or 'none'}"] if self.layers else []
-        if not self.missing:
-            lines.append(f"every node has a kernel on {self.provider} (ONNX Runtime {self.release})")
-        falls = "need a cast to float32 that ONNX Runtime inserts, or do not run" if self.provider == "cpu" else "run on the CPU"
-        for what, count in self.missing.items():
-            own = self.forward_missing.get(what, 0)
-            lines.append(f"no {self.provider} kernel for {what}: {count} node(s) {falls} ({own} of them in the original model)")
-        return "\n".join(lines)
-
-
-def check(model: Source, provider: str = "cuda", method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Report:
-    """Can this model be explained, and does every node of the converted model have a kernel on ``provider``?
-
-    ``options`` are those of ``convert``. Never raises for what the model lacks: that is ``Report.problem``.
-    """
-    name = get_method(method).name
-    proto = load_model(model)
-    forward = Model(proto)
-    absent: dict[str, int] = {}
-    try:
-        absent = missing_kernels(forward, provider)
-        made = conversion(proto, method, **options)
-    except MethodError:  # the question is wrong, not the model
-        raise
-    except OnnxsalError as error:
-        first_in, first_out = next(iter(forward.input_names), ""), next(iter(forward.output_names), "")
-        return Report(name, provider, release(provider), str(error), first_in, first_out, len(forward.nodes), 0, (), {}, absent)
-    return Report(
-        name,
-        provider,
-        release(provider),
-        "",
-        made.question.x.name,
-        made.question.output,
-        len(forward.nodes),
-        _count(made.proto.graph),
-        tuple(made.log),
-        missing_kernels(Model(made.proto), provider),
-        absent,
-        tuple(map(str, Layers(made.question).candidates)) if "layer" in made.method.parameters else (),
-    )
-
-
-def missing_kernels(model: Model, provider: str) -> dict[str, int]:
-    """'Operator(element types)' -> number of nodes without a kernel on the provider, loop bodies included."""
-    found: Counter[str] = Counter()
-    for node in model.nodes:
-        types = _free_types(node)
-        if not _runs(node.domain, node.op_type, node.opset, types, provider):
-            found[f"{node.op_type}({', '.join(sorted(set().union(*types.values())))})"] += 1
-        for attribute in node.proto.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                found.update(n.op_type for n in attribute.g.node if not _runs(n.domain, n.op_type, model.opset, {}, provider))
-    return dict(found)
-
-
-def _free_types(node: NodeView) -> dict[str, set[str]]:
-    """Type parameter -> element types of its operands, which the operator leaves open (indices are always int64) and kernels restrict."""
-    try:
-        schema = onnx.defs.get_schema(node.op_type, node.opset, node.domain)
-    except onnx.defs.SchemaError:
-        return {"": {_type(v.dtype) for v in (*node.inputs, *node.outputs) if v is not None and v.dtype}}
-    free = {c.type_param_str for c in schema.type_constraints}
-    both = ((node.inputs, schema.inputs), (node.outputs, schema.outputs))
-    pairs = ((v, formal[min(i, len(formal) - 1)]) for given, formal in both for i, v in enumerate(given))
-    found: dict[str, set[str]] = {}
-    for value, formal in pairs:
-        if value is not None and value.dtype and formal.type_str in free:
-            found.setdefault(formal.type_str, set()).add(_type(value.dtype))
-    return found
-
-
-def _runs(domain: str, op_type: str, opset: int, types: Mapping[str, set[str]], provider: str) -> bool:
-    """Constants fold away and functions are inlined before a provider is asked for a kernel."""
-    # a way of storing tensors, which runtimes read as initialisers
-    if op_type == "Constant" or has_kernel(provider, domain, op_type, opset, types):
-        return True
-    try:
-        schema = onnx.defs.get_schema(op_type, opset, domain)
-    except onnx.defs.SchemaError:
-        return False
-    return bool(schema.has_function) and not has_kernel(provider, domain, op_type, opset, {})
-
-
-def _type(dtype: int) -> str:
-    return str(TensorProto.DataType.Name(dtype)).lower()
-
-
-def _count(graph: onnx.GraphProto) -> int:
-    return sum(1 + sum(_count(a.g) for a in n.attribute if a.type == onnx.AttributeProto.GRAPH) for n in graph.node)
+    made = conversion(model, method, **options)
+    if not made.plans:
+        raise no_walk(made.method)
+    return replace(made.plans[-1], found=made.question.found, doubt=made.question.doubt)
 
 
 def methods() -> dict[str, Method]:

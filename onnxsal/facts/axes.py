@@ -106,7 +106,8 @@ def picture_of(model: Model, x: Value, layout: str | None = None) -> Picture | N
     on pictures that it comes to takes it, else as its shape looks.
     """
     if layout is None:
-        return (used_as_picture(model, x) or image_axes(x.shape)) if x.shape is not None and len(x.shape) == 4 else None
+        used = used_as_picture(model, x)
+        return image_axes(x.shape) if used is None else used[0]
     if layout not in LAYOUTS:
         raise TargetError(f"layout={layout!r} is unknown{near_miss(str(layout), LAYOUTS)}; known: {', '.join(LAYOUTS)}.")
     if x.shape is not None and len(x.shape) != 4:
@@ -114,14 +115,29 @@ def picture_of(model: Model, x: Value, layout: str | None = None) -> Picture | N
     return LAYOUTS[layout]
 
 
-def used_as_picture(model: Model, x: Value) -> Picture | None:
-    """The axes as the first convolution, pooling or the like reached from ``x`` sees them, whatever turns them on the way."""
+def layout_text(picture: Picture) -> str:
+    """The axes of a picture in words."""
+    names = [f"{name}: " for name, axes in LAYOUTS.items() if axes == picture]
+    return f"{''.join(names)}channels on axis {picture[0]}, height on {picture[1]}, width on {picture[2]}"
+
+
+def used_as_picture(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
+    """The axes as the first convolution, pooling or the like reached from ``x`` sees them, whatever turns them on the way; and that node.
+
+    ``None`` where no such operator is reached, or ``x`` has not four dimensions.
+    """
+    if x.shape is None or len(x.shape) != 4:
+        return None
+    return model.once(("used as picture", x.name), lambda: _first_use(model, x))
+
+
+def _first_use(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
     found = trace(model.nodes, {x.name: {a: (a, APART) for a in range(4)}})
     for node in model.nodes:
         known = found.get(node.proto.input[0] if node.proto.input else "", {}) if facts_of(node).pictures else {}
         labels = {place: label for label, (place, how) in known.items() if how in (APART, MIXED)}
         if len(labels) == 4 and labels.get(0) == 0:
-            return labels[1], labels[2], labels[3]
+            return (labels[1], labels[2], labels[3]), node
     return None
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Ground(StrEnum):
@@ -27,3 +29,17 @@ class Found:
 
     def __str__(self) -> str:
         return f"{self.value} ({self.ground}{f': {self.why}' if self.why else ''})"
+
+    def as_dict(self) -> dict[str, str]:
+        """Ready for JSON."""
+        return {key: str(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Found:
+        """What ``as_dict`` gave. Raises ``KeyError`` or ``ValueError`` where something is missing or is no ground."""
+        return cls(str(entry["what"]), str(entry["value"]), Ground(entry["ground"]), str(entry["why"]))
+
+
+def fact_lines(found: Iterable[Found], doubt: str = "") -> list[str]:
+    """What was found out about a model and how, one line each, and what is doubtful."""
+    return [f"{fact.what:<9}{fact}" for fact in found] + ([f"{'doubt':<9}{doubt}"] if doubt else [])

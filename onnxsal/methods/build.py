@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from onnxsal.ask.layers import Layer, layers_of
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError
+from onnxsal.facts.grounds import Found
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port
 from onnxsal.methods.head import Head, emit_seed
@@ -46,10 +48,25 @@ class Build:
     want_components: bool = False
     components: list[Port] = field(default_factory=list)
     quantize: int | None = None
+    plans: dict[tuple[str, str, str], Plan] = field(default_factory=dict)
+    found: list[Found] = field(default_factory=list)
+    layer: Layer | None = None
 
-    def plan(self, start: str = "") -> Plan:
-        """The walk from the scores (or from tensor ``start``) back to the explained input."""
-        return make_plan(self.question.model, self.method, [self.question.x.name], [start or self.question.start.name])
+    def plan(self, start: str = "", end: str = "", method: Method | None = None) -> Plan:
+        """The walk from the scores (or from tensor ``start``) back to the explained input (or to tensor ``end``), made once."""
+        method, start, end = method or self.method, start or self.question.start.name, end or self.question.x.name
+        key = (method.name, start, end)
+        if key not in self.plans:
+            self.plans[key] = make_plan(self.question.model, method, [end], [start])
+        return self.plans[key]
+
+    def take_layer(self) -> Layer:
+        """The layer that the settings name or that the graph suggests; from here on the settings say which it is."""
+        layers, named = layers_of(self.question), self.settings.get("layer")
+        self.layer = layers.pick(named)
+        self.settings["layer"] = self.layer.value.name
+        self.found += layers.found_out(named)
+        return self.layer
 
     def walk(self) -> Value:
         """The signal at the explained input."""

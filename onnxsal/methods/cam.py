@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxsal.ask.layers import Layer, Layers
-from onnxsal.engine.method import get_method
-from onnxsal.engine.plan import make_plan
+from onnxsal.ask.layers import Layer
+from onnxsal.engine.method import Method, get_method
 from onnxsal.engine.traverse import traverse
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import dim_of, recast, signal_type
@@ -17,11 +16,9 @@ from onnxsal.methods.sampling import Samples, Scored, sampled_scores
 
 
 def target_layer(build: Build) -> Layer:
-    """The layer that the settings name or that the graph suggests; from here on the settings say which it is."""
+    """The layer that the settings name or that the graph suggests."""
     picture_axes(build)
-    layer = Layers(build.question).pick(build.settings.get("layer"))
-    build.settings["layer"] = layer.value.name
-    return layer
+    return build.take_layer()
 
 
 def weighted_sum(op: Emit, weights: Value, activations: Value) -> Value:
@@ -29,12 +26,12 @@ def weighted_sum(op: Emit, weights: Value, activations: Value) -> Value:
     return op.ReduceSum(op.Mul(op.Unsqueeze(weights, [2, 3]), activations), [1], keepdims=0)
 
 
-def coarse_gradcam(build: Build) -> Value:
-    """sum_k alpha_k A_k with alpha_k the mean over places of d score / d A_k, signed, [N, h, w]. Only the head is differentiated."""
+def coarse_gradcam(build: Build, method: Method) -> Value:
+    """sum_k alpha_k A_k with alpha_k the mean over places of d score / d A_k, signed, [N, h, w]. Only the head is walked, by ``method``."""
     op, question = build.op, build.question
     layer = target_layer(build)
     name = layer.value.name
-    plan = make_plan(question.model, get_method("gradient"), [name], [question.start.name])
+    plan = build.plan(end=name, method=method)
     seed = emit_seed(op, question, question.start, build.head.explained_class)
     signal = traverse(op, plan, {question.start.name: seed})[name]
     signal = layer.maps(op, recast(op, signal, signal_type(layer.value), op.dtype))
@@ -48,7 +45,7 @@ def gradcam(build: Build) -> Result:
     Selvaraju et al. 2017, arXiv 1610.02391. Component ``gradcam/map``: the signed sum at the layer's own size.
     """
     op = build.op
-    coarse = coarse_gradcam(build)
+    coarse = coarse_gradcam(build, build.method)
     build.component("gradcam/map", lambda: coarse, 3)
     both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse), [1]), axis=1))
     signed, map_ = op.Split(both, axis=1, num_outputs=2, outputs=2)
@@ -59,7 +56,7 @@ def gradcam(build: Build) -> Result:
 def guided_gradcam(build: Build) -> Result:
     """``upsample(Relu(sum_k alpha_k A_k)) * guided backpropagation``, per channel. Selvaraju et al. 2017, arXiv 1610.02391."""
     op, channel = build.op, picture_axes(build)[0]
-    coarse = coarse_gradcam(build)
+    coarse = coarse_gradcam(build, get_method("gradient"))
     build.component("gradcam/map", lambda: coarse, 3)
     map_ = op.Squeeze(upsample(build, op, op.Unsqueeze(positive(op, coarse), [1])), [1])
     return Result(op.Mul(build.walk(), op.Unsqueeze(map_, [channel])))

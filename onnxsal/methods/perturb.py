@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ask.layers import Layer, Layers
+from onnxsal.ask.layers import Layer
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, dim_of, zeros_like
@@ -150,15 +150,12 @@ Watched = tuple[str, Value, Callable[[Scored], Value]]
 
 def watched_layer(build: Build) -> Layer | None:
     """The layer whose strongest feature map is watched; ``None`` where the graph has none and none was named."""
-    named = build.settings.get("layer")
     try:
-        layer = Layers(build.question).pick(named)
+        return build.take_layer()
     except TargetError:
-        if named:
+        if build.settings.get("layer"):
             raise
         return None
-    build.settings["layer"] = layer.value.name
-    return layer
 
 
 def also_seen(build: Build) -> list[str]:

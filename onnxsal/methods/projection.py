@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from onnxsal.ask.layers import Layer, Layers
-from onnxsal.engine.plan import make_plan
+from onnxsal.ask.layers import Layer
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError
 from onnxsal.graph import Value
@@ -27,11 +26,11 @@ def projection(build: Build) -> Result:
         return walk(build)
     op, question = build.op, build.question
     picture_axes(build)
-    layer = Layers(question).pick(settings["layer"])
-    settings["layer"] = name = layer.value.name
+    layer = build.take_layer()
+    name = layer.value.name
     if layer.picture is None:
         raise MethodError(f"method 'deconvnet': layer {layer} holds tokens; a projection starts from a layer of convolutions.")
-    plan = make_plan(question.model, build.method, [question.x.name], [name])
+    plan = build.plan(name)
     seed = _one_activation(build, layer)
     signal = traverse(op, plan, {name: recast(op, seed, op.dtype, signal_type(layer.value))})[question.x.name]
     return Result(signal)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from onnxsal.errors import OnnxsalError
-from onnxsal.facade.inspect import check, ops
+from onnxsal.facade.check import check
+from onnxsal.facade.inspect import ops
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.metrics.evaluation import Way
