@@ -153,7 +153,7 @@ def conversion(
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     asked = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     record |= asked | {"target": None if target is None else np.asarray(target).tolist()}
-    record |= {"samples": list(question.samples), "layout": layout}
+    record |= {"samples": list(question.samples), "layout": layout, "binary": question.binary}
     set_metadata(
         result,
         {
@@ -236,7 +236,7 @@ def target_index(question: Question, target: Target) -> np.ndarray:
     """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
     if target is None:
         return np.asarray([-1], np.int64)
-    shape = question.sample_shape
+    shape = question.class_shape
     try:
         index = np.atleast_1d(np.asarray(target))
     except ValueError:

@@ -7,6 +7,7 @@ import math
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import mask, unbroadcast
+from onnxsal.ops import squashing
 from onnxsal.ops.registry import case, gradient_of
 
 
@@ -118,6 +119,7 @@ def _clipped(op: Emit, node: NodeView) -> tuple[Value | None, Value | None]:
 @gradient_of(
     "Clip",
     family="activation",
+    head=squashing.clipped,
     bias=_clip_bias,
     cases=[
         case((2, 3, 4), -0.5, 1.0, kinks=[-0.5, 1.0]),
@@ -141,7 +143,7 @@ def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(dx, low, high)
 
 
-@gradient_of("Sigmoid", family="activation", bias="symmetric", cases=[case((2, 3, 4), low=-4, high=4)])
+@gradient_of("Sigmoid", family="activation", head=squashing.sigmoid, bias="symmetric", cases=[case((2, 3, 4), low=-4, high=4)])
 def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y (1 - y)."""
     return [op.Mul(dy, op.Mul(node.y, op.Sub(1.0, node.y)))]
@@ -166,13 +168,13 @@ def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Where(op.Less(op.Abs(node.x), 3.0), curve, mask(op, op.Greater(node.x, 0.0), dy))]
 
 
-@gradient_of("Tanh", family="activation", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Tanh", family="activation", head=squashing.tanh, bias="symmetric", cases=[case((2, 3, 4))])
 def tanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy (1 - y^2)."""
     return [op.Mul(dy, op.Sub(1.0, op.Mul(node.y, node.y)))]
 
 
-@gradient_of("Softplus", family="activation", bias="symmetric", cases=[case((2, 3), low=-4, high=4)])
+@gradient_of("Softplus", family="activation", head=squashing.softplus, bias="symmetric", cases=[case((2, 3), low=-4, high=4)])
 def softplus(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy sigmoid(x)."""
     return [op.Mul(dy, op.Sigmoid(node.x))]

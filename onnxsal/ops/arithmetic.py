@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, mask, unbroadcast
+from onnxsal.ops import squashing
 from onnxsal.ops.registry import Roles, case, gradient_of
 
 PAIRS = [
@@ -35,7 +36,7 @@ def _passive(op: Emit, node: NodeView) -> Value | None:
 # ----- sums -----
 
 
-@gradient_of("Add", "Sum", family="add", bias=_passive, cases={"Add": PAIRS, "Sum": MANY})
+@gradient_of("Add", "Sum", family="add", head=squashing.add, bias=_passive, cases={"Add": PAIRS, "Sum": MANY})
 def add(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy, summed over the axes that x_i is stretched along."""
     return _back(op, node, [dy if wanted else None for wanted in node.wants])
@@ -48,7 +49,7 @@ def _sub_bias(op: Emit, node: NodeView) -> Value | None:
     return op.Neg(node.input(1)) if node.want(0) else node.x
 
 
-@gradient_of("Sub", family="add", bias=_sub_bias, cases=PAIRS)
+@gradient_of("Sub", family="add", head=squashing.subtract, bias=_sub_bias, cases=PAIRS)
 def subtract(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy; db = -dy."""
     return _back(op, node, [dy if node.want(0) else None, op.Neg(dy) if node.want(1) else None])
@@ -92,7 +93,7 @@ def arange(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- products -----
 
 
-@gradient_of("Mul", family="product", bias="product", cases=PAIRS, roles=Roles((0, 1)))
+@gradient_of("Mul", family="product", head=squashing.multiply, bias="product", cases=PAIRS, roles=Roles((0, 1)))
 def multiply(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy b; db = dy a."""
     return _back(op, node, [op.Mul(dy, node.input(1 - i)) if node.want(i) else None for i in (0, 1)])
@@ -113,7 +114,7 @@ DIVIDED = [
 ]
 
 
-@gradient_of("Div", family="product", bias=_div_bias, cases=DIVIDED, roles=Roles((0,)))
+@gradient_of("Div", family="product", head=squashing.divide, bias=_div_bias, cases=DIVIDED, roles=Roles((0,)))
 def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy / b; db = -dy y / b."""
     da = op.Div(dy, node.input(1))

@@ -10,6 +10,7 @@ from onnx import TensorProto
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import FLOAT8, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
+from onnxsal.ops import squashing
 from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.registry import case, gradient_of
 
@@ -20,19 +21,19 @@ def absolute(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Mul(dy, op.Sign(node.x))]
 
 
-@gradient_of("Neg", family="elementwise", bias="zero", cases=[case((2, 3, 4))])
+@gradient_of("Neg", family="elementwise", head=squashing.negated, bias="zero", cases=[case((2, 3, 4))])
 def negate(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = -dy."""
     return [op.Neg(dy)]
 
 
-@gradient_of("Exp", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Exp", family="elementwise", head=squashing.exp, bias="symmetric", cases=[case((2, 3, 4))])
 def exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y."""
     return [op.Mul(dy, node.y)]
 
 
-@gradient_of("Log", family="elementwise", bias=lambda op, node: op.Sub(node.y, 1.0), cases=[case((2, 3, 4), low=0.1)])
+@gradient_of("Log", family="elementwise", head=squashing.log, bias=lambda op, node: op.Sub(node.y, 1.0), cases=[case((2, 3, 4), low=0.1)])
 def log(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / x."""
     return [op.Div(dy, node.x)]
@@ -45,7 +46,11 @@ def sqrt(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 @gradient_of(
-    "Reciprocal", family="elementwise", bias=lambda op, node: op.Mul(node.y, 2.0), cases=[case((2, 3), low=0.3), case((3,), high=-0.3)]
+    "Reciprocal",
+    family="elementwise",
+    head=squashing.reciprocal,
+    bias=lambda op, node: op.Mul(node.y, 2.0),
+    cases=[case((2, 3), low=0.3), case((3,), high=-0.3)],
 )
 def reciprocal(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = -dy y^2."""
@@ -191,7 +196,7 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- copies and conversions -----
 
 
-@gradient_of("Identity", family="movement", bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+@gradient_of("Identity", family="movement", head=squashing.same, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]
@@ -200,6 +205,7 @@ def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Dropout",
     family="movement",
+    head=squashing.same,
     bias="zero",
     stops={1: "the ratio decides which elements are dropped"},
     cases=[
@@ -239,6 +245,7 @@ def _cast_bias(op: Emit, node: NodeView) -> Value | None:
     "Cast",
     "CastLike",
     family="movement",
+    head=squashing.same,
     bias=_cast_bias,
     stops={1: "only its type is read"},
     cases={

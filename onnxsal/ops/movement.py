@@ -18,6 +18,7 @@ from onnxsal.graph.adjoints import (
     sizes,
 )
 from onnxsal.graph.helpers import axes_of, perm_inverse, reshape_like, shape_of, unbroadcast, zeros_like
+from onnxsal.ops import squashing
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.slicing import ints
 
@@ -30,6 +31,7 @@ from onnxsal.ops.slicing import ints
     "Squeeze",
     "Unsqueeze",
     family="movement",
+    head=squashing.reshaped,
     bias="zero",
     cases={
         "Reshape": [
@@ -53,6 +55,7 @@ def reshape(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Transpose",
     family="movement",
+    head=squashing.transposed,
     bias="zero",
     cases=[case((2, 3, 4)), case((2, 3, 4), perm=[1, 2, 0]), case((2, 3, 4, 5), perm=[0, 3, 1, 2]), case((3,))],
 )
@@ -100,6 +103,7 @@ def reverse_sequence(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Expand",
     family="movement",
+    head=squashing.expanded,
     bias="zero",
     cases=[
         case((3, 1), ints(3, 4)),

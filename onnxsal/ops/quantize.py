@@ -14,6 +14,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, crop_or_pad, sizes
 from onnxsal.graph.helpers import as_compute, dim_of, mask, reshape_like, shape_of, unbroadcast
+from onnxsal.ops import squashing
 from onnxsal.ops.registry import case, gradient_of, not_yet
 
 LIMITS: dict[str, tuple[float, float]] = {
@@ -114,6 +115,7 @@ INT8, UINT8 = np.int8, np.uint8
 @gradient_of(
     "QuantizeLinear",
     family="quantize",
+    head=squashing.on_a_grid,
     bias=_quantize_bias,
     carries=[0],
     cases=[
@@ -161,6 +163,7 @@ CODES = np.array([[[3, -100, 7, 0], [1, 2, 3, 127], [-128, 0, 5, -7]]], INT8)
 @gradient_of(
     "DequantizeLinear",
     family="quantize",
+    head=squashing.on_a_grid,
     bias=_dequantize_bias,
     cases=[
         case(CODES, (), opset=19),

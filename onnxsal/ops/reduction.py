@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import axes_of, cast, mask, shape_of, zeros_like
+from onnxsal.ops import squashing
 from onnxsal.ops.registry import Case, Roles, case, gradient_of
 
 # ----- which axes, and how to get them back -----
@@ -89,7 +90,7 @@ def _cases(*more: Case, **drawn: float | Sequence[float]) -> list[Case]:
 # ----- sums and means -----
 
 
-@gradient_of("ReduceSum", family="reduction", bias="zero", cases=_cases(), roles=Roles((0,)))
+@gradient_of("ReduceSum", family="reduction", head=squashing.sum_, bias="zero", cases=_cases(), roles=Roles((0,)))
 def reduce_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy, repeated along the reduced axes."""
     return node.grads(_spread(op, node, dy))
@@ -120,7 +121,9 @@ def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(op.Mul(node.x, _keep(op, node, ratio)))
 
 
-@gradient_of("ReduceLogSum", family="reduction", bias=lambda op, node: op.Sub(node.y, 1.0), cases=_cases(low=0.5, high=2.0))
+@gradient_of(
+    "ReduceLogSum", family="reduction", head=squashing.log_sum, bias=lambda op, node: op.Sub(node.y, 1.0), cases=_cases(low=0.5, high=2.0)
+)
 def reduce_log_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sum(x) = dy / exp(y)."""
     return node.grads(_spread(op, node, op.Div(dy, op.Exp(node.y))))
@@ -137,7 +140,7 @@ def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
     return op.Sub(node.y, _sum(op, node, mask(op, op.Greater(p, 0.0), op.Mul(p, node.x)), node.attr("keepdims")))
 
 
-@gradient_of("ReduceLogSumExp", family="reduction", bias=_log_sum_exp_bias, cases=_cases())
+@gradient_of("ReduceLogSumExp", family="reduction", head=squashing.log_sum_exp, bias=_log_sum_exp_bias, cases=_cases())
 def reduce_log_sum_exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy exp(x - y)."""
     return node.grads(op.Mul(_weights(op, node), _keep(op, node, dy)))
@@ -176,6 +179,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "ReduceMax",
     "ReduceMin",
     family="max_pool",
+    head={"ReduceMax": squashing.largest},
     bias="zero",
     cases=_cases(case(np.asarray([[2.0, -1.0, 0.5], [-3.0, 1.0, 4.0]]), np.asarray([1]), keepdims=0)),
 )
