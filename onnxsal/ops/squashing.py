@@ -204,7 +204,8 @@ def _softmax(node: NodeView, of: Of, kind: Kind) -> Squashed:
 
 def sigmoid(node: NodeView, of: Of) -> Squashed | None:
     """Scores are what it reads."""
-    return Squashed(Kind.SIGMOID, ((node.proto.input[0], 1.0),))
+    fact = _scores(node, 0, of)
+    return Squashed(Kind.SIGMOID, ((node.proto.input[0], 1.0),) if fact.shifted else fact.scores)
 
 
 def tanh(node: NodeView, of: Of) -> Squashed | None:

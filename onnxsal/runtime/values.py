@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from onnxsal.errors import OnnxsalError
-from onnxsal.runtime.probe import ATTEMPTS, random_feed
+from onnxsal.runtime.probe import ATTEMPTS, ENOUGH, random_feed
 from onnxsal.runtime.session import Array, Feed, open_session
 
 SCALES = (1.0, -8.0, 64.0, -1000.0)
 """Random floats are multiplied by each: scores without a bound grow with the input and leave 0..1, probabilities do not."""
+
+SMALL = 6
+"""A model fed with little is run this many times with each: few scores may lie between 0 and 1 by chance."""
 
 SLACK = 1e-3
 """How far rounding (half precision, a grid of 8 bits) may carry a probability past 0 and 1."""
@@ -59,16 +62,17 @@ def watch_values(model: onnx.ModelProto, feed: Feed | None = None) -> Values | N
     return Values(least, most, len(found), axes[-1] if axes else None)
 
 
-def _feeds(model: onnx.ModelProto, feed: Feed | None, run: object) -> Iterator[dict[str, Array]]:
+def _feeds(model: onnx.ModelProto, feed: Feed | None, run: Callable[[Feed], dict[str, Array]]) -> Iterator[dict[str, Array]]:
     """What comes out for the given feed and for random ones, in the first sizes that the model accepts."""
-    assert callable(run)
     if feed is not None:
         names = {i.name for i in model.graph.input}
         yield run({k: v for k, v in feed.items() if k in names})
     for batch, factor, least in ATTEMPTS:
         try:
-            drawn = [random_feed(model, seed, batch, factor, least=least) for seed in range(len(SCALES))]
-            results = [run(_times(one, scale)) for one, scale in zip(drawn, SCALES, strict=True)]
+            first = random_feed(model, 0, batch, factor, least=least)
+            count = len(SCALES) * (SMALL if sum(a.size for a in first.values()) < ENOUGH else 1)
+            drawn = (random_feed(model, seed, batch, factor, least=least) for seed in range(count))
+            results = [run(_times(one, SCALES[i % len(SCALES)])) for i, one in enumerate(drawn)]
         except OnnxsalError:
             continue
         yield from results

@@ -1,0 +1,387 @@
+"""How scores end: a probability is never called a logit, however its softmax or sigmoid is spelled, and what stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto
+
+import onnxsal
+from onnxsal import Explainer
+from onnxsal.ask import scores as asking
+from onnxsal.ask.question import Question, ask
+from onnxsal.engine.method import shipped_methods
+from onnxsal.errors import InputError, TargetError
+from onnxsal.facade.convert import conversion
+from onnxsal.facts.grounds import Ground
+from onnxsal.facts.heads import head_of
+from onnxsal.graph import Model
+from onnxsal.metrics.scorer import Scorer, scorer_of
+from onnxsal.ops.registry import known
+from onnxsal.passes import prepare
+from onnxsal.runtime.session import open_session
+from tests.oracle import run
+from tests.small_models import cnn, draw, make, node
+
+ONE, TWO, HALF, MINUS = (np.asarray(v, np.float32) for v in (1, 2, 0.5, -1))
+NUMBERS = {"one": ONE, "two": TWO, "half": HALF, "minus": MINUS, "three": np.asarray([3], np.float32), "zero": np.float32(0)}
+GRIDS = {"fine": np.float32(1 / 255), "coarse": np.float32(0.1), "lowest": np.uint8(0), "highest": np.uint8(255)}
+
+
+# ----- a small body, and every way to end -----
+
+
+@dataclass(frozen=True)
+class Body:
+    """Scores z of x by one linear node; ``place`` says where in x the score at index i of a sample lies, and by which weights."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    shape: tuple[int, ...]
+    weights: np.ndarray
+
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        wide = x.astype(np.float64)
+        if len(self.shape) == 4:
+            return np.einsum("nchw,kc->nkhw", wide, self.weights[:, :, 0, 0].astype(np.float64))
+        return wide @ self.weights.astype(np.float64)
+
+    def slope(self, x: np.ndarray, index: tuple[int, ...]) -> np.ndarray:
+        """d z[index] / d x of one sample."""
+        found = np.zeros(self.shape[1:])
+        if len(self.shape) == 4:
+            found[:, index[1], index[2]] = self.weights[index[0], :, 0, 0]
+        else:
+            found[index[:-1]] = self.weights[:, index[-1]]
+        return found
+
+
+def body(rank: int, classes: int) -> Body:
+    if rank == 4:
+        return Body((node("Conv", "x w", "z"),), (2, 3, 2, 3), draw(classes, 3, 1, 1, seed=5, scale=0.8))
+    return Body((node("MatMul", "x w", "z"),), (2, 4) if rank == 2 else (2, 3, 4), draw(4, classes, seed=6, scale=0.8))
+
+
+def negative_exp(out: str) -> list[onnx.NodeProto]:
+    return [node("Neg", "z", "n"), node("Exp", "n", out)]
+
+
+def shifted_exp(*, kept: bool) -> list[onnx.NodeProto]:
+    """exp(z - max z) and its sum."""
+    if kept:
+        return [
+            node("ReduceMax", "z axis", "m"),
+            node("Sub", "z m", "d"),
+            node("Exp", "d", "e"),
+            node("ReduceSum", "e axis", "s"),
+        ]
+    return [
+        node("ReduceMax", "z axis", "m0", keepdims=0),
+        node("Unsqueeze", "m0 axis", "m"),
+        node("Sub", "z m", "d"),
+        node("Exp", "d", "e"),
+        node("ReduceSum", "e axis", "s0", keepdims=0),
+        node("Unsqueeze", "s0 axis", "s"),
+    ]
+
+
+Nodes = list[onnx.NodeProto]
+
+SOFTMAXES: dict[str, Callable[[int], Nodes]] = {
+    "Softmax": lambda a: [node("Softmax", "z", "p", axis=a)],
+    "Softmax of z - max": lambda a: [node("ReduceMax", "z axis", "m"), node("Sub", "z m", "d"), node("Softmax", "d", "p", axis=a)],
+    "Exp of LogSoftmax": lambda a: [node("LogSoftmax", "z", "l", axis=a), node("Exp", "l", "p")],
+    "exp(z - lse)": lambda a: [node("ReduceLogSumExp", "z axis", "s"), node("Sub", "z s", "l"), node("Exp", "l", "p")],
+    "exp(z - (m + log sum))": lambda a: [
+        *shifted_exp(kept=True),
+        node("Log", "s", "ls"),
+        node("Add", "ls m", "lse"),
+        node("Sub", "z lse", "l"),
+        node("Exp", "l", "p"),
+    ],
+    "exp(z - m - log sum)": lambda a: [*shifted_exp(kept=False), node("Log", "s", "ls"), node("Sub", "d ls", "l"), node("Exp", "l", "p")],
+    "e / sum": lambda a: [*shifted_exp(kept=True), node("Div", "e s", "p")],
+    "e / sum, axes put back": lambda a: [*shifted_exp(kept=False), node("Div", "e s", "p")],
+    "e times 1 / sum": lambda a: [*shifted_exp(kept=True), node("Reciprocal", "s", "i"), node("Mul", "i e", "p")],
+    "e / exp(log sum)": lambda a: [*shifted_exp(kept=True), node("Log", "s", "ls"), node("Exp", "ls", "again"), node("Div", "e again", "p")],
+}
+LOG_SOFTMAXES: dict[str, Callable[[int], Nodes]] = {
+    "LogSoftmax": lambda a: [node("LogSoftmax", "z", "p", axis=a)],
+    "Log of Softmax": lambda a: [node("Softmax", "z", "q", axis=a), node("Log", "q", "p")],
+    "z - lse": lambda a: [node("ReduceLogSumExp", "z axis", "s"), node("Sub", "z s", "p")],
+    "z - m - log sum": lambda a: [*shifted_exp(kept=True), node("ReduceLogSum", "e axis", "ls"), node("Sub", "d ls", "p")],
+}
+SIGMOIDS: dict[str, Callable[[int], Nodes]] = {
+    "Sigmoid": lambda a: [node("Sigmoid", "z", "p")],
+    "1 / (1 + exp(-z))": lambda a: [*negative_exp("e"), node("Add", "one e", "b"), node("Div", "one b", "p")],
+    "1 / (exp(-1 z) + 1)": lambda a: [node("Mul", "z minus", "n"), node("Exp", "n", "e"), node("Add", "e one", "b"), node("Div", "one b", "p")],
+    "Reciprocal": lambda a: [*negative_exp("e"), node("Add", "e one", "b"), node("Reciprocal", "b", "p")],
+    "e / (1 + e)": lambda a: [node("Exp", "z", "e"), node("Add", "e one", "b"), node("Div", "e b", "p")],
+    "1/2 + tanh(z/2)/2": lambda a: [node("Mul", "z half", "u"), node("Tanh", "u", "t"), node("Mul", "half t", "v"), node("Add", "half v", "p")],
+    "(1 + tanh(z/2)) / 2": lambda a: [node("Div", "z two", "u"), node("Tanh", "u", "t"), node("Add", "t one", "v"), node("Div", "v two", "p")],
+    "(1 - tanh(-z/2)) / 2": lambda a: [
+        node("Neg", "z", "n"),
+        node("Mul", "n half", "u"),
+        node("Tanh", "u", "t"),
+        node("Sub", "one t", "v"),
+        node("Mul", "v half", "p"),
+    ],
+    "1 - sigmoid(-z)": lambda a: [node("Neg", "z", "n"), node("Sigmoid", "n", "q"), node("Sub", "one q", "p")],
+    "exp(-softplus(-z))": lambda a: [node("Neg", "z", "n"), node("Softplus", "n", "s"), node("Neg", "s", "l"), node("Exp", "l", "p")],
+    "Exp of Log": lambda a: [node("Sigmoid", "z", "q"), node("Log", "q", "l"), node("Exp", "l", "p")],
+}
+LOG_SIGMOIDS: dict[str, Callable[[int], Nodes]] = {
+    "Log of Sigmoid": lambda a: [node("Sigmoid", "z", "q"), node("Log", "q", "p")],
+    "-softplus(-z)": lambda a: [node("Neg", "z", "n"), node("Softplus", "n", "s"), node("Neg", "s", "p")],
+    "-log(1 + exp(-z))": lambda a: [*negative_exp("e"), node("Add", "one e", "b"), node("Log", "b", "l"), node("Neg", "l", "p")],
+}
+TWICE: dict[str, Callable[[int], Nodes]] = {
+    "1/2 + tanh(z)/2": lambda a: [node("Tanh", "z", "t"), node("Mul", "t half", "v"), node("Add", "v half", "p")],
+    "1 / (1 + exp(-2z))": lambda a: [
+        node("Mul", "z two", "u"),
+        node("Neg", "u", "n"),
+        node("Exp", "n", "e"),
+        node("Add", "one e", "b"),
+        node("Div", "one b", "p"),
+    ],
+}
+"""Sigmoids of 2 z."""
+FLIPPED: dict[str, Callable[[int], Nodes]] = {
+    "1 - sigmoid(z)": lambda a: [node("Sigmoid", "z", "q"), node("Sub", "one q", "p")],
+    "1 / (1 + exp(z))": lambda a: [node("Exp", "z", "e"), node("Add", "one e", "b"), node("Div", "one b", "p")],
+}
+"""Sigmoids of -z."""
+NOT_FOUND: dict[str, Callable[[int], Nodes]] = {
+    "a Softmax in parts, nothing subtracted": lambda a: [node("Exp", "z", "e"), node("ReduceSum", "e axis", "s"), node("Div", "e s", "p")],
+    "the mean of two": lambda a: [node("Softmax", "z", "p1", axis=a), node("Mul", "z two", "u"), node("Softmax", "u", "p2", axis=a), node("Mean", "p1 p2", "p")],
+    "a clip": lambda a: [node("Clip", "z zero one", "p")],
+    "a hard sigmoid": lambda a: [node("HardSigmoid", "z", "p")],
+    "two Softmaxes": lambda a: [node("Softmax", "z", "q", axis=a), node("Softmax", "q", "p", axis=a)],
+    "a Softmax of a Sigmoid": lambda a: [node("Sigmoid", "z", "q"), node("Softmax", "q", "p", axis=a)],
+    "shares of rectified scores": lambda a: [
+        node("Softplus", "z", "r"),
+        node("ReduceSum", "r axis", "s"),
+        node("Div", "r s", "p"),
+    ],
+    "1/2 + arctan / pi": lambda a: [node("Atan", "z", "t"), node("Div", "t pi", "v"), node("Add", "v half", "p")],
+    "Phi": lambda a: [node("Erf", "z", "t"), node("Add", "t one", "v"), node("Mul", "v half", "p")],
+    "a Softmax less the wrong largest": lambda a: [
+        node("ReduceMax", "z axis", "m"),
+        node("Sub", "z m", "d"),
+        node("Exp", "d", "e"),
+        node("Add", "e one", "f"),
+        node("ReduceSum", "f axis", "s"),
+        node("Div", "f s", "p"),
+    ],
+}
+"""Probabilities (or at least numbers between 0 and 1) whose logits nobody knows."""
+
+LOGIT = {"softmax": SOFTMAXES, "log_softmax": LOG_SOFTMAXES, "sigmoid": SIGMOIDS, "log_sigmoid": LOG_SIGMOIDS}
+FACTORS = {**{k: 2.0 for k in TWICE}, **{k: -1.0 for k in FLIPPED}}
+
+
+def model_of(made: Body, nodes: Sequence[onnx.NodeProto], axis: int, extra: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
+    last = nodes[-1].output[0]
+    weights = {"w": made.weights, "axis": np.asarray([axis]), "pi": np.float32(np.pi), **NUMBERS, **GRIDS, **(extra or {})}
+    used = {i for n in (*made.nodes, *nodes) for i in n.input}
+    stored = {k: np.asarray(v) for k, v in weights.items() if k in used}
+    kind = TensorProto.DOUBLE if any(n.op_type == "Cast" for n in nodes) else TensorProto.FLOAT
+    return make([*made.nodes, *nodes], {"x": ["N", *made.shape[1:]]}, {last: None}, stored, types={last: kind})
+
+
+def asked(model: onnx.ModelProto, **options: Any) -> Question:
+    return ask(prepare(onnx.ModelProto.FromString(model.SerializeToString()), known).model, **options)
+
+
+def flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1)
+
+
+# ----- the table of endings -----
+
+ENDINGS = [(kind, name, nodes) for kind, table in LOGIT.items() for name, nodes in table.items()]
+
+
+@pytest.mark.parametrize(("kind", "nodes"), [(k, n) for k, _, n in ENDINGS], ids=[n for _, n, _ in ENDINGS])
+def test_the_logits_are_found_however_a_head_is_spelled(kind: str, nodes: Callable[[int], Nodes]):
+    made = body(2, 3)
+    model = model_of(made, nodes(1), 1)
+    head = head_of(Model(model), "p")
+    assert head is not None
+    assert (head.kind, head.logits, head.factor) == (kind, "z", 1.0)
+    assert head.axis == (1 if "softmax" in kind else None)
+    question = asked(model)
+    assert (question.start.name, question.score, question.link, question.binary) == ("z", "logit", kind.removeprefix("log_"), False)
+    (found,) = [f for f in question.found if f.what == "head"]
+    assert found.ground == Ground.PROVED
+    assert "logits 'z' before a" in found.value
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_logits_without_a_name_get_one(name: str):
+    made, x = body(2, 3), draw(2, 4, seed=8)
+    found = Explainer(model_of(made, {**TWICE, **FLIPPED}[name](1), 1), "gradient").explain(x, 1)
+    assert found.parameters["score"] == "logit"
+    np.testing.assert_allclose(found.score, FACTORS[name] * made.scores(x)[:, 1], rtol=1e-5)
+    np.testing.assert_allclose(found.attribution, [FACTORS[name] * made.slope(x, (1,))] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NOT_FOUND)
+def test_a_probability_of_unknown_logits_is_raw(name: str):
+    made, x = body(2, 3), draw(2, 4, seed=8)
+    model = model_of(made, NOT_FOUND[name](1), 1)
+    found = Explainer(model, "gradient").explain(x, 1)
+    assert found.parameters["score"] == "raw"
+    assert "is a probability whose logits were not found" in found.doubt
+    np.testing.assert_allclose(found.score, run(model, {"x": x})["p"][:, 1], rtol=1e-5)
+    asked_for = Explainer(model, "gradient", score="probability").explain(x, 1)
+    np.testing.assert_allclose(asked_for.score, found.score, rtol=1e-6)
+    assert asked_for.doubt == ""
+    scorer = Scorer(model)
+    np.testing.assert_allclose(scorer.probabilities(x), run(model, {"x": x})["p"], rtol=1e-5)
+
+
+SCORES: dict[str, Nodes] = {
+    "none": [node("Identity", "z", "p")],
+    "a tanh": [node("Tanh", "z", "p")],
+    "three tanhs": [node("Tanh", "z", "t"), node("Mul", "t three", "p")],
+    "a rectified score": [node("Relu", "z", "p")],
+    "an exponential": [node("Exp", "z", "p")],
+    "a softplus": [node("Softplus", "z", "p")],
+    "1 + tanh": [node("Tanh", "z", "t"), node("Add", "t three", "p")],
+    "a log of shares": [node("Softmax", "z", "q"), node("Mul", "q z", "p")],
+    "a quotient": [node("Exp", "z", "e"), node("Div", "z e", "p")],
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_what_is_no_probability_stays_a_logit(name: str):
+    question = asked(model_of(body(2, 3), SCORES[name], 1))
+    assert (question.start.name, question.score, question.doubt) == ("p", "logit", "")
+    assert "nothing squashes" in str(question.found[-1])
+
+
+# ----- random heads -----
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Nodes behind a head that keep its order: from ``p`` to ``q``, with the same on an array."""
+
+    nodes: Callable[[str, str, bool], Nodes]
+    apply: Callable[[np.ndarray], np.ndarray]
+
+
+def grid(source: str, to: str, log: bool) -> Nodes:
+    scale = "coarse highest" if log else "fine lowest"
+    return [node("QuantizeLinear", f"{source} {scale}", f"{to}_q"), node("DequantizeLinear", f"{to}_q {scale}", to)]
+
+
+def kept(*op: Any, **attributes: Any) -> Tail:
+    return Tail(lambda a, b, log: [node(op[0], " ".join([a, *op[1:]]), b, **attributes)], lambda v: v)
+
+
+TAILS: dict[str, Tail] = {
+    "Identity": kept("Identity"),
+    "Cast": kept("Cast", to=TensorProto.DOUBLE),
+    "Dropout": kept("Dropout"),
+    "Clip": Tail(lambda a, b, log: [node("Clip", f"{a} . one", b)], lambda v: v),
+    "times": kept("Mul", "three"),
+    "over": kept("Div", "two"),
+    "grid": Tail(grid, lambda v: v),
+    "Flatten": Tail(lambda a, b, log: [node("Flatten", a, b)], flat),
+    "Reshape": Tail(lambda a, b, log: [node("Reshape", f"{a} rows", b)], flat),
+    "Unsqueeze": Tail(lambda a, b, log: [node("Unsqueeze", f"{a} first", b)], lambda v: v[:, None]),
+    "Transpose": Tail(
+        lambda a, b, log: [],  # written by ``tails``, which knows the rank
+        lambda v: np.moveaxis(v, 1, -1),
+    ),
+}
+ONE_TYPE = ("times", "over", "grid", "Clip")
+"""Tails with constants in float32: not behind a Cast."""
+
+
+def tails(names: Sequence[str], z: np.ndarray, log: bool) -> tuple[Nodes, np.ndarray, bool]:
+    """The nodes from ``p`` on, what they make of an array like z, and whether its order is still known: not where regrouped elements
+    are transposed.
+    """
+    nodes: Nodes = []
+    values, source, regrouped, ordered = z, "p", False, True
+    for number, name in enumerate(names):
+        to, tail = f"t{number}", TAILS[name]
+        if name == "Transpose":
+            perm = [0, *range(2, values.ndim), 1] if values.ndim > 1 else [0]
+            moved = [d for p in perm if (d := p) and values.shape[p] != 1]
+            ordered &= not (regrouped and moved != sorted(moved))
+            nodes.append(node("Transpose", source, to, perm=perm))
+        else:
+            if name in ("Flatten", "Reshape", "Unsqueeze"):
+                turned = not regrouped and any(n == "Transpose" for n in names[:number]) and not _untouched(z, names[:number])
+                ordered &= not turned
+                regrouped = True
+            nodes += tail.nodes(source, to, log)
+        values, source = tail.apply(values), to
+    return nodes, values, ordered
+
+
+def _untouched(z: np.ndarray, names: Sequence[str]) -> bool:
+    """Whether tails leave the elements of a sample where they are."""
+    index = np.arange(z.size).reshape(z.shape)
+    after = index
+    for name in names:
+        after = TAILS[name].apply(after)
+    return bool((after.ravel() == index.ravel()).all())
+
+
+@st.composite
+def heads(draw_from: st.DrawFn) -> tuple[str, str, int, int, int, list[str]]:
+    rank, classes = draw_from(st.sampled_from([2, 3, 4])), draw_from(st.sampled_from([2, 3]))
+    kind = draw_from(st.sampled_from([*LOGIT, "twice", "flipped", "not found"]))
+    table = {**LOGIT, "twice": TWICE, "flipped": FLIPPED, "not found": NOT_FOUND}[kind]
+    axis = draw_from(st.sampled_from(range(1, rank)))
+    names = draw_from(st.lists(st.sampled_from(sorted(TAILS)), max_size=4))
+    at = names.index("Cast") if "Cast" in names else len(names)
+    names = [n for i, n in enumerate(names) if i <= at or n not in (*ONE_TYPE, "Cast")]
+    return kind, draw_from(st.sampled_from(sorted(table))), rank, classes, axis, names
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(heads())
+def test_random_heads(drawn: tuple[str, str, int, int, int, list[str]]):
+    """The score is the logit in closed form, and its gradient; or it is called raw, with a doubt, and is what the model returns."""
+    kind, name, rank, classes, axis, names = drawn
+    made, table = body(rank, classes), {**LOGIT, "twice": TWICE, "flipped": FLIPPED, "not found": NOT_FOUND}[kind]
+    x = draw(*made.shape, seed=rank + classes)
+    z = made.scores(x)
+    behind, values, ordered = tails(names, z, kind.startswith("log"))
+    extra = {"rows": np.asarray([0, -1]), "first": np.asarray([1])}
+    model = model_of(made, [*table[name](axis), *behind], axis, extra)
+    output = model.graph.output[0].name
+    if kind in ("not found",) and any(n in ("times", "over") for n in names):
+        return  # a third of a probability, or three: other numbers
+    target = int(np.random.default_rng(len(names) + axis).integers(flat(values).shape[1]))
+    explainer = Explainer(model, "gradient", input="x")
+    found = explainer.explain(x, np.asarray([target, target]))
+    label = found.parameters["score"]
+    if kind == "not found":
+        assert label == "raw"
+    elif ordered:
+        assert label == "logit"
+    if label == "raw":
+        assert found.doubt
+        np.testing.assert_allclose(found.score, flat(run(model, {"x": x})[output])[:, target], rtol=1e-4, atol=1e-6)
+        return
+    index = np.arange(z[0].size).reshape(1, *z.shape[1:])
+    if explainer.conversion.question.start.name.startswith("onnxsal/logits/"):
+        for n in names:
+            index = TAILS[n].apply(index)
+    place = np.unravel_index(int(flat(index)[0, target]), z.shape[1:])
+    factor = {**FACTORS}.get(name, 1.0)
+    np.testing.assert_allclose(found.score, factor * z[(slice(None), *place)], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.attribution, [factor * made.slope(x, tuple(int(p) for p in place))] * 2, rtol=1e-4, atol=1e-6)
