@@ -13,12 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-import onnxsal
 from onnxsal import Explainer
 from onnxsal.ask import scores as asking
 from onnxsal.ask.question import Question, ask
 from onnxsal.engine.method import shipped_methods
-from onnxsal.errors import InputError, TargetError
+from onnxsal.errors import TargetError
 from onnxsal.facade.convert import conversion
 from onnxsal.facts.grounds import Ground
 from onnxsal.facts.heads import head_of
@@ -26,7 +25,6 @@ from onnxsal.graph import Model
 from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
-from onnxsal.runtime.session import open_session
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node
 
@@ -109,7 +107,12 @@ SOFTMAXES: dict[str, Callable[[int], Nodes]] = {
     "e / sum": lambda a: [*shifted_exp(kept=True), node("Div", "e s", "p")],
     "e / sum, axes put back": lambda a: [*shifted_exp(kept=False), node("Div", "e s", "p")],
     "e times 1 / sum": lambda a: [*shifted_exp(kept=True), node("Reciprocal", "s", "i"), node("Mul", "i e", "p")],
-    "e / exp(log sum)": lambda a: [*shifted_exp(kept=True), node("Log", "s", "ls"), node("Exp", "ls", "again"), node("Div", "e again", "p")],
+    "e / exp(log sum)": lambda a: [
+        *shifted_exp(kept=True),
+        node("Log", "s", "ls"),
+        node("Exp", "ls", "again"),
+        node("Div", "e again", "p"),
+    ],
 }
 LOG_SOFTMAXES: dict[str, Callable[[int], Nodes]] = {
     "LogSoftmax": lambda a: [node("LogSoftmax", "z", "p", axis=a)],
@@ -120,11 +123,26 @@ LOG_SOFTMAXES: dict[str, Callable[[int], Nodes]] = {
 SIGMOIDS: dict[str, Callable[[int], Nodes]] = {
     "Sigmoid": lambda a: [node("Sigmoid", "z", "p")],
     "1 / (1 + exp(-z))": lambda a: [*negative_exp("e"), node("Add", "one e", "b"), node("Div", "one b", "p")],
-    "1 / (exp(-1 z) + 1)": lambda a: [node("Mul", "z minus", "n"), node("Exp", "n", "e"), node("Add", "e one", "b"), node("Div", "one b", "p")],
+    "1 / (exp(-1 z) + 1)": lambda a: [
+        node("Mul", "z minus", "n"),
+        node("Exp", "n", "e"),
+        node("Add", "e one", "b"),
+        node("Div", "one b", "p"),
+    ],
     "Reciprocal": lambda a: [*negative_exp("e"), node("Add", "e one", "b"), node("Reciprocal", "b", "p")],
     "e / (1 + e)": lambda a: [node("Exp", "z", "e"), node("Add", "e one", "b"), node("Div", "e b", "p")],
-    "1/2 + tanh(z/2)/2": lambda a: [node("Mul", "z half", "u"), node("Tanh", "u", "t"), node("Mul", "half t", "v"), node("Add", "half v", "p")],
-    "(1 + tanh(z/2)) / 2": lambda a: [node("Div", "z two", "u"), node("Tanh", "u", "t"), node("Add", "t one", "v"), node("Div", "v two", "p")],
+    "1/2 + tanh(z/2)/2": lambda a: [
+        node("Mul", "z half", "u"),
+        node("Tanh", "u", "t"),
+        node("Mul", "half t", "v"),
+        node("Add", "half v", "p"),
+    ],
+    "(1 + tanh(z/2)) / 2": lambda a: [
+        node("Div", "z two", "u"),
+        node("Tanh", "u", "t"),
+        node("Add", "t one", "v"),
+        node("Div", "v two", "p"),
+    ],
     "(1 - tanh(-z/2)) / 2": lambda a: [
         node("Neg", "z", "n"),
         node("Mul", "n half", "u"),
@@ -159,7 +177,12 @@ FLIPPED: dict[str, Callable[[int], Nodes]] = {
 """Sigmoids of -z."""
 NOT_FOUND: dict[str, Callable[[int], Nodes]] = {
     "a Softmax in parts, nothing subtracted": lambda a: [node("Exp", "z", "e"), node("ReduceSum", "e axis", "s"), node("Div", "e s", "p")],
-    "the mean of two": lambda a: [node("Softmax", "z", "p1", axis=a), node("Mul", "z two", "u"), node("Softmax", "u", "p2", axis=a), node("Mean", "p1 p2", "p")],
+    "the mean of two": lambda a: [
+        node("Softmax", "z", "p1", axis=a),
+        node("Mul", "z two", "u"),
+        node("Softmax", "u", "p2", axis=a),
+        node("Mean", "p1 p2", "p"),
+    ],
     "a clip": lambda a: [node("Clip", "z zero one", "p")],
     "a hard sigmoid": lambda a: [node("HardSigmoid", "z", "p")],
     "two Softmaxes": lambda a: [node("Softmax", "z", "q", axis=a), node("Softmax", "q", "p", axis=a)],
@@ -183,7 +206,7 @@ NOT_FOUND: dict[str, Callable[[int], Nodes]] = {
 """Probabilities (or at least numbers between 0 and 1) whose logits nobody knows."""
 
 LOGIT = {"softmax": SOFTMAXES, "log_softmax": LOG_SOFTMAXES, "sigmoid": SIGMOIDS, "log_sigmoid": LOG_SIGMOIDS}
-FACTORS = {**{k: 2.0 for k in TWICE}, **{k: -1.0 for k in FLIPPED}}
+FACTORS = {**dict.fromkeys(TWICE, 2.0), **dict.fromkeys(FLIPPED, -1.0)}
 
 
 def model_of(made: Body, nodes: Sequence[onnx.NodeProto], axis: int, extra: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
@@ -385,3 +408,217 @@ def test_random_heads(drawn: tuple[str, str, int, int, int, list[str]]):
     factor = {**FACTORS}.get(name, 1.0)
     np.testing.assert_allclose(found.score, factor * z[(slice(None), *place)], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.attribution, [factor * made.slope(x, tuple(int(p) for p in place))] * 2, rtol=1e-4, atol=1e-6)
+
+
+# ----- one sigmoid, two classes -----
+
+
+def single(spelling: str, shape: str = "[N, 1]", final: Nodes | None = None) -> onnx.ModelProto:
+    """A convolutional network with one score z, and a sigmoid of it."""
+    weights = {"K": draw(4, 3, 3, 3, seed=1, scale=0.5), "B": draw(4, seed=2, scale=0.3), "V": draw(4, 1, seed=3, scale=3)}
+    stem = [
+        node("Conv", "x K B", "C", pads=[1, 1, 1, 1]),
+        node("Relu", "C", "R"),
+        node("GlobalAveragePool", "R", "G"),
+        node("Flatten", "G", "F"),
+        node("MatMul", "F V", "Z"),
+        node("Reshape", "Z shape", "z"),
+    ]
+    sizes: dict[str, list[int]] = {"[N, 1]": [0, 1], "[N]": [-1], "[N, 1, 1]": [0, 1, 1]}
+    nodes = [*stem, *(final if final is not None else {**SIGMOIDS, **LOG_SIGMOIDS}[spelling](0))]
+    used = {i for n in nodes for i in n.input}
+    stored = {k: np.asarray(v) for k, v in {**weights, **NUMBERS, **GRIDS, "shape": np.asarray(sizes[shape])}.items() if k in used}
+    last = nodes[-1].output[0]
+    return make(nodes, {"x": ["N", 3, 6, 6]}, {last: ["N", *sizes[shape][1:]]}, stored)
+
+
+X = draw(3, 3, 6, 6, seed=4)
+
+
+def log_odds() -> np.ndarray:
+    return run(single("", final=[]), {"x": X})["z"].astype(np.float64).ravel()
+
+
+@pytest.mark.parametrize("name", [*SIGMOIDS, *LOG_SIGMOIDS])
+@pytest.mark.parametrize("shape", ["[N, 1]", "[N]"])
+def test_a_single_sigmoid_has_two_classes(name: str, shape: str):
+    model, z = single(name, shape), log_odds()
+    positive = Explainer(single("", shape, []), "gradient").explain(X, 0)
+    explainer = Explainer(model, "gradient")
+    for target, sign in ((1, 1), (0, -1)):
+        found = explainer.explain(X, target)
+        assert found.target.tolist() == [target] * 3
+        np.testing.assert_allclose(found.score, sign * z, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.attribution, sign * positive.attribution, rtol=1e-4, atol=1e-7)
+        p = 1 / (1 + np.exp(-sign * z))
+        as_probability = Explainer(model, "gradient", score="probability").explain(X, target)
+        np.testing.assert_allclose(as_probability.score, p, rtol=1e-4)
+        slope = (p * (1 - p)).reshape(-1, 1, 1, 1)
+        np.testing.assert_allclose(as_probability.attribution, sign * slope * positive.attribution, rtol=1e-3, atol=1e-6)
+    assert explainer.explain(X).target.tolist() == (z > 0).astype(int).tolist()
+    assert (z > 0).any()
+    assert (z < 0).any()
+    adopted = Explainer(explainer.conversion.proto)
+    np.testing.assert_array_equal(adopted.explain(X, 0).attribution, explainer.explain(X, 0).attribution)
+    with pytest.raises(TargetError, match="2 classes, 0 to 1"):
+        explainer.explain(X, 2)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "occlusion": {"window": 3, "stride": 3},
+    "rise": {"n_masks": 16},
+    "smoothgrad": {"n_samples": 4},
+    "smooth_fullgrad": {"n_samples": 4},
+    "lrp_epsilon_gamma_box": {"black": np.float32(-4), "white": np.float32(4)},
+}
+
+
+NOT_LINEAR = ("scorecam", "rise", "guided_gradcam", "guided_backprop", "deconvnet")
+"""Methods whose map of the negative class is not that of the positive one with the other sign: they look at probabilities or signs."""
+
+
+@pytest.mark.parametrize("method", [m for m in shipped_methods() if not m.startswith("pattern")])
+@pytest.mark.parametrize("score", ["logit", "probability"])
+def test_every_method_explains_both_classes(method: str, score: str):
+    """The negative class's score is the positive one's with the other sign, and so are attributions that are linear in it."""
+    given = SETTINGS.get(method, {})
+    explainer = Explainer(single("Sigmoid"), method, score=score, **given)
+    positive, negative = explainer.explain(X, 1), explainer.explain(X, 0)
+    z = log_odds()
+    wanted = (z, -z) if score == "logit" else (1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z)))
+    for found, own in zip((positive, negative), wanted, strict=True):
+        np.testing.assert_allclose(found.score, own, rtol=1e-4)
+        assert found.residual is None or found.residual.max() < 2e-2
+    if method not in NOT_LINEAR and score == "logit":
+        np.testing.assert_allclose(negative.attribution, -positive.attribution, rtol=1e-3, atol=1e-6)
+
+
+def test_the_plain_model_of_a_single_sigmoid():
+    model, z = single("1 / (1 + exp(-z))"), log_odds()
+    scorer = Scorer(model)
+    np.testing.assert_allclose(scorer.logits(X), np.stack([-z, z], 1), rtol=1e-4)
+    p = 1 / (1 + np.exp(-z))
+    np.testing.assert_allclose(scorer.probabilities(X), np.stack([1 - p, p], 1), rtol=1e-4)
+    assert scorer.predict(X).tolist() == (z > 0).astype(int).tolist()
+    assert scorer.targets(X, [0, 1, -1]).tolist() == [0, 1, int(z[2] > 0)]
+    explainer = Explainer(model, "gradient", labels=["cat", "dog"])
+    np.testing.assert_allclose(scorer_of(explainer).logits(X), scorer.logits(X), rtol=1e-6)
+    assert explainer.explain(X, "cat").target.tolist() == [0, 0, 0]
+
+
+def test_a_regression_has_one_class():
+    explainer = Explainer(single("", final=[]), "gradient")
+    assert not explainer.conversion.question.binary
+    with pytest.raises(TargetError, match="1 classes"):
+        explainer.explain(X, 1)
+
+
+def test_raw_is_the_output_as_it_is():
+    found = Explainer(single("Sigmoid"), "gradient", score="raw").explain(X, 0)
+    np.testing.assert_allclose(found.score, 1 / (1 + np.exp(-log_odds())), rtol=1e-5)
+    assert found.doubt == ""
+
+
+# ----- an int8 version is asked the same -----
+
+
+def in_eight_bits(final: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A float model, and the same with its scores and its probabilities on grids, as ONNX Runtime's quantiser leaves them."""
+    weights = {"k": draw(4, 3, 3, 3, seed=1, scale=0.5), "v": draw(4, 3, seed=3, scale=3), "step": np.float32(0.1), "half": np.uint8(128)}
+    stem = [
+        node("Conv", "x k", "c", pads=[1, 1, 1, 1]),
+        node("Relu", "c", "r"),
+        node("GlobalAveragePool", "r", "g"),
+        node("Flatten", "g", "f"),
+    ]
+    axis = {"axis": 1} if final == "Softmax" else {}
+    plain = [*stem, node("MatMul", "f v", "z"), node(final, "z", "y", **axis)]
+    rounded = [
+        *stem,
+        node("MatMul", "f v", "z0"),
+        node("QuantizeLinear", "z0 step half", "zq"),
+        node("DequantizeLinear", "zq step half", "z"),
+        node(final, "z", "p", **axis),
+        node("QuantizeLinear", "p fine lowest", "pq"),
+        node("DequantizeLinear", "pq fine lowest", "y"),
+    ]
+    shapes: Any = ({"x": ["N", 3, 8, 8]}, {"y": ["N", 3]})
+    few = {k: weights[k] for k in ("k", "v")}
+    return make(plain, *shapes, few), make(rounded, *shapes, {**weights, "fine": GRIDS["fine"], "lowest": GRIDS["lowest"]})
+
+
+@pytest.mark.parametrize("final", ["Softmax", "Sigmoid"])
+@pytest.mark.parametrize("method", ["gradient", "fullgrad", "integrated_gradients", "lrp_epsilon", "lrp_epsilon_plus_flat", "gradcam"])
+def test_a_quantised_head_is_asked_for_its_logit(final: str, method: str):
+    plain, rounded = in_eight_bits(final)
+    x = draw(3, 3, 8, 8, seed=9)
+    own, other = (Explainer(m, method).explain(x, [0, 1, 2]) for m in (plain, rounded))
+    assert own.parameters["score"] == other.parameters["score"] == "logit"
+    np.testing.assert_allclose(other.score, own.score, atol=0.051)
+    scale = np.abs(own.attribution).max()
+    np.testing.assert_allclose(other.attribution, own.attribution, atol=0.1 * scale)
+    np.testing.assert_allclose(Scorer(rounded).probabilities(x), Scorer(plain).probabilities(x), atol=0.02)
+
+
+# ----- where a run is looked at -----
+
+
+def no_run(*_: Any, **__: Any) -> None:
+    raise AssertionError("a run was looked at")
+
+
+def swish_network() -> onnx.ModelProto:
+    """Gates, normalisations and attention on the way to a linear layer."""
+    weights = {
+        "k": draw(4, 3, 3, 3, seed=1),
+        "v": draw(4, 5, seed=3),
+        "gain": draw(4, seed=5),
+        "shift": draw(4, seed=6),
+        "six": np.float32(6),
+        "zero": np.float32(0),
+        "axes": np.asarray([2, 3]),
+    }
+    nodes = [
+        node("Conv", "x k", "c", pads=[1, 1, 1, 1]),
+        node("Sigmoid", "c", "s"),
+        node("Mul", "c s", "m"),
+        node("Clip", "m zero six", "r"),
+        node("ReduceMean", "r axes", "g", keepdims=0),
+        node("LayerNormalization", "m0 gain shift", "n"),
+        node("Softmax", "n", "a"),
+        node("Mul", "a n", "w"),
+        node("MatMul", "w v", "y"),
+    ]
+    nodes.insert(5, node("Sub", "g shift", "m0"))
+    return make(nodes, {"x": ["N", 3, 6, 6]}, {"y": ["N", 5]}, weights)
+
+
+@pytest.mark.parametrize("model", [cnn(), cnn(final=""), swish_network()], ids=["softmax", "linear", "gates and norms"])
+def test_no_run_is_paid_for_where_the_graph_tells(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(asking, "watch_values", no_run)
+    assert conversion(model, "gradient").question.score == "logit"
+
+
+def test_small_scores_are_not_taken_for_probabilities():
+    """Bounded hidden values and small weights: on ordinary input the scores lie in 0..1, on large input they do not."""
+    weights = {"w": draw(4, 6, seed=1, scale=0.02), "v": draw(6, 1, seed=2, scale=3), "mid": np.float32(0.5)}
+    nodes = [node("MatMul", "x w", "h"), node("Tanh", "h", "t"), node("MatMul", "t v", "s"), node("Add", "s mid", "y")]
+    question = asked(make(nodes, {"x": ["N", 4]}, {"y": ["N", 1]}, weights))
+    assert (question.score, question.doubt) == ("logit", "")
+    assert question.found[-1].ground == Ground.SEEN
+
+
+def test_where_no_run_is_possible_the_score_is_not_called_a_logit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(asking, "watch_values", lambda *_: None)
+    question = asked(model_of(body(2, 3), SCORES["three tanhs"], 1))
+    assert question.score == "raw"
+    assert "is not known" in question.doubt
+
+
+@pytest.mark.parametrize("given", [None, {"x": draw(2, 4, seed=3)}])
+def test_a_run_that_shows_a_probability_says_so(given: dict[str, np.ndarray] | None):
+    model = Model(model_of(body(2, 3), NOT_FOUND["shares of rectified scores"](1), 1))
+    found = asking.scores_of(model, "p", "logit", given)
+    assert (found.score, found.link) == ("raw", "")
+    assert found.found.ground == Ground.SEEN
+    assert "a sum of 1 along axis 1" in found.found.why

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.samples import sample_inputs, shape_text
@@ -16,6 +17,7 @@ from onnxsal.facts.picture import Picture, picture_of
 from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape
+from onnxsal.ops.squashing import Kind
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,16 @@ class Question:
     def weighted(self) -> bool:
         """Whether the score is a weighted sum of ``start``, with weights that do not change: <seed, start>."""
         return not self.squash and not (self.binary and self.score == "probability")
+
+    def by_class(self, own: np.ndarray) -> np.ndarray:
+        """The model's own output as one row per sample: of a single sigmoid p (or log p) those of both classes."""
+        rows = own.reshape(len(own) if self.batched and own.ndim else 1, -1)
+        if not self.binary or rows.shape[1] != 1:
+            return rows
+        head = head_of(self.model, self.output)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            other = np.log(-np.expm1(rows)) if head is not None and head.kind == Kind.LOG_SIGMOID else 1 - rows
+        return np.concatenate([other, rows], 1)
 
     @property
     def fixed_batch(self) -> bool:

@@ -137,7 +137,7 @@ def write(
     aloud: bool = True,
 ) -> dict[str, Any]:
     """Write everything about one explained sample; returns its record, with what it shall hold ``also``. ``aloud`` says its warnings."""
-    numbers = record(one, explainer.conversion.question.output, feed.labels)
+    numbers = record(one, explainer.conversion.question, feed.labels)
     facts = {"source": str(sample.source), "model": str(feed.model), **numbers, **(also or {})}
     extra = {}
     if one.components:
