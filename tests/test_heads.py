@@ -184,6 +184,7 @@ NOT_FOUND: dict[str, Callable[[int], Nodes]] = {
         node("Mean", "p1 p2", "p"),
     ],
     "a clip": lambda a: [node("Clip", "z zero one", "p")],
+    "1 / (2 + exp(-z))": lambda a: [*negative_exp("e"), node("Add", "two e", "b"), node("Div", "one b", "p")],
     "a hard sigmoid": lambda a: [node("HardSigmoid", "z", "p")],
     "two Softmaxes": lambda a: [node("Softmax", "z", "q", axis=a), node("Softmax", "q", "p", axis=a)],
     "a Softmax of a Sigmoid": lambda a: [node("Sigmoid", "z", "q"), node("Softmax", "q", "p", axis=a)],
@@ -268,6 +269,19 @@ def test_a_probability_of_unknown_logits_is_raw(name: str):
     assert asked_for.doubt == ""
     scorer = Scorer(model)
     np.testing.assert_allclose(scorer.probabilities(x), run(model, {"x": x})["p"], rtol=1e-5)
+
+
+def test_what_is_summed_along_another_axis_is_no_softmax():
+    """e[n, i, j] / sum_i e[n, i, j] put along the wrong axis: as many rows as columns, so that the shapes fit."""
+    nodes = [
+        *shifted_exp(kept=False)[:4],
+        node("ReduceSum", "e axis", "s0", keepdims=0),
+        node("Unsqueeze", "s0 two_", "s"),
+        node("Div", "e s", "p"),
+    ]
+    made = Body((node("MatMul", "x w", "z"),), (2, 3, 4), draw(4, 3, seed=6))
+    assert head_of(Model(model_of(made, nodes, 1, {"two_": np.asarray([2])})), "p") is None
+    assert head_of(Model(model_of(made, nodes, 1, {"two_": np.asarray([1])})), "p") is not None
 
 
 SCORES: dict[str, Nodes] = {
@@ -401,9 +415,8 @@ def test_random_heads(drawn: tuple[str, str, int, int, int, list[str]]):
         np.testing.assert_allclose(found.score, flat(run(model, {"x": x})[output])[:, target], rtol=1e-4, atol=1e-6)
         return
     index = np.arange(z[0].size).reshape(1, *z.shape[1:])
-    if explainer.conversion.question.start.name.startswith("onnxsal/logits/"):
-        for n in names:
-            index = TAILS[n].apply(index)
+    for n in names:
+        index = TAILS[n].apply(index)
     place = np.unravel_index(int(flat(index)[0, target]), z.shape[1:])
     factor = {**FACTORS}.get(name, 1.0)
     np.testing.assert_allclose(found.score, factor * z[(slice(None), *place)], rtol=1e-4, atol=1e-5)
