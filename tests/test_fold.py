@@ -10,6 +10,7 @@ import pytest
 
 import onnxsal
 from onnxsal.engine.method import get_method
+from onnxsal.engine.plan import make_plan
 from onnxsal.facts.folds import NORMALISERS
 from onnxsal.graph import Model
 from tests.oracle import run
@@ -116,14 +117,27 @@ def test_map_of_the_folded_network(layer: str, form: str, method: str) -> None:
 def test_what_is_read_elsewhere_or_explained_is_not_folded() -> None:
     model = Model(network("Conv", "BatchNormalization"))
     fold = NORMALISERS["fold_batchnorm"]
-    fold(model, ())
-    assert len(model.folds) == 1
-    fold(model, {"z"})
-    assert not model.folds
-    assert not any("folded" in tags for tags in model.tags.values())
+    assert len(fold(model, ())) == 1
+    assert not fold(model, {"z"})
     branched = network("Conv", "BatchNormalization")
     branched.graph.node.insert(3, node("Relu", "z", "unused"))
     model = Model(branched)
-    fold(model, ())
-    assert not model.folds
+    assert not fold(model, ())
     assert get_method("lrp_epsilon").normalise
+
+
+def test_a_plan_owns_its_folds() -> None:
+    """Two plans on one model, one that folds and one that does not, in both orders: each sees its own folds and tags only."""
+    method = get_method("lrp_resnet")
+    folding, passing = (method.bound(method.settle(given)) for given in ({}, {"batchnorm": "pass"}))
+    model = Model(network("Conv", "BatchNormalization"))
+
+    def seen(plan) -> list:
+        return [(s.node.name, s.node.fold is not None, "folded" in s.node.tags, s.rule.name) for s in plan.steps]
+
+    alone = seen(make_plan(Model(network("Conv", "BatchNormalization")), passing, ["x"], ["y"]))
+    first = seen(make_plan(model, folding, ["x"], ["y"]))
+    assert seen(make_plan(model, passing, ["x"], ["y"])) == alone
+    assert seen(make_plan(model, folding, ["x"], ["y"])) == first
+    assert any(fold for _, fold, _, _ in first)
+    assert not any(fold or folded for _, fold, folded, _ in alone)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import onnxsal
 from onnxsal.errors import MethodError, UnsupportedError
-from onnxsal.facts.layout import regrouped_axis
+from onnxsal.ops.axes import regrouped
 from tests.nets import image_input, light
 from tests.noise import normal
 from tests.oracle import run
@@ -443,7 +443,8 @@ def test_windows_of_a_picture() -> None:
     ],
 )
 def test_regrouped_axis(before: list, axis: int, after: list, wanted: int | None) -> None:
-    assert regrouped_axis(before, axis, after) == wanted
+    moved = regrouped(before, axis, after)
+    assert (None if moved is None else moved[0]) == wanted
 
 
 def test_unknown_samples_are_refused() -> None:

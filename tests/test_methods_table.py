@@ -14,7 +14,6 @@ from onnxsal.engine.method import get_method
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError, OnnxsalError
-from onnxsal.facts.tags import tag_patterns
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.ops.registry import REGISTRY, Case, OpSpec
 from tests.oracle import one_node_model, run
@@ -84,7 +83,6 @@ def every_case() -> list[tuple[str, OpSpec, Model, str]]:
             model, _, wrt = differentiable(spec, test)
             if wrt is not None:
                 view = Model(model)
-                tag_patterns(view)
                 found.append((f"{name}-{i}", spec, view, wrt))
     return found
 

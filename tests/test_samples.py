@@ -13,7 +13,7 @@ from onnxsal import Explainer
 from onnxsal.ask import samples
 from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, TargetError
-from onnxsal.facts.rows import row_axes
+from onnxsal.facts.axes import row_axes
 from onnxsal.graph import Model
 from tests.nets import image_input, light
 from tests.oracle import run

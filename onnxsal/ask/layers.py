@@ -10,8 +10,7 @@ from typing import Any
 
 from onnxsal.ask.question import Question
 from onnxsal.errors import TargetError, near_miss
-from onnxsal.facts.layout import layouts
-from onnxsal.facts.picture import Picture
+from onnxsal.facts.axes import Picture, layouts
 from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute

@@ -10,10 +10,10 @@ from onnx import TensorProto
 from onnxsal.ask.samples import sample_inputs, shape_text
 from onnxsal.ask.scores import SCORES, Scores, scores_of
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.axes import Picture, picture_of
 from onnxsal.facts.grounds import Found
 from onnxsal.facts.heads import head_of
 from onnxsal.facts.part import needed_names
-from onnxsal.facts.picture import Picture, picture_of
 from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape

@@ -11,8 +11,8 @@ from collections.abc import Collection
 import onnx
 
 from onnxsal.errors import TargetError
+from onnxsal.facts.axes import row_axes
 from onnxsal.facts.part import needed_names, part_of
-from onnxsal.facts.rows import row_axes
 from onnxsal.graph import Model, Value
 from onnxsal.graph.infer import Dim, Shape
 from onnxsal.ops.registry import known

@@ -20,9 +20,8 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
-from onnxsal.graph.fold import fold_of
 from onnxsal.graph.helpers import channel_sum, dim_of, ones_like, signed_epsilon, stabilise, zeros_like
-from onnxsal.ops.registry import Roles, implicit_bias, spec_of, vjp
+from onnxsal.ops.registry import Roles, implicit_bias, spec_of, units_of, vjp
 
 TINY = 1e-20
 """Sums up to this are dead: their relevance is counted as leaked, not divided by them."""
@@ -135,15 +134,13 @@ def affine_of(op: Emit, node: NodeView) -> Affine:
     assert spec is not None
     active = [i for i, wanted in enumerate(node.wants) if wanted]
     roles = spec.roles or (Roles((0,)) if spec.family in ("movement", "resample", "average_pool") else None)
-    if spec.family == "add":
-        roles = Roles(None)
     if roles is None or len(active) != 1 or (roles.factors is not None and active[0] not in roles.factors):
         names = [node.proto.input[i] for i in active]
         raise UnsupportedError(
             f"{node.label}: the rule takes affine maps of one tensor; this {spec.family} node is none of input(s) {names}. "
             "Products of activations take rule 'share', additions rule 'split'."
         )
-    position, fold = active[0], fold_of(node)
+    position, fold = active[0], node.fold
     factors = range(len(node.inputs)) if roles.factors is None else roles.factors
     others = [i for i in factors if i != position and node.optional(i) is not None]
     weight_at = others[0] if spec.family != "add" and len(others) == 1 else None
@@ -261,7 +258,7 @@ def fan_in(op: Emit, affine: Affine) -> tuple[Value, Value, Value]:
     why = "it has none" if own is None else affine.roles.mixed(affine.node)
     if own is None or why:
         raise UnsupportedError(f"{affine.node.label}: the rule counts the inputs of each unit by the node's weight, but {why}.")
-    carried, alike = present(op, affine.node.model, affine.a), affine.node.op_type in ("Conv", "ConvTranspose") and affine.position == 0
+    carried, alike = present(op, affine.node.model, affine.a), _slides(affine)
     ones = ones_like(op, affine.a) if carried is None else carried
     if carried is not None and alike:
         ones = op.Slice(carried, [0], [1], [0])
@@ -270,6 +267,12 @@ def fan_in(op: Emit, affine: Affine) -> tuple[Value, Value, Value]:
         ones = op.ConstantOfShape(size, value=helper.make_tensor("one", op.dtype, [1], [1.0]))
     weight = Value(op.cached(("ones", own.name), lambda: ones_like(op, own)).name, 0, own.shape)
     return ones, weight, affine.forward(op, ones, weight)
+
+
+def _slides(affine: Affine) -> bool:
+    """Whether the node moves its weight over the activation."""
+    units = units_of(affine.node)
+    return units is not None and bool(units.slides) and affine.position == 0
 
 
 def spread(op: Emit, affine: Affine, share: Value) -> Value:
@@ -291,8 +294,8 @@ def spread(op: Emit, affine: Affine, share: Value) -> Value:
 
 def _one_channel(affine: Affine) -> tuple[Affine, int] | None:
     """The map with one channel in and out, and how many channels it stands for; ``None`` where the node is no such convolution."""
-    node, weight = affine.node, affine.weight
-    if node.op_type not in ("Conv", "ConvTranspose") or node.attr("group", 1) != 1 or affine.position != 0 or weight is None:
+    weight, units = affine.weight, units_of(affine.node)
+    if units is None or units.groups(affine.node) != 1 or not _slides(affine) or weight is None:
         return None
     channels = affine.a.dim(1)
     if channels is None or weight.static is None or affine.a.shape is None or affine.z.shape is None:

@@ -26,7 +26,7 @@ def bounds_at(op: Emit, affine: Affine, low: Any, high: Any) -> tuple[Value, Val
         return like_shape(op, ends[0], affine.a), like_shape(op, ends[1], affine.a)
     for node in between:
         spec = spec_of(node)
-        if spec is None or (spec.family not in ELEMENTWISE and node.op_type != "BatchNormalization"):
+        if spec is None or (spec.family not in ELEMENTWISE and spec.scaling is None):
             raise UnsupportedError(
                 f"{affine.node.label}: rule 'zbox' knows the bounds of '{x.name}', and {node.label} lies between. Take another input rule."
             )

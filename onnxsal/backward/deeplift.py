@@ -11,7 +11,7 @@ from onnxsal.backward.registry import rule
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
-from onnxsal.ops.registry import spec_of, vjp
+from onnxsal.ops.registry import Roles, spec_of, vjp
 
 Signals = Sequence[Value | None]
 
@@ -58,6 +58,7 @@ def _difference(op: Emit, x: Value, x0: Value, threshold: float) -> tuple[Value,
 def rescale_max(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e-7) -> Signals:
     """m_x dx = what max(y, y0) - y0 brings to the winner of x, and y - max(y, y0) to the winner of the reference."""
     (m, *others), twin = dys, reference_of(op, node)
+    # of this family TopK alone gives other elements than the largest
     if m is None or any(o is not None for o in others) or node.op_type == "TopK":
         raise UnsupportedError(f"{node.label}: rule 'rescale_max' is known for the largest element of windows and axes only.")
     larger = op.Max(node.y, twin.y)
@@ -74,10 +75,11 @@ def midpoint(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e-7)
     """m_a = J_a^T m with the other factor halfway between reference and input: exact for products of two activations."""
     active = [i for i, wanted in enumerate(node.wants) if wanted]
     spec = spec_of(node)
-    if node.op_type == "Div" and 1 in active:
-        return rescale(op, node, dys, threshold=threshold) if active == [1] else _quotient(op, node, dys)
-    factors = active if spec is None or spec.roles is None or spec.roles.factors is None else [i for i in active if i in spec.roles.factors]
-    if spec is None or spec.roles is None or len(factors) > 2 or any(i not in (*factors, *spec.roles.shifts) for i in active):
+    roles = Roles(()) if spec is None or spec.roles is None else spec.roles
+    if set(active) & set(roles.divisors):
+        return rescale(op, node, dys, threshold=threshold) if len(active) == 1 else _quotient(op, node, dys)
+    factors = active if roles.factors is None else [i for i in active if i in roles.factors]
+    if len(factors) > 2 or any(i not in (*factors, *roles.shifts) for i in active):
         names = [node.proto.input[i] for i in active]
         raise UnsupportedError(
             f"{node.label}: DeepLIFT has no rule for this node, which is no product of at most two of the activations {names}."

@@ -15,7 +15,7 @@ from onnxsal.backward.box import bounds_at
 from onnxsal.backward.padding import present
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
-from onnxsal.facts.ranges import is_relu
+from onnxsal.facts.tags import is_relu
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import add_up, ones_like, unbroadcast
 from onnxsal.ops.registry import vjp
@@ -256,6 +256,7 @@ def as_average(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5)
             f"{node.label}: means over windows of its stride would make another number of cells, so rule 'as_average' cannot stand in "
             "for it. Use max_pool=winner."
         )
+    # the operator that the rule puts in place of the node's, emitted on the next line too
     pooled = node.like("AveragePool", kernel_shape=strides, strides=strides)
     mean = op.AveragePool(node.x, kernel_shape=strides, strides=strides)
     s = op.Div(r, op.Add(mean, float(epsilon)))

@@ -10,8 +10,6 @@ from onnxsal.graph import FLOATS, Emit, Model, NodeView, Value
 from onnxsal.graph.helpers import ones_like, zeros_like
 from onnxsal.ops.registry import spec_of
 
-ELEMENTWISE = ("Identity", "Cast", "CastLike", "Dropout")
-
 
 def present(op: Emit, model: Model, a: Value) -> Value | None:
     """1 where an element of ``a`` comes from an element of the tensor before, 0 where it was filled in; ``None``: none was."""
@@ -24,7 +22,8 @@ def present(op: Emit, model: Model, a: Value) -> Value | None:
             break
         chain.append((node, position))
         name = node.proto.input[position]
-        filled = len(chain) if _fills(node) else filled
+        spec = spec_of(node)
+        filled = len(chain) if spec is not None and spec.fills(node) else filled
     return op.cached(("present", a.name), lambda: _carried(op, chain[:filled], a)) if filled else None
 
 
@@ -33,7 +32,8 @@ def _carried(op: Emit, chain: list[tuple[NodeView, int]], a: Value) -> Value:
     first, position = chain[-1]
     moved = ones_like(op, first.input(position))
     for node, i in reversed(chain):
-        if node.op_type not in ELEMENTWISE:
+        spec = spec_of(node)
+        if spec is None or spec.keeps != "place":
             inputs = [moved if k == i else _without_constants(op, node, k) for k in range(len(node.inputs))]
             moved = op.clone(node, inputs)
     return Value(moved.name, 0, a.shape)
@@ -53,11 +53,3 @@ def _data(node: NodeView) -> int | None:
         return None
     found = [i for i, v in enumerate(node.inputs) if v is not None and v.dtype in FLOATS and node.model.constant(v.name) is None]
     return found[0] if len(found) == 1 else None
-
-
-def _fills(node: NodeView) -> bool:
-    """Whether the node puts constants beside the data."""
-    if node.op_type == "Pad":
-        pads = node.ints(1, "pads")
-        return (node.attr("mode") or "constant") == "constant" and (pads is None or any(p > 0 for p in pads))
-    return node.op_type == "CenterCropPad" or (node.op_type == "Concat" and len(node.inputs) > 1)

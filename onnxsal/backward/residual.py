@@ -12,7 +12,7 @@ from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.graph import Emit, Model, NodeView, Value
 from onnxsal.graph.helpers import add_up, signed_epsilon, unbroadcast
-from onnxsal.ops.registry import spec_of, vjp
+from onnxsal.ops.registry import Roles, spec_of, vjp
 
 Signals = Sequence[Value | None]
 
@@ -37,12 +37,13 @@ def split(op: Emit, node: NodeView, dys: Signals, *, how: str = "ratio", identit
     assert r is not None
     if how not in SPLITS or identity not in ("share", "ignore"):
         raise MethodError(f"rule 'split': how = '{how}', identity = '{identity}'; known: {', '.join(SPLITS)}; share, ignore.")
-    if node.op_type == "Range":
+    spec = spec_of(node)
+    if spec is None or spec.roles is None:
         raise UnsupportedError(f"{node.label}: no relevance rule is stated for it.")
     active = [i for i, wanted in enumerate(node.wants) if wanted]
     left_out = identity_operands(node, active) if identity == "ignore" and len(active) > 1 else []
     takers = [i for i in active if i not in left_out] or active
-    shares = _shares(op, node, r, takers, how, epsilon)
+    shares = _shares(op, node, spec.roles, r, takers, how, epsilon)
     answer: list[Value | None] = [None] * len(node.proto.input)
     for i in active:
         if i in shares:
@@ -53,14 +54,14 @@ def split(op: Emit, node: NodeView, dys: Signals, *, how: str = "ratio", identit
     return answer
 
 
-def _shares(op: Emit, node: NodeView, r: Value, takers: list[int], how: str, epsilon: float) -> dict[int, Value]:
+def _shares(op: Emit, node: NodeView, roles: Roles, r: Value, takers: list[int], how: str, epsilon: float) -> dict[int, Value]:
     """Operand -> its share of R, in the shape of y."""
     if len(takers) == 1:
         return {takers[0]: r}
     if how == "symmetric":
         part = op.Mul(r, 1.0 / len(takers))
         return dict.fromkeys(takers, part)
-    values = {i: op.Neg(node.input(i)) if node.op_type == "Sub" and i == 1 else node.input(i) for i in takers}
+    values = {i: op.Neg(node.input(i)) if i in roles.negated else node.input(i) for i in takers}
     if how == "signed":
         total = add_up(op, list(values.values()))
         added = signed_epsilon(op, total, epsilon)
@@ -120,7 +121,7 @@ def _before(model: Model, name: str, weights: bool) -> set[str]:
 def _has_weight(node: NodeView) -> bool:
     """Whether the node multiplies by, or adds, a constant of the model."""
     spec = spec_of(node)
-    if spec is None or (spec.family not in ("linear", "add", "product") and node.op_type != "BatchNormalization"):
+    if spec is None or (spec.family not in ("linear", "add", "product") and spec.scaling is None):
         return False
     return any(v is not None and (v.name in node.model.initializers or node.model.constant(v.name) is not None) for v in node.inputs)
 
@@ -155,10 +156,11 @@ def share(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6) -> S
 
 def _takers(node: NodeView, active: list[int]) -> list[int]:
     """The active factors that are no gates."""
-    if node.op_type == "Div":
-        if 0 not in active:
-            raise UnsupportedError(f"{node.label}: only its denominator depends on the input, and no relevance rule is stated for that.")
-        return [0]
+    spec = spec_of(node)
+    divisors = () if spec is None or spec.roles is None else spec.roles.divisors
+    if set(active) <= set(divisors):
+        raise UnsupportedError(f"{node.label}: only its denominator depends on the input, and no relevance rule is stated for that.")
+    active = [i for i in active if i not in divisors]
     if node.optional(2) is not None and node.want(2):
         raise UnsupportedError(f"{node.label}: its bias depends on the input too; no relevance rule is stated for that.")
     if len(active) < 2:

@@ -77,7 +77,7 @@ class Row:
 
     def matches(self, node: NodeView, family: str, position: str) -> bool:
         """Whether every key of the row fits the node (the values of one key are alternatives; tag ``!t`` fits nodes without t)."""
-        has = {"op": {node.op_type}, "family": {family}, "position": {position}, "tag": set(node.model.tags.get(node.index, ()))}
+        has = {"op": {node.op_type}, "family": {family}, "position": {position}, "tag": set(node.tags)}
         for key, values in self.match.items():
             if key == "name":
                 if not any(fnmatch.fnmatchcase(node.name, v) for v in values):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from onnxsal.backward import Rule
 from onnxsal.engine.method import Method
 from onnxsal.errors import MethodError, PlanError
-from onnxsal.facts.folds import NORMALISERS
+from onnxsal.facts.fold import Fold
+from onnxsal.facts.folds import FOLDED, NORMALISERS
 from onnxsal.facts.reach import WIDE_INTEGERS, Reach, reach
+from onnxsal.facts.tags import tags_of
 from onnxsal.graph import Model, NodeView
 from onnxsal.ops.registry import advice, spec_of
 
@@ -62,9 +64,9 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
     """
     if not method.rules:
         raise MethodError(f"method '{method.name}' runs the model forward only, so there is no walk to plan.")
-    for row in method.normalise:
-        NORMALISERS[row.use](model, {*wrt, *starts})
     found = reach(model, wrt, starts)
+    folds = {i: fold for row in method.normalise for i, fold in NORMALISERS[row.use](model, {*wrt, *starts}).items()}
+    _mark(found.path, folds)
     _require_path(found, wrt, starts)
     gaps: list[str] = []
     steps = []
@@ -91,6 +93,14 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
         )
     ends = [(n, why) for n, why in found.stops]
     return Plan(method.name, tuple(wrt), tuple(starts), tuple(steps), tuple(ends), _notes(method, steps))
+
+
+def _mark(path: Sequence[NodeView], folds: Mapping[int, Fold]) -> None:
+    """Tell the plan's own views of the nodes what they do, and what is folded into which."""
+    folded = {n.index for fold in folds.values() for n in fold.tail}
+    for node in path:
+        node.fold = folds.get(node.index)
+        node.tags = tags_of(node.model).get(node.index, frozenset()) | ({FOLDED} if node.index in folded else frozenset())
 
 
 def _notes(method: Method, steps: Sequence[Step]) -> tuple[str, ...]:

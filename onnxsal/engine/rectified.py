@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from onnxsal.engine.plan import Plan
-from onnxsal.facts.ranges import is_relu
+from onnxsal.facts.tags import is_relu
 from onnxsal.graph import Value
 
 

@@ -16,7 +16,7 @@ from onnxsal.ask.samples import sample_inputs
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import MethodError, ModelError
 from onnxsal.facade.convert import Conversion
-from onnxsal.facts.picture import picture_of
+from onnxsal.facts.axes import picture_of
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model, read_metadata
 from onnxsal.graph.provenance import METADATA

@@ -1,6 +1,6 @@
 """What ends a linear layer: the nodes behind it that scale and shift each of its units by constants.
 
-A bias, or batch normalisation in any spelling: BatchNormalization, Sub and Mul and Add, Mul and Add.
+A bias, or batch normalisation in any spelling: the operator of that name, Sub and Mul and Add, Mul and Add.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from onnxsal.graph import Model, NodeView
+from onnxsal.facts.axes import moved
+from onnxsal.graph import Model, NodeView, Value
+from onnxsal.ops.registry import APART, spec_of
 
 
 def is_constant(model: Model, name: str) -> bool:
@@ -37,7 +39,7 @@ def affine_tail(node: NodeView, axis: int, units: int | None, keep: Collection[s
     """The affine nodes per unit that follow ``node``, as long as nothing else reads what they read and it is not in ``keep``.
 
     ``axis`` of the result counts the units, ``units`` of them (``None``: unknown, so constants must be the same for all). ``through``
-    goes on behind Transpose, Identity and Casts to the same type, as converters from other layouts leave them.
+    goes on behind copies and transposes, as converters from other layouts leave them.
     """
     model, last, perm = node.model, node, tuple(range(node.y.rank))
     names, nodes, tail = {node.y.name}, [], Tail()
@@ -50,10 +52,8 @@ def affine_tail(node: NodeView, axis: int, units: int | None, keep: Collection[s
             nodes.append(reader)
             names.add(reader.y.name)
             tail = Tail(tuple(nodes), frozenset(names), perm)
-        elif through and _moves(reader):
-            turned = reader.attr("perm") if reader.op_type == "Transpose" else None
-            whole = range(len(perm)) if turned is None else turned
-            perm = tuple(perm[i] for i in (reversed(whole) if reader.op_type == "Transpose" and turned is None else whole))
+        elif through and (turned := _turned(reader)) is not None:
+            perm = tuple(perm[i] for i in turned)
             names.add(reader.y.name)
         else:
             break
@@ -61,24 +61,35 @@ def affine_tail(node: NodeView, axis: int, units: int | None, keep: Collection[s
     return tail
 
 
-def _moves(node: NodeView) -> bool:
-    if node.domain or node.outputs[0] is None:
-        return False
-    return node.op_type in ("Transpose", "Identity") or (node.op_type == "Cast" and node.x.dtype == node.y.dtype != 0)
+def _turned(node: NodeView) -> list[int] | None:
+    """For each axis of the result the axis of the input that it is, where the node is a copy with its axes in another order at most."""
+    spec = spec_of(node)
+    if spec is None or not spec.keeps or node.outputs[0] is None or node.x.dtype != node.y.dtype or node.x.dtype == 0:
+        return None
+    if node.x.shape is None or node.y.shape is None or node.x.rank != node.y.rank:
+        return None
+    places = [moved(node, 0, axis) for axis in range(node.x.rank)]
+    found = {place[0]: axis for axis, place in enumerate(places) if place is not None and place[1] is APART}
+    return [found[axis] for axis in range(node.y.rank)] if len(found) == node.y.rank else None
 
 
 def _is_affine(model: Model, node: NodeView, name: str, units: int | None, axis: int) -> bool:
     """Whether the node does nothing but scale and shift each unit by constants."""
-    inputs = list(node.proto.input)
-    if node.domain or inputs.count(name) != 1 or node.outputs[0] is None or node.y.shape is None:
+    spec, inputs = spec_of(node), list(node.proto.input)
+    scaling = None if spec is None else spec.scaling
+    if scaling is None or inputs.count(name) != 1 or node.outputs[0] is None or node.y.shape is None:
         return False
-    if node.op_type == "BatchNormalization":
-        constant = all(is_constant(model, n) for n in inputs[1:5])
-        return inputs[0] == name and axis == 1 and constant and not node.attr("training_mode")
-    if node.op_type not in ("Add", "Sub", "Mul", "Div") or (node.op_type == "Div" and inputs[1] == name):
+    others = [v for v in node.inputs if v is not None and v.name != name]
+    if not scaling.takes(node, inputs.index(name)) or not all(is_constant(model, v.name) for v in others):
         return False
-    other = node.input(1 - inputs.index(name))
-    if other.static is None or not is_constant(model, other.name) or len(other.static) > len(node.y.shape):
+    if scaling.axis is not None:
+        return axis == scaling.axis
+    return all(_per_unit(v, node.y.rank, units, axis) for v in others)
+
+
+def _per_unit(constant: Value, rank: int, units: int | None, axis: int) -> bool:
+    """Whether a constant that is broadcast to a rank holds one number, or one for each unit."""
+    if constant.static is None or len(constant.static) > rank:
         return False
-    padded = (1,) * (len(node.y.shape) - len(other.static)) + other.static
+    padded = (1,) * (rank - len(constant.static)) + constant.static
     return all(size == 1 or (a == axis and size == units) for a, size in enumerate(padded))

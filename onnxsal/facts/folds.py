@@ -9,50 +9,44 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from onnxsal.facts.affine_tail import affine_tail, is_constant
+from onnxsal.facts.fold import Fold
 from onnxsal.graph import FLOATS, Model, NodeView
-from onnxsal.graph.fold import Fold
+from onnxsal.ops.registry import units_of
 
 FOLDED = "folded"
 """Tag: the node is part of the linear node before it, as far as relevance is concerned."""
 
-LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
-
-def fold_batchnorm(model: Model, keep: Collection[str] = ()) -> None:
-    """Fill ``model.folds`` and tag what is folded; tensors in ``keep`` (where a walk begins or ends) are not folded away."""
-    model.folds = {}
-    model.tags = {i: tags - {FOLDED} for i, tags in model.tags.items()}
+def fold_batchnorm(model: Model, keep: Collection[str] = ()) -> dict[int, Fold]:
+    """What is folded into the linear node of each index; tensors in ``keep`` (where a walk begins or ends) are not folded away."""
+    found = {}
     for node in model.nodes:
         axis = _unit_axis(node)
         tail = affine_tail(node, axis, _units(node), keep, through=True) if axis is not None else None
         if axis is None or tail is None or not tail.nodes:
             continue
-        model.folds[node.index] = Fold(node, tail.nodes, axis, tail.names, tail.perm)
-        for step in tail.nodes:
-            model.tags[step.index] = model.tags.get(step.index, frozenset()) | {FOLDED}
+        found[node.index] = Fold(node, tail.nodes, axis, tail.names, tail.perm)
+    return found
 
 
 def _unit_axis(node: NodeView) -> int | None:
     """The axis of the result that counts units, if the node is linear in its first input with a constant weight."""
-    if node.domain or node.op_type not in LINEAR or len(node.proto.input) < 2 or node.outputs[0] is None:
+    kind = units_of(node)
+    if kind is None or len(node.proto.input) < 2 or node.outputs[0] is None:
         return None
     weight, y = node.input(1), node.y
     if weight.shape is None or y.shape is None or weight.dtype not in FLOATS or not is_constant(node.model, weight.name):
         return None
     if is_constant(node.model, node.x.name):
         return None
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return 1 if len(weight.shape) > 2 and weight.static is not None else None
-    return len(y.shape) - 1 if len(weight.shape) == 2 and len(y.shape) > 1 else None
+    known = len(weight.shape) > 2 and weight.static is not None if kind.slides else len(weight.shape) == 2 and len(y.shape) > 1
+    return kind.axis(node) if known else None
 
 
 def _units(node: NodeView) -> int | None:
-    shape = node.input(1).shape or ()
-    size = shape[0] if node.op_type == "Conv" or (node.op_type == "Gemm" and node.attr("transB")) else shape[1]
-    if node.op_type == "ConvTranspose" and isinstance(size, int):
-        return size * int(node.attr("group", 1))
-    return size if isinstance(size, int) else None
+    kind = units_of(node)
+    return None if kind is None else kind.count(node)
 
 
-NORMALISERS: dict[str, Callable[[Model, Collection[str]], None]] = {"fold_batchnorm": fold_batchnorm}
-"""What a method may ask for: it changes how rules see the model, never its nodes."""
+NORMALISERS: dict[str, Callable[[Model, Collection[str]], dict[int, Fold]]] = {"fold_batchnorm": fold_batchnorm}
+"""What a method may ask for: how rules see the model in place of some of its nodes; the model stays as it is."""

@@ -71,7 +71,7 @@ def _possible_ones(model: Model) -> dict[str, bool]:
 
 def _possible(node: NodeView, of: Callable[[int], bool | None]) -> list[bool | None]:
     spec, model, outputs = spec_of(node), node.model, len(node.proto.output)
-    if all(of(i) is None for i in range(len(node.inputs))) and not captured(node.proto):
+    if facts_of(node).of_sizes or (all(of(i) is None for i in range(len(node.inputs))) and not captured(node.proto)):
         return []
     if spec is None:
         return [True] * outputs
@@ -81,7 +81,7 @@ def _possible(node: NodeView, of: Callable[[int], bool | None]) -> list[bool | N
     least = bounds_of(model, node.proto.input[0])[0]
     if low >= -1 and high <= 1:
         return [True] * outputs
-    if spec.family == "product" and 1 in inner and spec.roles is not None and 1 not in (spec.roles.factors or (1,)):
+    if spec.roles is not None and inner.keys() & set(spec.roles.divisors):
         return [inner.get(0, True) or least >= 0] * outputs  # divided by what changes
     if spec.family in ("product", "linear"):
         return [bool(inner) and all(inner.values())] * outputs

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxsal.facts.affine_tail import affine_tail
+from onnxsal.facts.affine_tail import affine_tail, is_constant
 from onnxsal.graph import FLOATS, Model, NodeView, Value
+from onnxsal.graph.adjoints import NUMBERS
+from onnxsal.ops.registry import Units, spec_of, units_of
 
 LAYER = "linear_layer"
-"""Tag: a Conv, Gemm or MatMul whose weight is a constant."""
+"""Tag: a convolution or matrix product whose weight is a constant."""
 
 TAIL = "affine_tail"
 """Tag: adds, scales or normalises each unit of a linear layer by constants (a bias, batch normalisation in any spelling), and nothing
@@ -41,22 +43,26 @@ class LinearLayer:
         return tuple(n.y.name for n in (self.node, *self.tail)[:-1])
 
     @property
+    def kind(self) -> Units:
+        """Where the node keeps the weights of its units."""
+        kind = units_of(self.node)
+        assert kind is not None
+        return kind
+
+    @property
     def groups(self) -> int:
         """How many sets of units see inputs of their own."""
-        return int(self.node.attr("group", 1)) if self.node.op_type == "Conv" else 1
+        return self.kind.groups(self.node)
 
     @property
     def unit_axis(self) -> int:
         """The axis of the result that counts units."""
-        return 1 if self.node.op_type == "Conv" else self.y.rank - 1
+        return self.kind.axis(self.node)
 
     @property
     def units(self) -> int:
         """How many units the layer has: weight vectors of their own."""
-        shape = self.node.input(1).static or ()
-        if self.node.op_type == "Conv" or (self.node.op_type == "Gemm" and self.node.attr("transB")):
-            return shape[0]
-        return shape[1] if len(shape) == 2 else 1
+        return self.kind.count(self.node) or 1
 
     @property
     def inputs(self) -> int:
@@ -70,25 +76,18 @@ class LinearLayer:
         assert array is not None
         return array
 
-    @property
-    def alpha(self) -> float:
-        """The factor that a Gemm puts before its product."""
-        return float(self.node.attr("alpha", 1.0)) if self.node.op_type == "Gemm" else 1.0
-
     def rows(self, kernel: np.ndarray) -> np.ndarray:
         """An array shaped like the weight as one row per unit [units, inputs of a unit], in float64."""
-        array = np.asarray(kernel, np.float64)
-        if self.node.op_type == "Conv":
-            return array.reshape(array.shape[0], -1)
-        if array.ndim == 1:
-            return array[None]
-        return array if self.node.op_type == "Gemm" and self.node.attr("transB") else array.T
+        array, along = np.asarray(kernel, np.float64), self.kind.along(self.node)
+        return array[None] if along is None else np.moveaxis(array, along, 0).reshape(array.shape[along], -1)
 
     def like_kernel(self, rows: np.ndarray) -> np.ndarray:
         """The inverse of ``rows``."""
-        if self.node.op_type == "Conv" or (self.node.op_type == "Gemm" and self.node.attr("transB")):
-            return rows.reshape(self.kernel.shape)
-        return np.ascontiguousarray(rows.T).reshape(self.kernel.shape)
+        shape, along = self.kernel.shape, self.kind.along(self.node)
+        if along is None:
+            return rows.reshape(shape)
+        rest = [d for a, d in enumerate(shape) if a != along]
+        return np.ascontiguousarray(np.moveaxis(rows.reshape(shape[along], *rest), 0, along))
 
     @property
     def weights(self) -> np.ndarray:
@@ -101,39 +100,25 @@ def linear_layers(model: Model) -> list[LinearLayer]:
     return [_with_tail(model, node) for node in model.nodes if _is_layer(node)]
 
 
-def tag_linear_layers(model: Model) -> None:
-    """Tag the nodes of every linear layer."""
-    for layer in linear_layers(model):
-        for node, tag in ((layer.node, LAYER), *((n, TAIL) for n in layer.tail)):
-            model.tags[node.index] = model.tags.get(node.index, frozenset()) | {tag}
-
-
 def _is_layer(node: NodeView) -> bool:
-    if node.domain or node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.proto.input) < 2:
+    kind = units_of(node)
+    if kind is None or kind.slides == "scatters" or len(node.proto.input) < 2:
         return False
     weight, x = node.input(1), node.x
-    if weight.static is None or weight.dtype not in FLOATS or x.shape is None or node.y.shape is None:
+    if weight.static is None or weight.dtype not in FLOATS or x.shape is None or node.y.shape is None or node.const(1) is None:
         return False
-    if not _is_stored(node.model, weight.name) or _is_stored(node.model, x.name):
+    if not is_constant(node.model, weight.name) or is_constant(node.model, x.name):
         return False
-    if node.op_type == "Gemm":
-        return not node.attr("transA")
-    return len(weight.static) >= 3 if node.op_type == "Conv" else len(weight.static) <= 2
-
-
-def _is_stored(model: Model, name: str) -> bool:
-    """Whether a tensor is an initialiser or Constant that no input can change. (Its values are not looked at: weights are large.)"""
-    if name in model.initializers:
-        return all(i.name != name for i in model.graph.input)
-    node = model.producer.get(name)
-    return node is not None and (node.op_type == "Constant" or (node.op_type == "Identity" and _is_stored(model, node.x.name)))
+    if kind.slides:
+        return len(weight.static) >= 3
+    return len(weight.static) <= 2 and kind.inputs(node) == x.rank - 1
 
 
 def _with_tail(model: Model, node: NodeView) -> LinearLayer:
     bare = LinearLayer(node, (), np.ones(1))
-    scale, name = np.full(bare.units, bare.alpha), node.y.name
+    scale, name = np.full(bare.units, bare.kind.scale(node)), node.y.name
     tail: list[NodeView] = []
-    known = node.op_type == "Conv" or node.input(1).rank == 2
+    known = bare.kind.along(node) is not None
     for step in affine_tail(node, bare.unit_axis, bare.units, model.output_names).nodes if known else ():
         factor = _factor(step, name, bare.units)
         if factor is None:
@@ -145,16 +130,11 @@ def _with_tail(model: Model, node: NodeView) -> LinearLayer:
 
 def _factor(node: NodeView, name: str, units: int) -> np.ndarray | None:
     """By what a node of the tail multiplies each unit; ``None`` where it negates it, or its constants are not known here."""
-    if node.op_type == "BatchNormalization":
-        scale, variance = node.const(1), node.const(4)
-        if scale is None or variance is None:
-            return None
-        return np.asarray(scale, np.float64) / np.sqrt(np.asarray(variance, np.float64) + float(node.attr("epsilon", 1e-5)))
-    position = list(node.proto.input).index(name)
-    constant = node.const(1 - position)
-    if constant is None or (node.op_type == "Sub" and position == 1):
+    spec, position = spec_of(node), list(node.proto.input).index(name)
+    given = [None if i == position else node.const(i) for i in range(len(node.inputs))]
+    if spec is None or spec.scaling is None or any(v is None for i, v in enumerate(given) if i != position):
         return None
-    if node.op_type in ("Add", "Sub"):
+    factor, _ = spec.scaling.parts(NUMBERS, node, [None if v is None else np.asarray(v, np.float64) for v in given], position)
+    if factor is None:
         return np.ones(units)
-    values = np.broadcast_to(np.asarray(constant, np.float64).reshape(-1), units)
-    return values if node.op_type == "Mul" else 1 / values
+    return None if np.ndim(factor) == 0 and factor == -1.0 else np.broadcast_to(np.asarray(factor).reshape(-1), units)

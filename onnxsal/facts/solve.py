@@ -14,8 +14,9 @@ from onnxsal.graph.model import captured
 
 T = TypeVar("T")
 
-Step = Callable[[NodeView, Callable[[int], T | None]], Sequence[T | None]]
-"""(node, fact of its input i) -> the fact of each output, ``None`` where nothing is known; missing ones are not known either."""
+Step = Callable[[NodeView, Callable[[int | str], T | None]], Sequence[T | None]]
+"""(node, fact of its input i, or of a tensor that its subgraphs read by name) -> the fact of each output, ``None`` where nothing is known;
+missing ones are not known either."""
 
 
 def forward(
@@ -30,8 +31,8 @@ def forward(
     for node in nodes:
         names = node.proto.input
 
-        def of(i: int, names: Sequence[str] = names) -> T | None:
-            name = names[i] if i < len(names) else ""
+        def of(i: int | str, names: Sequence[str] = names) -> T | None:
+            name = i if isinstance(i, str) else names[i] if i < len(names) else ""
             return None if not name else found[name] if name in found else given(name)
 
         for name, fact in zip(node.proto.output, step(node, of), strict=False):

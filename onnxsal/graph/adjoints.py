@@ -21,24 +21,36 @@ Part = int | Value | tuple[Value, int]
 END = 2**62
 """Beyond every axis: a Slice end that means 'to the end'."""
 
-_NUMPY: dict[str, Callable[..., Any]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": lambda a, b: np.sign(a) * (np.abs(a) // b),
-    "Neg": np.negative,
-    "Max": np.maximum,
-    "Min": np.minimum,
-    "Less": np.less,
-    "Where": np.where,
-}
+
+class _Numbers:
+    """The arithmetic that ``Emit`` writes as nodes, done on arrays now."""
+
+    Add, Sub, Mul, Neg, Reciprocal, Sqrt = np.add, np.subtract, np.multiply, np.negative, np.reciprocal, np.sqrt
+    Max, Min, Less, Where = np.maximum, np.minimum, np.less, staticmethod(np.where)
+
+    @staticmethod
+    def Div(a: Any, b: Any) -> Any:
+        """The quotient, truncated towards zero as ONNX does if both are integers."""
+        whole = all(np.issubdtype(np.asarray(n).dtype, np.integer) for n in (a, b))
+        return np.sign(a) * (np.abs(a) // b) if whole else np.divide(a, b)
 
 
-def calc(op: Emit, operator: str, *operands: Ints | int | float) -> Any:
-    """Arithmetic on sizes: done here if every operand is known, else emitted. One formula serves static and run-time sizes."""
-    if not any(isinstance(o, Value) for o in operands):
-        return np.asarray(_NUMPY[operator](*operands))
-    return getattr(op, operator)(*operands)
+NUMBERS = _Numbers()
+"""What a formula in operators is given instead of an ``Emit`` to have it calculated."""
+
+
+class calc:
+    """Arithmetic on sizes, ``calc(op).Add(a, b)``: done here if every operand is known, else emitted. One formula serves both."""
+
+    def __init__(self, op: Emit) -> None:
+        self._op = op
+
+    def __getattr__(self, operator: str) -> Callable[..., Any]:
+        def apply(*operands: Ints | int | float) -> Any:
+            emitted = any(isinstance(o, Value) for o in operands)
+            return getattr(self._op, operator)(*operands) if emitted else np.asarray(getattr(NUMBERS, operator)(*operands))
+
+        return apply
 
 
 def sizes(op: Emit, value: Value, axes: Sequence[int]) -> Ints:
@@ -85,11 +97,11 @@ def _known(part: Part) -> int | None:
 
 def crop_or_pad(op: Emit, g: Value, before: Ints, after: Ints, axes: Sequence[int], rank: int) -> Value:
     """Zeros around ``g`` (of that rank) along ``axes``; negative amounts cut. (Not every runtime reads a Pad with negative ones alike.)"""
-    cut_start, cut_end = calc(op, "Max", calc(op, "Neg", before), 0), calc(op, "Min", after, 0)
+    cut_start, cut_end = calc(op).Max(calc(op).Neg(before), 0), calc(op).Min(after, 0)
     if _any(cut_start) or _any(cut_end):
-        ends = calc(op, "Where", calc(op, "Less", cut_end, 0), cut_end, END)
+        ends = calc(op).Where(calc(op).Less(cut_end, 0), cut_end, END)
         g = op.Slice(g, cut_start, ends, list(axes))
-    return pad_zeros(op, g, calc(op, "Max", before, 0), calc(op, "Max", after, 0), axes, rank)
+    return pad_zeros(op, g, calc(op).Max(before, 0), calc(op).Max(after, 0), axes, rank)
 
 
 def pad_zeros(op: Emit, g: Value, before: Ints, after: Ints, axes: Sequence[int], rank: int) -> Value:

@@ -21,13 +21,6 @@ _FOLD_LIMIT = 1024
 _ROUNDS = 4
 """A folded shape can make the next one static; deeper chains than this stay dynamic, which is slower but as right."""
 
-_ARITHMETIC = frozenset(
-    {"Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather", "Greater"}
-    | {"Identity", "Less", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum"}
-    | {"Reshape", "ScatterND", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"}
-)
-"""Operators that shapes, axes and sizes are computed with."""
-
 
 @dataclass(frozen=True)
 class Inferred:
@@ -69,8 +62,9 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     light.graph.node.extend(proto.graph.node)
     for node in light.graph.node:
         if node.op_type == "GroupNormalization":
-            # onnx infers nothing for it, nor for what follows; its output has the type and shape of its first input.
-            node.op_type = "Identity"
+            # onnx infers nothing for it, nor for what follows. Its output has the type and shape of its first input, which a Dropout's
+            # has too, and neither is ever folded into a constant.
+            node.op_type = "Dropout"
             del node.input[1:], node.attribute[:]
     light.graph.input.extend(proto.graph.input)
     light.graph.output.extend(proto.graph.output)
@@ -104,9 +98,20 @@ def _shape_of(tensor: onnx.TypeProto.Tensor) -> Shape | None:
     )
 
 
+def is_constant(node: onnx.NodeProto) -> bool:
+    """Whether the node is a stored tensor."""
+    # a way of storing, as initialisers are, rather than an operator
+    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+
+
+def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor that a Constant node holds as such; ``None`` for other nodes."""
+    return next((a.t for a in node.attribute if a.name == "value"), None) if is_constant(node) else None
+
+
 def constant_value(node: onnx.NodeProto) -> np.ndarray | None:
-    """The array of a Constant node, whichever attribute holds it."""
-    for attribute in node.attribute:
+    """The array of a Constant node, whichever attribute holds it; ``None`` for other nodes."""
+    for attribute in node.attribute if is_constant(node) else ():
         if attribute.name == "value":
             return numpy_helper.to_array(attribute.t)
         if attribute.name in ("value_float", "value_floats"):
@@ -135,40 +140,51 @@ def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
     for node in light.graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
-        if node.op_type == "Constant":
+        if is_constant(node):
             value = constant_value(node)
             if value is not None and value.size <= _FOLD_LIMIT and value.dtype.kind in "ifub":
                 feeds[node.output[0]] = value
                 available.add(node.output[0])
-        elif node.op_type == "Shape":
+        elif node.op_type == "Shape":  # the operator that this knowledge is for: its value comes from a shape, not from values
             shape = types.get(node.input[0], (0, None))[1]
             if shape is not None and all(isinstance(d, int) for d in shape):
                 begin = next((a.i for a in node.attribute if a.name == "start"), 0)
                 end = next((a.i for a in node.attribute if a.name == "end"), len(shape))
                 feeds[node.output[0]] = np.asarray(shape[slice(begin, end)], np.int64)
                 available.add(node.output[0])
-        elif node.op_type in _ARITHMETIC and all(n in available for n in node.input if n) and all(_is_small(types, o) for o in node.output):
+        elif _is_fixed(light, node) and all(n in available for n in node.input if n) and all(_is_small(types, o) for o in node.output):
             nodes.append(node)
             available.update(node.output)
     return feeds | _evaluate(light, nodes, feeds)
 
 
+def _is_fixed(light: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether the standard says that the node's inputs decide its outputs: it draws no numbers and holds no graph."""
+    opset = next((e.version for e in light.opset_import if e.domain in ("", "ai.onnx")), 1)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.node_determinism == onnx.defs.OpSchema.NodeDeterminism.Deterministic)
+
+
 def _evaluate(light: onnx.ModelProto, nodes: list[onnx.NodeProto], feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All foldable nodes in one run of the reference evaluator; nothing is known where that fails."""
-    outputs = [o for n in nodes for o in n.output if o]
-    if not outputs:
-        return {}
-    used = {n for node in nodes for n in node.input}
-    given = {k: v for k, v in feeds.items() if k in used}
-    graph = helper.make_graph(
-        nodes,
-        "fold",
-        [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in given.items()],
-        [onnx.ValueInfoProto(name=o) for o in outputs],
-        [t for t in light.graph.initializer if t.name in used],
-    )
-    evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=light.opset_import))
-    return {k: np.asarray(v) for k, v in zip(outputs, evaluator.run(None, given), strict=True)}
+    """Values of the foldable nodes by the reference evaluator; those that it has no answer for are not known, nor what hangs on them."""
+    values = feeds | {t.name: numpy_helper.to_array(t) for t in light.graph.initializer}
+    found: dict[str, np.ndarray] = {}
+    for node in nodes:
+        given = {n: values.get(n) for n in node.input if n}
+        if any(value is None for value in given.values()):
+            continue
+        ends = ([onnx.ValueInfoProto(name=n) for n in names] for names in (given, node.output))
+        try:
+            evaluator = ReferenceEvaluator(helper.make_model(helper.make_graph([node], "fold", *ends), opset_imports=light.opset_import))
+            results = evaluator.run(None, given)
+        except Exception:  # onnx raises several kinds here, without a common base; not to know a constant is no mistake
+            continue
+        found |= {name: np.asarray(value) for name, value in zip(node.output, results, strict=True)}
+        values |= found
+    return found
 
 
 def _replace(light: onnx.ModelProto, found: dict[str, np.ndarray]) -> None:

@@ -78,7 +78,8 @@ class Value:
 class NodeView:
     """One forward node as rules see it: inputs and outputs as ``Value``, attributes with schema defaults, constants.
 
-    ``wants[i]`` tells a rule whether input i needs a signal; a rule returns ``None`` for the others.
+    What a plan adds to its own views: ``wants[i]`` tells a rule whether input i needs a signal (a rule returns ``None`` for the others),
+    ``tags`` what the node does, ``fold`` the ``Fold`` that a relevance rule sees in its place.
     """
 
     def __init__(self, model: Model, proto: onnx.NodeProto, index: int) -> None:
@@ -89,6 +90,8 @@ class NodeView:
         self.domain = "" if proto.domain == "ai.onnx" else proto.domain
         self.name = proto.name or f"{proto.op_type}_{index}"
         self.wants: tuple[bool, ...] = (False,) * len(proto.input)
+        self.tags: frozenset[str] = frozenset()
+        self.fold: Any = None
 
     def __repr__(self) -> str:
         return f"<{self.op_type} '{self.name}'>"
@@ -216,22 +219,20 @@ def _shaped(value: Value | None, like: Value | None) -> Value | None:
 class Model:
     """An ONNX model, indexed. Build it once per (immutable) state of the ``ModelProto``.
 
-    ``outer`` is the model around this one, for the body of a loop: its tensors can be read from here.
+    ``outer`` is the model around this one, for the body of a loop: its tensors can be read from here. ``copies`` are the indices of the
+    nodes of that model that these are copies of.
     """
 
-    def __init__(self, proto: onnx.ModelProto, outer: Model | None = None) -> None:
+    def __init__(self, proto: onnx.ModelProto, outer: Model | None = None, copies: Sequence[int] = ()) -> None:
         self.proto = proto
         self.outer = outer
+        self.copies = copies
         self.graph = proto.graph
         self.initializers = {t.name: t for t in self.graph.initializer}
         self.input_names = [i.name for i in self.graph.input if i.name not in self.initializers]
         self.output_names = [o.name for o in self.graph.output]
         self.nodes = [NodeView(self, n, i) for i, n in enumerate(self.graph.node)]
         self.producer = {out: n for n in self.nodes for out in n.proto.output if out}
-        self.tags: dict[int, frozenset[str]] = {}
-        """Node index -> what a pass found out about it (residual addition, attention softmax, batch normalisation)."""
-        self.folds: dict[int, Any] = {}
-        """Index of a linear node -> the ``Fold`` that a relevance rule sees in its place."""
         self._constants: dict[str, np.ndarray | None] = {}
         self._found: dict[Hashable, Any] = {}
 
@@ -293,9 +294,10 @@ class Model:
         if self.outer is None and name in self.inferred.constants:
             return self.inferred.constants[name]
         node = self.producer.get(name)
-        if node is not None and node.op_type == "Constant":
-            return constant_value(node.proto)
-        return self.constant(node.x.name) if node is not None and node.op_type == "Identity" else None
+        if node is None:
+            return None
+        # a name for another tensor: exporters share weights by it
+        return self.constant(node.x.name) if node.op_type == "Identity" else constant_value(node.proto)
 
 
 def captured(node: onnx.NodeProto) -> list[str]:

@@ -42,9 +42,8 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> M
         copy.CopyFrom(node.proto)
         _rename(copy, renamed)
         proto.graph.node.append(copy)
-    view = Model(proto, outer=model)
+    view = Model(proto, outer=model, copies=[n.index for n in nodes])
     view.__dict__["types"] = {renamed[n]: model.types[n] for n in names if n in model.types}
-    view.tags = {i: model.tags[n.index] for i, n in enumerate(nodes) if n.index in model.tags}
     return view
 
 

@@ -13,8 +13,7 @@ from functools import partial
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
-from onnxsal.facts.layout import Layout, layouts
-from onnxsal.facts.picture import Picture
+from onnxsal.facts.axes import Layout, Picture, layouts
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, zeros_like
 from onnxsal.graph.infer import Shape
@@ -24,7 +23,7 @@ from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import enlarge
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
-from onnxsal.ops.registry import implicit_bias
+from onnxsal.ops.registry import facts_of, implicit_bias, spec_of
 
 EPSILON = {"layer": 1e-6, "channel": 1e-7}
 """Added to a range before dividing by it, as the authors and pytorch-grad-cam do."""
@@ -83,15 +82,16 @@ def data_tensors(model: Model) -> set[str]:
     """Tensors whose values depend on the values of the model's inputs; sizes of tensors do not."""
     found = set(model.input_names)
     for node in model.nodes:
-        if node.op_type not in ("Shape", "Size") and found.intersection((*node.proto.input, *captured(node.proto))):
+        if not facts_of(node).of_sizes and found.intersection((*node.proto.input, *captured(node.proto))):
             found.update(filter(None, node.proto.output))
     return found
 
 
 def is_explicit(step: Step, data: set[str]) -> bool:
     """Whether the bias is made of parameters alone: a layer's bias, a batch normalisation's shift, an added constant."""
-    node = step.node
-    if step.family not in ("linear", "add") and node.op_type != "BatchNormalization":
+    node, spec = step.node, spec_of(step.node)
+    adds = spec is not None and spec.roles is not None and bool(spec.roles.shifts)
+    if step.family not in ("linear", "add") and not adds:
         return False
     constant = [v for i, v in enumerate(node.inputs) if v is not None and not node.want(i)]
     return bool(constant) and not any(v.name in data for v in constant)

@@ -11,7 +11,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.helpers import ones_like, reshape_like
 from onnxsal.graph.load import Source, load_model
-from onnxsal.ops.registry import known, spec_of, vjp
+from onnxsal.ops.registry import OpSpec, known, spec_of, vjp
 from onnxsal.passes import prepare
 
 BENDING = ("activation", "select", "max_pool", "elementwise")
@@ -35,7 +35,7 @@ def region_model(model: Source, input: str | None = None, output: str | None = N
         spec = spec_of(node)
         family = spec.family if spec else "unknown"
         several = sum(node.wants) > 1
-        if family in ("normalization", "product") and not several and _is_affine(node):
+        if spec is not None and family in ("normalization", "product") and not several and _is_affine(spec, node):
             continue
         if family in (*CURVED, "unknown") or (family == "linear" and several):
             raise PlanError(f"{node.label} is not piecewise linear, so there are no linear regions to compare within.")
@@ -48,11 +48,11 @@ def region_model(model: Source, input: str | None = None, output: str | None = N
     return assemble(question.model, op, [], ports)
 
 
-def _is_affine(node: NodeView) -> bool:
-    """Whether all inputs but the wanted one are constants of an operator that is linear in it: a batch-norm, a scaling."""
+def _is_affine(spec: OpSpec, node: NodeView) -> bool:
+    """Whether constants do no more than scale and shift the one wanted input: a batch normalisation, a scaling."""
     others = (i for i, v in enumerate(node.inputs) if v is not None and not node.wants[i])
-    numerator = node.want(0) or node.op_type == "Mul"
-    return node.op_type in ("BatchNormalization", "Mul", "Div") and numerator and all(node.const(i) is not None for i in others)
+    scales = spec.scaling is not None and spec.scaling.takes(node, node.wants.index(True))
+    return scales and all(node.const(i) is not None for i in others)
 
 
 def _probe(op: Emit, node: NodeView, family: str) -> Value:

@@ -149,6 +149,7 @@ def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequen
     outputs = [body.Identity(condition), *(body.Identity(s) for s in step(body, inner, numbers, carried))]
     graph = _graph(body, prefix, [iteration, condition, *carried], outputs, op.dtype)
     trips = op.Div(op.Add(count, size - 1), size) if isinstance(count, Value) else -(-count // size)
+    # what is emitted here: the one node with a body
     return list(op.subgraph("Loop", [trips, op.const(True), *states], graph, outputs=len(states)))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxsal.errors import MethodError
 from onnxsal.explainer import Explainer, Target
+from onnxsal.facts.tags import RESIDUAL, tags_of
 from onnxsal.graph import Model
 
 PARTS = "relevance/"
@@ -140,4 +141,4 @@ def conservation(explainer: Explainer, batches: np.ndarray | Iterable[Any], targ
 
 def _ends_block(model: Model, name: str) -> bool:
     node = model.producer.get(name)
-    return node is not None and "residual" in model.tags.get(node.index, ())
+    return node is not None and RESIDUAL in tags_of(model).get(node.index, ())

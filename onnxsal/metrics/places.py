@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxsal.errors import InputError
 from onnxsal.explainer import Explanation
-from onnxsal.facts.picture import Picture, image_axes
+from onnxsal.facts.axes import Picture, image_axes
 from onnxsal.metrics.libraries import library
 
 Maps = np.ndarray | Explanation

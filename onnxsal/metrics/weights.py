@@ -12,32 +12,8 @@ from onnx import TensorProto, numpy_helper
 
 from onnxsal.errors import InputError, ModelError, near_miss
 from onnxsal.graph import FLOATS
-
-WEIGHTS = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "DeformConv": (1, 3),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1),
-    "Einsum": (0, 1),
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "RMSNormalization": (1,),
-    "PRelu": (1,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
-    "Gather": (0,),
-}
-"""Operator -> the inputs that training fits. The running mean and variance of a batch normalisation are statistics, and stay."""
-
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""What adds its bias as a node of its own in some exports."""
-
-THROUGH = ("Identity", "Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Flatten", "DequantizeLinear")
-"""What may stand between a stored weight and the node that uses it."""
+from onnxsal.graph.infer import constant_tensor
+from onnxsal.ops.registry import spec_of
 
 HOW = ("normal", "permute")
 
@@ -60,23 +36,29 @@ def weighted_layers(proto: onnx.ModelProto) -> list[Layer]:
     producer = {o: n for n in proto.graph.node for o in n.output}
     tails: dict[str, list[onnx.NodeProto]] = {}
     for node in proto.graph.node:
-        if node.op_type == "Add":
+        if _adds(node):
             for name in node.input:
-                if name in producer and producer[name].op_type in PRODUCTS:
-                    tails.setdefault(name, []).append(node)
+                tails.setdefault(name, []).append(node)
     taken: set[str] = set()
     layers = []
     for index, node in reversed(list(enumerate(proto.graph.node))):
-        if node.domain not in ("", "ai.onnx") or node.op_type not in WEIGHTS:
+        spec = spec_of(node)
+        if spec is None or not spec.trained:
             continue
-        names = [node.input[i] for i in WEIGHTS[node.op_type] if i < len(node.input)]
-        if node.op_type in PRODUCTS:
+        names = [node.input[i] for i in spec.trained if i < len(node.input)]
+        if spec.units is not None:  # some exports add the bias as a node of its own
             names += [n for tail in tails.get(node.output[0], []) for n in tail.input if n != node.output[0]]
         found = [origin for n in names if (origin := _origin(n, producer, stored)) and origin not in taken]
         if found:
             taken.update(found)
             layers.append(Layer(node.name or f"{node.op_type}_{index}", node.op_type, tuple(dict.fromkeys(found))))
     return layers
+
+
+def _adds(node: onnx.NodeProto) -> bool:
+    """Whether the node is a sum of tensors, element by element."""
+    spec = spec_of(node)
+    return spec is not None and spec.family == "add" and spec.roles is not None and not spec.roles.negated
 
 
 def kept_share(proto: onnx.ModelProto, layers: Sequence[Layer]) -> float:
@@ -113,8 +95,9 @@ def _stored(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     """Every stored tensor by the name it is read under: initialisers, and the values of Constant nodes."""
     found = {t.name: t for t in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant":
-            found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            found[node.output[0]] = tensor
     return found
 
 
@@ -126,7 +109,8 @@ def _origin(name: str, producer: dict[str, onnx.NodeProto], stored: dict[str, Te
     """The stored tensor that ``name`` is, or is made from by moving or casting only."""
     while name not in stored:
         node = producer.get(name)
-        if node is None or node.op_type not in THROUGH:
+        spec = None if node is None else spec_of(node)
+        if node is None or spec is None or not (spec.keeps or spec.family == "quantize"):
             return None
         name = node.input[0]
     return name

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import mask, unbroadcast
+from onnxsal.graph.helpers import is_zero, mask, unbroadcast
 from onnxsal.ops import squashing
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, ZERO, at, bent, growing, hull, product
+from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
 
 
-@gradient_of("Relu", family="activation", bias="zero", cases=[case((2, 3, 4), kinks=[0.0])])
+@gradient_of(
+    "Relu",
+    family="activation",
+    rectifies=lambda node, of: True,
+    range=growing(lambda x: np.maximum(x, 0)),
+    bias="zero",
+    cases=[case((2, 3, 4), kinks=[0.0])],
+)
 def relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy where y > 0, else 0; the derivative at x = 0 is 0."""
     return [mask(op, op.Greater(node.y, 0.0), dy)]
 
 
+def _leaky_range(node: NodeView, of: Of) -> Range:
+    alpha = float(node.attr("alpha"))
+    return (at(lambda x: max(x, alpha * x), of(0)[0]), max(of(0)[1], alpha * of(0)[1])) if 0 <= alpha <= 1 else ANY
+
+
 @gradient_of(
     "LeakyRelu",
     family="activation",
+    range=_leaky_range,
     bias="zero",
     cases=[case((2, 3, 4), kinks=[0.0]), case((2, 3), alpha=0.3, kinks=[0.0]), case((2, 3), alpha=-0.5, kinks=[0.0])],
 )
@@ -51,9 +67,17 @@ def _check_slope(node: NodeView) -> None:
         )
 
 
+def _prelu_range(node: NodeView, of: Of) -> Range:
+    """Above 0 it is x; below, x times the slope."""
+    (low, high), slope = of(0), of(1)
+    return of(0) if low >= 0 else hull(product((low, min(high, 0.0)), slope), (max(low, 0.0), max(high, 0.0)))
+
+
 @gradient_of(
     "PRelu",
     family="activation",
+    range=_prelu_range,
+    trained=(1,),
     bias=_prelu_bias,
     cases=[case((2, 3, 4), (3, 1), kinks=[0.0]), case((2, 3), (), kinks=[0.0]), case((2, 3, 2), (2, 3, 2), kinks=[0.0])],
 )
@@ -74,14 +98,30 @@ def _exponential_unit(op: Emit, node: NodeView, dy: Value, above: float, scale: 
     return [op.Where(op.Greater(node.x, 0.0), dy if above == 1.0 else op.Mul(dy, above), below)]
 
 
-@gradient_of("Elu", family="activation", bias="symmetric", cases=[case((2, 3, 4), kinks=[0.0]), case((2, 3), alpha=0.3, kinks=[0.0])])
+def _elu_range(node: NodeView, of: Of) -> Range:
+    """gamma x above 0, gamma alpha (exp(x) - 1) below: growing where alpha and gamma are positive."""
+    alpha, gamma = float(node.attr("alpha")), float(node.attr("gamma") or 1.0)
+    return growing(lambda x: gamma * (x if x > 0 else alpha * np.expm1(x)))(node, of) if alpha >= 0 and gamma >= 0 else ANY
+
+
+@gradient_of(
+    "Elu",
+    family="activation",
+    range=_elu_range,
+    bias="symmetric",
+    cases=[case((2, 3, 4), kinks=[0.0]), case((2, 3), alpha=0.3, kinks=[0.0])],
+)
 def elu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy where x > 0, else alpha exp(x) dy."""
     return _exponential_unit(op, node, dy, 1.0, float(node.attr("alpha")), 1.0)
 
 
 @gradient_of(
-    "Selu", family="activation", bias="symmetric", cases=[case((2, 3), kinks=[0.0]), case((2, 3), alpha=2.0, gamma=3.0, kinks=[0.0])]
+    "Selu",
+    family="activation",
+    range=_elu_range,
+    bias="symmetric",
+    cases=[case((2, 3), kinks=[0.0]), case((2, 3), alpha=2.0, gamma=3.0, kinks=[0.0])],
 )
 def selu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = gamma dy where x > 0, else gamma alpha exp(x) dy."""
@@ -89,7 +129,18 @@ def selu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return _exponential_unit(op, node, dy, gamma, gamma * float(node.attr("alpha")), 1.0)
 
 
-@gradient_of("Celu", family="activation", bias="symmetric", cases=[case((2, 3, 4)), case((2, 3), alpha=0.4), case((2, 3), alpha=3.0)])
+def _celu_range(node: NodeView, of: Of) -> Range:
+    alpha = float(node.attr("alpha"))
+    return growing(lambda x: x if x > 0 else alpha * np.expm1(x / alpha))(node, of) if alpha > 0 else ANY
+
+
+@gradient_of(
+    "Celu",
+    family="activation",
+    range=_celu_range,
+    bias="symmetric",
+    cases=[case((2, 3, 4)), case((2, 3), alpha=0.4), case((2, 3), alpha=3.0)],
+)
 def celu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy where x > 0, else exp(x / alpha) dy."""
     return _exponential_unit(op, node, dy, 1.0, 1.0, 1.0 / float(node.attr("alpha")))
@@ -116,10 +167,19 @@ def _clipped(op: Emit, node: NodeView) -> tuple[Value | None, Value | None]:
     return below, above
 
 
+def _clip_range(node: NodeView, of: Of) -> Range:
+    low, high = of(0)
+    least = of(1)[0] if node.optional(1) is not None else -math.inf
+    most = of(2)[1] if node.optional(2) is not None else math.inf
+    return min(max(low, least), most), min(max(high, least), most)
+
+
 @gradient_of(
     "Clip",
     family="activation",
     head=squashing.clipped,
+    rectifies=lambda node, of: is_zero(node.const(1)),
+    range=_clip_range,
     bias=_clip_bias,
     cases=[
         case((2, 3, 4), -0.5, 1.0, kinks=[-0.5, 1.0]),
@@ -143,7 +203,7 @@ def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(dx, low, high)
 
 
-@gradient_of("Sigmoid", family="activation", head=squashing.sigmoid, bias="symmetric", cases=[case((2, 3, 4), low=-4, high=4)])
+@gradient_of("Sigmoid", family="activation", head=squashing.sigmoid, range=UNIT, bias="symmetric", cases=[case((2, 3, 4), low=-4, high=4)])
 def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y (1 - y)."""
     return [op.Mul(dy, op.Mul(node.y, op.Sub(1.0, node.y)))]
@@ -152,6 +212,7 @@ def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "HardSigmoid",
     family="activation",
+    range=UNIT,
     bias="symmetric",
     cases=[case((2, 3, 4), low=-4, high=4, kinks=[-2.5, 2.5]), case((2, 3), alpha=0.5, beta=0.6, kinks=[-1.2, 0.8])],
 )
@@ -161,26 +222,35 @@ def hard_sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [mask(op, inside, op.Mul(dy, float(node.attr("alpha"))))]
 
 
-@gradient_of("HardSwish", family="activation", bias="symmetric", cases=[case((3, 3, 4), low=-4, high=4, kinks=[-3.0, 3.0])])
+@gradient_of(
+    "HardSwish", family="activation", range=bent(-0.375), bias="symmetric", cases=[case((3, 3, 4), low=-4, high=4, kinks=[-3.0, 3.0])]
+)
 def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = (x / 3 + 1/2) dy where |x| < 3, dy above, 0 below."""
     curve = op.Mul(dy, op.Add(op.Mul(node.x, 1 / 3), 0.5))
     return [op.Where(op.Less(op.Abs(node.x), 3.0), curve, mask(op, op.Greater(node.x, 0.0), dy))]
 
 
-@gradient_of("Tanh", family="activation", head=squashing.tanh, bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Tanh", family="activation", head=squashing.tanh, range=growing(np.tanh), bias="symmetric", cases=[case((2, 3, 4))])
 def tanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy (1 - y^2)."""
     return [op.Mul(dy, op.Sub(1.0, op.Mul(node.y, node.y)))]
 
 
-@gradient_of("Softplus", family="activation", head=squashing.softplus, bias="symmetric", cases=[case((2, 3), low=-4, high=4)])
+@gradient_of(
+    "Softplus",
+    family="activation",
+    head=squashing.softplus,
+    range=growing(lambda x: np.logaddexp(x, 0)),
+    bias="symmetric",
+    cases=[case((2, 3), low=-4, high=4)],
+)
 def softplus(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy sigmoid(x)."""
     return [op.Mul(dy, op.Sigmoid(node.x))]
 
 
-@gradient_of("Softsign", family="activation", bias="symmetric", cases=[case((2, 3, 4), kinks=[0.0])])
+@gradient_of("Softsign", family="activation", range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4), kinks=[0.0])])
 def softsign(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / (1 + |x|)^2."""
     base = op.Add(op.Abs(node.x), 1.0)
@@ -190,6 +260,7 @@ def softsign(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Gelu",
     family="activation",
+    range=bent(-0.1701),
     bias="symmetric",
     cases=[
         case((2, 3, 4), opset=20),
@@ -218,7 +289,7 @@ def _gelu_tanh(op: Emit, x: Value) -> Value:
     return op.Mul(op.Add(op.Add(t, 1.0), op.Mul(inner, op.Sub(1.0, op.Mul(t, t)))), 0.5)
 
 
-@gradient_of("Mish", family="activation", bias="symmetric", cases=[case((2, 3, 4)), case((2, 3), low=-30, high=30)])
+@gradient_of("Mish", family="activation", range=bent(-0.3089), bias="symmetric", cases=[case((2, 3, 4)), case((2, 3), low=-30, high=30)])
 def mish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy (t + x (1 - t^2) sigmoid(x)), t = tanh(softplus(x))."""
     t = op.Tanh(op.Softplus(node.x))
@@ -226,7 +297,15 @@ def mish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Mul(dy, op.Add(t, bend))]
 
 
-@gradient_of("Swish", family="activation", bias="symmetric", cases=[case((2, 3, 4), opset=24), case((2, 3), opset=24, alpha=1.7)])
+def _swish_range(node: NodeView, of: Of) -> Range:
+    """x sigmoid(alpha x) is lowest at -0.2785 / alpha."""
+    alpha = float(node.attr("alpha"))
+    return bent(-0.2785 / alpha)(node, of) if alpha > 0 else ANY
+
+
+@gradient_of(
+    "Swish", family="activation", range=_swish_range, bias="symmetric", cases=[case((2, 3, 4), opset=24), case((2, 3), opset=24, alpha=1.7)]
+)
 def swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy s (1 + alpha x (1 - s)), s = sigmoid(alpha x)."""
     alpha = float(node.attr("alpha"))
@@ -235,8 +314,18 @@ def swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Mul(dy, op.Mul(s, op.Add(op.Mul(x, op.Sub(1.0, s)), 1.0)))]
 
 
+def _thresholded_range(node: NodeView, of: Of) -> Range:
+    """0, or x where it is above alpha."""
+    low, high = max(of(0)[0], float(node.attr("alpha"))), of(0)[1]
+    return hull(ZERO, (low, high)) if high > low else ZERO
+
+
 @gradient_of(
-    "ThresholdedRelu", family="activation", bias="zero", cases=[case((2, 3, 4), kinks=[1.0]), case((2, 3), alpha=-0.4, kinks=[-0.4])]
+    "ThresholdedRelu",
+    family="activation",
+    range=_thresholded_range,
+    bias="zero",
+    cases=[case((2, 3, 4), kinks=[1.0]), case((2, 3), alpha=-0.4, kinks=[-0.4])],
 )
 def thresholded_relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy where x > alpha, else 0."""

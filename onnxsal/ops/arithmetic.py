@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import cast, mask, unbroadcast
+from onnxsal.graph.helpers import cast, is_zero, mask, unbroadcast
 from onnxsal.ops import squashing
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.axes import nowhere
+from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
+from onnxsal.ops.registry import Of, Range, Roles, Scaling, case, gradient_of
 
 PAIRS = [
     case((2, 3, 4), (2, 3, 4)),
@@ -36,7 +40,27 @@ def _passive(op: Emit, node: NodeView) -> Value | None:
 # ----- sums -----
 
 
-@gradient_of("Add", "Sum", family="add", head=squashing.add, bias=_passive, cases={"Add": PAIRS, "Sum": MANY})
+def _added(op: Any, node: NodeView, given: Sequence[Any], i: int) -> tuple[Any, Any]:
+    """The sum of the other operands."""
+    rest = [v for k, v in enumerate(given) if k != i]
+    return None, reduce(op.Add, rest) if rest else None
+
+
+def _sum_range(node: NodeView, of: Of) -> Range:
+    return sum_of([of(i) for i in range(len(node.inputs))])
+
+
+@gradient_of(
+    "Add",
+    "Sum",
+    family="add",
+    head=squashing.add,
+    range=_sum_range,
+    roles=Roles(None),
+    bias=_passive,
+    cases={"Add": PAIRS, "Sum": MANY},
+    scaling=Scaling(_added),
+)
 def add(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy, summed over the axes that x_i is stretched along."""
     return _back(op, node, [dy if wanted else None for wanted in node.wants])
@@ -49,7 +73,20 @@ def _sub_bias(op: Emit, node: NodeView) -> Value | None:
     return op.Neg(node.input(1)) if node.want(0) else node.x
 
 
-@gradient_of("Sub", family="add", head=squashing.subtract, bias=_sub_bias, cases=PAIRS)
+def _difference_range(node: NodeView, of: Of) -> Range:
+    return of(0)[0] - of(1)[1], of(0)[1] - of(1)[0]
+
+
+@gradient_of(
+    "Sub",
+    family="add",
+    head=squashing.subtract,
+    range=_difference_range,
+    roles=Roles(None, negated=(1,)),
+    bias=_sub_bias,
+    cases=PAIRS,
+    scaling=Scaling(lambda op, node, v, i: (-1.0, v[0]) if i else (None, op.Neg(v[1]))),
+)
 def subtract(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy; db = -dy."""
     return _back(op, node, [dy if node.want(0) else None, op.Neg(dy) if node.want(1) else None])
@@ -60,7 +97,14 @@ def _mean_bias(op: Emit, node: NodeView) -> Value | None:
     return None if rest is None else op.Mul(rest, 1.0 / len(node.inputs))
 
 
-@gradient_of("Mean", family="add", bias=_mean_bias, cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])])
+def _mean_range(node: NodeView, of: Of) -> Range:
+    low, high = _sum_range(node, of)
+    return low / len(node.inputs), high / len(node.inputs)
+
+
+@gradient_of(
+    "Mean", family="add", range=_mean_range, roles=Roles(None), bias=_mean_bias, cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])]
+)
 def mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy / n."""
     share = dy if len(node.inputs) == 1 else op.Mul(dy, 1.0 / len(node.inputs))
@@ -77,6 +121,7 @@ def _range_bias(op: Emit, node: NodeView) -> Value | None:
 @gradient_of(
     "Range",
     family="add",
+    axes=nowhere,
     bias=_range_bias,
     stops={1: "the limit decides only how many elements there are"},
     cases=[case(0.5, 4.6, 0.6), case(3.0, -1.3, -0.7), case(0.5, 4.6, 0.6, fixed=[1, 2])],
@@ -93,7 +138,25 @@ def arange(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- products -----
 
 
-@gradient_of("Mul", family="product", head=squashing.multiply, bias="product", cases=PAIRS, roles=Roles((0, 1)))
+def _product_range(node: NodeView, of: Of) -> Range:
+    """The product of two ranges; of a tensor with itself never negative."""
+    a = of(0)
+    if node.x.name != node.input(1).name:
+        return product(a, of(1))
+    ends = magnitude(a)
+    return ends[0] ** 2, ends[1] ** 2
+
+
+@gradient_of(
+    "Mul",
+    family="product",
+    head=squashing.multiply,
+    range=_product_range,
+    bias="product",
+    cases=PAIRS,
+    roles=Roles((0, 1)),
+    scaling=Scaling(lambda op, node, v, i: (v[1 - i], None)),
+)
 def multiply(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy b; db = dy a."""
     return _back(op, node, [op.Mul(dy, node.input(1 - i)) if node.want(i) else None for i in (0, 1)])
@@ -114,7 +177,20 @@ DIVIDED = [
 ]
 
 
-@gradient_of("Div", family="product", head=squashing.divide, bias=_div_bias, cases=DIVIDED, roles=Roles((0,)))
+def _quotient_range(node: NodeView, of: Of) -> Range:
+    return product(of(0), inverse(of(1)))
+
+
+@gradient_of(
+    "Div",
+    family="product",
+    head=squashing.divide,
+    range=_quotient_range,
+    bias=_div_bias,
+    cases=DIVIDED,
+    roles=Roles((0,), divisors=(1,)),
+    scaling=Scaling(lambda op, node, v, i: (op.Reciprocal(v[1]), None), of=(0,)),
+)
 def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy / b; db = -dy y / b."""
     da = op.Div(dy, node.input(1))
@@ -161,7 +237,25 @@ def _choice_bias(op: Emit, node: NodeView) -> Value | None:
 CHOICES = [*PAIRS, case((2, 3)), case((2, 3, 4), (4,), (3, 1)), case((2,), (2,), (), (2,), fixed=[2])]
 
 
-@gradient_of("Max", "Min", family="select", bias=_choice_bias, cases={"Max": CHOICES, "Min": CHOICES})
+def _extreme_range(node: NodeView, of: Of) -> Range:
+    pick = max if node.op_type == "Max" else min
+    parts = [of(i) for i in range(len(node.inputs))]
+    return pick(p[0] for p in parts), pick(p[1] for p in parts)
+
+
+def _is_cut_at_zero(node: NodeView, of: Of) -> bool:
+    return node.op_type == "Max" and any(is_zero(node.const(i)) for i in range(len(node.inputs)))
+
+
+@gradient_of(
+    "Max",
+    "Min",
+    family="select",
+    rectifies=_is_cut_at_zero,
+    range=_extreme_range,
+    bias=_choice_bias,
+    cases={"Max": CHOICES, "Min": CHOICES},
+)
 def extremum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy / k where x_i = y, else 0; k is the number of inputs that are equal to y there."""
     if len(node.inputs) == 1:
@@ -185,6 +279,7 @@ CONDITION = np.array([[True, False, True], [False, False, True]])
 @gradient_of(
     "Where",
     family="select",
+    range=lambda node, of: hull(of(1), of(2)),
     bias=_where_bias,
     cases=[
         case(CONDITION, (2, 3), (2, 3)),

@@ -10,9 +10,10 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, calc, join, sizes
 from onnxsal.graph.helpers import cast, reshape_like
+from onnxsal.ops.axes import convolution
 from onnxsal.ops.grid import Sampler
 from onnxsal.ops.linear import multilinear_bias
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.registry import APART, Moved, Roles, case, gradient_of
 
 
 class Deformed(Sampler):
@@ -35,8 +36,8 @@ class Deformed(Sampler):
         self.taps = int(np.prod(self.kernel))
         self.group, self.offset_group = node.attr("group", 1), node.attr("offset_group", 1)
         self.cells = sizes(op, self.offset, self.axes)
-        self.count = calc(op, "Mul", sizes(op, self.offset, [2]), sizes(op, self.offset, [3]))
-        self.points = calc(op, "Mul", self.count, self.taps)
+        self.count = calc(op).Mul(sizes(op, self.offset, [2]), sizes(op, self.offset, [3]))
+        self.points = calc(op).Mul(self.count, self.taps)
         self.padding, self.mode, self.reads = "zeros", "linear", 2
         self.x = self._images(node.x)
         self.lines = [self._line(axis) for axis in self.axes]
@@ -45,7 +46,7 @@ class Deformed(Sampler):
         """x [N, C, H, W] with each offset group's channels as an image of its own."""
         if self.offset_group == 1:
             return x
-        channels = calc(self.op, "Div", sizes(self.op, x, [1]), self.offset_group)
+        channels = calc(self.op).Div(sizes(self.op, x, [1]), self.offset_group)
         shape = (None, int(channels[0]) if isinstance(channels, np.ndarray) else None, *(x.shape or ())[2:])
         spatial = sizes(self.op, x, self.axes)
         return Value(self.op.Reshape(x, join(self.op, join(self.op, np.asarray([-1]), channels), spatial)).name, 0, shape)
@@ -69,7 +70,7 @@ class Deformed(Sampler):
         cell: Ints = np.arange(int(size[0])) if isinstance(size, np.ndarray) else op.Range(0, op.Squeeze(size, [0]), 1)
         along = np.asarray([1, -1, 1] if a == 0 else [1, 1, -1])
         cell = cell.reshape(along) if isinstance(cell, np.ndarray) else op.Reshape(cell, along)
-        place = calc(op, "Add", calc(op, "Mul", cell, stride), tap)
+        place = calc(op).Add(calc(op).Mul(cell, stride), tap)
         place = cast(op, place) if isinstance(place, Value) else place.astype(op.np_dtype)
         whole = op.Expand(place, join(op, np.asarray([self.taps]), self.cells))
         return op.Add(self.shift(axis), op.Reshape(whole, [1, 1, -1]))
@@ -77,12 +78,12 @@ class Deformed(Sampler):
     @cached_property
     def filters(self) -> Value:
         """W [G, O/G, C/G K]."""
-        inner = calc(self.op, "Mul", sizes(self.op, self.weight, [1]), self.taps)
+        inner = calc(self.op).Mul(sizes(self.op, self.weight, [1]), self.taps)
         return self.op.Reshape(self.weight, join(self.op, np.asarray([self.group, -1]), inner))
 
     def columns(self, values: Value) -> Value:
         """Values of the points [N x offset groups, channels, P] as [N, G, C/G K, cells], masked."""
-        inner = calc(self.op, "Mul", sizes(self.op, self.weight, [1]), self.taps)
+        inner = calc(self.op).Mul(sizes(self.op, self.weight, [1]), self.taps)
         return self.op.Reshape(self.masked(values), join(self.op, join(self.op, np.asarray([-1, self.group]), inner), self.count))
 
     def masked(self, values: Value) -> Value:
@@ -117,9 +118,17 @@ def _offsets(*shape: int) -> np.ndarray:
     return np.asarray(rng.uniform(0.1, 0.9, shape) + rng.integers(-2, 2, shape))
 
 
+def _deform_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """As a convolution; offsets and masks belong to samples."""
+    return convolution(node, i, axis, j) if i == 0 else (0, APART) if i in (2, 4) and axis == 0 else None
+
+
 @gradient_of(
     "DeformConv",
     family="linear",
+    axes=_deform_axes,
+    pictures=True,
+    trained=(1, 3),
     bias=_deform_bias,
     roles=Roles((0, 1, 4), (3,), mixed=lambda node: "several taps of its kernel can meet the same element of the input"),
     cases=[

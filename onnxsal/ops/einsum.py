@@ -13,7 +13,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, shape_parts
 from onnxsal.graph.helpers import same_dim, shape_of
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.registry import APART, Moved, Roles, case, gradient_of
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,19 @@ def _sums_alone(node: NodeView) -> str:
     return "it sums weights before they meet the input" if alone or (stretched and rest) else ""
 
 
+def _einsum_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """An axis whose label the output has."""
+    equation = parse(node)
+    label = equation.terms[i][axis]
+    stretched = node.input(i).dim(axis) == 1 and node.y.dim(equation.output.find(label)) != 1
+    return (equation.output.index(label), APART) if equation.output.count(label) == 1 and not stretched else None
+
+
 @gradient_of(
     "Einsum",
     family="linear",
+    axes=_einsum_axes,
+    trained=(0, 1),
     bias="product",
     roles=Roles(None, mixed=_sums_alone),
     cases=[

@@ -8,38 +8,55 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.errors import UnsupportedError
-from onnxsal.graph import FLOAT8, Emit, NodeView, Value
+from onnxsal.graph import FLOAT8, FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
 from onnxsal.ops import squashing
+from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.quantize import inside_range
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, by_sign, grid, growing, inverse, largest, magnitude
+from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
 
 
-@gradient_of("Abs", family="elementwise", bias="zero", cases=[case((2, 3, 4), kinks=[0.0])])
+@gradient_of("Abs", family="elementwise", range=lambda node, of: magnitude(of(0)), bias="zero", cases=[case((2, 3, 4), kinks=[0.0])])
 def absolute(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy sign(x), with sign(0) = 0."""
     return [op.Mul(dy, op.Sign(node.x))]
 
 
-@gradient_of("Neg", family="elementwise", head=squashing.negated, bias="zero", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Neg", family="elementwise", head=squashing.negated, range=lambda node, of: (-of(0)[1], -of(0)[0]), bias="zero", cases=[case((2, 3, 4))]
+)
 def negate(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = -dy."""
     return [op.Neg(dy)]
 
 
-@gradient_of("Exp", family="elementwise", head=squashing.exp, bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Exp", family="elementwise", head=squashing.exp, range=growing(np.exp), bias="symmetric", cases=[case((2, 3, 4))])
 def exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y."""
     return [op.Mul(dy, node.y)]
 
 
-@gradient_of("Log", family="elementwise", head=squashing.log, bias=lambda op, node: op.Sub(node.y, 1.0), cases=[case((2, 3, 4), low=0.1)])
+@gradient_of(
+    "Log",
+    family="elementwise",
+    head=squashing.log,
+    range=growing(lambda x: np.log(np.maximum(x, 0))),
+    bias=lambda op, node: op.Sub(node.y, 1.0),
+    cases=[case((2, 3, 4), low=0.1)],
+)
 def log(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / x."""
     return [op.Div(dy, node.x)]
 
 
-@gradient_of("Sqrt", family="elementwise", bias=lambda op, node: op.Mul(node.y, 0.5), cases=[case((2, 3, 4), low=0.1)])
+@gradient_of(
+    "Sqrt",
+    family="elementwise",
+    range=growing(lambda x: np.sqrt(np.maximum(x, 0))),
+    bias=lambda op, node: op.Mul(node.y, 0.5),
+    cases=[case((2, 3, 4), low=0.1)],
+)
 def sqrt(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / (2 y)."""
     return [op.Div(op.Mul(dy, 0.5), node.y)]
@@ -49,6 +66,7 @@ def sqrt(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "Reciprocal",
     family="elementwise",
     head=squashing.reciprocal,
+    range=lambda node, of: inverse(of(0)),
     bias=lambda op, node: op.Mul(node.y, 2.0),
     cases=[case((2, 3), low=0.3), case((3,), high=-0.3)],
 )
@@ -57,19 +75,19 @@ def reciprocal(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Neg(op.Mul(dy, op.Mul(node.y, node.y)))]
 
 
-@gradient_of("Erf", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Erf", family="elementwise", range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4))])
 def erf(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy 2 / sqrt(pi) exp(-x^2)."""
     return [op.Mul(dy, op.Mul(op.Exp(op.Neg(op.Mul(node.x, node.x))), 2 / math.sqrt(math.pi)))]
 
 
-@gradient_of("Sin", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Sin", family="elementwise", range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4))])
 def sin(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy cos(x)."""
     return [op.Mul(dy, op.Cos(node.x))]
 
 
-@gradient_of("Cos", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Cos", family="elementwise", range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4))])
 def cos(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = -dy sin(x)."""
     return [op.Neg(op.Mul(dy, op.Sin(node.x)))]
@@ -86,43 +104,45 @@ def _arc(op: Emit, x: Value) -> Value:
     return op.Sqrt(op.Mul(op.Sub(1.0, x), op.Add(x, 1.0)))
 
 
-@gradient_of("Asin", family="elementwise", bias="symmetric", cases=[case((2, 3, 4), low=-0.95, high=0.95)])
+@gradient_of(
+    "Asin", family="elementwise", range=(-math.pi / 2, math.pi / 2), bias="symmetric", cases=[case((2, 3, 4), low=-0.95, high=0.95)]
+)
 def asin(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sqrt(1 - x^2)."""
     return [op.Div(dy, _arc(op, node.x))]
 
 
-@gradient_of("Acos", family="elementwise", bias="symmetric", cases=[case((2, 3, 4), low=-0.95, high=0.95)])
+@gradient_of("Acos", family="elementwise", range=(0.0, math.pi), bias="symmetric", cases=[case((2, 3, 4), low=-0.95, high=0.95)])
 def acos(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = -dy / sqrt(1 - x^2)."""
     return [op.Neg(op.Div(dy, _arc(op, node.x)))]
 
 
-@gradient_of("Atan", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Atan", family="elementwise", range=growing(np.arctan), bias="symmetric", cases=[case((2, 3, 4))])
 def atan(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / (1 + x^2)."""
     return [op.Div(dy, op.Add(op.Mul(node.x, node.x), 1.0))]
 
 
-@gradient_of("Sinh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Sinh", family="elementwise", range=growing(np.sinh), bias="symmetric", cases=[case((2, 3, 4))])
 def sinh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy cosh(x) = dy (exp(x) + exp(-x)) / 2."""
     return [op.Mul(dy, op.Mul(op.Add(op.Exp(node.x), op.Exp(op.Neg(node.x))), 0.5))]
 
 
-@gradient_of("Cosh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Cosh", family="elementwise", range=(1.0, math.inf), bias="symmetric", cases=[case((2, 3, 4))])
 def cosh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy sinh(x) = dy y tanh(x), which keeps its digits near 0."""
     return [op.Mul(dy, op.Mul(node.y, op.Tanh(node.x)))]
 
 
-@gradient_of("Asinh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Asinh", family="elementwise", range=growing(np.arcsinh), bias="symmetric", cases=[case((2, 3, 4))])
 def asinh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sqrt(x^2 + 1)."""
     return [op.Div(dy, op.Sqrt(op.Add(op.Mul(node.x, node.x), 1.0)))]
 
 
-@gradient_of("Acosh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4), low=1.1, high=4.0)])
+@gradient_of("Acosh", family="elementwise", range=NOT_NEGATIVE, bias="symmetric", cases=[case((2, 3, 4), low=1.1, high=4.0)])
 def acosh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sqrt(x^2 - 1)."""
     return [op.Div(dy, op.Sqrt(op.Mul(op.Sub(node.x, 1.0), op.Add(node.x, 1.0))))]
@@ -163,9 +183,21 @@ def _pow_bias(op: Emit, node: NodeView) -> Value | None:
     return rest
 
 
+def _power_range(node: NodeView, of: Of) -> Range:
+    """Of a base that is not negative, or of an even power: never negative, and growing with the base for powers above 0."""
+    exponent = node.const(1)
+    power = None if exponent is None or exponent.size != 1 else float(exponent.reshape(-1)[0])
+    even = power is not None and power > 0 and power % 2 == 0
+    base = magnitude(of(0)) if even else of(0)
+    if base[0] < 0:
+        return ANY
+    return growing(lambda x: x**power)(node, lambda i: base) if power is not None and power > 0 else NOT_NEGATIVE
+
+
 @gradient_of(
     "Pow",
     family="elementwise",
+    range=_power_range,
     bias=_pow_bias,
     cases=[
         case((2, 3, 4), (2, 3, 4), low=0.2, high=2.0),
@@ -196,16 +228,27 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- copies and conversions -----
 
 
-@gradient_of("Identity", family="movement", head=squashing.same, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+@gradient_of(
+    "Identity", family="movement", head=squashing.same, keeps="place", axes=first_aligned, bias="zero", cases=[case((2, 3, 4)), case(1.5)]
+)
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]
+
+
+def _dropout_range(node: NodeView, of: Of) -> Range:
+    """A copy; in training zeros, and the rest enlarged."""
+    training = node.const(2) if node.optional(2) is not None else np.array(False)
+    return of(0) if training is not None and not training.any() else by_sign(node, of)
 
 
 @gradient_of(
     "Dropout",
     family="movement",
     head=squashing.same,
+    axes=first_aligned,
+    range=_dropout_range,
+    keeps="place",
     bias="zero",
     stops={1: "the ratio decides which elements are dropped"},
     cases=[
@@ -241,11 +284,26 @@ def _cast_bias(op: Emit, node: NodeView) -> Value | None:
     return op.Sub(as_compute(op, node.y), mask(op, inside_range(op, node.x, node.y.dtype), node.x))
 
 
+def _cast_range(node: NodeView, of: Of) -> Range:
+    """The ends, converted: rounded, cut off, infinite beyond what the type holds."""
+    low, high = of(0)
+    code = node.y.dtype
+    if code in FLOATS:
+        most = largest(code)
+        return -math.inf if low < -most else low, math.inf if high > most else high
+    least, most = grid(code)
+    inside = least <= low and high <= most
+    return (at(np.trunc, low), at(np.trunc, high)) if inside and code != TensorProto.BOOL else (least, most)
+
+
 @gradient_of(
     "Cast",
     "CastLike",
     family="movement",
     head=squashing.same,
+    axes=first_aligned,
+    range=_cast_range,
+    keeps="place",
     bias=_cast_bias,
     stops={1: "only its type is read"},
     cases={

@@ -9,7 +9,9 @@ import numpy as np
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, calc, float_size, shape_parts, sizes
 from onnxsal.graph.helpers import cast, reshape_like, shape_of, zeros_like
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.axes import samples_only
+from onnxsal.ops.ranges import with_zero
+from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, Roles, case, gradient_of
 
 KERNELS = {
     "nearest": (0, [[1.0]]),
@@ -52,15 +54,15 @@ class Sampler:
     def scale(self, axis: int) -> Ints:
         """d position / d grid: half the length between the outermost positions."""
         size = float_size(self.op, self.x, axis)
-        return calc(self.op, "Mul", calc(self.op, "Sub", size, 1.0) if self.align else size, 0.5)
+        return calc(self.op).Mul(calc(self.op).Sub(size, 1.0) if self.align else size, 0.5)
 
     def position(self, axis: int) -> Value:
         """Where the points lie along one axis of x [N, 1, P]."""
-        centre = calc(self.op, "Mul", calc(self.op, "Sub", float_size(self.op, self.x, axis), 1.0), 0.5)
+        centre = calc(self.op).Mul(calc(self.op).Sub(float_size(self.op, self.x, axis), 1.0), 0.5)
         return self.op.Add(self.op.Mul(self.coordinate(axis), self.scale(axis)), centre)
 
     def _line(self, axis: int) -> Line:
-        op, last = self.op, calc(self.op, "Sub", float_size(self.op, self.x, axis), 1.0)
+        op, last = self.op, calc(self.op).Sub(float_size(self.op, self.x, axis), 1.0)
         position = self.position(axis)
         first, kernel = KERNELS[self.mode]
         polynomials = np.array(kernel, op.np_dtype)
@@ -85,7 +87,7 @@ class Sampler:
         if self.padding != "reflection":
             return index
         op, edge = self.op, 0.0 if self.align else 0.5
-        period = calc(op, "Max", calc(op, "Mul", calc(op, "Add", last, 2 * edge), 2.0), 1.0)
+        period = calc(op).Max(calc(op).Mul(calc(op).Add(last, 2 * edge), 2.0), 1.0)
         around = op.Mod(op.Abs(op.Add(index, edge)), period, fmod=1)
         return op.Sub(op.Min(around, op.Sub(period, around)), edge)
 
@@ -148,9 +150,24 @@ _OUT = np.array([[[[-0.3, 0.1], [1.37, -1.21], [0.77, 0.43]], [[-1.63, 0.2], [2.
 """A grid that leaves the image on every side, off the points where an interpolation has kinks."""
 
 
+def _sampled_range(node: NodeView, of: Of) -> Range:
+    """Means of neighbours, and zeros outside; cubic interpolation overshoots."""
+    return ANY if "cubic" in str(node.attr("mode")) else with_zero(node, of)
+
+
+def _sampled_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """[N, C, ...] read at the places of a grid [N, ..., places]."""
+    if i:
+        return None if axis == node.input(1).rank - 1 else (axis + (axis > 0), APART)
+    return axis, APART if axis < 2 else MIXED
+
+
 @gradient_of(
     "GridSample",
     family="resample",
+    axes=_sampled_axes,
+    pictures=True,
+    range=_sampled_range,
     bias=_grid_bias,
     cases=[
         case((2, 3, 4, 5), (2, 2, 3, 2), low=-0.9, high=0.9, opset=20),
@@ -187,6 +204,7 @@ def grid_sample(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "AffineGrid",
     family="linear",
+    axes=samples_only,
     bias="zero",
     roles=Roles((0,)),
     cases=[

@@ -8,14 +8,76 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, shape_of, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, hull, sum_of
+from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, case, gradient_of
 
 # ----- picking -----
+
+
+def _gather_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """The axes of the indices stand in place of the one that they pick from."""
+    along = int(node.attr("axis")) % node.x.rank
+    if i:
+        return along + axis, APART
+    return None if axis == along else (axis if axis < along else axis + node.input(1).rank - 1, APART)
+
+
+def _same_size(node: NodeView, axis: int) -> bool:
+    """Whether the axis is as long in x as in y."""
+    before, after = (node.x.shape or ())[axis], (node.y.shape or ())[axis]
+    return before is not None and before == after
+
+
+def _picked_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Indices count along one axis; along the others element k of the data meets element k of the indices."""
+    if axis == int(node.attr("axis")) % node.x.rank:
+        return (axis, APART) if i else None
+    return axis, APART if i or _same_size(node, axis) else MIXED
+
+
+def _gather_nd_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Batch axes stay, and those along which there are several indices."""
+    batch = int(node.attr("batch_dims"))
+    if axis < batch or (i == 1 and axis < node.input(1).rank - 1):
+        return axis, APART
+    depth = node.input(1).dim(node.input(1).rank - 1)
+    kept = i == 0 and depth is not None and axis >= batch + depth
+    return (axis - node.x.rank + node.y.rank, APART) if kept else None
+
+
+def _one_hot_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """A new axis stands for the classes."""
+    return None if i else (axis + (axis >= int(node.attr("axis")) % node.y.rank), APART)
+
+
+def _scatter_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Written along one axis (ScatterElements), or along the first ones, as many as an index has numbers (ScatterND)."""
+    if node.op_type == "ScatterElements":
+        if axis == int(node.attr("axis")) % node.x.rank:
+            return None if i else (axis, MIXED)
+        same = node.input(i).dim(axis) is not None and node.input(i).dim(axis) == node.y.dim(axis)
+        return axis, APART if i == 0 or same else MIXED
+    depth = node.input(1).dim(node.input(1).rank - 1)
+    if depth is None or i == 1:
+        return None
+    if i == 0:
+        return axis, MIXED if axis < depth else APART
+    behind = axis - (node.input(1).rank - 1)
+    return (behind + depth, APART) if behind >= 0 else None
+
+
+def _tensor_scatter_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """An update per sample, written along one axis."""
+    if i == 2:
+        return 0, APART
+    return axis, MIXED if axis == int(node.attr("axis")) % node.x.rank else APART
 
 
 @gradient_of(
     "Gather",
     family="movement",
+    axes=_gather_axes,
+    trained=(0,),
     bias="zero",
     cases=[
         case((4, 3), np.array([0, 2, 2])),
@@ -55,8 +117,8 @@ def _place(op: Emit, dy: Value, index: np.ndarray, x: Value, axis: int) -> Value
     """The adjoint where the indices are known and none repeats: a frame of zeros, or dy itself in the opposite order."""
     if index.size and (np.diff(index) == 1).all() and (index[0] >= 0 or index[-1] < 0):
         whole = sizes(op, x, [axis])
-        first = index[:1] if index[0] >= 0 else calc(op, "Add", whole, index[:1])
-        return pad_zeros(op, dy, first, calc(op, "Sub", calc(op, "Sub", whole, first), index.size), [axis], x.rank)
+        first = index[:1] if index[0] >= 0 else calc(op).Add(whole, index[:1])
+        return pad_zeros(op, dy, first, calc(op).Sub(calc(op).Sub(whole, first), index.size), [axis], x.rank)
     length = x.dim(axis)
     if length is None or len(set((index % length).tolist())) < index.size or not index.size:
         return None
@@ -70,6 +132,7 @@ def _place(op: Emit, dy: Value, index: np.ndarray, x: Value, axis: int) -> Value
 @gradient_of(
     "GatherElements",
     family="movement",
+    axes=_picked_axes,
     bias="zero",
     cases=[
         case((3, 4), np.array([[0, 2, 2], [1, 0, -1]]), axis=1),
@@ -85,6 +148,7 @@ def gather_elements(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "GatherND",
     family="movement",
+    axes=_gather_nd_axes,
     bias="zero",
     cases=[
         case((3, 4), np.array([[0, 1], [2, -1], [0, 1]])),
@@ -123,6 +187,8 @@ def unique(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "OneHot",
     family="movement",
+    axes=_one_hot_axes,
+    range=lambda node, of: of(2),
     bias="zero",
     cases=[
         case(np.array([0, 2, -1, 5]), np.array(4), (2,)),
@@ -205,10 +271,22 @@ def _scatter_bias(op: Emit, node: NodeView) -> Value | None:
     return spots.put(zero, spots.updates, reduction) if data else spots.put(spots.data, zero, reduction)
 
 
+def _scatter_range(node: NodeView, of: Of) -> Range:
+    """Elements of either, or sums of any number of updates (add); products keep a sign only where neither is negative."""
+    data, updates, reduction = of(0), of(2), node.attr("reduction")
+    if reduction == "add":
+        return sum_of([data, by_sign(node, lambda i: updates)])
+    if reduction == "mul":
+        return NOT_NEGATIVE if data[0] >= 0 and updates[0] >= 0 else ANY
+    return hull(data, updates)
+
+
 @gradient_of(
     "ScatterElements",
     "ScatterND",
     family="movement",
+    axes=_scatter_axes,
+    range=_scatter_range,
     bias=_scatter_bias,
     cases={
         "ScatterElements": [
@@ -259,6 +337,8 @@ def scatter(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "TensorScatter",
     family="movement",
+    axes=_tensor_scatter_axes,
+    range=lambda node, of: hull(of(0), of(1)),
     bias="linear",
     cases=[
         case((2, 3, 5, 2), (2, 3, 2, 2), np.array([1, 3]), opset=24),

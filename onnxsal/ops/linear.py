@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.axes import aligned, convolution
+from onnxsal.ops.registry import APART, SUMMED, Moved, Roles, Units, case, gradient_of
 from onnxsal.ops.windows import correlate, gather, spread, transposed_window_of, window_of
 
 
@@ -24,6 +25,10 @@ def multilinear_bias(op: Emit, node: NodeView, factors: int, constant: Value | N
 # ----- convolutions -----
 
 
+def _groups(node: NodeView) -> int:
+    return int(node.attr("group", 1))
+
+
 def _convolution_bias(op: Emit, node: NodeView) -> Value | None:
     """The bilinear rule, with the bias per channel."""
     bias = node.optional(2)
@@ -40,8 +45,12 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
 @gradient_of(
     "Conv",
     family="linear",
+    axes=convolution,
+    pictures=True,
+    trained=(1, 2),
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
+    units=Units(along=lambda node: 0, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="gathers"),
     cases=[
         case((2, 6, 5, 6), (7, 6, 3, 3), (7,), pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
         case((2, 6, 5, 6), (7, 6, 3, 2), pads=[0, 1, 2, 0]),
@@ -79,8 +88,12 @@ def conv(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "ConvTranspose",
     family="linear",
+    axes=convolution,
+    pictures=True,
+    trained=(1, 2),
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
+    units=Units(along=lambda node: 1, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="scatters"),
     cases=[
         case((2, 3, 4, 5), (3, 4, 3, 3), (4,)),
         case((2, 3, 4, 5), (3, 4, 3, 3), (4,), strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]),
@@ -116,11 +129,29 @@ def _gemm_bias(op: Emit, node: NodeView) -> Value | None:
     return multilinear_bias(op, node, sum(node.wants[:2]), c if c is None or beta == 1.0 else op.Mul(c, float(beta)), node.want(2))
 
 
+def _gemm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Rows of A and columns of B stay; what is summed gives way to the units."""
+    if i == 2:
+        return aligned(node, i, axis, j)
+    turned = bool(node.attr("transB" if i else "transA"))
+    if axis == (int(not turned) if i else int(turned)):
+        return i, APART
+    return (1, SUMMED) if i == 0 else None
+
+
 @gradient_of(
     "Gemm",
     family="linear",
+    axes=_gemm_axes,
+    trained=(0, 1, 2),
     bias=_gemm_bias,
     roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0),
+    units=Units(
+        along=lambda node: 0 if node.attr("transB") else 1,
+        axis=lambda node: 1,
+        inputs=lambda node: 0 if node.attr("transA") else 1,
+        scale=lambda node: float(node.attr("alpha", 1.0)),
+    ),
     cases=[
         case((3, 4), (4, 5), (5,)),
         case((3, 4), (5, 4), (5,), transB=1),
@@ -157,11 +188,31 @@ def _swapped(op: Emit, value: Value, rank: int) -> Value:
     return op.Transpose(value, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
+def _matmul_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Rows of the first and columns of the second stay, and the axes of stacks; what is summed over rows gives way to the units."""
+    own, other = node.input(i).rank, node.input(1 - i).rank
+    if axis < own - 2:
+        place = aligned(node, i, axis, j) if other > 1 else (axis, APART)
+        return place if other > 1 or place is None else (axis, APART)
+    if i == 0 and axis == own - 2:
+        return (node.y.rank - (2 if other > 1 else 1), APART)
+    if i == 0:
+        return (node.y.rank - 1, SUMMED) if other > 1 else None
+    return (node.y.rank - 1, APART) if axis == own - 1 and own > 1 else None
+
+
 @gradient_of(
     "MatMul",
     family="linear",
+    axes=_matmul_axes,
+    trained=(0, 1),
     bias="product",
     roles=Roles((0, 1)),
+    units=Units(
+        along=lambda node: None if node.input(1).rank == 1 else node.input(1).rank - 1,
+        axis=lambda node: node.y.rank - 1,
+        inputs=lambda node: node.x.rank - 1,
+    ),
     cases=[
         case((3, 4), (4, 5)),
         case((2, 3, 4), (4, 5)),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from onnxsal.ops.axes import aligned, along, reduced
+from onnxsal.ops.ranges import NOT_NEGATIVE, UNIT, growing
 from onnxsal.ops.registry import not_differentiable
 
-not_differentiable("it returns sizes, which do not depend on the values", "Shape", "Size")
-not_differentiable("it returns indices, which are piecewise constant", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression")
+not_differentiable("it returns sizes, which do not depend on the values", "Shape", "Size", range=NOT_NEGATIVE, of_sizes=True)
+_INDICES = "it returns indices, which are piecewise constant"
+not_differentiable(_INDICES, "ArgMax", "ArgMin", range=NOT_NEGATIVE, axes=reduced)
+not_differentiable(_INDICES, "NonZero", "NonMaxSuppression", range=NOT_NEGATIVE)
 not_differentiable(
     "it returns a truth value, which is piecewise constant",
     "And",
@@ -19,8 +25,15 @@ not_differentiable(
     "Not",
     "Or",
     "Xor",
+    range=UNIT,
+    axes=aligned,
 )
-not_differentiable("it is piecewise constant: its derivative is 0 almost everywhere", "Ceil", "Floor", "Hardmax", "Round", "Sign")
+_FLAT = "it is piecewise constant: its derivative is 0 almost everywhere"
+not_differentiable(_FLAT, "Ceil", range=growing(np.ceil), axes=aligned)
+not_differentiable(_FLAT, "Floor", range=growing(np.floor), axes=aligned)
+not_differentiable(_FLAT, "Hardmax", range=UNIT, axes=along(first=13))
+not_differentiable(_FLAT, "Round", range=growing(np.rint), axes=aligned)
+not_differentiable(_FLAT, "Sign", range=growing(np.sign), axes=aligned)
 not_differentiable("it works on the bits of integers", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "BitCast")
 not_differentiable(
     "it makes a constant; its inputs are sizes or settings",

@@ -19,10 +19,34 @@ from onnxsal.graph.adjoints import (
 )
 from onnxsal.graph.helpers import axes_of, perm_inverse, reshape_like, shape_of, unbroadcast, zeros_like
 from onnxsal.ops import squashing
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.axes import each_sample, first_aligned, regrouped, within
+from onnxsal.ops.ranges import ZERO, hull, with_zero
+from onnxsal.ops.registry import APART, MIXED, Moved, Of, Range, case, gradient_of
 from onnxsal.ops.slicing import ints
 
 # ----- the same elements in another shape or order -----
+
+
+def _regrouped_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """An axis that is taken out or put in moves the others; in another shape, what can be told from the sizes."""
+    if i or node.x.shape is None or node.y.shape is None:
+        return None
+    if node.op_type in ("Squeeze", "Unsqueeze"):
+        return _shifted(node, axis)
+    asked = node.ints(1) if node.op_type == "Reshape" else None
+    if asked is not None and not node.attr("allowzero") and asked[: axis + 1] == [0] * (axis + 1):
+        return axis, APART
+    return regrouped(node.x.shape, axis, node.y.shape)
+
+
+def _shifted(node: NodeView, axis: int) -> Moved:
+    put_in, rank = node.op_type == "Unsqueeze", node.x.rank
+    axes = axes_of(node, node.y.rank if put_in else rank, 1)
+    if axes is None and not put_in and node.optional(1) is None:
+        axes = [a for a, d in enumerate(node.x.shape or ()) if d == 1]
+    if axes is None or (not put_in and axis in axes):
+        return None
+    return ([a for a in range(node.y.rank) if a not in axes][axis] if put_in else axis - sum(a < axis for a in axes)), APART
 
 
 @gradient_of(
@@ -32,6 +56,8 @@ from onnxsal.ops.slicing import ints
     "Unsqueeze",
     family="movement",
     head=squashing.reshaped,
+    axes=_regrouped_axes,
+    keeps="elements",
     bias="zero",
     cases={
         "Reshape": [
@@ -52,10 +78,16 @@ def reshape(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(reshape_like(op, dy, node.x))
 
 
+def _permuted_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    return list(node.attr("perm") or range(node.x.rank)[::-1]).index(axis), APART
+
+
 @gradient_of(
     "Transpose",
     family="movement",
     head=squashing.transposed,
+    axes=_permuted_axes,
+    keeps="elements",
     bias="zero",
     cases=[case((2, 3, 4)), case((2, 3, 4), perm=[1, 2, 0]), case((2, 3, 4, 5), perm=[0, 3, 1, 2]), case((3,))],
 )
@@ -68,6 +100,9 @@ def transpose(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "DepthToSpace",
     family="movement",
+    axes=each_sample,
+    pictures=True,
+    keeps="elements",
     bias="zero",
     cases=[case((2, 8, 2, 3), blocksize=2), case((2, 8, 2, 3), blocksize=2, mode="CRD"), case((1, 18, 1, 2), blocksize=3, mode="CRD")],
 )
@@ -80,15 +115,32 @@ def depth_to_space(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [reshape_like(op, op.Transpose(split, perm=[0, 1, 3, 5, 2, 4]), x)]
 
 
-@gradient_of("SpaceToDepth", family="movement", bias="zero", cases=[case((2, 2, 4, 6), blocksize=2), case((1, 3, 3, 6), blocksize=3)])
+@gradient_of(
+    "SpaceToDepth",
+    family="movement",
+    axes=each_sample,
+    pictures=True,
+    keeps="elements",
+    bias="zero",
+    cases=[case((2, 2, 4, 6), blocksize=2), case((1, 3, 3, 6), blocksize=3)],
+)
 def space_to_depth(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = DepthToSpace(dy)."""
     return [op.DepthToSpace(dy, blocksize=node.attr("blocksize"), mode="DCR")]
 
 
+def _reversed_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Reversed along the time; the lengths belong to the samples."""
+    if i:
+        return int(node.attr("batch_axis")), APART
+    return axis, MIXED if axis == int(node.attr("time_axis")) else APART
+
+
 @gradient_of(
     "ReverseSequence",
     family="movement",
+    axes=_reversed_axes,
+    keeps="elements",
     bias="zero",
     cases=[case((4, 3, 2), ints(4, 1, 3)), case((3, 4), ints(2, 3, 4), batch_axis=0, time_axis=1)],
 )
@@ -104,6 +156,7 @@ def reverse_sequence(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "Expand",
     family="movement",
     head=squashing.expanded,
+    axes=first_aligned,
     bias="zero",
     cases=[
         case((3, 1), ints(3, 4)),
@@ -118,9 +171,15 @@ def expand(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(unbroadcast(op, dy, node.y, node.x))
 
 
+def _tiled_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    repeats = node.ints(1)
+    return within(None if repeats is None else [a for a, n in enumerate(repeats) if n != 1])(node, i, axis, j)
+
+
 @gradient_of(
     "Tile",
     family="movement",
+    axes=_tiled_axes,
     bias="zero",
     cases=[
         case((2, 3), ints(2, 3)),
@@ -160,9 +219,34 @@ def _pad_bias(op: Emit, node: NodeView) -> Value | None:
     return op.clone(node, inputs)
 
 
+def _pad_range(node: NodeView, of: Of) -> Range:
+    """As x; a constant frame holds its value, 0 if none is given."""
+    if node.attr("mode") != "constant":
+        return of(0)
+    return hull(of(0), ZERO if node.optional(2) is None else of(2))
+
+
+def _padded_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Only the axes with a frame change."""
+    pads = node.ints(1)
+    axes = list(range(node.x.rank)) if node.optional(3) is None else axes_of(node, node.x.rank, 3)
+    if pads is None or axes is None:
+        return None
+    return within([a for k, a in enumerate(axes) if pads[k] or pads[k + len(axes)]])(node, i, axis, j)
+
+
+def _pads_with_a_value(node: NodeView) -> bool:
+    """Whether constants are put around x; unknown amounts may be some."""
+    pads = node.ints(1, "pads")
+    return node.attr("mode") == "constant" and (pads is None or any(p > 0 for p in pads))
+
+
 @gradient_of(
     "Pad",
     family="movement",
+    axes=_padded_axes,
+    range=_pad_range,
+    fills=_pads_with_a_value,
     bias=_pad_bias,
     cases=[
         case((3, 4), ints(1, 0, 2, 3)),
@@ -189,7 +273,7 @@ def pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         half = len(axes)
         before = pads[:half] if isinstance(pads, np.ndarray) else op.Slice(pads, [0], [half])
         after = pads[half:] if isinstance(pads, np.ndarray) else op.Slice(pads, [half], [2 * half])
-        dx = crop_or_pad(op, dy, calc(op, "Neg", before), calc(op, "Neg", after), axes, x.rank)
+        dx = crop_or_pad(op, dy, calc(op).Neg(before), calc(op).Neg(after), axes, x.rank)
     elif axes is not None and isinstance(pads, np.ndarray):
         matrices = {}
         for axis, before, after in zip(axes, pads[: len(axes)].tolist(), pads[len(axes) :].tolist(), strict=True):
@@ -205,9 +289,16 @@ def pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return answer
 
 
+def _cropped_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    return within(axes_of(node, node.x.rank) or range(node.x.rank))(node, i, axis, j)
+
+
 @gradient_of(
     "CenterCropPad",
     family="movement",
+    axes=_cropped_axes,
+    range=with_zero,
+    fills=lambda node: True,
     bias="zero",
     cases=[case((5, 6), ints(3, 9)), case((5, 6, 2), ints(8, 3), axes=[1, 0]), case((4, 7), ints(4), axes=[-1])],
 )
@@ -215,9 +306,9 @@ def center_crop_pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy padded where x was cropped and cropped where it was padded; of an odd difference the smaller half comes first."""
     x = node.x
     axes = axes_of(node, x.rank) or list(range(x.rank))
-    grown = calc(op, "Sub", sizes(op, node.y, axes), sizes(op, x, axes))
-    before = calc(op, "Div", grown, 2)
-    return node.grads(crop_or_pad(op, dy, calc(op, "Neg", before), calc(op, "Sub", before, grown), axes, x.rank))
+    grown = calc(op).Sub(sizes(op, node.y, axes), sizes(op, x, axes))
+    before = calc(op).Div(grown, 2)
+    return node.grads(crop_or_pad(op, dy, calc(op).Neg(before), calc(op).Sub(before, grown), axes, x.rank))
 
 
 # ----- selections -----
@@ -226,6 +317,8 @@ def center_crop_pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Trilu",
     family="movement",
+    axes=first_aligned,
+    range=with_zero,
     bias="zero",
     cases=[case((2, 3, 4)), case((3, 3), upper=0), case((3, 4), np.array(-1, np.int64)), case((4, 4), np.array(1, np.int64), upper=0)],
 )
@@ -234,9 +327,15 @@ def trilu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(op.clone(node, [dy, *node.inputs[1:]]))
 
 
+def _compressed_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    along = node.attr("axis")
+    return within(None if along is None else [int(along) % node.x.rank])(node, i, axis, j)
+
+
 @gradient_of(
     "Compress",
     family="movement",
+    axes=_compressed_axes,
     bias="zero",
     cases=[
         case((3, 2), np.array([False, True, True])),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.axes import along, each_sample, from_axis_on, pictures, within
+from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
+from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, Roles, Scaling, case, gradient_of
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -142,12 +145,17 @@ def _statistical_bias(op: Emit, node: NodeView) -> Value:
     return _unfold(op, rest, form, node.y)
 
 
+def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """Samples are normalised apart, over the places of each channel or over groups of channels."""
+    return (pictures if node.op_type == "InstanceNormalization" else each_sample)(node, i, axis, j)
+
+
 @gradient_of(
     "LayerNormalization",
     "RMSNormalization",
-    "InstanceNormalization",
-    "GroupNormalization",
     family="normalization",
+    axes=from_axis_on,
+    trained=(1, 2),
     bias=_statistical_bias,
     cases={
         "LayerNormalization": [
@@ -163,6 +171,16 @@ def _statistical_bias(op: Emit, node: NodeView) -> Value:
             case((2, 3, 4), (3, 4), axis=1, epsilon=0.5, opset=23),
             case((2, 3), (1,), axis=-2, opset=23),
         ],
+    },
+)
+@gradient_of(
+    "InstanceNormalization",
+    "GroupNormalization",
+    family="normalization",
+    axes=_statistical_axes,
+    pictures=True,
+    bias=_statistical_bias,
+    cases={
         "InstanceNormalization": [
             case((2, 3, 4), (3,), (3,)),
             case((2, 3, 2, 2), (3,), (3,), epsilon=0.5),
@@ -188,9 +206,16 @@ def statistical(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- stored statistics -----
 
 
-def _slope(op: Emit, node: NodeView) -> Value:
+def _slope(op: Any, node: NodeView, scale: Any, variance: Any) -> Any:
     """scale / sqrt(var + epsilon), one per channel."""
-    return op.Div(node.input(1), op.Sqrt(op.Add(node.input(4), node.attr("epsilon"))))
+    return op.Div(scale, op.Sqrt(op.Add(variance, node.attr("epsilon"))))
+
+
+def _stored(op: Any, node: NodeView, given: Sequence[Any], i: int) -> tuple[Any, Any]:
+    """Slope scale / sqrt(var + epsilon) and offset B - mean slope, one per channel."""
+    _, scale, bias, mean, variance = given
+    slope = _slope(op, node, scale, variance)
+    return slope, op.Sub(bias, op.Mul(mean, slope))
 
 
 def _batch_norm_bias(op: Emit, node: NodeView) -> Value:
@@ -198,7 +223,7 @@ def _batch_norm_bias(op: Emit, node: NodeView) -> Value:
     if node.attr("training_mode"):
         return _statistical_bias(op, node)
     lift = _channels(node.x.rank)
-    slope = _slope(op, node)
+    slope = _slope(op, node, node.input(1), node.input(4))
     if node.wants == (True, False, False, False, False):
         return _lift(op, op.Sub(node.input(2), op.Mul(node.input(3), slope)), lift)
     bias = _lift(op, node.input(2), lift)
@@ -216,21 +241,30 @@ def _batch_norm_bias(op: Emit, node: NodeView) -> Value:
     return rest
 
 
-_stored = np.asarray([0.5, 1.5, 2.0])
+_VARIANCES = np.asarray([0.5, 1.5, 2.0])
+
+
+def _batch_norm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """By stored statistics element by element; in training over all samples."""
+    return None if i or j else (axis, MIXED if node.attr("training_mode") else APART)
 
 
 @gradient_of(
     "BatchNormalization",
     family="normalization",
+    axes=_batch_norm_axes,
+    pictures=True,
+    trained=(1, 2),
     bias=_batch_norm_bias,
     roles=Roles((0, 1), (2, 3)),
+    scaling=Scaling(_stored, of=(0,), axis=1, holds=lambda node: not node.attr("training_mode")),
     cases=[
-        case((2, 3, 2, 2), (3,), (3,), (3,), _stored, fixed=[1, 2, 3, 4]),
-        case((2, 3, 4), (3,), (3,), (3,), _stored, epsilon=0.1),
-        case((4, 3), (3,), (3,), (3,), _stored),
-        case((2, 3, 1, 2, 2), (3,), (3,), (3,), _stored, fixed=[1, 2]),
+        case((2, 3, 2, 2), (3,), (3,), (3,), _VARIANCES, fixed=[1, 2, 3, 4]),
+        case((2, 3, 4), (3,), (3,), (3,), _VARIANCES, epsilon=0.1),
+        case((4, 3), (3,), (3,), (3,), _VARIANCES),
+        case((2, 3, 1, 2, 2), (3,), (3,), (3,), _VARIANCES, fixed=[1, 2]),
         case((4,), (1,), (1,), (1,), np.asarray([0.7])),
-        case((2, 3, 4), (3,), (3,), (3,), _stored, training_mode=1, epsilon=0.2, outputs=3),
+        case((2, 3, 4), (3,), (3,), (3,), _VARIANCES, training_mode=1, epsilon=0.2, outputs=3),
     ],
 )
 def batch_norm(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
@@ -242,7 +276,7 @@ def batch_norm(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         stored = [zeros_like(op, node.input(i)) if node.want(i) else None for i in (3, 4)]
         return [*_statistical(op, node, dy)[:3], *stored]
     lift = _channels(node.x.rank)
-    slope = _slope(op, node)
+    slope = _slope(op, node, node.input(1), node.input(4))
     dx = op.Mul(dy, _lift(op, slope, lift)) if node.want(0) else None
     dscale = dbias = dmean = dvar = None
     if node.want(2) or node.want(3):
@@ -276,9 +310,14 @@ def _mvn_bias(op: Emit, node: NodeView) -> Value:
     return op.Mul(node.y, op.Div(sigma, op.Add(sigma, _MVN_EPSILON)))
 
 
+def _mvn_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    return within([int(a) % node.x.rank for a in node.attr("axes")])(node, i, axis, j)
+
+
 @gradient_of(
     "MeanVarianceNormalization",
     family="normalization",
+    axes=_mvn_axes,
     bias=_mvn_bias,
     cases=[case((2, 3, 2, 2)), case((2, 3, 4), axes=[1]), case((2, 3, 2, 2), axes=[-1, 2])],
 )
@@ -292,6 +331,8 @@ def mean_variance_normalization(op: Emit, node: NodeView, dy: Value) -> list[Val
 @gradient_of(
     "LpNormalization",
     family="normalization",
+    axes=along(),
+    range=lambda node, of: UNIT if of(0)[0] >= 0 else SIGNED_UNIT,
     bias=lambda op, node: node.y,
     cases=[
         case((2, 3, 4)),
@@ -341,9 +382,17 @@ def _lrn_bias(op: Emit, node: NodeView) -> Value:
 _EVEN = "ONNX Runtime runs LRN with an odd size only"
 
 
+def _lrn_range(node: NodeView, of: Of) -> Range:
+    """x over a positive number."""
+    return by_sign(node, of) if float(node.attr("bias")) >= 0 and float(node.attr("alpha")) >= 0 else ANY
+
+
 @gradient_of(
     "LRN",
     family="normalization",
+    axes=within([1]),
+    pictures=True,
+    range=_lrn_range,
     bias=_lrn_bias,
     cases=[
         case((2, 5, 2, 2), size=3, alpha=0.8, beta=0.6, bias=1.3),

@@ -7,6 +7,8 @@ something does. What the rounding, the zero point and the saturation change is l
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnx import TensorProto
 
@@ -15,7 +17,9 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, crop_or_pad, sizes
 from onnxsal.graph.helpers import as_compute, dim_of, mask, reshape_like, shape_of, unbroadcast
 from onnxsal.ops import squashing
-from onnxsal.ops.registry import case, gradient_of, not_yet
+from onnxsal.ops.axes import first_aligned
+from onnxsal.ops.ranges import at, grid, product
+from onnxsal.ops.registry import ANY, MIXED, Moved, Of, Range, case, gradient_of, not_yet
 
 LIMITS: dict[str, tuple[float, float]] = {
     "INT2": (-2.5, 1.5),
@@ -89,7 +93,7 @@ def _to_scale(op: Emit, node: NodeView, g: Value) -> Value:
     if not block:
         total = unbroadcast(op, g, node.x, _laid_out(op, node, scale))
         return total if scale.rank in (0, node.x.rank) else reshape_like(op, total, scale)
-    missing = calc(op, "Sub", calc(op, "Mul", sizes(op, scale, [axis]), block), sizes(op, node.x, [axis]))
+    missing = calc(op).Sub(calc(op).Mul(sizes(op, scale, [axis]), block), sizes(op, node.x, [axis]))
     g = crop_or_pad(op, g, np.zeros(1, np.int64), missing, [axis], node.x.rank)
     if scale.static is not None:
         target = op.const([*scale.static[: axis + 1], block, *scale.static[axis + 1 :]])
@@ -112,10 +116,54 @@ def _quantize_bias(op: Emit, node: NodeView) -> Value | None:
 INT8, UINT8 = np.int8, np.uint8
 
 
+def _ends(node: NodeView) -> tuple[Range, Range] | None:
+    """The ranges of the scale and of the zero point, if both are known and the scale is positive."""
+    scale, zero = node.const(1), node.const(2) if node.optional(2) is not None else np.zeros(1)
+    if scale is None or zero is None or not scale.size or not (scale.astype(np.float64) > 0).all():
+        return None
+    wide = zero.astype(np.float64)
+    return (float(scale.min()), float(scale.max())), (float(wide.min()), float(wide.max()))
+
+
+def _quantized_range(node: NodeView, of: Of) -> Range:
+    """round(x / scale) + zero, cut off where the type ends."""
+    least, most = grid(node.y.dtype)
+    known = _ends(node)
+    if known is None or least == -math.inf:
+        return least, most
+    (small, large), (below, above) = known
+    low, high = product(of(0), (1 / large, 1 / small))
+    return min(max(at(np.rint, low) + below, least), most), min(max(at(np.rint, high) + above, least), most)
+
+
+def _dequantized_range(node: NodeView, of: Of) -> Range:
+    """(q - zero) scale, for the codes q that can arrive."""
+    known = _ends(node)
+    if known is None:
+        return ANY
+    scale, (below, above) = known
+    codes = of(0)
+    return product((codes[0] - above, codes[1] - below), scale)
+
+
+def _swallowed_relu(node: NodeView, of: Of) -> bool:
+    """Whether the grid begins at zero and something below it can arrive: what it cuts off is then a ReLU that the quantiser left out.
+
+    Where nothing negative can arrive, as after a pool, no ReLU was left out; nor at the model's input.
+    """
+    zero, made = node.const(2), node.x.name in node.model.producer
+    unsigned = node.attr("output_dtype") in (0, None) if len(node.inputs) < 3 else False
+    lowest = unsigned if zero is None else zero.dtype.kind in "iu" and bool(np.all(zero == np.iinfo(zero.dtype).min))
+    return made and lowest and of(0)[0] < 0
+
+
 @gradient_of(
     "QuantizeLinear",
     family="quantize",
     head=squashing.on_a_grid,
+    axes=first_aligned,
+    rectifies=_swallowed_relu,
+    range=_quantized_range,
     bias=_quantize_bias,
     carries=[0],
     cases=[
@@ -164,6 +212,8 @@ CODES = np.array([[[3, -100, 7, 0], [1, 2, 3, 127], [-128, 0, 5, -7]]], INT8)
     "DequantizeLinear",
     family="quantize",
     head=squashing.on_a_grid,
+    axes=first_aligned,
+    range=_dequantized_range,
     bias=_dequantize_bias,
     cases=[
         case(CODES, (), opset=19),
@@ -186,9 +236,16 @@ def dequantize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(dq, _to_scale(op, node, op.Mul(dy, q if zero is None else op.Sub(q, zero))))
 
 
+def _whole_tensor_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """The grid follows all of the data."""
+    return None if j else (axis, MIXED)
+
+
 @gradient_of(
     "DynamicQuantizeLinear",
     family="quantize",
+    axes=_whole_tensor_axes,
+    range=(0.0, 255.0),
     bias=lambda op, node: op.Sub(as_compute(op, node.y), op.Div(node.x, node.output(1))),
     carries=[0],
     cases=[case((2, 3, 4), outputs=3, straight_through=True), case((5,), low=0.5, outputs=3, straight_through=True)],

@@ -18,7 +18,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, dim_of, mask, ones_like
 from onnxsal.ops.cell_activation import Activation, Through, activations
-from onnxsal.ops.registry import Case, case, gradient_of
+from onnxsal.ops.registry import APART, MIXED, SUMMED, Case, Moved, case, gradient_of
 
 END = 2**62
 """Beyond every axis: a Slice end that means 'to the end'."""
@@ -347,7 +347,31 @@ def _cases(op_type: str) -> list[Case]:
     return cases
 
 
-@gradient_of("RNN", "GRU", "LSTM", family="recurrent", bias="unknown", cases={k: _cases(k) for k in _GATES}, many=True)
+def _recurrent_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """X is [T, N, I] (N first where layout is 1), initial states are [directions, N, H]; Y is [T, directions, N, H], last states too."""
+    turned = bool(node.attr("layout"))
+    samples = 0 if turned else 1 if j else 2
+    if i == 4 or (i in (5, 6) and axis == int(not turned)):
+        return samples, APART
+    if i:
+        return None
+    if axis == int(not turned):
+        return samples, APART
+    steps = axis == int(turned)
+    return (None if j else (axis, MIXED)) if steps else (node.output(j).rank - 1, SUMMED)
+
+
+@gradient_of(
+    "RNN",
+    "GRU",
+    "LSTM",
+    family="recurrent",
+    axes=_recurrent_axes,
+    trained=(1, 2, 3),
+    bias="unknown",
+    cases={k: _cases(k) for k in _GATES},
+    many=True,
+)
 def recurrent(op: Emit, node: NodeView, dys: list[Value | None]) -> list[Value | None]:
     """dh' = dh dh/dh' + dy, from the last step to the first; dx = da W, dW = sum da^T x, dR = sum da^T h', db = sum da."""
     if node.attr("layout"):

@@ -11,7 +11,9 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, linear_adjoint, reshape_parts, shape_parts
 from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.axes import samples_only
+from onnxsal.ops.ranges import ZERO, by_sign, hull
+from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, case, gradient_of
 from onnxsal.ops.slicing import ints
 
 ROI, SCALES, SIZES = 1, 2, 3
@@ -127,9 +129,23 @@ def scales_of(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
+def _resize_range(node: NodeView, of: Of) -> Range:
+    """Means of neighbours; what lies outside is 0, or the extrapolation value. Cubic interpolation overshoots."""
+    outside = float(node.attr("extrapolation_value") or 0.0)
+    return ANY if node.attr("mode") == "cubic" else hull(of(0), ZERO, (outside, outside))
+
+
+def _resized_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """An axis that keeps its size stays as it is, unless a region is cut out."""
+    before, after = (node.x.shape or ())[axis], (node.y.shape or ())[axis]
+    return None if i else (axis, APART if before is not None and before == after and not _crops(node) else MIXED)
+
+
 @gradient_of(
     "Resize",
     family="resample",
+    axes=_resized_axes,
+    range=_resize_range,
     bias=_extrapolated,
     cases=[
         case((1, 2, 3, 4), None, scales_of(1, 1, 2, 3), mode="nearest"),
@@ -187,6 +203,8 @@ def _resize_x(op: Emit, node: NodeView, dy: Value) -> Value:
 @gradient_of(
     "Col2Im",
     family="resample",
+    axes=samples_only,
+    range=by_sign,
     bias="zero",
     cases=[
         case((1, 8, 6), ints(3, 4), ints(2, 2)),

@@ -10,7 +10,8 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, float_size, sizes
 from onnxsal.graph.helpers import cast, mask, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.ranges import with_zero
+from onnxsal.ops.registry import APART, Moved, case, gradient_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def _interval(op: Emit, node: NodeView, axis: int) -> Interval:
         place = op.Mul(op.Add(first, op.Mul(op.Add(number, 0.5), share)), 1 / bins)
     position = op.Unsqueeze(op.Add(start, op.Mul(length, place)), [3])
     size = float_size(op, node.x, axis)
-    last = calc(op, "Sub", size, 1.0)
+    last = calc(op).Sub(size, 1.0)
     inside = op.And(op.GreaterOrEqual(position, -1.0), op.LessOrEqual(position, size))
     if count is not None:
         inside = op.And(inside, op.Unsqueeze(op.Less(number, count), [3]))
@@ -98,9 +99,16 @@ _REGIONS = np.array([[0.37, 0.61, 3.22, 2.83], [-0.87, 0.41, 2.17, 4.71], [1.63,
 _OF = np.array([0, 1, 1])
 
 
+def _region_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    """[N, C, H, W] and regions [R, 4], [R] -> [R, C, h, w]."""
+    return (1, APART) if i == 0 and axis == 1 else (0, APART) if i and axis == 0 else None
+
+
 @gradient_of(
     "RoiAlign",
     family="resample",
+    axes=_region_axes,
+    range=with_zero,
     bias=_roi_bias,
     cases=[
         case((2, 2, 4, 5), _REGIONS, _OF, output_height=2, output_width=3, sampling_ratio=2),

@@ -6,7 +6,9 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, mask, ones_like
-from onnxsal.ops.registry import Roles, case, gradient_of
+from onnxsal.ops.axes import within
+from onnxsal.ops.ranges import by_sign, hull, powers
+from onnxsal.ops.registry import Moved, Roles, case, gradient_of
 
 
 def _backwards(op: Emit, node: NodeView, t: Value) -> Value:
@@ -23,7 +25,12 @@ _running = [
 ]
 
 
-@gradient_of("CumSum", family="reduction", bias="zero", cases=_running, roles=Roles((0,)))
+def _running_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    own = node.ints(1)
+    return within(None if own is None else [own[0] % node.x.rank])(node, i, axis, j)
+
+
+@gradient_of("CumSum", family="reduction", axes=_running_axes, range=by_sign, bias="zero", cases=_running, roles=Roles((0,)))
 def cum_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = the running sum of dy in the other direction."""
     return node.grads(_backwards(op, node, dy))
@@ -41,6 +48,8 @@ _zeros = np.asarray([[1.5, -2.0, 0.0, 3.0, 0.0, 0.7], [0.0, 2.0, 1.0, -1.0, 0.5,
 @gradient_of(
     "CumProd",
     family="reduction",
+    axes=_running_axes,
+    range=lambda node, of: hull(powers(node, of), (1.0, 1.0)),
     bias=_cum_prod_bias,
     cases=[case(c.inputs[0], c.inputs[1], **c.attributes, opset=26) for c in _running]
     + [case(_zeros, np.asarray(1), exclusive=e, reverse=r, opset=26) for e in (0, 1) for r in (0, 1)],

@@ -9,7 +9,9 @@ import numpy as np
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, Part, calc, crop_or_pad, int_operand, pad_zeros, reshape_parts, scatter_back, sizes
 from onnxsal.graph.helpers import axes_of, zeros_like
-from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.axes import along, within
+from onnxsal.ops.ranges import hull, same
+from onnxsal.ops.registry import APART, MIXED, Moved, case, gradient_of
 
 BIG = 2**63 - 1
 
@@ -19,9 +21,16 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+def _joined_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    return axis, MIXED if axis == int(node.attr("axis")) % node.x.rank else APART
+
+
 @gradient_of(
     "Concat",
     family="movement",
+    axes=_joined_axes,
+    range=lambda node, of: hull(*(of(i) for i in range(len(node.inputs)))),
+    fills=lambda node: len(node.inputs) > 1,
     bias="linear",
     cases=[
         case((2, 3), (2, 1), (2, 4), axis=1),
@@ -44,8 +53,8 @@ def concat(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         (i,) = wanted
         start: Ints = ints(0)
         for length in lengths[:i]:
-            start = calc(op, "Add", start, length)
-        cut = op.Slice(dy, start, calc(op, "Add", start, lengths[i]), [axis])
+            start = calc(op).Add(start, length)
+        cut = op.Slice(dy, start, calc(op).Add(start, lengths[i]), [axis])
         return [cut if i == j else None for j in range(len(parts))]
     known = [length for length in lengths if isinstance(length, np.ndarray)]
     split = np.concatenate(known) if len(known) == len(parts) else op.Concat(*lengths, axis=0)
@@ -55,6 +64,8 @@ def concat(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Split",
     family="movement",
+    axes=along(default=0),
+    range=same,
     bias="zero",
     many=True,
     cases=[
@@ -80,16 +91,23 @@ def _pad_part(op: Emit, node: NodeView, dys: Sequence[Value | None], i: int, axi
     """The signal of the one part that has any, with zeros for the others."""
     before: Ints = ints(0)
     for j in range(i):
-        before = calc(op, "Add", before, sizes(op, node.output(j), [axis]))
-    length = calc(op, "Add", before, sizes(op, node.output(i), [axis]))
+        before = calc(op).Add(before, sizes(op, node.output(j), [axis]))
+    length = calc(op).Add(before, sizes(op, node.output(i), [axis]))
     part = dys[i]
     assert part is not None
-    return pad_zeros(op, part, before, calc(op, "Sub", sizes(op, node.x, [axis]), length), [axis], node.x.rank)
+    return pad_zeros(op, part, before, calc(op).Sub(sizes(op, node.x, [axis]), length), [axis], node.x.rank)
+
+
+def _sliced_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
+    count = node.input(1).dim(0)
+    given = axes_of(node, node.x.rank, 3) if node.optional(3) is not None else None if count is None else range(count)
+    return within(given)(node, i, axis, j)
 
 
 @gradient_of(
     "Slice",
     family="movement",
+    axes=_sliced_axes,
     bias="zero",
     cases=[
         case((5, 6), ints(1, 2), ints(4, 5)),
@@ -124,15 +142,15 @@ def slice_(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     whole, taken, start = sizes(op, x, axes), sizes(op, node.y, axes), int_operand(op, node, 1)
     start = start[cut] if isinstance(start, np.ndarray) else op.Gather(start, cut) if len(cut) < len(steps) else start
     if isinstance(start, Value) or (start < 0).any():
-        start = calc(op, "Max", calc(op, "Where", calc(op, "Less", start, 0), calc(op, "Add", start, whole), start), 0)
-    start = calc(op, "Min", start, calc(op, "Sub", whole, back) if back.any() else whole)
+        start = calc(op).Max(calc(op).Where(calc(op).Less(start, 0), calc(op).Add(start, whole), start), 0)
+    start = calc(op).Min(start, calc(op).Sub(whole, back) if back.any() else whole)
     if back.any():
-        lowest = calc(op, "Sub", start, calc(op, "Mul", calc(op, "Sub", taken, 1), back * stride))
-        start = calc(op, "Min", lowest, whole)
+        lowest = calc(op).Sub(start, calc(op).Mul(calc(op).Sub(taken, 1), back * stride))
+        start = calc(op).Min(lowest, whole)
     if (stride == 1).all():
-        return node.grads(pad_zeros(op, dy, start, calc(op, "Sub", calc(op, "Sub", whole, start), taken), axes, x.rank))
+        return node.grads(pad_zeros(op, dy, start, calc(op).Sub(calc(op).Sub(whole, start), taken), axes, x.rank))
     dy = _spread(op, dy, node.y, dict(zip(axes, stride.tolist(), strict=True)))
-    rest = calc(op, "Sub", calc(op, "Sub", whole, start), calc(op, "Mul", taken, stride))
+    rest = calc(op).Sub(calc(op).Sub(whole, start), calc(op).Mul(taken, stride))
     return node.grads(crop_or_pad(op, dy, start, rest, axes, x.rank))
 
 

@@ -89,13 +89,13 @@ def _kernel(op: Emit, node: NodeView, axes: list[int]) -> Ints:
 
 
 def _extent(op: Emit, kernel: Ints, dilations: np.ndarray) -> Ints:
-    return calc(op, "Add", calc(op, "Mul", calc(op, "Sub", kernel, 1), dilations), 1)
+    return calc(op).Add(calc(op).Mul(calc(op).Sub(kernel, 1), dilations), 1)
 
 
 def _halves(op: Emit, total: Ints, larger_end: bool) -> tuple[Ints, Ints]:
     """A total of padding as (before, after); an odd one goes to the end or to the beginning."""
-    half = calc(op, "Div", total, 2)
-    rest = calc(op, "Sub", total, half)
+    half = calc(op).Div(total, 2)
+    rest = calc(op).Sub(total, half)
     return (half, rest) if larger_end else (rest, half)
 
 
@@ -112,11 +112,11 @@ def window_of(op: Emit, node: NodeView) -> Window:
                 f"{node.label}: auto_pad={mode} with dilations {dilations.tolist()}: the standard and ONNX Runtime pad differently here. "
                 "Write the padding as explicit pads and convert again."
             )
-        total = calc(op, "Sub", kernel, 1)
+        total = calc(op).Sub(kernel, 1)
         if np.any(strides > 1):
-            cells = calc(op, "Div", calc(op, "Add", large, strides - 1), strides)
-            spanned = calc(op, "Add", calc(op, "Mul", calc(op, "Sub", cells, 1), strides), kernel)
-            total = calc(op, "Max", calc(op, "Sub", spanned, large), 0)
+            cells = calc(op).Div(calc(op).Add(large, strides - 1), strides)
+            spanned = calc(op).Add(calc(op).Mul(calc(op).Sub(cells, 1), strides), kernel)
+            total = calc(op).Max(calc(op).Sub(spanned, large), 0)
         begin, end = _halves(op, total, larger_end=mode == "SAME_UPPER")
     else:
         begin, end = _explicit_pads(node, len(axes), mode)
@@ -156,18 +156,18 @@ def transposed_window_of(op: Emit, node: NodeView) -> Window:
     extent = _extent(op, kernel, dilations)
     begin: Ints
     end: Ints
-    spanned = calc(op, "Add", calc(op, "Mul", calc(op, "Sub", small, 1), strides), extent)
+    spanned = calc(op).Add(calc(op).Mul(calc(op).Sub(small, 1), strides), extent)
     if shape is None:
         # The output aims at small * stride elements, but is never filled up to that.
-        surplus: Ints = calc(op, "Add", extent, more - strides)
-        begin, end = _halves(op, calc(op, "Max", surplus, 0), larger_end=mode == "SAME_UPPER")
-        end = calc(op, "Sub", end, more)
-        large = calc(op, "Sub", calc(op, "Sub", spanned, begin), end)
+        surplus: Ints = calc(op).Add(extent, more - strides)
+        begin, end = _halves(op, calc(op).Max(surplus, 0), larger_end=mode == "SAME_UPPER")
+        end = calc(op).Sub(end, more)
+        large = calc(op).Sub(calc(op).Sub(spanned, begin), end)
     else:
         large = np.asarray(shape, np.int64)[-len(axes) :]
-        surplus = calc(op, "Sub", calc(op, "Add", spanned, more), large)
-        begin, _ = _halves(op, calc(op, "Max", surplus, 0), larger_end=mode == "SAME_UPPER")
-        end = calc(op, "Sub", calc(op, "Sub", spanned, large), begin)
+        surplus = calc(op).Sub(calc(op).Add(spanned, more), large)
+        begin, _ = _halves(op, calc(op).Max(surplus, 0), larger_end=mode == "SAME_UPPER")
+        end = calc(op).Sub(calc(op).Sub(spanned, large), begin)
     return Window(large, small, kernel, strides, dilations, begin, end, exact=True)
 
 
@@ -195,7 +195,7 @@ def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mi
     if window.pads is None or window.slack is None:
         more = np.maximum(strides - 1 - (0 if window.pads is None else window.pads[1]), 0)
         whole = op.ConvTranspose(g, weight, output_padding=_ints(more, 0), **attributes)
-        return op.Slice(whole, window.begin, calc(op, "Add", window.begin, window.large), axes)
+        return op.Slice(whole, window.begin, calc(op).Add(window.begin, window.large), axes)
     begin, end = window.pads
     more = window.slack - end + begin
     if np.all((more >= 0) & ((more == 0) | (more < strides))):
@@ -212,7 +212,7 @@ def gather(op: Emit, g: Value, weight: Value, window: Window, group: int = 1) ->
     attributes = {"strides": _ints(strides, 1), "dilations": _ints(window.dilations, 1), "group": _group(group)}
     further = strides - 1 if window.ceil else np.zeros_like(strides)
     if window.pads is None:
-        g = crop_or_pad(op, g, window.begin, calc(op, "Add", window.end, further), axes, window.rank)
+        g = crop_or_pad(op, g, window.begin, calc(op).Add(window.end, further), axes, window.rank)
         result = op.Conv(g, weight, **attributes)
     else:
         begin = window.pads[0]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import onnx
 
 from onnxsal.errors import ModelError
-from onnxsal.facts.tags import tag_patterns
 from onnxsal.graph import Model
 from onnxsal.large import serialised
 from onnxsal.passes.base import Outcome, Pass
@@ -85,5 +84,4 @@ def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None
             "order logits: the logits stand in another order than the output, or times a number, so they were added as they belong to it"
         )
         model = Model(proto)
-    tag_patterns(model)
     return Prepared(model, log, bool(rewritten))

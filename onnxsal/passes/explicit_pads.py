@@ -6,9 +6,8 @@ import onnx
 from onnx import helper
 
 from onnxsal.graph.infer import Shape, infer
+from onnxsal.ops.registry import OpSpec, spec_of
 from onnxsal.passes.base import Outcome, Pass
-
-PADDED = ("Conv", "MaxPool", "AveragePool", "LpPool")
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, object]:
@@ -20,13 +19,20 @@ def _auto(node: onnx.NodeProto) -> str:
     return value.decode() if isinstance(value, bytes) else "NOTSET"
 
 
+def _padded(node: onnx.NodeProto) -> OpSpec | None:
+    """What is known of a node with ``auto_pad`` whose windows lie on its input: a convolution or a pooling."""
+    spec = spec_of(node)
+    scatters = spec is not None and spec.units is not None and spec.units.slides == "scatters"
+    return None if scatters or _auto(node) == "NOTSET" else spec
+
+
 def same_pads(size: int, kernel: int, stride: int, dilation: int, upper: bool) -> tuple[int, int]:
     """Padding before and after an axis so that the output has ceil(size / stride) cells."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
 
 
-def _pads(node: onnx.NodeProto, x: Shape | None, w: Shape | None) -> list[int] | None:
+def _pads(node: onnx.NodeProto, spec: OpSpec, x: Shape | None, w: Shape | None) -> list[int] | None:
     """The pads that ``auto_pad`` means for this node, or ``None`` where a size is not known."""
     mode, attributes = _auto(node), _attributes(node)
     kernel = list(attributes.get("kernel_shape", w[2:] if w is not None else []))  # type: ignore[call-overload]
@@ -37,8 +43,8 @@ def _pads(node: onnx.NodeProto, x: Shape | None, w: Shape | None) -> list[int] |
         return None
     strides = list(attributes.get("strides", [1] * len(kernel)))  # type: ignore[call-overload]
     dilations = list(attributes.get("dilations", [1] * len(kernel)))  # type: ignore[call-overload]
-    if node.op_type != "Conv" and any(d != 1 for d in dilations):
-        return None  # Here the standard and ONNX Runtime pad differently; what the model computes must not change.
+    if spec.units is None and any(d != 1 for d in dilations):
+        return None  # In poolings the standard and ONNX Runtime pad differently; what the model computes must not change.
     sides = [same_pads(*axis, mode == "SAME_UPPER") for axis in zip(sizes, kernel, strides, dilations, strict=True)]
     return [begin for begin, _ in sides] + [end for _, end in sides]
 
@@ -47,10 +53,11 @@ def _run(proto: onnx.ModelProto) -> Outcome:
     types = infer(proto).types
     changed = 0
     for node in proto.graph.node:
-        if node.op_type not in PADDED or node.domain not in ("", "ai.onnx") or _auto(node) == "NOTSET":
+        spec = _padded(node)
+        if spec is None:
             continue
-        weight = types.get(node.input[1], (0, None))[1] if node.op_type == "Conv" else None
-        pads = _pads(node, types.get(node.input[0], (0, None))[1], weight)
+        weight = types.get(node.input[1], (0, None))[1] if spec.units is not None else None
+        pads = _pads(node, spec, types.get(node.input[0], (0, None))[1], weight)
         if pads is not None:
             kept = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in node.attribute if a.name not in ("auto_pad", "pads")]
             del node.attribute[:]
@@ -60,7 +67,7 @@ def _run(proto: onnx.ModelProto) -> Outcome:
 
 
 def _has_auto_pad(proto: onnx.ModelProto) -> bool:
-    return any(n.op_type in PADDED and _auto(n) != "NOTSET" for n in proto.graph.node)
+    return any(_padded(n) is not None for n in proto.graph.node)
 
 
 EXPLICIT_PADS = Pass("explicit pads", _run, requires=lambda proto: "" if _has_auto_pad(proto) else "no node uses auto_pad")

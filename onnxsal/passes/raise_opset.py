@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper, version_converter
+from onnx import version_converter
 
 from onnxsal.errors import ModelError
+from onnxsal.ops.history import REPAIRS
 from onnxsal.passes.base import Outcome, Pass
 from onnxsal.passes.light import put_back, take_out
 
@@ -40,8 +40,9 @@ def _requires(proto: onnx.ModelProto) -> str:
 def _run(proto: onnx.ModelProto) -> Outcome:
     before = opset(proto)
     _drop_weight_inputs(proto)
-    if before < 7:
-        _reshape_slopes(proto)
+    for repair in REPAIRS:
+        if before < repair.since and repair.first:
+            repair.apply(proto)
     metadata = {n.output[0]: (n.doc_string, list(n.metadata_props)) for n in proto.graph.node if n.output}
     proto.ir_version = max(proto.ir_version, IR_VERSION)
     kept = take_out(proto)
@@ -55,10 +56,9 @@ def _run(proto: onnx.ModelProto) -> Outcome:
     finally:
         put_back(proto, kept)
     _take_graph(proto, result)
-    if before <= 10:
-        _restore_resize(proto.graph, {})
-    if before < 10:
-        _forget_mask_types(proto.graph)
+    for repair in REPAIRS:
+        if before < repair.since and not repair.first:
+            repair.apply(proto)
     for node in proto.graph.node:
         doc, props = metadata.get(node.output[0], ("", []))
         if not node.doc_string:
@@ -66,34 +66,6 @@ def _run(proto: onnx.ModelProto) -> Outcome:
         if not node.metadata_props:
             node.metadata_props.extend(props)
     return Outcome(1, f"raised opset {before} to {LOWEST}")
-
-
-def _restore_resize(graph: onnx.GraphProto, known: dict[str, np.ndarray]) -> None:
-    """Give Resize nodes (Upsample too, by now) the meaning that they had up to opset 10, which the converter forgets.
-
-    Coordinates are asymmetric. The nearest element is the lower one when enlarging; ONNX Runtime takes the upper one when shrinking.
-    """
-    known = known | {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.dims and t.dims[0] <= 8 and len(t.dims) == 1}
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                known[node.output[0]] = numpy_helper.to_array(attribute.t)
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _restore_resize(attribute.g, known)
-        if node.op_type == "Resize":
-            scales = known.get(node.input[2]) if len(node.input) > 2 else None
-            shrinks = scales is not None and scales.size and scales.max() <= 1
-            _set_attribute(node, "coordinate_transformation_mode", "asymmetric")
-            _set_attribute(node, "nearest_mode", "ceil" if shrinks else "floor")
-
-
-def _forget_mask_types(graph: onnx.GraphProto) -> None:
-    """The mask of a Dropout was floating point up to opset 9 and is boolean now; what the model says of its type is out of date."""
-    masks = {n.output[1] for n in graph.node if n.op_type == "Dropout" and len(n.output) > 1}
-    kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in graph.value_info if v.name not in masks]
-    if len(kept) < len(graph.value_info):
-        del graph.value_info[:]
-        graph.value_info.extend(kept)
 
 
 def _take_graph(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:
@@ -114,29 +86,6 @@ def _drop_weight_inputs(proto: onnx.ModelProto) -> None:
     inputs = [onnx.ValueInfoProto.FromString(i.SerializeToString()) for i in proto.graph.input if i.name not in names]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
-
-
-def _reshape_slopes(proto: onnx.ModelProto) -> None:
-    """PRelu-6 slopes [C] run along axis 1; from opset 7 they broadcast from the right, so they become [C, 1, 1]."""
-    ranks = {
-        v.name: len(v.type.tensor_type.shape.dim)
-        for v in onnx.shape_inference.infer_shapes(proto).graph.value_info
-        if v.type.tensor_type.HasField("shape")
-    }
-    ranks |= {v.name: len(v.type.tensor_type.shape.dim) for v in proto.graph.input if v.type.tensor_type.HasField("shape")}
-    slopes = {n.input[1]: ranks.get(n.input[0]) for n in proto.graph.node if n.op_type == "PRelu"}
-    for tensor in proto.graph.initializer:
-        rank = slopes.get(tensor.name)
-        if rank is not None and len(tensor.dims) == 1 and tensor.dims[0] > 1 and rank > 2:
-            array = numpy_helper.to_array(tensor).reshape(-1, *[1] * (rank - 2))
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-
-
-def _set_attribute(node: onnx.NodeProto, name: str, value: str) -> None:
-    kept = [a for a in node.attribute if a.name != name]
-    copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
-    del node.attribute[:]
-    node.attribute.extend([*copies, helper.make_attribute(name, value)])
 
 
 RAISE_OPSET = Pass(

@@ -50,11 +50,6 @@
     if (e.target.classList.contains("one")) e.target.closest(".card").style.setProperty("--mix", e.target.value / 100);
   });
 
-  // What was never scrolled to is not loaded yet, and would be missing on paper.
-  addEventListener("beforeprint", () => {
-    for (const image of document.images) image.loading = "eager";
-  });
-
   // A link to a picture that a filter hides shows it.
   function reveal() {
     const card = location.hash.startsWith("#p") && document.getElementById(location.hash.slice(1));

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxsal.facts.picture import image_axes
+from onnxsal.facts.axes import image_axes
 from onnxsal.metrics.record import Line
 from onnxsal.metrics.samples import Sample
 from onnxsal.metrics.scorer import Scorer

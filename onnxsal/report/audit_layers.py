@@ -12,7 +12,7 @@ import onnx
 
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.graph.load import load_model
-from onnxsal.metrics.weights import WEIGHTS
+from onnxsal.ops.registry import family_of, spec_of
 from onnxsal.report.audit_look import Subject
 from onnxsal.runtime.session import open_session
 
@@ -66,9 +66,9 @@ class Side:
     def carrier(self, name: str) -> str:
         """The tensor to read for ``name``: what comes out of Quantize and Dequantize where it is quantised."""
         quantise = self.read.get(name)
-        if quantise is not None and quantise.op_type == "QuantizeLinear" and quantise.proto.input[0] == name:
+        if quantise is not None and _quantises(quantise) and quantise.proto.input[0] == name:
             back = self.read.get(quantise.proto.output[0])
-            if back is not None and back.op_type == "DequantizeLinear":
+            if back is not None and _dequantises(back):
                 return str(back.proto.output[0])
         return name
 
@@ -79,14 +79,14 @@ class Side:
 
     def weights(self, node: NodeView) -> list[np.ndarray | None]:
         """What a layer stores, dequantised."""
-        return [self._stored(node.proto.input[i]) for i in WEIGHTS.get(node.op_type, ()) if i < len(node.proto.input)]
+        return [self._stored(node.proto.input[i]) for i in _trained(node) if i < len(node.proto.input)]
 
     def _stored(self, name: str) -> np.ndarray | None:
         found = self.model.constant(name) if name else None
         producer = self.model.producer.get(name)
-        if found is None and producer is not None and producer.op_type in ("DequantizeLinear", "Identity", "Cast", "Transpose"):
+        if found is None and producer is not None and _dequantises(producer):
             inner = [self.model.constant(i) for i in producer.proto.input if i]
-            if all(a is not None for a in inner) and producer.op_type == "DequantizeLinear":
+            if all(a is not None for a in inner):
                 return dequantised([a for a in inner if a is not None], producer.attr("axis", 1))
         return None if found is None or found.dtype.kind != "f" else found.astype(np.float64)
 
@@ -103,6 +103,20 @@ class Side:
             proto.graph.output.extend(extra)
             self._open = open_session(proto, self.who.scorer.session.providers)
         return self._open
+
+
+def _trained(node: NodeView) -> tuple[int, ...]:
+    """The inputs that training fits."""
+    spec = spec_of(node)
+    return () if spec is None else spec.trained
+
+
+def _quantises(node: NodeView) -> bool:
+    return family_of(node) == "quantize" and node.y.dtype not in FLOATS
+
+
+def _dequantises(node: NodeView) -> bool:
+    return family_of(node) == "quantize" and node.y.dtype in FLOATS
 
 
 def dequantised(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
@@ -125,7 +139,7 @@ def compare_layers(first: Subject, second: Subject, pairs: Sequence[tuple[np.nda
     layers = []
     for node in a.model.nodes:
         twin = b.nodes.get(node.name) if node.proto.name else None
-        if node.op_type not in WEIGHTS or twin is None or twin.op_type != node.op_type:
+        if not _trained(node) or twin is None or twin.op_type != node.op_type:
             continue
         stored = _pair_error(list(zip(a.weights(node), b.weights(twin), strict=False)))
         given = errors.get(node.proto.output[0]) or errors.get(_after(a, node))

@@ -17,7 +17,7 @@ from PIL import Image
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer, Explanation
-from onnxsal.facts.picture import image_axes
+from onnxsal.facts.axes import image_axes
 from onnxsal.graph.load import Source
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.evaluation import Way

@@ -86,7 +86,7 @@ def with_patterns(build: Build, plan: Plan) -> Plan:
 def kernel_of(layer: LinearLayer, learned: LayerPatterns, estimator: str, times_weight: bool) -> np.ndarray:
     """What stands in for the weight: a, or w * a with the weight of the whole layer; a Gemm's alpha, applied once more, is taken out."""
     pattern = learned.patterns[estimator]
-    rows = layer.rows(pattern) * (layer.weights if times_weight else 1.0) / layer.alpha
+    rows = layer.rows(pattern) * (layer.weights if times_weight else 1.0) / layer.kind.scale(layer.node)
     return layer.like_kernel(rows).astype(pattern.dtype)
 
 

@@ -6,9 +6,10 @@ The forward part is not touched; weight and bias of the folded view are expressi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from onnxsal.graph.emit import Emit
-from onnxsal.graph.model import Model, NodeView, Value
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.ops.registry import spec_of
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Fold:
         scale: Value | None = None
         shift: Value | None = None
         for step in self.tail:
-            factor, summand, negated = _affine(op, step, self.names)
-            if negated:
+            factor, summand = _per_unit(op, step, self.names)
+            if factor == -1.0:
                 scale = op.const(-1.0) if scale is None else op.Neg(scale)
                 shift = None if shift is None else op.Neg(shift)
-            if factor is not None:
+            elif factor is not None:
                 scale = factor if scale is None else op.Mul(scale, factor)
                 shift = None if shift is None else op.Mul(shift, factor)
             if summand is not None:
@@ -52,21 +53,10 @@ class Fold:
 
     def folded_weight(self, op: Emit, weight: Value, scale: Value | None) -> Value:
         """W times the scale of each unit."""
-        if scale is None:
-            return weight
-        rank, kind = weight.rank, self.node.op_type
-        if kind == "Conv":
-            return op.Mul(weight, op.Reshape(scale, [-1, *[1] * (rank - 1)]))
-        if kind == "ConvTranspose":
-            group = int(self.node.attr("group", 1))
-            if group == 1:
-                return op.Mul(weight, op.Reshape(scale, [1, -1, *[1] * (rank - 2)]))
-            # [group * inputs, units / group, ...]: units are counted through the groups, on the second axis.
-            size = [int(d) for d in weight.static or ()]
-            split = op.Reshape(weight, [group, size[0] // group, *size[1:]])
-            each = op.Expand(op.Reshape(scale, [-1]), [group * size[1]])
-            return op.Reshape(op.Mul(split, op.Reshape(each, [group, 1, -1, *[1] * (rank - 2)])), size)
-        return op.Mul(weight, op.Reshape(scale, [-1, 1]) if kind == "Gemm" and self.node.attr("transB") else scale)
+        spec = spec_of(self.node)
+        assert spec is not None
+        assert spec.units is not None
+        return weight if scale is None else spec.units.weigh(op, self.node, weight, scale)
 
     def lift(self, op: Emit, per_unit: Value) -> Value:
         """A value per unit, broadcastable to y."""
@@ -74,22 +64,10 @@ class Fold:
         return op.Reshape(per_unit, [-1, *[1] * after]) if after else per_unit
 
 
-def _affine(op: Emit, node: NodeView, names: frozenset[str]) -> tuple[Value | None, Value | None, bool]:
-    """(factor, summand, whether its input is negated) of an affine node per unit that reads one of the tensors ``names``."""
-    if node.op_type == "BatchNormalization":
-        scale, bias, mean, variance = (node.input(i) for i in range(1, 5))
-        factor = op.Div(scale, op.Sqrt(op.Add(variance, float(node.attr("epsilon", 1e-5)))))
-        return factor, op.Sub(bias, op.Mul(mean, factor)), False
+def _per_unit(op: Emit, node: NodeView, names: frozenset[str]) -> tuple[Any, Any]:
+    """(factor, summand) of a node of the tail, which reads one of the tensors ``names``."""
+    scaling = spec_of(node).scaling  # type: ignore[union-attr]
+    assert scaling is not None
     position = next(i for i, name in enumerate(node.proto.input) if name in names)
-    constant = op.Reshape(node.input(1 - position), [-1])
-    if node.op_type == "Add":
-        return None, constant, False
-    if node.op_type == "Sub":
-        return (None, op.Neg(constant), False) if position == 0 else (None, constant, True)
-    return op.Reciprocal(constant) if node.op_type == "Div" else constant, None, False
-
-
-def fold_of(node: NodeView) -> Fold | None:
-    """What is folded into this node in the backward view, if a method asked for it."""
-    model: Model = node.model
-    return model.folds.get(node.index)
+    flat = [v if i == position or scaling.axis is not None else op.Reshape(v, [-1]) for i, v in enumerate(node.inputs)]
+    return scaling.parts(op, node, flat, position)

@@ -1,0 +1,156 @@
+"""ONNX Runtime's fused operators (com.microsoft), each written in standard ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxsal.errors import ModelError
+
+DOMAIN = "com.microsoft"
+
+
+class Writer:
+    """Collects the standard nodes that replace one fused node; the last one carries the fused node's output name."""
+
+    def __init__(self, node: onnx.NodeProto) -> None:
+        self.node = node
+        self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def add(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Append one node named ``<fused node>/<op>``; returns its output."""
+        name = f"{self.node.name or self.node.output[0]}/{op_type}{len(self.nodes)}"
+        output = output or name
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=name, **attributes))
+        return output
+
+    def const(self, value: float | list[int]) -> str:
+        """A constant; floats in float32, cast to the type of the first input so that half-precision models work."""
+        array = np.asarray(value, np.int64 if isinstance(value, list) else np.float32)
+        name = f"{self.node.name or self.node.output[0]}/const{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name if isinstance(value, list) else self.add("CastLike", name, self.node.input[0])
+
+    def input(self, i: int) -> str:
+        """Input i, '' where it is left out."""
+        return self.node.input[i] if i < len(self.node.input) else ""
+
+    def text(self, name: str) -> str:
+        """A string attribute."""
+        value = self.attributes.get(name, b"")
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+
+Expansion = Callable[[Writer], None]
+
+EXPANSIONS: dict[str, Expansion] = {}
+"""Fused operator -> what writes it in standard ones of opset 18."""
+
+
+def expansion(*op_types: str) -> Callable[[Expansion], Expansion]:
+    """Register the decorated function as what writes ``op_types`` in standard operators."""
+
+    def register(function: Expansion) -> Expansion:
+        EXPANSIONS.update(dict.fromkeys(op_types, function))
+        return function
+
+    return register
+
+
+def _activate(w: Writer, x: str) -> None:
+    """The activation that FusedConv and FusedGemm end in, writing the fused node's output."""
+    kind, given = w.text("activation"), [float(v) for v in w.attributes.get("activation_params", [])]
+    out = w.node.output[0]
+    if kind in ("Relu", "Sigmoid", "Tanh"):
+        w.add(kind, x, output=out)
+    elif kind == "LeakyRelu":
+        w.add(kind, x, output=out, alpha=given[0])
+    elif kind == "HardSigmoid":
+        w.add(kind, x, output=out, alpha=given[0], beta=given[1])
+    elif kind == "Clip":
+        w.add(kind, x, w.const(given[0]), w.const(given[1]), output=out)
+    elif kind:
+        raise ModelError(
+            f"node '{w.node.name}' ({DOMAIN}.{w.node.op_type}) ends in activation '{kind}', which is not known. Use the unoptimised model."
+        )
+    else:
+        w.add("Identity", x, output=out)
+
+
+@expansion("FusedConv")
+def _fused_conv(w: Writer) -> None:
+    kept = {k: v for k, v in w.attributes.items() if k not in ("activation", "activation_params")}
+    y = w.add("Conv", *[n for n in (w.input(0), w.input(1), w.input(2)) if n], **kept)
+    _activate(w, w.add("Add", y, w.input(3)) if w.input(3) else y)
+
+
+@expansion("FusedGemm")
+def _fused_gemm(w: Writer) -> None:
+    kept = {k: w.attributes[k] for k in ("alpha", "beta", "transA", "transB") if k in w.attributes}
+    y = w.add("Gemm", *[n for n in (w.input(0), w.input(1), w.input(2)) if n], **kept)
+    w.attributes["activation_params"] = [w.attributes[k] for k in ("activation_alpha", "activation_beta") if k in w.attributes]
+    _activate(w, y)
+
+
+@expansion("FusedMatMul")
+def _fused_matmul(w: Writer) -> None:
+    if w.attributes.get("transBatchA") or w.attributes.get("transBatchB"):
+        raise ModelError(
+            f"node '{w.node.name}' ({DOMAIN}.FusedMatMul) transposes batch axes, which is not known. Use the unoptimised model."
+        )
+    sides = [_swap_last(w, w.input(i)) if w.attributes.get(flag) else w.input(i) for i, flag in enumerate(("transA", "transB"))]
+    alpha = float(w.attributes.get("alpha", 1.0))
+    if alpha == 1.0:
+        w.add("MatMul", *sides, output=w.node.output[0])
+    else:
+        w.add("Mul", w.add("MatMul", *sides), w.const(alpha), output=w.node.output[0])
+
+
+def _swap_last(w: Writer, x: str) -> str:
+    """x with its last two axes swapped, whatever its rank: Einsum says it without knowing the rank."""
+    return w.add("Einsum", x, equation="...ij->...ji")
+
+
+@expansion("Gelu", "BiasGelu")
+def _gelu(w: Writer) -> None:
+    """x * (1 + erf(x / sqrt 2)) / 2, x with a bias if there is one."""
+    x = w.add("Add", w.input(0), w.input(1)) if w.input(1) else w.input(0)
+    erf = w.add("Erf", w.add("Mul", x, w.const(float(np.sqrt(0.5)))))
+    w.add("Mul", w.add("Mul", x, w.const(0.5)), w.add("Add", erf, w.const(1.0)), output=w.node.output[0])
+
+
+@expansion("QuickGelu")
+def _quick_gelu(w: Writer) -> None:
+    """x * sigmoid(alpha x)."""
+    gate = w.add("Sigmoid", w.add("Mul", w.input(0), w.const(float(w.attributes.get("alpha", 1.702)))))
+    w.add("Mul", w.input(0), gate, output=w.node.output[0])
+
+
+@expansion("FastGelu")
+def _fast_gelu(w: Writer) -> None:
+    """x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
+    x = w.add("Add", w.input(0), w.input(1)) if w.input(1) else w.input(0)
+    cube = w.add("Mul", w.add("Mul", x, x), x)
+    inner = w.add("Mul", w.add("Add", x, w.add("Mul", cube, w.const(0.044715))), w.const(float(np.sqrt(2 / np.pi))))
+    w.add("Mul", w.add("Mul", x, w.const(0.5)), w.add("Add", w.add("Tanh", inner), w.const(1.0)), output=w.node.output[0])
+
+
+@expansion("SkipLayerNormalization")
+def _skip_layer_norm(w: Writer) -> None:
+    """LayerNormalization(input + skip + bias) over the last axis."""
+    if any(w.node.output[1:3]):
+        raise ModelError(
+            f"node '{w.node.name}' ({DOMAIN}.SkipLayerNormalization) also returns its mean or deviation. Use the unoptimised model."
+        )
+    total = w.node.output[3] if len(w.node.output) > 3 else ""
+    summed = w.add("Add", w.input(0), w.input(1), output="" if w.input(4) else total)
+    if w.input(4):
+        summed = w.add("Add", summed, w.input(4), output=total)
+    inputs = [summed, w.input(2), *([w.input(3)] if w.input(3) else [])]
+    w.add("LayerNormalization", *inputs, output=w.node.output[0], axis=-1, epsilon=float(w.attributes.get("epsilon", 1e-12)))
