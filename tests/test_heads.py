@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnxsal import Explainer
 from onnxsal.ask import scores as asking
 from onnxsal.ask.question import Question, ask
 from onnxsal.engine.method import shipped_methods
-from onnxsal.errors import TargetError
+from onnxsal.errors import InputError, TargetError
 from onnxsal.facade.convert import conversion
 from onnxsal.facts.grounds import Ground
 from onnxsal.facts.heads import head_of
@@ -25,6 +26,8 @@ from onnxsal.graph import Model
 from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
+from onnxsal.report.artefacts import record
+from onnxsal.report.audit_against import comparable
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node
 
@@ -635,3 +638,37 @@ def test_a_run_that_shows_a_probability_says_so(given: dict[str, np.ndarray] | N
     assert (found.score, found.link) == ("raw", "")
     assert found.found.ground == Ground.SEEN
     assert "a sum of 1 along axis 1" in found.found.why
+
+
+# ----- reports -----
+
+
+def test_a_record_of_a_single_sigmoid_names_both_classes():
+    z = log_odds()
+    for name in ("Sigmoid", "Log of Sigmoid"):
+        explainer = Explainer(single(name), "gradient")
+        told = record(explainer.explain(X)[0], explainer.conversion.question, ["cat", "dog"])
+        best = int(z[0] > 0)
+        assert [c["label"] for c in told["top"]] == [["cat", "dog"][best], ["cat", "dog"][1 - best]]
+        p = 1 / (1 + np.exp(-abs(z[0])))
+        wanted = np.array([p, 1 - p]) if name == "Sigmoid" else np.log([p, 1 - p])
+        np.testing.assert_allclose([c["output"] for c in told["top"]], wanted, rtol=1e-4)
+        assert told["target"]["label"] == ["cat", "dog"][best]
+
+
+def subject(model: onnx.ModelProto) -> Any:
+    return SimpleNamespace(scorer=Scorer(model))
+
+
+def test_two_models_are_asked_the_same_or_not_compared():
+    made = body(2, 3)
+    plain = subject(model_of(made, SCORES["none"], 1))
+    for name in SOFTMAXES:
+        comparable(plain, subject(model_of(made, SOFTMAXES[name](1), 1)))
+    comparable(*(subject(m) for m in in_eight_bits("Softmax")))
+    with pytest.raises(InputError, match=r"a score of one is logits 'z' before a softmax.*of the other output 'p' lies between 0 and 1"):
+        comparable(subject(model_of(made, SOFTMAXES["Softmax"](1), 1)), subject(model_of(made, NOT_FOUND["the mean of two"](1), 1)))
+    with pytest.raises(InputError, match=r"softmax.*before a sigmoid"):
+        comparable(subject(model_of(made, SOFTMAXES["Softmax"](1), 1)), subject(model_of(made, SIGMOIDS["Sigmoid"](1), 1)))
+    with pytest.raises(InputError, match="one has 2 classes, the other 3"):
+        comparable(subject(single("Sigmoid")), plain)
