@@ -316,6 +316,9 @@ class Explainer:
         Half-precision parts may be computed in float32 and overflow only where the output is written.
         """
         count, question = len(target), self.conversion.question
+        if question.binary:
+            self._refuse_overflow("model output behind the score", own)
+            own = question.by_class(own)
         if own.size % count or (count > 1 and len(own) != count) or own.size // count <= target.max():
             return
         values = own.reshape(count, -1)[np.arange(count), target].astype(np.float64)

@@ -13,7 +13,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 import onnxsal
 from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import ModelError
-from onnxsal.facts.heads import final_squashing
+from onnxsal.facts.heads import head_of
 from onnxsal.facts.tags import RECTIFIER, tags_of
 from onnxsal.graph import Model
 from onnxsal.graph.load import load_model
@@ -383,8 +383,8 @@ def test_the_final_squashing_is_found_through_reshapes(nodes: list, start: str |
     weights = {"w": draw(4, 3), "shape": np.asarray([-1, 3], np.int64), "one": np.asarray([1], np.int64)}
     weights |= {name: np.asarray(value, np.float32) for name, value in numbers.items()}
     model = make([node("MatMul", "x w", "h"), *nodes], {"x": ["N", 4]}, {"y": ["N", 3]}, weights, domains={"com.example": 1})
-    found = final_squashing(Model(model), "y")
-    assert (found.proto.input[0] if found else None) == start
+    found = head_of(Model(model), "y")
+    assert (found.logits or None if found else None) == start
 
 
 def test_cutting_leaves_the_forward_part_alone():

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.samples import sample_inputs, shape_text
+from onnxsal.ask.scores import SCORES, Scores, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
 from onnxsal.facts.grounds import Found, Ground
-from onnxsal.facts.heads import class_axis, final_squashing, logits_of, looks_squashed
+from onnxsal.facts.heads import head_of
 from onnxsal.facts.part import needed_names
-from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.reach import reach
-from onnxsal.graph import FLOATS, Model, NodeView, Value
+from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape
-
-SCORES = ("logit", "probability", "raw")
+from onnxsal.ops.squashing import Kind
 
 
 @dataclass(frozen=True)
 class Question:
     """Explain ``start`` (the tensor of scores, one row per sample) at ``x``.
 
-    ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none), ``axis`` where its classes lie;
-    ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture`` are the axes
-    of channels, height and width of an explained picture; ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says
-    of each of these how it is known.
+    ``link`` makes probabilities of ``start``: "softmax" (its classes lie along ``axis``), "sigmoid", or '' where ``start`` is taken as it
+    is. ``binary``: a sample has one score, with a sigmoid behind it, and two classes: 1, whose logit is ``start``, and 0, whose logit is
+    -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
+    are the axes of channels, height and width of an explained picture; ``doubt`` is a reason to read the maps with care ('' = none).
+    ``found`` says of each of these how it is known.
     """
 
     model: Model
@@ -35,9 +36,9 @@ class Question:
     output: str
     start: Value
     score: str
-    squash: str = ""
+    link: str = ""
     axis: int = 1
-    cut: NodeView | None = None
+    binary: bool = False
     samples: tuple[str, ...] = ()
     picture: Picture | None = None
     doubt: str = ""
@@ -52,6 +53,36 @@ class Question:
     def sample_shape(self) -> Shape:
         """The shape of one sample's scores (nothing, where not even the rank is known)."""
         return (self.start.shape or ())[1 if self.batched else 0 :]
+
+    @property
+    def class_shape(self) -> Shape:
+        """The shape of one sample's classes: that of its scores, or two for a single sigmoid."""
+        return (2,) if self.binary else self.sample_shape
+
+    @property
+    def single(self) -> bool:
+        """Whether a sample has one score."""
+        return self.start.shape is not None and all(d == 1 for d in self.sample_shape)
+
+    @property
+    def squash(self) -> str:
+        """What is still to be applied to ``start`` for the score: its link, where probabilities are asked for."""
+        return self.link if self.score == "probability" else ""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the score is a weighted sum of ``start``, with weights that do not change: <seed, start>."""
+        return not self.squash and not (self.binary and self.score == "probability")
+
+    def by_class(self, own: np.ndarray) -> np.ndarray:
+        """The model's own output as one row per sample: of a single sigmoid p (or log p) those of both classes."""
+        rows = own.reshape(len(own) if self.batched and own.ndim else 1, -1)
+        if not self.binary or rows.shape[1] != 1:
+            return rows
+        head = head_of(self.model, self.output)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            other = np.log(-np.expm1(rows)) if head is not None and head.kind == Kind.LOG_SIGMOID else 1 - rows
+        return np.concatenate([other, rows], 1)
 
     @property
     def fixed_batch(self) -> bool:
@@ -71,10 +102,10 @@ def ask(
     """The question for a model: its one floating-point input unless ``input`` names another tensor, its one floating-point output
     that depends on it unless ``output`` names one, and what of it is explained.
 
-    ``score``: ``"logit"`` cuts a final Softmax, LogSoftmax or Sigmoid (a probability made otherwise is taken as it is, with a
-    ``doubt``); ``"probability"`` keeps it, or adds a Softmax where the model has none; ``"raw"`` takes the output as it is. ``batched``
-    says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where the model does not tell. Raises
-    ``TargetError`` where a choice is unknown or not unique.
+    ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
+    whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
+    ``"raw"`` takes the output as it is. ``batched`` says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where
+    the model does not tell. Raises ``TargetError`` where a choice is unknown or not unique.
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
@@ -83,16 +114,18 @@ def ask(
             raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
     x = model.value(_input(model, input))
     name = _output(model, output, x, score)
-    start, last, doubt = _start(model, name, score)
-    samples = sample_inputs(model, x, start, batched)
-    squash = "Softmax" if score == "probability" and (last is not None or not _squashed(model, name)) else ""
-    question = Question(model, x, name, start, "raw" if doubt else score, squash, 1, last, samples, picture_of(model, x, layout), doubt)
-    if squash and start.shape is not None and all(d == 1 for d in question.sample_shape):
+    asked = scores_of(model, name, score)
+    start, samples = asked.start, sample_inputs(model, x, asked.start, batched)
+    question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=picture_of(model, x, layout))
+    question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
+    if question.squash == "softmax" and question.single:
         raise TargetError(
             f"score='probability': '{start.name}' holds one score per sample, and a Softmax over one class is 1 whatever the input. "
             "Explain the logit, or the output as it is (raw)."
         )
-    return _with_layout(replace(question, axis=_axis(question)), layout)
+    if asked.axis is None and question.single and question.link == "softmax":
+        question = replace(question, link="sigmoid")
+    return _with_layout(replace(question, found=(*question.found, _head(question, asked))), layout)
 
 
 def _with_layout(question: Question, layout: str | None) -> Question:
@@ -113,33 +146,20 @@ def _with_layout(question: Question, layout: str | None) -> Question:
 
 
 def begin(question: Question) -> Value:
-    """Where relevance begins: the scores, or what a final Softmax or Sigmoid is computed from (it passes relevance as it is)."""
-    last = final_squashing(question.model, question.start.name)
-    return question.start if last is None else question.model.value(logits_of(question.model, question.start.name, last))
+    """Where relevance begins: the scores, or what a final softmax or sigmoid is computed from (it passes relevance as it is)."""
+    head = head_of(question.model, question.start.name)
+    return question.start if head is None or not head.logits else question.model.value(head.logits)
 
 
-def _start(model: Model, output: str, score: str) -> tuple[Value, NodeView | None, str]:
-    """The tensor that holds the scores, the node that is cut off behind it, and what is doubtful about it."""
-    last = final_squashing(model, output)
-    if score == "raw" or (score == "probability" and _squashed(model, output)):
-        return model.value(output), None, ""
-    if last is None and _squashed(model, output):
-        why = f"output '{output}' is a probability whose logits were not found, so it is explained as it is (score 'raw')"
-        return model.value(output), None, f"{why}: close to 0 and 1 its gradient vanishes"
-    return model.value(output if last is None else logits_of(model, output, last)), last, ""
+def _head(question: Question, asked: Scores) -> Found:
+    two = ", two classes: 1 where it is positive, 0 where not" if question.binary else ""
+    return replace(asked.found, value=asked.found.value + two)
 
 
-def _squashed(model: Model, output: str) -> bool:
-    """Whether the output is a probability: it ends in a Softmax or Sigmoid, whole or written in parts, or cannot leave 0..1."""
-    last = final_squashing(model, output)
-    low, high = bounds_of(model, output)
-    return last.op_type != "LogSoftmax" if last is not None else looks_squashed(model, output) or (low >= 0 and high <= 1)
-
-
-def _axis(question: Question) -> int:
-    """The axis of the scores that counts classes: what the final Softmax works on, else the first one of a sample."""
-    if question.cut is not None:
-        return class_axis(question.model, question.output, question.cut)
+def _axis(question: Question, asked: Scores) -> int:
+    """The axis of the scores that counts classes: what the final softmax works on, else the first one of a sample."""
+    if asked.axis is not None:
+        return asked.axis
     if question.batched:
         return 1
     sizes = question.start.shape or (None,)
@@ -193,10 +213,16 @@ def _output(model: Model, name: str | None, x: Value, score: str) -> str:
 def _only(model: Model, floats: list[str], x: Value, score: str) -> str:
     """The one floating-point output that depends on the explained tensor; several that start from the same scores count as one."""
     reached = [n for n in floats if len(floats) > 1 and reach(model, [x.name], [n]).path] or floats
-    if len({_start(model, n, score)[0].name for n in reached}) > 1:
+    if len({_start(model, n, score) for n in reached}) > 1:
         listing = ", ".join(f"'{n}' {shape_text(model.value(n).shape)}" for n in reached)
         raise TargetError(f"the model has {len(reached)} floating-point outputs ({listing}); name the one to explain: --output.")
     return reached[0]
+
+
+def _start(model: Model, output: str, score: str) -> str:
+    """The tensor that an output's scores are in, as far as the graph tells."""
+    head = None if score == "raw" else head_of(model, output)
+    return output if head is None or not head.logits else head.logits
 
 
 def varying(model: Model, name: str) -> bool:

@@ -116,7 +116,7 @@ def open_explainer(feed: o.Feeding, method: Any, provider: str, batch_size: int,
     """The explainer of a model on a provider; labels that do not fit the model's classes are an error."""
     explainer = Explainer(feed.model, method, providers=provider, batch_size=batch_size, labels=feed.labels, **given)
     question = explainer.conversion.question
-    classes = question.sample_shape
+    classes = question.class_shape
     if feed.labels is not None and len(classes) == 1 and isinstance(classes[0], int) and classes[0] != len(feed.labels):
         raise InputError(
             f"there are {len(feed.labels)} labels, but output '{question.output}' has {classes[0]} classes, so names would go to the wrong "
@@ -137,7 +137,7 @@ def write(
     aloud: bool = True,
 ) -> dict[str, Any]:
     """Write everything about one explained sample; returns its record, with what it shall hold ``also``. ``aloud`` says its warnings."""
-    numbers = record(one, explainer.conversion.question.output, feed.labels)
+    numbers = record(one, explainer.conversion.question, feed.labels)
     facts = {"source": str(sample.source), "model": str(feed.model), **numbers, **(also or {})}
     extra = {}
     if one.components:

@@ -39,7 +39,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     try:
         record = json.loads(metadata[f"{METADATA}parameters"])
         asked = {key: record.pop(key) for key in ("input", "output", "score", "prefix", "target")}
-        given_layout, samples = record.pop("layout", None), record.pop("samples", None)
+        given_layout, samples, binary = record.pop("layout", None), record.pop("samples", None), record.pop("binary", False)
         found = tuple(Found.read(entry) for entry in json.loads(metadata.get(f"{METADATA}facts", "[]")))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
@@ -53,7 +53,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     x, scores = view.value(asked["input"]), view.value(asked["output"])
     rows = sample_inputs(view, x, scores) if samples is None else tuple(samples)
     question = Question(view, x, asked["output"], scores, asked["score"], samples=rows, picture=picture_of(view, x, given_layout))
-    question = replace(question, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
+    question = replace(question, binary=binary, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = shipped_methods().get(name) or Method(name, name, "", "", ())
     return Conversion(proto, question, known, record | {"score": asked["score"]}, log, asked["prefix"])

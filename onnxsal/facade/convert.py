@@ -175,6 +175,7 @@ def decide(
     index = target_index(question, target)
     asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}
+    asked["binary"] = question.binary
     return Decision(question, chosen, settings, index, prefix, edges, components, quantize, asked, digest, prepared.log)
 
 
@@ -266,7 +267,7 @@ def target_index(question: Question, target: Target) -> np.ndarray:
     """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
     if target is None:
         return np.asarray([-1], np.int64)
-    shape = question.sample_shape
+    shape = question.class_shape
     try:
         index = np.atleast_1d(np.asarray(target))
     except ValueError:

@@ -1,118 +1,89 @@
-"""Find the logits: the tensor before the final Softmax, LogSoftmax or Sigmoid, looking through what keeps its order after it."""
+"""How a model's scores end: which tensor holds the logits behind a softmax or sigmoid, however it is spelled, and what cannot be one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from onnx import helper
+from onnxsal.facts.ranges import bounds_of
+from onnxsal.facts.solve import forward
+from onnxsal.graph import FLOATS, GRID, Model, NodeView
+from onnxsal.graph.model import captured
+from onnxsal.ops.registry import facts_of, spec_of
+from onnxsal.ops.squashing import FINAL, Squashed, in_order
 
-from onnxsal.graph import Model, NodeView
-
-SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
-TRANSPARENT = ("Identity", "Cast", "Dropout")
-RESHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 LOGITS = "onnxsal/logits/"
-"""Before the name of an output: its logits in its own order, where the model has them only in another one."""
+"""Before the name of an output: its logits in its own order and size, where the model has them only in another one."""
 
 
-def final_squashing(model: Model, output: str) -> NodeView | None:
-    """The Softmax, LogSoftmax or Sigmoid that the output ends in, if any.
-
-    Nodes that reshape, cast, clip or multiply by a positive number may follow it, and a Transpose where the logits exist in that order too.
+def head_of(model: Model, name: str) -> Squashed | None:
+    """The softmax, sigmoid or logarithm of one that a tensor is, with its logits in the order of the tensor; ``None``: it is not known
+    to be one. Its ``logits`` are '' where they have no name (``passes/order_logits`` gives them one for outputs).
     """
-    turned = LOGITS + output in model.producer
-    node = _before(model, output, lambda n: _keeps_order(n) or (turned and n.op_type == "Transpose"))
-    return node if node is not None and node.op_type in SQUASHING else None
+    fact = squashed(model).get(name)
+    if fact is None or fact.kind not in FINAL:
+        return None
+    own = LOGITS + name
+    if in_place(model, name, fact):
+        return fact
+    if own not in model.producer or fact.axis is None:
+        return replace(fact, scores=((own, 1.0),), perm=()) if own in model.producer else replace(fact, scores=())
+    axis = fact.perm.index(fact.axis % len(fact.perm)) if fact.perm else fact.axis
+    return replace(fact, scores=((own, 1.0),), axis=axis, perm=())
 
 
-def logits_of(model: Model, output: str, last: NodeView) -> str:
-    """The tensor that holds the logits of an output, in the order of the output."""
-    return LOGITS + output if LOGITS + output in model.producer else last.proto.input[0]
+def in_place(model: Model, name: str, fact: Squashed) -> bool:
+    """Whether the logits are a tensor of the model in the order of the tensor ``name``."""
+    return not fact.scores or (fact.factor == 1.0 and (not fact.perm or in_order(fact.perm, model.value(name))))
 
 
-def class_axis(model: Model, output: str, last: NodeView) -> int:
-    """The axis of the logits along which the classes lie."""
-    axis = int(last.attr("axis", -1))
-    for perm in _transposes(model, output, last) if LOGITS + output in model.producer else ():
-        axis = perm.index(axis % len(perm))
-    return axis
+def squashed(model: Model) -> dict[str, Squashed]:
+    """What every tensor says about scores, as far as anything is known."""
+    return model.once("squashed", lambda: forward(model.nodes, {}, _step))
 
 
-def looks_squashed(model: Model, output: str) -> bool:
-    """Whether the output ends in a Softmax written in parts, e / sum e: its logits are not looked for."""
-    node = _before(model, output, lambda n: _keeps_order(n) or n.op_type == "Transpose")
-    if node is None or node.op_type != "Div":
-        return False
-    above, below = (model.producer.get(name) for name in node.proto.input)
-    return above is not None and above.op_type == "Exp" and below is not None and below.op_type == "ReduceSum" and below.x == above.y
+def _step(node: NodeView, of: Callable[[int], Squashed | None]) -> list[Squashed | None]:
+    rule = facts_of(node).head
+    return [] if rule is None or node.outputs[0] is None else [rule(node, of)]
 
 
-def order_logits(model: Model) -> bool:
-    """Give every output that is a transposed Softmax, LogSoftmax or Sigmoid its logits in the same order, as nodes at the model's end.
+def is_bounded(model: Model, name: str) -> bool:
+    """Whether a tensor is proved to lie between 0 and 1."""
+    low, high = bounds_of(model, name)
+    return low >= 0 and high <= 1
 
-    Returns whether nodes were added to the ``ModelProto``; no other node changes.
+
+def may_be_bounded(model: Model, name: str) -> bool:
+    """Whether a tensor could lie between 0 and 1 for every input, as far as the graph alone tells.
+
+    Where it could not, no run need be looked at. What weighted sums, rectifiers, pools and statistics make of the input has no bound;
+    exponentials, what is itself bounded, what is divided by a changing number and what nobody knows may have one, and so may sums of
+    such and products in which all changing factors are such.
     """
-    added = []
-    for output in model.output_names:
-        last = _behind_transposes(model, output)
-        name = "" if last is None else last.proto.input[0]
-        perms = [] if last is None else list(_transposes(model, output, last))
-        for number, perm in enumerate(perms):
-            made = f"{LOGITS}{output}" + (f"/{number}" if number + 1 < len(perms) else "")
-            added.append(helper.make_node("Transpose", [name], [made], name=made, perm=perm))
-            name = made
-    model.proto.graph.node.extend(added)
-    return bool(added)
+    return model.once("may be bounded", lambda: _possible_ones(model)).get(name, False)
 
 
-def _before(model: Model, output: str, passed: Callable[[NodeView], bool]) -> NodeView | None:
-    """The first node on the way back from an output that is not ``passed``."""
-    node = model.producer.get(output)
-    while node is not None and not node.domain and passed(node):
-        node = model.producer.get(_passed(node))
-    return None if node is None or node.domain else node
+def _possible_ones(model: Model) -> dict[str, bool]:
+    """For every tensor that changes with the model's inputs."""
+    given: Iterable[str] = model.input_names
+    return forward(model.nodes, dict.fromkeys(given, False), _possible)
 
 
-def _keeps_order(node: NodeView) -> bool:
-    """Whether the output has the values of the first input, or a growing function of them, in the same order."""
-    if node.op_type in (*TRANSPARENT, *RESHAPING, "Clip"):
-        return True
-    if node.op_type == "Transpose":
-        shape, perm = node.x.shape, _perm(node)
-        return shape is not None and [p for p in perm if shape[p] != 1] == [p for p in range(len(perm)) if shape[p] != 1]
-    return node.op_type in ("Mul", "Div") and _factor(node) is not None
-
-
-def _factor(node: NodeView) -> int | None:
-    """Which operand is a constant number above 0, if one is; of a quotient only the divisor may be."""
-    for i in (1, 0) if node.op_type == "Mul" else (1,):
-        value = node.const(i)
-        if value is not None and value.size == 1 and float(value.item()) > 0:
-            return i
-    return None
-
-
-def _passed(node: NodeView) -> str:
-    """The tensor that the node passes on."""
-    return node.proto.input[1 if node.op_type == "Mul" and _factor(node) == 0 else 0]
-
-
-def _perm(node: NodeView) -> list[int]:
-    return [int(p) for p in node.attr("perm") or range(node.x.rank)[::-1]]
-
-
-def _behind_transposes(model: Model, output: str) -> NodeView | None:
-    """The squashing that an output ends in behind at least one Transpose that changes the order, if no node between reshapes."""
-    node = _before(model, output, lambda n: n.op_type not in RESHAPING and (n.op_type == "Transpose" or _keeps_order(n)))
-    return node if node is not None and node.op_type in SQUASHING and final_squashing(model, output) is None else None
-
-
-def _transposes(model: Model, output: str, last: NodeView) -> Iterator[list[int]]:
-    """The permutations between the squashing and the output, in forward order."""
-    perms: list[list[int]] = []
-    node = model.producer.get(output)
-    while node is not None and node is not last:
-        if node.op_type == "Transpose":
-            perms.insert(0, _perm(node))
-        node = model.producer.get(_passed(node))
-    return iter(perms)
+def _possible(node: NodeView, of: Callable[[int], bool | None]) -> list[bool | None]:
+    spec, model, outputs = spec_of(node), node.model, len(node.proto.output)
+    if facts_of(node).of_sizes or (all(of(i) is None for i in range(len(node.inputs))) and not captured(node.proto)):
+        return []
+    if spec is None:
+        return [True] * outputs
+    known = {i: of(i) for i, v in enumerate(node.inputs) if v is not None and v.dtype in FLOATS | GRID | {0}}
+    inner = {i: found for i, found in known.items() if found is not None}
+    low, high = bounds_of(model, node.proto.output[0])
+    least = bounds_of(model, node.proto.input[0])[0]
+    if low >= -1 and high <= 1:
+        return [True] * outputs
+    if spec.roles is not None and inner.keys() & set(spec.roles.divisors):
+        return [inner.get(0, True) or least >= 0] * outputs  # divided by what changes
+    if spec.family in ("product", "linear"):
+        return [bool(inner) and all(inner.values())] * outputs
+    never_linear = spec.family in ("elementwise", "softmax", "recurrent", "loss") and spec.bias != "zero"
+    return [any(inner.values()) or never_linear or (spec.family == "normalization" and least >= 0)] * outputs

@@ -168,7 +168,7 @@ def fullgrad(build: Build) -> Result:
     of_constants = [s for site, s in sums if site.explicit]
     explicit = add_up(op, of_constants) if of_constants else None
     implicit = [s for site, s in sums if not site.explicit]
-    if question.squash:
+    if not question.weighted:
         at_start = build.sum_of_scores(op.Mul(seed, question.start))
         implicit.append(op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype)))
     rest = add_up(op, implicit) if implicit else None

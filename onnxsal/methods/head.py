@@ -20,15 +20,31 @@ class Head:
 
 
 def scores(op: Emit, question: Question, start: Value) -> Value:
-    """``start`` as one row of scores per sample [N, K], squashed to probabilities where the question asks for it."""
-    value = start
-    if question.squash:
-        value = op.Softmax(value, axis=question.axis)
+    """``start`` as one row of scores per sample [N, K], squashed to probabilities where the question asks for it.
+
+    A single sigmoid has two: -z and z, or 1 - p and p.
+    """
+    return _rows(op, question, squashed(op, question, start, question.squash), question.score == "probability")
+
+
+def squashed(op: Emit, question: Question, start: Value, link: str) -> Value:
+    """``start`` after a softmax over its classes, after a sigmoid, or ('') as it is."""
+    if not link:
+        return start
+    return op.Softmax(start, axis=question.axis) if link == "softmax" else op.Sigmoid(start)
+
+
+def _rows(op: Emit, question: Question, value: Value, probabilities: bool) -> Value:
+    """A tensor shaped like the scores as one row per sample [N, K]."""
     if not question.batched:
-        return op.Reshape(value, [1, -1])
-    if start.shape is not None and len(start.shape) == 2:
-        return value
-    return op.Flatten(value, axis=1)
+        rows = op.Reshape(value, [1, -1])
+    elif value.shape is not None and len(value.shape) == 2:
+        rows = value
+    else:
+        rows = op.Flatten(value, axis=1)
+    if not question.binary:
+        return rows
+    return op.Concat(op.Sub(1.0, rows) if probabilities else op.Neg(rows), rows, axis=1)
 
 
 def emit_head(op: Emit, question: Question, start: Value, target: Value) -> Head:
@@ -45,34 +61,41 @@ def score_of(op: Emit, rows: Value, chosen: Value) -> Value:
 
 
 def probabilities(op: Emit, question: Question, start: Value) -> Value:
-    """``start`` as probabilities, one row per sample, whether or not the question cuts the final Softmax or Sigmoid ("raw": as it is)."""
-    if question.score != "logit":
-        return scores(op, question, start)
-    cut, shape = question.cut, start.shape
-    single = shape is not None and all(d == 1 for d in question.sample_shape)
-    if (cut is not None and cut.op_type == "Sigmoid") or (cut is None and single):
-        return scores(op, question, op.Sigmoid(start))
-    return scores(op, question, op.Softmax(start, axis=question.axis))
+    """``start`` as probabilities, one row per sample, whatever the score is ("raw": as it is)."""
+    return _rows(op, question, squashed(op, question, start, question.link), True)
 
 
 def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Value:
-    """d score / d start in the shape and type of ``start``: one-hot for a logit, p_c (onehot - p) for a probability.
+    """d score / d start in the shape and type of ``start``: one-hot for a logit, p_c (onehot - p) for a probability of a softmax.
+
+    Of a single sigmoid, 1 for the positive class and -1 for the negative one; times p (1 - p) for a probability.
 
     Computed from ``start`` itself, so that it is right for every point of a path and every class given at run time.
     """
+    hot = _signs(op, start, chosen) if question.binary else _one_hot(op, question, start, chosen)
+    if not question.squash:
+        return hot
+    p = squashed(op, question, start, question.squash)
+    weighted = op.Mul(p, hot)
+    if question.squash == "sigmoid":
+        return op.Mul(weighted, op.Sub(1.0, p))
+    return op.Sub(weighted, op.Mul(p, op.ReduceSum(weighted, [question.axis], keepdims=1)))
+
+
+def _signs(op: Emit, start: Value, chosen: Value) -> Value:
+    """1 where the positive class is explained, -1 where the negative one is."""
+    sign = op.Cast(op.Sub(op.Mul(chosen, 2), 1), to=signal_type(start))
+    return reshape_like(op, sign, start)
+
+
+def _one_hot(op: Emit, question: Question, start: Value, chosen: Value) -> Value:
+    """1 at the explained class, 0 elsewhere."""
     shape, each = start.shape, question.sample_shape
-    rows = scores(op, question, start)
     if shape is not None and all(isinstance(d, int) for d in each):
         classes = int(np.prod([d for d in each if isinstance(d, int)], dtype=np.int64))
         index = op.const(np.arange(classes, dtype=np.int64)[None, :])
     else:
-        count = op.Squeeze(op.Shape(rows, start=1, end=2), [0])
+        count = op.Squeeze(op.Shape(scores(op, question, start), start=1, end=2), [0])
         index = op.Unsqueeze(op.Range(0, count, 1), [0])
     hot = op.Cast(op.Equal(index, op.Unsqueeze(chosen, [1])), to=signal_type(start))
-    if shape is None or len(shape) != 2 or not question.batched:
-        hot = reshape_like(op, hot, start)
-    if question.squash:
-        p = op.Softmax(start, axis=question.axis)
-        weighted = op.Mul(p, hot)
-        return op.Sub(weighted, op.Mul(p, op.ReduceSum(weighted, [question.axis], keepdims=1)))
-    return hot
+    return hot if shape is not None and len(shape) == 2 and question.batched else reshape_like(op, hot, start)

@@ -16,7 +16,7 @@ from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, columns, recast, reshape_like, signal_type
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.head import emit_seed
+from onnxsal.methods.head import emit_seed, squashed
 
 Cuts = dict[str, tuple[Value, int, int]]
 """Tensor -> its relevance, and how many entries the book's two lists had when it was met."""
@@ -25,9 +25,11 @@ Cuts = dict[str, tuple[Value, int, int]]
 def seed(build: Build, start: Value) -> Value:
     """The score at the explained class, 0 elsewhere."""
     op, question = build.op, build.question
-    hot = emit_seed(op, dataclasses.replace(question, squash=""), question.start, build.head.explained_class)
-    value = op.Softmax(question.start, axis=question.axis) if question.squash else question.start
-    relevance = op.Mul(hot, value)
+    if question.binary:
+        score = recast(op, build.head.score, op.dtype, signal_type(question.start))
+        return reshape_like(op, score, start)
+    hot = emit_seed(op, dataclasses.replace(question, link=""), question.start, build.head.explained_class)
+    relevance = op.Mul(hot, squashed(op, question, question.start, question.squash))
     return relevance if start.name == question.start.name else reshape_like(op, relevance, start)
 
 

@@ -14,12 +14,12 @@ from onnxsal.errors import InputError, TargetError
 from onnxsal.explainer import Explainer, Target
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.convert import target_index
-from onnxsal.facts.heads import order_logits
 from onnxsal.facts.part import cut_out, needed_names
-from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA
 from onnxsal.metrics.places import Places, places_of
+from onnxsal.ops.registry import known
+from onnxsal.passes import prepare
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import open_session
 
@@ -55,8 +55,9 @@ def needed(proto: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
 class Scorer:
     """Logits and probabilities of the plain model: forward passes only, in one session that stays open.
 
-    The logit is what a final Softmax or Sigmoid reads (the output itself where there is none), whatever score an explanation starts
-    from; the probability is their result (a Softmax over the classes where there is none; a Sigmoid for a single one).
+    The logit is what a final softmax or sigmoid is computed from (the output itself where there is none), whatever score an explanation
+    starts from; the probability is their result (a softmax over the classes where there is none; a sigmoid for a single one). A single
+    sigmoid has two classes, with logits -z and z, and probabilities 1 - p and p.
     """
 
     def __init__(
@@ -71,10 +72,7 @@ class Scorer:
         batch_size: int | None = None,
     ) -> None:
         proto = load_model(model)
-        plain = Model(proto)
-        self.question: Question = ask(
-            Model(proto) if order_logits(plain) else plain, input, output, "logit", batched=batched, layout=layout
-        )
+        self.question: Question = ask(prepare(proto, known).model, input, output, "logit", batched=batched, layout=layout)
         if not self.question.batched:
             raise TargetError(f"output '{self.question.output}' has no batch axis, so its scores do not belong to samples one by one.")
         start = self.question.start
@@ -141,7 +139,7 @@ class Scorer:
 
     def _rows(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start = self._start(batch)
-        return start.reshape(len(batch), -1), self._squashed(start)
+        return self._columns(start, -start), self._squashed(start)
 
     def _start(self, batch: np.ndarray) -> np.ndarray:
         count = len(batch)
@@ -156,14 +154,16 @@ class Scorer:
 
     def _squashed(self, start: np.ndarray) -> np.ndarray:
         """The same probabilities as an explanation's ``score="probability"``, one row per sample."""
-        cut, rows = self.question.cut, start.reshape(len(start), -1)
-        if self.question.score == "raw":  # a probability whose logits were not found
-            return rows
-        if (cut is not None and cut.op_type == "Sigmoid") or (cut is None and rows.shape[1] == 1):
-            return 0.5 + 0.5 * np.tanh(rows / 2)
-        if cut is None:
-            return _softmax(rows, 1)
-        return _softmax(start, self.question.axis).reshape(len(start), -1)
+        if self.question.link == "softmax":
+            start = _softmax(start, self.question.axis)
+        elif self.question.link == "sigmoid":
+            start = 0.5 + 0.5 * np.tanh(start / 2)
+        return self._columns(start, 1 - start)
+
+    def _columns(self, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+        """One row of classes per sample; of a single sigmoid the negative class and the positive one."""
+        rows = positive.reshape(len(positive), -1)
+        return np.concatenate([negative.reshape(rows.shape), rows], 1) if self.question.binary else rows
 
 
 def _softmax(values: np.ndarray, axis: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import is_zero, mask, unbroadcast
+from onnxsal.ops import squashing
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, ZERO, at, bent, growing, hull, product
 from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
 
@@ -176,6 +177,7 @@ def _clip_range(node: NodeView, of: Of) -> Range:
 @gradient_of(
     "Clip",
     family="activation",
+    head=squashing.clipped,
     rectifies=lambda node, of: is_zero(node.const(1)),
     range=_clip_range,
     bias=_clip_bias,
@@ -201,7 +203,7 @@ def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(dx, low, high)
 
 
-@gradient_of("Sigmoid", family="activation", range=UNIT, bias="symmetric", cases=[case((2, 3, 4), low=-4, high=4)])
+@gradient_of("Sigmoid", family="activation", head=squashing.sigmoid, range=UNIT, bias="symmetric", cases=[case((2, 3, 4), low=-4, high=4)])
 def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y (1 - y)."""
     return [op.Mul(dy, op.Mul(node.y, op.Sub(1.0, node.y)))]
@@ -229,14 +231,19 @@ def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Where(op.Less(op.Abs(node.x), 3.0), curve, mask(op, op.Greater(node.x, 0.0), dy))]
 
 
-@gradient_of("Tanh", family="activation", range=growing(np.tanh), bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Tanh", family="activation", head=squashing.tanh, range=growing(np.tanh), bias="symmetric", cases=[case((2, 3, 4))])
 def tanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy (1 - y^2)."""
     return [op.Mul(dy, op.Sub(1.0, op.Mul(node.y, node.y)))]
 
 
 @gradient_of(
-    "Softplus", family="activation", range=growing(lambda x: np.logaddexp(x, 0)), bias="symmetric", cases=[case((2, 3), low=-4, high=4)]
+    "Softplus",
+    family="activation",
+    head=squashing.softplus,
+    range=growing(lambda x: np.logaddexp(x, 0)),
+    bias="symmetric",
+    cases=[case((2, 3), low=-4, high=4)],
 )
 def softplus(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy sigmoid(x)."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, is_zero, mask, unbroadcast
+from onnxsal.ops import squashing
 from onnxsal.ops.axes import nowhere
 from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
 from onnxsal.ops.registry import Of, Range, Roles, Scaling, case, gradient_of
@@ -53,6 +54,7 @@ def _sum_range(node: NodeView, of: Of) -> Range:
     "Add",
     "Sum",
     family="add",
+    head=squashing.add,
     range=_sum_range,
     roles=Roles(None),
     bias=_passive,
@@ -78,6 +80,7 @@ def _difference_range(node: NodeView, of: Of) -> Range:
 @gradient_of(
     "Sub",
     family="add",
+    head=squashing.subtract,
     range=_difference_range,
     roles=Roles(None, negated=(1,)),
     bias=_sub_bias,
@@ -147,6 +150,7 @@ def _product_range(node: NodeView, of: Of) -> Range:
 @gradient_of(
     "Mul",
     family="product",
+    head=squashing.multiply,
     range=_product_range,
     bias="product",
     cases=PAIRS,
@@ -180,6 +184,7 @@ def _quotient_range(node: NodeView, of: Of) -> Range:
 @gradient_of(
     "Div",
     family="product",
+    head=squashing.divide,
     range=_quotient_range,
     bias=_div_bias,
     cases=DIVIDED,

@@ -10,6 +10,7 @@ from onnx import TensorProto
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import FLOAT8, FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
+from onnxsal.ops import squashing
 from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, by_sign, grid, growing, inverse, largest, magnitude
@@ -22,13 +23,15 @@ def absolute(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Mul(dy, op.Sign(node.x))]
 
 
-@gradient_of("Neg", family="elementwise", range=lambda node, of: (-of(0)[1], -of(0)[0]), bias="zero", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Neg", family="elementwise", head=squashing.negated, range=lambda node, of: (-of(0)[1], -of(0)[0]), bias="zero", cases=[case((2, 3, 4))]
+)
 def negate(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = -dy."""
     return [op.Neg(dy)]
 
 
-@gradient_of("Exp", family="elementwise", range=growing(np.exp), bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Exp", family="elementwise", head=squashing.exp, range=growing(np.exp), bias="symmetric", cases=[case((2, 3, 4))])
 def exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y."""
     return [op.Mul(dy, node.y)]
@@ -37,6 +40,7 @@ def exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Log",
     family="elementwise",
+    head=squashing.log,
     range=growing(lambda x: np.log(np.maximum(x, 0))),
     bias=lambda op, node: op.Sub(node.y, 1.0),
     cases=[case((2, 3, 4), low=0.1)],
@@ -61,6 +65,7 @@ def sqrt(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Reciprocal",
     family="elementwise",
+    head=squashing.reciprocal,
     range=lambda node, of: inverse(of(0)),
     bias=lambda op, node: op.Mul(node.y, 2.0),
     cases=[case((2, 3), low=0.3), case((3,), high=-0.3)],
@@ -223,7 +228,9 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- copies and conversions -----
 
 
-@gradient_of("Identity", family="movement", keeps="place", axes=first_aligned, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+@gradient_of(
+    "Identity", family="movement", head=squashing.same, keeps="place", axes=first_aligned, bias="zero", cases=[case((2, 3, 4)), case(1.5)]
+)
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]
@@ -238,6 +245,7 @@ def _dropout_range(node: NodeView, of: Of) -> Range:
 @gradient_of(
     "Dropout",
     family="movement",
+    head=squashing.same,
     axes=first_aligned,
     range=_dropout_range,
     keeps="place",
@@ -292,6 +300,7 @@ def _cast_range(node: NodeView, of: Of) -> Range:
     "Cast",
     "CastLike",
     family="movement",
+    head=squashing.same,
     axes=first_aligned,
     range=_cast_range,
     keeps="place",

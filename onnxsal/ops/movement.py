@@ -18,6 +18,7 @@ from onnxsal.graph.adjoints import (
     sizes,
 )
 from onnxsal.graph.helpers import axes_of, perm_inverse, reshape_like, shape_of, unbroadcast, zeros_like
+from onnxsal.ops import squashing
 from onnxsal.ops.axes import each_sample, first_aligned, regrouped, within
 from onnxsal.ops.ranges import ZERO, hull, with_zero
 from onnxsal.ops.registry import APART, MIXED, Moved, Of, Range, case, gradient_of
@@ -54,6 +55,7 @@ def _shifted(node: NodeView, axis: int) -> Moved:
     "Squeeze",
     "Unsqueeze",
     family="movement",
+    head=squashing.reshaped,
     axes=_regrouped_axes,
     keeps="elements",
     bias="zero",
@@ -83,6 +85,7 @@ def _permuted_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
 @gradient_of(
     "Transpose",
     family="movement",
+    head=squashing.transposed,
     axes=_permuted_axes,
     keeps="elements",
     bias="zero",
@@ -152,6 +155,7 @@ def reverse_sequence(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Expand",
     family="movement",
+    head=squashing.expanded,
     axes=first_aligned,
     bias="zero",
     cases=[

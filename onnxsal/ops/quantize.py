@@ -16,6 +16,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, crop_or_pad, sizes
 from onnxsal.graph.helpers import as_compute, dim_of, mask, reshape_like, shape_of, unbroadcast
+from onnxsal.ops import squashing
 from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.ranges import at, grid, product
 from onnxsal.ops.registry import ANY, MIXED, Moved, Of, Range, case, gradient_of, not_yet
@@ -159,6 +160,7 @@ def _swallowed_relu(node: NodeView, of: Of) -> bool:
 @gradient_of(
     "QuantizeLinear",
     family="quantize",
+    head=squashing.on_a_grid,
     axes=first_aligned,
     rectifies=_swallowed_relu,
     range=_quantized_range,
@@ -209,6 +211,7 @@ CODES = np.array([[[3, -100, 7, 0], [1, 2, 3, 127], [-128, 0, 5, -7]]], INT8)
 @gradient_of(
     "DequantizeLinear",
     family="quantize",
+    head=squashing.on_a_grid,
     axes=first_aligned,
     range=_dequantized_range,
     bias=_dequantize_bias,

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import axes_of, cast, mask, shape_of, zeros_like
+from onnxsal.ops import squashing
 from onnxsal.ops.axes import along, reduced
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, powers
 from onnxsal.ops.registry import Case, Roles, case, gradient_of
@@ -91,7 +92,9 @@ def _cases(*more: Case, **drawn: float | Sequence[float]) -> list[Case]:
 # ----- sums and means -----
 
 
-@gradient_of("ReduceSum", family="reduction", axes=reduced, range=by_sign, bias="zero", cases=_cases(), roles=Roles((0,)))
+@gradient_of(
+    "ReduceSum", family="reduction", head=squashing.sum_, axes=reduced, range=by_sign, bias="zero", cases=_cases(), roles=Roles((0,))
+)
 def reduce_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy, repeated along the reduced axes."""
     return node.grads(_spread(op, node, dy))
@@ -122,7 +125,14 @@ def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(op.Mul(node.x, _keep(op, node, ratio)))
 
 
-@gradient_of("ReduceLogSum", family="reduction", axes=reduced, bias=lambda op, node: op.Sub(node.y, 1.0), cases=_cases(low=0.5, high=2.0))
+@gradient_of(
+    "ReduceLogSum",
+    family="reduction",
+    head=squashing.log_sum,
+    axes=reduced,
+    bias=lambda op, node: op.Sub(node.y, 1.0),
+    cases=_cases(low=0.5, high=2.0),
+)
 def reduce_log_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sum(x) = dy / exp(y)."""
     return node.grads(_spread(op, node, op.Div(dy, op.Exp(node.y))))
@@ -140,7 +150,13 @@ def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
 
 
 @gradient_of(
-    "ReduceLogSumExp", family="reduction", axes=reduced, range=lambda node, of: (of(0)[0], math.inf), bias=_log_sum_exp_bias, cases=_cases()
+    "ReduceLogSumExp",
+    family="reduction",
+    head=squashing.log_sum_exp,
+    axes=reduced,
+    range=lambda node, of: (of(0)[0], math.inf),
+    bias=_log_sum_exp_bias,
+    cases=_cases(),
 )
 def reduce_log_sum_exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy exp(x - y)."""
@@ -182,6 +198,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "ReduceMax",
     "ReduceMin",
     family="max_pool",
+    head={"ReduceMax": squashing.largest},
     axes=reduced,
     bias="zero",
     cases=_cases(case(np.asarray([[2.0, -1.0, 0.5], [-3.0, 1.0, 4.0]]), np.asarray([1]), keepdims=0)),

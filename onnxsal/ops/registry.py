@@ -19,6 +19,7 @@ import onnx
 from onnxsal.errors import UnsupportedError, near_miss
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import zeros_like
+from onnxsal.ops.squashing import HeadRule
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
 Bias = Callable[[Emit, NodeView], Value | None]
@@ -203,13 +204,14 @@ class Facts:
 
     ``range``: between which values its output lies; ``axes``: where axes of its inputs are in its outputs (``None``: as its family says,
     or not known). ``pictures``: the standard defines it on [N, C, ...]. ``rectifies`` tells whether it cuts its first input off at zero: 0
-    below, the identity just above.
+    below, the identity just above. ``head``: what its first output is as a function of scores (``ops/squashing.py``).
     """
 
     range: RangeRule | None = None
     axes: AxesRule | None = None
     pictures: bool = False
     rectifies: Callable[[NodeView, Of], bool] = lambda node, of: False
+    head: HeadRule | None = None
     of_sizes: bool = False
     """Whether its outputs depend on the sizes of its inputs only, not on their values."""
 
@@ -267,6 +269,7 @@ def gradient_of(
     axes: AxesRule | None = None,
     pictures: bool = False,
     rectifies: Callable[[NodeView, Of], bool] = Facts.rectifies,
+    head: HeadRule | Mapping[str, HeadRule] | None = None,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -281,7 +284,8 @@ def gradient_of(
     keeps the weights of each of its units, where that is what the operator does. ``trained`` lists the inputs that training fits.
     ``keeps`` tells that y is x again, ``fills(node)`` whether a movement puts constants beside what it moves. ``range`` says between which
     values its first output lies: always, or as a function of the ranges of the inputs; ``axes`` where the axes of its inputs are in its
-    outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero.
+    outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero;
+    ``head`` what its first output is as a function of scores, for all ``op_types`` or for each of those named.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -297,7 +301,8 @@ def gradient_of(
                 raise ValueError(f"operator {op_type} is registered without test cases")
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
-            outputs, stated = None if carries is None else tuple(carries), Facts(_always(range), axes, pictures, rectifies)
+            squashes = head.get(op_type) if isinstance(head, Mapping) else head
+            outputs, stated = None if carries is None else tuple(carries), Facts(_always(range), axes, pictures, rectifies, squashes)
             known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
             REGISTRY[key] = OpSpec(*known, roles, scaling, units, tuple(trained), keeps, fills, stated, gradient.__module__)
         return gradient

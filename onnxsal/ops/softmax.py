@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import mask
+from onnxsal.ops import squashing
 from onnxsal.ops.axes import along
 from onnxsal.ops.ranges import UNIT
 from onnxsal.ops.registry import case, gradient_of
@@ -54,13 +55,21 @@ def _times(op: Emit, node: NodeView, g: Value) -> Value:
     return op.Where(op.Equal(g, 0.0), 0.0, product) if _is_guarded(node) else product
 
 
-@gradient_of("Softmax", family="softmax", axes=along(first=13), range=UNIT, bias=_softmax_bias, cases=_cases)
+@gradient_of("Softmax", family="softmax", head=squashing.softmax, axes=along(first=13), range=UNIT, bias=_softmax_bias, cases=_cases)
 def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = y (dy - sum(y dy))."""
     return [_times(op, node, op.Sub(dy, _sum(op, node, _times(op, node, dy))))]
 
 
-@gradient_of("LogSoftmax", family="softmax", axes=along(first=13), range=(-math.inf, 0.0), bias=_log_softmax_bias, cases=_cases)
+@gradient_of(
+    "LogSoftmax",
+    family="softmax",
+    head=squashing.log_softmax,
+    axes=along(first=13),
+    range=(-math.inf, 0.0),
+    bias=_log_softmax_bias,
+    cases=_cases,
+)
 def log_softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy - exp(y) sum(dy)."""
     return [op.Sub(dy, op.Mul(op.Exp(node.y), _sum(op, node, dy)))]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import onnx
 
 from onnxsal.errors import ModelError
-from onnxsal.facts.heads import order_logits
 from onnxsal.graph import Model
 from onnxsal.large import serialised
 from onnxsal.passes.base import Outcome, Pass
@@ -16,6 +15,7 @@ from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
 from onnxsal.passes.inline_functions import INLINE, Known, expand_bodies
 from onnxsal.passes.name_nodes import NAME_NODES
+from onnxsal.passes.order_logits import order_logits
 from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.sort import SORT
 
@@ -80,6 +80,8 @@ def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None
             )
     model = Model(proto)
     if order_logits(model):
-        log.append("order logits: the final Softmax or Sigmoid is transposed, so its logits were transposed too")
+        log.append(
+            "order logits: the logits stand in another order than the output, or times a number, so they were added as they belong to it"
+        )
         model = Model(proto)
     return Prepared(model, log, bool(rewritten))

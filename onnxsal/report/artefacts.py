@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxsal.ask.question import Question
 from onnxsal.explainer import Explanation
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.heatmap import overlay, render_map, scale_map
@@ -33,9 +34,10 @@ MATLAB = Style("white_black", 100)
 """The MathWorks page on gradient attribution: white to black over the whole range."""
 
 
-def record(one: Explanation, output: str, labels: Sequence[str] | None = None) -> dict[str, Any]:
-    """The numbers of one explained sample: its best classes by the model's own output ``output``, what was explained and how."""
-    values = np.squeeze(np.asarray(one.outputs[output], np.float64))
+def record(one: Explanation, question: Question, labels: Sequence[str] | None = None) -> dict[str, Any]:
+    """The numbers of one explained sample: its best classes by the model's own output, what was explained and how."""
+    own = np.asarray(one.outputs[question.output], np.float64)
+    values = np.squeeze(question.by_class(own) if question.binary else own)
     classes = np.atleast_1d(values) if values.ndim < 2 else None
     names = labels if classes is not None else None
     best = [] if classes is None else np.argsort(-classes, kind="stable")[:TOP].tolist()

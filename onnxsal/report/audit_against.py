@@ -19,13 +19,19 @@ from onnxsal.report.audit_look import CHUNK, Seen, Subject
 
 
 def comparable(own: Subject, other: Subject | None) -> None:
-    """Two models can be compared where they answer the same question."""
+    """Two models can be compared where they answer the same question: as many classes, and the same kind of score."""
     if other is None:
         return
-    sizes = [s.scorer.question.start.shape for s in (own, other)]
-    counts = [None if s is None else s[-1] for s in sizes]
+    asked = [s.scorer.question for s in (own, other)]
+    counts = [q.class_shape[-1] if q.class_shape else None for q in asked]
     if all(isinstance(c, int) for c in counts) and counts[0] != counts[1]:
         raise InputError(f"the models cannot be compared: one has {counts[0]} classes, the other {counts[1]}.")
+    if asked[0].score != asked[1].score or asked[0].link != asked[1].link:
+        heads = [next((str(f) for f in q.found if f.what == "head"), q.score) for q in asked]
+        raise InputError(
+            f"the models cannot be compared: a score of one is {heads[0]}, of the other {heads[1]}. "
+            "Name tensors that hold the same (--output), such as the logits of both."
+        )
 
 
 def compare_models(own: Subject, other: Subject, data: Dataset, seen: Seen) -> list[Any]:
