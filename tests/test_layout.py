@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import sys
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,76 @@ def test_the_walk_names_no_operator():
     assert not operators & strings
     assert "op_type" not in text
     assert "isinstance" not in text
+
+
+OPERATORS = frozenset(s.name for s in onnx.defs.get_all_schemas_with_history() if s.domain in ("", "ai.onnx"))
+
+MOST_NAMED = 304
+"""Operator names that may stand as literals outside ops/. What is known of an operator stands where it is registered."""
+
+MOST_WITHOUT_REASON = 232
+
+
+def named_operators(source: str) -> list[tuple[int, str, bool]]:
+    """Every string constant that is an operator's name: (line, name, whether a comment beside its statement gives the reason).
+
+    Docstrings, ``__all__`` and the texts of errors name none. The reason is a comment on a line of the innermost statement or of
+    its header, right above it, or the docstring of the assignment.
+    """
+    tree, lines = ast.parse(source), source.splitlines()
+    comments = {t.start[0] for t in tokenize.generate_tokens(iter([f"{line}\n" for line in lines]).__next__) if t.type == tokenize.COMMENT}
+    found = []
+
+    def visit(item: ast.AST, reason: bool) -> None:
+        for _, value in ast.iter_fields(item):
+            children = value if isinstance(value, list) else [value]
+            for child, after in itertools.pairwise([*children, None]):
+                if isinstance(child, ast.stmt):
+                    explained = after if isinstance(child, ast.Assign | ast.AnnAssign) else None
+                    visit_statement(child, explained)
+                elif isinstance(child, ast.Constant) and child.value in OPERATORS and isinstance(child.value, str):
+                    found.append((child.lineno, child.value, reason))
+                elif isinstance(child, ast.AST):
+                    visit(child, reason)
+
+    def visit_statement(item: ast.stmt, after: ast.stmt | None) -> None:
+        text = isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant)
+        names = [t.id for t in getattr(item, "targets", []) if isinstance(t, ast.Name)]
+        if text or names == ["__all__"] or isinstance(item, ast.Raise):
+            return
+        body = getattr(item, "body", None)
+        last = body[0].lineno - 1 if isinstance(body, list) and body else item.end_lineno or item.lineno
+        told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        visit(item, told or bool(comments & set(range(item.lineno - 1, last + 1))))
+
+    visit(tree, False)
+    return found
+
+
+def test_the_count_of_operator_names_is_honest():
+    text = """
+__all__ = ["Conv"]
+
+def f(node):
+    \"\"\"Conv\"\"\"
+    if node.op_type == "Conv":
+        raise ValueError("Conv")
+    # stands in for the node
+    return g("Relu", x=["Add"])
+
+BOTH = ("Mul", "Div")
+\"\"\"Because.\"\"\"
+"""
+    assert named_operators(text) == [(6, "Conv", False), (9, "Relu", True), (9, "Add", True), (11, "Mul", True), (11, "Div", True)]
+
+
+def test_operators_are_named_where_they_are_registered():
+    """Elsewhere few literals are left, each with its reason beside it."""
+    named = {p: named_operators(p.read_text(encoding="utf-8")) for p in sources() if room(p) != "ops"}
+    count = {str(p.relative_to(PACKAGE)): len(found) for p, found in named.items() if found}
+    assert sum(count.values()) <= MOST_NAMED, count
+    bare = [f"{p.relative_to(PACKAGE)}:{line} {name}" for p, found in named.items() for line, name, reason in found if not reason]
+    assert len(bare) <= MOST_WITHOUT_REASON, bare
 
 
 def test_room_sizes(capsys: pytest.CaptureFixture[str]):

@@ -319,6 +319,7 @@ def center_crop_pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="movement",
     axes=first_aligned,
     range=with_zero,
+    fills=lambda node: True,
     bias="zero",
     cases=[case((2, 3, 4)), case((3, 3), upper=0), case((3, 4), np.array(-1, np.int64)), case((4, 4), np.array(1, np.int64), upper=0)],
 )

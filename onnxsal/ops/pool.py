@@ -80,6 +80,7 @@ def global_max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "MaxUnpool",
     family="movement",
     range=with_zero,
+    fills=lambda node: True,
     bias="zero",
     cases=[
         case((1, 2, 2, 2), np.asarray([[[[1, 3], [8, 15]], [[16, 19], [28, 30]]]]), kernel_shape=[2, 2], strides=[2, 2]),
