@@ -160,7 +160,8 @@ def _openable(model: Source) -> Iterator[tuple[str, str | bytes]]:
 
 def _tensor(arg: Any) -> Tensor:
     shape = arg.shape
-    return Tensor(arg.name, arg.type, _DTYPES.get(arg.type), None if shape is None else tuple(shape))
+    sizes = None if shape is None else tuple(None if isinstance(d, int) and d < 0 else d for d in shape)
+    return Tensor(arg.name, arg.type, _DTYPES.get(arg.type), sizes)
 
 
 _SAME_NAME = ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128")
