@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.samples import sample_inputs, shape_text
@@ -67,13 +69,15 @@ def ask(
     *,
     batched: bool | None = None,
     layout: str | None = None,
+    example: Mapping[str, np.ndarray] | None = None,
 ) -> Question:
     """The question for a model: its one floating-point input unless ``input`` names another tensor, its one floating-point output
     that depends on it unless ``output`` names one, and what of it is explained.
 
     ``score``: ``"logit"`` cuts a final Softmax, LogSoftmax or Sigmoid (a probability made otherwise is taken as it is, with a
     ``doubt``); ``"probability"`` keeps it, or adds a Softmax where the model has none; ``"raw"`` takes the output as it is. ``batched``
-    says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where the model does not tell. Raises
+    says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where the model does not tell;
+    ``example`` is data of some inputs to run the model on. Raises
     ``TargetError`` where a choice is unknown or not unique.
     """
     if score not in SCORES:
@@ -84,7 +88,7 @@ def ask(
     x = model.value(_input(model, input))
     name = _output(model, output, x, score)
     start, last, doubt = _start(model, name, score)
-    samples = sample_inputs(model, x, start, batched)
+    samples = sample_inputs(model, x, start, batched, example)
     squash = "Softmax" if score == "probability" and (last is not None or not _squashed(model, name)) else ""
     question = Question(model, x, name, start, "raw" if doubt else score, squash, 1, last, samples, picture_of(model, x, layout), doubt)
     if squash and start.shape is not None and all(d == 1 for d in question.sample_shape):

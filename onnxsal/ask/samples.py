@@ -6,8 +6,9 @@ Axis 0 counts the samples, or all that is fed is one sample. What may be neither
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
+import numpy as np
 import onnx
 
 from onnxsal.errors import TargetError
@@ -24,21 +25,23 @@ HOW = (
 )
 
 
-def sample_inputs(model: Model, x: Value, start: Value, batched: bool | None = None) -> tuple[str, ...]:
+def sample_inputs(
+    model: Model, x: Value, start: Value, batched: bool | None = None, example: Mapping[str, np.ndarray] | None = None
+) -> tuple[str, ...]:
     """The graph inputs that hold one row per sample; none where the whole input is one sample.
 
     ``batched`` says which it is where the model does not tell; what contradicts the model is refused. Raises ``TargetError``.
     """
     if batched is False:
         return ()
-    return _Case(model, x, start, batched is True).decide()
+    return _Case(model, x, start, batched is True, example or {}).decide()
 
 
 class _Case:
     """One model, explained tensor and scores, with what is found out about them."""
 
-    def __init__(self, model: Model, x: Value, start: Value, said: bool) -> None:
-        self.model, self.x, self.start, self.said = model, x, start, said
+    def __init__(self, model: Model, x: Value, start: Value, said: bool, example: Mapping[str, np.ndarray]) -> None:
+        self.model, self.x, self.start, self.said, self.example = model, x, start, said, example
         before, self.used = needed_names(model.proto, [x.name]), needed_names(model.proto, [x.name, start.name])
         near = [n for n in model.input_names if n in before and model.value(n).shape != ()]
         self.main = x.name if x.name in model.input_names else next(iter(near), "")
@@ -79,7 +82,7 @@ class _Case:
             count = size if isinstance(size, int) else 2
             for name in open_ones:
                 others = {n: count for n in open_ones if n in self.used}
-                other = watch_rows(part, (), {**others, name: count + 1}, count) if name in self.used else None
+                other = watch_rows(part, (), {**others, name: count + 1}, count, self.example) if name in self.used else None
                 if other is None or other.shapes[self.start.name][:1] != (count,):
                     same.append(name)
         return tuple(n for n in self.inputs if n in same)
@@ -92,7 +95,7 @@ class _Case:
         """What a run shows, for the inputs of the same size, or for the main one alone."""
         part, seen = self._part(), None
         for some in dict.fromkeys([rows, (self.main,)]):
-            seen = watch_rows(part, some)
+            seen = watch_rows(part, some, None, 2, self.example)
             if seen is not None and seen.apart and self._as_long(seen):
                 return some
         if seen is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from numbers import Integral
@@ -22,6 +22,7 @@ from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import MethodError, TargetError, near_miss
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
+from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods import WRAPPERS
@@ -30,6 +31,8 @@ from onnxsal.methods.head import emit_head
 from onnxsal.passes import Prepared
 
 Target = int | Sequence[int] | np.ndarray | None
+Example = np.ndarray | Mapping[str, np.ndarray] | None
+"""Data of the kind that the model is fed with: an array for its only input, or arrays by input."""
 
 DEFAULT_METHOD = "fullgrad"
 
@@ -62,6 +65,7 @@ def convert(
     components: bool = False,
     batched: bool | None = None,
     layout: str | None = None,
+    example: Example = None,
     **parameters: Any,
 ) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
@@ -79,9 +83,13 @@ def convert(
     value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation, where
     the method has parts. Other keywords are the method's.
 
-    Whether axis 0 counts samples is proved from the graph or seen in a run on random input; a model that leaves it open is refused, unless
-    ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a picture's axes are not what the
-    first convolution reached from it, or else its shape, says.
+    Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves
+    it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a
+    picture's axes are not what the first convolution reached from it, or else its shape, says.
+
+    ``example`` is data of the kind that the model is fed with (an array for its only input, or a dict of arrays): it tells the number of
+    axes of an input without a shape, and the model is run on it instead of on random input where something is to be seen in a run.
+    It is not kept. What is returned opens in ONNX Runtime.
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
@@ -100,6 +108,7 @@ def convert(
         components=components,
         batched=batched,
         layout=layout,
+        example=example,
         **parameters,
     ).proto
 
@@ -120,6 +129,7 @@ def conversion(
     components: bool = False,
     batched: bool | None = None,
     layout: str | None = None,
+    example: Example = None,
     **parameters: Any,
 ) -> Conversion:
     """As ``convert``, with everything that was decided on the way."""
@@ -135,20 +145,24 @@ def conversion(
     proto = load_model(model)
     digest = model_sha256(model)
     refuse_converted(proto)
+    data = guard.as_example(proto, example, input)
 
     def asked_of(plain: Model) -> Question:
-        return ask(plain, input, output, score, batched=batched, layout=layout)
+        guard.refuse_open_rank(plain, input)
+        return ask(plain, input, output, score, batched=batched, layout=layout, example=data)
 
     def planned(plain: Model) -> None:
         if chosen.rules:
             guard.plan_of(asked_of(plain), chosen.bound(settings))
 
-    prepared = guard.prepared(model, proto, planned)
+    prepared = guard.prepared(model, proto, planned, data)
     question = asked_of(prepared.model)
+    question = replace(question, doubt="; ".join(filter(None, (question.doubt, prepared.doubt))))
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
     result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, edges, components, quantize)
+    guard.refuse_unopenable(model, result, f"{prefix}{PREFIX}/")
     settings |= {} if quantize is None else {"quantize": int(quantize)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     asked = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
@@ -181,7 +195,7 @@ def _build(
     quantize: int | None,
 ) -> onnx.ModelProto:
     """Emit head and explanation, then append them to the forward part. ``edges`` are the colours that settings may name."""
-    op = Emit(prepared.model, f"{prefix}onnxsal")
+    op = Emit(prepared.model, f"{prefix}{PREFIX}")
     if question.x.dtype == TensorProto.DOUBLE:
         op.dtype = TensorProto.DOUBLE
     shape = (f"{prefix}targets",)

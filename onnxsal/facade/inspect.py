@@ -11,13 +11,13 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from onnxsal.ask.guard import plan_of
+from onnxsal.ask import guard
 from onnxsal.ask.layers import Layers
 from onnxsal.ask.question import ask
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, OnnxsalError
-from onnxsal.facade.convert import DEFAULT_METHOD, conversion
+from onnxsal.facade.convert import DEFAULT_METHOD, Example, conversion
 from onnxsal.graph import Model, NodeView
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import refuse_converted
@@ -35,13 +35,17 @@ def plan(
     score: str = "logit",
     batched: bool | None = None,
     layout: str | None = None,
+    example: Example = None,
 ) -> Plan:
     """Which rule crosses which node, and why; nothing is emitted. ``print(plan(...))`` shows the table. Raises as ``convert``."""
     proto = load_model(model)
     refuse_converted(proto)
-    question = ask(prepare(proto, known).model, input, output, score, batched=batched, layout=layout)
+    data = guard.as_example(proto, example, input)
+    plain = prepare(proto, known, None, data).model
+    guard.refuse_open_rank(plain, input)
+    question = ask(plain, input, output, score, batched=batched, layout=layout, example=data)
     chosen = get_method(method)
-    return plan_of(question, chosen.bound(chosen.settle({})))
+    return guard.plan_of(question, chosen.bound(chosen.settle({})))
 
 
 @dataclass(frozen=True)
