@@ -11,7 +11,13 @@ class OnnxsalError(Exception):
 
 
 class ModelError(OnnxsalError):
-    """The file is not a model that can be read, checked or run."""
+    """The file is not a model that can be read, checked or run; ``node`` names the node that failed in a run ('' = none)."""
+
+    node: str = ""
+
+
+class ExampleNeeded(ModelError):
+    """The model alone does not tell what is needed here; a run on data of its kind would: ``example=`` in Python, ``--on`` FILE."""
 
 
 class UnsupportedError(OnnxsalError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxsal.engine.method import Method
-from onnxsal.errors import InputError, TargetError
+from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
-from onnxsal.facade.convert import DEFAULT_METHOD, conversion, target_index
+from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, Example, conversion, target_index
 from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
@@ -172,7 +173,8 @@ class Explainer:
     ``model``, ``method`` and the keywords are those of ``convert``; ``providers`` is what ONNX Runtime takes, or a short word
     ("cpu", "cuda"): what is asked for and not obtained is an error. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
-    fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named.
+    fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named. A model that does not tell the
+    number of axes of its input is converted by the first ``explain``, with its data as the ``example``.
     """
 
     def __init__(
@@ -184,29 +186,60 @@ class Explainer:
         batch_size: int | None = None,
         labels: Sequence[str] | None = None,
         prefix: str = "",
+        example: Example = None,
         **parameters: Any,
     ) -> None:
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size={batch_size!r} is not a number of samples; give a whole number of 1 or more.")
-        built_in = adopt(model, method, parameters | ({"prefix": prefix} if prefix else {}))
-        self.conversion = built_in or conversion(model, method or DEFAULT_METHOD, prefix=prefix, **parameters)
-        self._adopted = built_in is not None
-        self.session: Session = open_session(self.conversion.proto, providers)
         self.labels = list(labels) if labels is not None else None
-        self._prefix = self.conversion.prefix
-        self._own = original_outputs(self.conversion.proto, self._prefix)
-        self._per_sample = set(self.conversion.question.samples)
+        built_in = adopt(model, method, parameters | ({"prefix": prefix} if prefix else {}))
+        self._adopted = built_in is not None
+        self._asked = method or (built_in.method.name if built_in else DEFAULT_METHOD)
+        self._options = {
+            "providers": providers,
+            "batch_size": batch_size,
+            "labels": labels,
+            "prefix": prefix,
+            "example": example,
+            **parameters,
+        }
+        if built_in is not None:
+            self._open(built_in)
+            return
+        convert = partial(conversion, model, self._asked, prefix=prefix, **parameters)
+        self._waiting: tuple[ExampleNeeded, Callable[..., Conversion]] | None = None
+        try:
+            self._open(convert(example=example))
+        except ExampleNeeded as error:
+            if example is not None:
+                raise
+            self._waiting = error, convert
+
+    def _open(self, made: Conversion) -> None:
+        """Open the session of a converted model, and note how it is fed."""
+        self._waiting = None
+        self.conversion = made
+        self.session: Session = open_session(made.proto, self._options["providers"])
+        self._prefix = made.prefix
+        self._own = original_outputs(made.proto, self._prefix)
+        self._per_sample = set(made.question.samples)
         sizes = [t.shape[0] for t in self.session.inputs if t.name in self._per_sample and t.shape]
         self._fixed = next((d for d in sizes if isinstance(d, int)), None)
-        self._batch = self._fixed or int(batch_size or 16)
+        self._batch = self._fixed or int(self._options["batch_size"] or 16)
         self._by_sample = {f"{self._prefix}{name}" for name in ("target", "baseline")}
-        weights = self.conversion.proto.graph.initializer
+        weights = made.proto.graph.initializer
         self._built_in = {t.name: numpy_helper.to_array(t) for t in weights if t.name in self._by_sample and max(t.dims[:1]) > 1}
-        question = self.conversion.question
-        asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "batched": question.batched}
-        again = {**self.conversion.settings, **asked} if built_in else parameters
-        self._recipe = {"providers": providers, "batch_size": batch_size, "labels": labels, "prefix": self._prefix, **again}
-        self._asked = method or (self.conversion.method.name if built_in else DEFAULT_METHOD)
+        asked: dict[str, Any] = {"input": made.question.x.name, "output": made.question.output, "batched": made.question.batched}
+        own = {"providers", "batch_size", "labels", "example"}
+        given = {k: v for k, v in self._options.items() if k in own} | made.settings | asked
+        self._recipe = given | {"prefix": self._prefix} if self._adopted else self._options
+
+    def __getattr__(self, name: str) -> Any:
+        """What a model does not tell before it is fed is refused until then, with what would tell it."""
+        waiting = self.__dict__.get("_waiting")
+        if waiting is not None and not name.startswith("__"):
+            raise waiting[0]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def method(self) -> str:
@@ -234,6 +267,8 @@ class Explainer:
         into a score of higher rank, or one index per sample. ``optional`` feeds the converted model's optional inputs, such as
         ``baseline``. Raises ``InputError`` for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
         """
+        if self._waiting is not None:
+            self._open(self._waiting[1](example=x))
         feed = self._feed(x)
         count = self._count(feed)
         targets = self._targets(target, count)

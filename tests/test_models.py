@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 from onnxsal.runtime.beside import beside, read_manifest
+from onnxsal.runtime.feeds import random_feed
 from onnxsal.runtime.labels import find_label, load_labels
-from onnxsal.runtime.probe import random_feed
 from onnxsal.runtime.session import open_session
 
 ROOT = Path(__file__).resolve().parent.parent / "models"

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxsal.errors import InputError, ModelError, OutputError, ProviderError, TargetError
 from onnxsal.large import write_in_two
 from onnxsal.runtime import session as session_module
+from onnxsal.runtime.feeds import random_feed
 from onnxsal.runtime.files import write_whole
-from onnxsal.runtime.probe import compare_models, random_feed, relative_difference
+from onnxsal.runtime.probe import compare_models, relative_difference
 from onnxsal.runtime.providers import CPU, CUDA, resolve
 from onnxsal.runtime.session import open_session
 

@@ -386,3 +386,64 @@ def test_what_mixes_rows_is_not_taken_for_proof(nodes: list[onnx.NodeProto]):
     weights = {"zero": [0], "one": [1], "axis": 0, "pads": [1, 0, 0, 0], "other": [2, 8]}
     model = make(nodes, {"x": [4, 4]}, {"y": None}, {k: np.asarray(v, np.int64) for k, v in weights.items()})
     assert row_axes(Model(model), ["x"])["y"] != 0
+
+
+# ----- fixed sizes with as many steps as samples -----
+
+
+def over_time(lookahead: int, steps: Any, width: int = 4) -> onnx.ModelProto:
+    """[T, 4] -> [T, 3] where step t sees step t + lookahead too (the last ones see the first): an axis of time that looks like samples."""
+    weights = {"w": draw(width, 3), "zero": np.asarray([0]), "far": np.asarray([2**31 - 1]), "k": np.asarray([lookahead])}
+    nodes = [
+        node("Slice", "x k far zero", "later"),
+        node("Slice", "x zero k zero", "first"),
+        node("Concat", "later first", "rolled", axis=0),
+        node("Add", "x rolled", "both"),
+        node("Tanh", "both", "t"),
+        node("MatMul", "t w", "y"),
+    ]
+    return make(nodes, {"x": [steps, width]}, {"y": [steps, 3]}, weights)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, "T"])
+@pytest.mark.parametrize("lookahead", [1, -1])
+def test_steps_that_see_later_or_earlier_ones_are_no_samples(steps: Any, lookahead: int):
+    """Changing the first row alone would show nothing of a model that looks back only."""
+    with pytest.raises(TargetError, match="one sample"):
+        Explainer(over_time(lookahead, steps), "fullgrad")
+
+
+@pytest.mark.parametrize("weak", [1e-1, 1e-4])
+def test_a_weak_link_between_rows_is_seen(weak: float):
+    """Every row sees a ten-thousandth of the mean over all rows."""
+    nodes = [
+        node("ReduceMean", "x axes", "m", keepdims=1),
+        node("Mul", "m weak", "s"),
+        node("Add", "x s", "a"),
+        node("Tanh", "a", "t"),
+        node("MatMul", "t w", "y"),
+    ]
+    weights = {"axes": np.asarray([0]), "weak": np.float32(weak), "w": draw(4, 3)}
+    with pytest.raises(TargetError, match="one sample"):
+        Explainer(make(nodes, {"x": [4, 4]}, {"y": [4, 3]}, weights), "gradient")
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("every_step", [True, False])
+def test_recurrent_layers_with_as_many_steps_as_samples(direction: str, every_step: bool):
+    """torch's order [T, N, F] with T = N = 3: [T, N, H] out, or the last state [N, H]. Time is refused as samples, either way."""
+    d = 2 if direction == "bidirectional" else 1
+    weights = {"W": draw(d, 16, 4), "R": draw(d, 16, 4, seed=1), "one": np.asarray([1]), "zero": np.asarray([0])}
+    nodes = [node("LSTM", "x W R", "Y h", direction=direction, hidden_size=4)]
+    nodes += [node("ReduceSum", "Y one", "y", keepdims=0)] if every_step else [node("ReduceSum", "h zero", "y", keepdims=0)]
+    shape = [3, 3, 4] if every_step else [3, 4]
+    with pytest.raises(TargetError, match="one sample"):
+        Explainer(make(nodes, {"x": [3, 3, 4]}, {"y": shape}, weights), "gradient")
+
+
+def test_how_samples_are_known():
+    """Proved, seen in a run, told."""
+    proved, seen = asked(cnn()), asked(over_time(0, 4))
+    told = asked(cnn(), batched=False)
+    assert [q.found[0].ground.name for q in (proved, seen, told)] == ["PROVED", "SEEN", "TOLD"]
+    assert "'x' counts samples" in str(proved.found[0])

@@ -1,33 +1,53 @@
-"""The guard of rewriting passes: run the model before and after on random input and compare."""
+"""The guard of rewriting passes: run the model before and after on data of the user's or on random input, and compare."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import onnx
 
 from onnxsal.ask.layers import Layers
 from onnxsal.ask.question import Question, begin
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
-from onnxsal.errors import ModelError
-from onnxsal.graph import Model
+from onnxsal.errors import ExampleNeeded, InputError, ModelError
+from onnxsal.graph import FLOATS, Model
+from onnxsal.graph.infer import contradiction, without_weights
 from onnxsal.graph.load import Source, load_model
+from onnxsal.large import serialised
 from onnxsal.ops.registry import known
-from onnxsal.passes import Prepared, prepare
-from onnxsal.runtime.probe import compare_models
+from onnxsal.passes import Compare, Comparison, Prepared, prepare
+from onnxsal.runtime.probe import compare_models, refuse_other_types
+from onnxsal.runtime.session import open_session
 
 
-def prepared(source: Source, proto: onnx.ModelProto, planned: Callable[[Model], object]) -> Prepared:
-    """``proto``, which was read from ``source``, made plain and compared with what it was.
+def prepared(
+    source: Source, proto: onnx.ModelProto, planned: Callable[[Model], object], example: Mapping[str, np.ndarray] | None = None
+) -> Prepared:
+    """``proto``, which was read from ``source``, made plain and compared with what it was, on ``example`` (data of some inputs) if given.
 
     Where that fails, gaps in the plan are told first: an operator that nobody knows cannot be run either, and that is all there is to it.
     """
     try:
-        return prepare(proto, known, compare_on_random_input)
+        return prepare(proto, known, comparing(example), example)
     except ModelError:
-        planned(prepare(load_model(source), known).model)
+        planned(prepare(load_model(source), known, None, example).model)
         raise
+
+
+def refuse_open_rank(plain: Model, explained: str | None) -> None:
+    """An input whose number of axes neither the file nor the graph nor data tells cannot be explained: no rule could be chosen for it.
+
+    Raises ``ExampleNeeded``.
+    """
+    inputs = [n for n in plain.input_names if plain.value(n).dtype in FLOATS and plain.value(n).shape is None]
+    for name in inputs if explained is None else [explained]:
+        if name in plain.types and plain.value(name).shape is None:
+            raise ExampleNeeded(
+                f"'{name}' has no declared shape, and its number of axes follows from nothing in the graph. Give data of its kind "
+                "(example= in Python, --on FILE), or declare the input's shape before converting."
+            )
 
 
 def plan_of(question: Question, method: Method) -> Plan:
@@ -37,15 +57,65 @@ def plan_of(question: Question, method: Method) -> Plan:
     return make_plan(question.model, method, [explained], [start.name])
 
 
-def compare_on_random_input(before: bytes | onnx.ModelProto, after: onnx.ModelProto) -> float:
-    """Largest relative difference of the outputs on random feeds.
+def comparing(example: Mapping[str, np.ndarray] | None = None) -> Compare:
+    """Compares a model before and after on ``example`` (inputs that it lacks are drawn), or on random feeds.
 
     ONNX Runtime runs both; where it has no kernels for the original (opset 6 and older), ONNX's reference evaluator runs that one.
+    Where the model runs on no feed that was tried, ONNX Runtime must at least open the result, with outputs of the same types.
+    """
+
+    def compare(before: bytes | onnx.ModelProto, after: onnx.ModelProto) -> Comparison:
+        try:
+            return Comparison(compare_models(before, after, example=example), "on the data given" if example else "")
+        except ExampleNeeded as unknown:
+            refuse_other_types(before, after)
+            return Comparison(None, str(unknown))
+        except ModelError as error:
+            raise ModelError(
+                f"the model's operators had to be rewritten, and the outputs before and after could not be compared: {error} "
+                "Export it with opset 18 or higher, and without fused operators."
+            ) from error
+
+    return compare
+
+
+compare_on_random_input = comparing()
+
+
+def as_example(proto: onnx.ModelProto, example: object, explained: str | None = None) -> dict[str, np.ndarray]:
+    """``example`` by the names of the model's inputs: a mapping, or an array for the only input (else the explained one).
+
+    Raises ``InputError`` for a name that is no input, and for an array where it is not clear which input it is.
+    """
+    weights = {t.name for t in proto.graph.initializer}
+    names = [v.name for v in proto.graph.input if v.name not in weights]
+    if example is None:
+        return {}
+    if not isinstance(example, Mapping):
+        main = names[0] if len(names) == 1 else explained
+        if main not in names:
+            raise InputError(f"the model has {len(names)} inputs ({', '.join(names)}); give a dict with an array for each (example=).")
+        example = {main: example}
+    unknown = [str(n) for n in example if n not in {v.name for v in proto.graph.input}]
+    if unknown:
+        raise InputError(f"the example has '{unknown[0]}', which is no input of the model; its inputs: {', '.join(names)}.")
+    return {str(name): np.asarray(array) for name, array in example.items()}
+
+
+def refuse_unopenable(source: Source, proto: onnx.ModelProto, prefix: str) -> None:
+    """Nothing is handed out that does not open: ONNX Runtime builds ``proto``, made from ``source``, as it is written, and types and shapes
+    of the nodes that were added (their names begin with ``prefix``) agree by ONNX's own strict inference.
+
+    Raises ``ModelError`` with the reason, and says so where it is the source itself that ONNX Runtime refuses.
     """
     try:
-        return compare_models(before, after)
-    except ModelError as error:
-        raise ModelError(
-            f"the model's operators had to be rewritten, and the outputs before and after could not be compared: {error} "
-            "Export it with opset 18 or higher, and without fused operators."
-        ) from error
+        open_session(without_weights(proto) if serialised(proto) is None else proto, "cpu", optimise=False, planned=False)
+    except ModelError as refused:
+        try:
+            open_session(source, "cpu", optimise=False, planned=False)
+        except ModelError as error:
+            raise ModelError(f"ONNX Runtime refuses the model itself: {error}") from error
+        raise ModelError(f"ONNX Runtime refuses the model with its explanation, so it is not written: {refused}") from refused
+    complaint = contradiction(proto)
+    if f"node name: {prefix}" in complaint:
+        raise ModelError(f"a node that onnxsal added contradicts itself, which is a fault of onnxsal; nothing is written: {complaint}")

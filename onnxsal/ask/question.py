@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,6 +99,7 @@ def ask(
     *,
     batched: bool | None = None,
     layout: str | None = None,
+    example: Mapping[str, np.ndarray] | None = None,
 ) -> Question:
     """The question for a model: its one floating-point input unless ``input`` names another tensor, its one floating-point output
     that depends on it unless ``output`` names one, and what of it is explained.
@@ -105,7 +107,8 @@ def ask(
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
     ``"raw"`` takes the output as it is. ``batched`` says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where
-    the model does not tell. Raises ``TargetError`` where a choice is unknown or not unique.
+    the model does not tell; ``example`` is data of some inputs to run the model on. Raises ``TargetError`` where a choice is unknown or
+    not unique.
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
@@ -114,8 +117,8 @@ def ask(
             raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
     x = model.value(_input(model, input))
     name = _output(model, output, x, score)
-    asked = scores_of(model, name, score)
-    start, samples = asked.start, sample_inputs(model, x, asked.start, batched)
+    asked = scores_of(model, name, score, example)
+    start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
     question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=picture_of(model, x, layout))
     question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
     if question.squash == "softmax" and question.single:
@@ -125,7 +128,7 @@ def ask(
         )
     if asked.axis is None and question.single and question.link == "softmax":
         question = replace(question, link="sigmoid")
-    return _with_layout(replace(question, found=(*question.found, _head(question, asked))), layout)
+    return _with_layout(replace(question, found=(counted, _head(question, asked))), layout)
 
 
 def _with_layout(question: Question, layout: str | None) -> Question:

@@ -6,12 +6,14 @@ Axis 0 counts the samples, or all that is fed is one sample. What may be neither
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
+import numpy as np
 import onnx
 
 from onnxsal.errors import TargetError
-from onnxsal.facts.axes import row_axes
+from onnxsal.facts.axes import origin, row_axes
+from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.part import needed_names, part_of
 from onnxsal.graph import Model, Value
 from onnxsal.graph.infer import Dim, Shape
@@ -24,25 +26,35 @@ HOW = (
 )
 
 
-def sample_inputs(model: Model, x: Value, start: Value, batched: bool | None = None) -> tuple[str, ...]:
-    """The graph inputs that hold one row per sample; none where the whole input is one sample.
+def sample_inputs(
+    model: Model, x: Value, start: Value, batched: bool | None = None, example: Mapping[str, np.ndarray] | None = None
+) -> tuple[tuple[str, ...], Found]:
+    """The graph inputs that hold one row per sample (none where the whole input is one sample), and how that is known.
 
-    ``batched`` says which it is where the model does not tell; what contradicts the model is refused. Raises ``TargetError``.
+    ``batched`` says which it is where the model does not tell; what contradicts the model is refused. ``example`` is data of some inputs
+    to run the model on. Raises ``TargetError``.
     """
     if batched is False:
-        return ()
-    return _Case(model, x, start, batched is True).decide()
+        return (), Found("samples", ONE, Ground.TOLD)
+    case = _Case(model, x, start, batched is True, example or {})
+    names = case.decide()
+    value = f"axis 0 of {', '.join(map(repr, names))} counts samples" if names else ONE
+    return names, Found("samples", value, case.ground, case.why)
+
+
+ONE = "all that is fed is one sample"
 
 
 class _Case:
     """One model, explained tensor and scores, with what is found out about them."""
 
-    def __init__(self, model: Model, x: Value, start: Value, said: bool) -> None:
-        self.model, self.x, self.start, self.said = model, x, start, said
+    def __init__(self, model: Model, x: Value, start: Value, said: bool, example: Mapping[str, np.ndarray]) -> None:
+        self.model, self.x, self.start, self.said, self.example = model, x, start, said, example
         before, self.used = needed_names(model.proto, [x.name]), needed_names(model.proto, [x.name, start.name])
         near = [n for n in model.input_names if n in before and model.value(n).shape != ()]
         self.main = x.name if x.name in model.input_names else next(iter(near), "")
         self.inputs = {n: s for n in model.input_names if (s := model.value(n).shape)}
+        self.ground, self.why = Ground.PROVED, ""
 
     def decide(self) -> tuple[str, ...]:
         x, start = self.x.shape, self.start.shape
@@ -59,7 +71,8 @@ class _Case:
         rows = self._rows(size)
         fixed = start[0] if start else None
         if size == 1 == fixed:
-            return rows  # a batch of one: no other sample to keep apart from
+            self.why = "a batch of one"
+            return rows  # no other sample to keep apart from
         if isinstance(size, int) and isinstance(fixed, int) and size != fixed:
             return self._one(start, f"axis 0 has {size} elements in one and {fixed} in the other")
         for some in dict.fromkeys([rows, (self.main,)]):
@@ -68,6 +81,8 @@ class _Case:
                 return some
         if isinstance(fixed, str) and fixed != size and fixed in x[1:]:
             raise self._refused(f"the samples '{fixed}' are axis {x.index(fixed, 1)} of the input and axis 0 of the scores")
+        if fixed != 1 and (from_axis := origin(self.model, self.x, self.start.name, 0)):
+            raise self._refused(f"axis 0 of the scores is axis {from_axis} of the input")
         return self._watched(rows, size, start)
 
     def _rows(self, size: Dim) -> tuple[str, ...]:
@@ -79,7 +94,7 @@ class _Case:
             count = size if isinstance(size, int) else 2
             for name in open_ones:
                 others = {n: count for n in open_ones if n in self.used}
-                other = watch_rows(part, (), {**others, name: count + 1}, count) if name in self.used else None
+                other = watch_rows(part, (), {**others, name: count + 1}, count, self.example) if name in self.used else None
                 if other is None or other.shapes[self.start.name][:1] != (count,):
                     same.append(name)
         return tuple(n for n in self.inputs if n in same)
@@ -92,7 +107,9 @@ class _Case:
         """What a run shows, for the inputs of the same size, or for the main one alone."""
         part, seen = self._part(), None
         for some in dict.fromkeys([rows, (self.main,)]):
-            seen = watch_rows(part, some)
+            seen = watch_rows(part, some, None, 3, self.example)
+            if seen is not None:
+                self._saw(seen, "the other rows of the scores keep still when one row of the input changes")
             if seen is not None and seen.apart and self._as_long(seen):
                 return some
         if seen is None:
@@ -100,6 +117,9 @@ class _Case:
         if not self._as_long(seen):
             return self._one(start, "they differ in the length of axis 0", seen)
         return self._one(start, "the scores of one row change when another row of the input does", seen)
+
+    def _saw(self, seen: Seen, what: str) -> None:
+        self.ground, self.why = Ground.SEEN, f"{what}, {'on the data given' if seen.given else 'on random input'}"
 
     def _as_long(self, seen: Seen) -> bool:
         lengths = {seen.shapes[n][:1] for n in (self.main, self.x.name, self.start.name)}
@@ -111,6 +131,7 @@ class _Case:
         part = (n for n in self.model.nodes if self.used.intersection(n.proto.output))
         if any(not known(n.domain, n.op_type) for n in part):
             return rows  # nobody knows this operator; the plan says so
+        self.ground, self.why = Ground.TOLD, "" if self.said else "by the sizes that the model declares; it does not run here"
         if self.said or (start and start[0] == size is not None and not (vector and isinstance(size, int))):
             return rows
         if vector and start and isinstance(start[0], int):
@@ -124,6 +145,10 @@ class _Case:
         """All that is fed is one sample, if nothing speaks for samples along another axis."""
         if self.said:
             raise self._refused(why)
+        if seen is not None:
+            self._saw(seen, why)
+        else:
+            self.why = why
         x = seen.shapes[self.x.name] if seen else self.x.shape or ()
         found = seen.shapes[self.start.name] if seen else start or ()
         length = found[0] if found else 1

@@ -51,7 +51,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     proto = load_model(model)
     view = Model(proto)
     x, scores = view.value(asked["input"]), view.value(asked["output"])
-    rows = sample_inputs(view, x, scores) if samples is None else tuple(samples)
+    rows = sample_inputs(view, x, scores)[0] if samples is None else tuple(samples)
     question = Question(view, x, asked["output"], scores, asked["score"], samples=rows, picture=picture_of(view, x, given_layout))
     question = replace(question, binary=binary, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, TargetError, near_miss
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
+from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods import WRAPPERS
@@ -31,6 +32,8 @@ from onnxsal.methods.build import Build, Result, quantized
 from onnxsal.methods.head import emit_head
 
 Target = int | Sequence[int] | np.ndarray | None
+Example = np.ndarray | Mapping[str, np.ndarray] | None
+"""Data of the kind that the model is fed with: an array for its only input, or arrays by input."""
 
 DEFAULT_METHOD = "fullgrad"
 
@@ -57,6 +60,7 @@ class Decision:
     what the metadata will say beside the settings.
     """
 
+    source: Source
     question: Question
     method: Method
     settings: dict[str, Any]
@@ -86,6 +90,7 @@ def convert(
     components: bool = False,
     batched: bool | None = None,
     layout: str | None = None,
+    example: Example = None,
     **parameters: Any,
 ) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
@@ -103,9 +108,13 @@ def convert(
     value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation, where
     the method has parts. Other keywords are the method's.
 
-    Whether axis 0 counts samples is proved from the graph or seen in a run on random input; a model that leaves it open is refused, unless
-    ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a picture's axes are not what the
-    first convolution reached from it, or else its shape, says.
+    Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves
+    it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a
+    picture's axes are not what the first convolution reached from it, or else its shape, says.
+
+    ``example`` is data of the kind that the model is fed with (an array for its only input, or a dict of arrays): it tells the number of
+    axes of an input without a shape, and the model is run on it instead of on random input where something is to be seen in a run.
+    It is not kept. What is returned opens in ONNX Runtime.
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
@@ -124,6 +133,7 @@ def convert(
         components=components,
         batched=batched,
         layout=layout,
+        example=example,
         **parameters,
     ).proto
 
@@ -144,6 +154,7 @@ def decide(
     components: bool = False,
     batched: bool | None = None,
     layout: str | None = None,
+    example: Example = None,
     **parameters: Any,
 ) -> Decision:
     """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything."""
@@ -159,16 +170,19 @@ def decide(
     proto = load_model(model)
     digest = model_sha256(model)
     refuse_converted(proto)
+    data = guard.as_example(proto, example, input)
 
     def asked_of(plain: Model) -> Question:
-        return ask(plain, input, output, score, batched=batched, layout=layout)
+        guard.refuse_open_rank(plain, input)
+        return ask(plain, input, output, score, batched=batched, layout=layout, example=data)
 
     def planned(plain: Model) -> None:
         if chosen.rules:
             guard.plan_of(asked_of(plain), chosen.bound(settings))
 
-    prepared = guard.prepared(model, proto, planned)
+    prepared = guard.prepared(model, proto, planned, data)
     question = asked_of(prepared.model)
+    question = replace(question, doubt="; ".join(filter(None, (question.doubt, prepared.doubt))))
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
@@ -176,7 +190,7 @@ def decide(
     asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}
     asked["binary"] = question.binary
-    return Decision(question, chosen, settings, index, prefix, edges, components, quantize, asked, digest, prepared.log)
+    return Decision(model, question, chosen, settings, index, prefix, edges, components, quantize, asked, digest, prepared.log)
 
 
 def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Conversion:
@@ -188,6 +202,7 @@ def emit(decided: Decision) -> Conversion:
     """The converted model of a decision, with a record of it in the metadata. Emits into the decision's model: call it once."""
     question, method, log = decided.question, decided.method, decided.log
     build, result = _build(decided)
+    guard.refuse_unopenable(decided.source, result, f"{decided.prefix}{PREFIX}/")
     settings = build.settings | ({} if decided.quantize is None else {"quantize": int(decided.quantize)})
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     question = replace(question, found=(*question.found, *build.found))
@@ -211,7 +226,7 @@ def emit(decided: Decision) -> Conversion:
 def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     """Emit head and explanation, then append them to the forward part."""
     question, prefix, edges = decided.question, decided.prefix, decided.edges
-    op = Emit(question.model, f"{prefix}onnxsal")
+    op = Emit(question.model, f"{prefix}{PREFIX}")
     if question.x.dtype == TensorProto.DOUBLE:
         op.dtype = TensorProto.DOUBLE
     shape = (f"{prefix}targets",)

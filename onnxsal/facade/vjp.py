@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from onnxsal.ask.guard import prepared
+from onnxsal.ask.guard import prepared, refuse_unopenable
 from onnxsal.engine.method import get_method
 from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.engine.traverse import traverse
@@ -14,6 +14,7 @@ from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, HALF, Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble
+from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import refuse_converted
 
@@ -45,7 +46,9 @@ def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Se
             )
             ports.append(Port(result, dtype, shape))
     cotangents = [Port(v, v.dtype, v.shape) for v in given.values()]
-    return assemble(plain, op, cotangents, ports)
+    result = assemble(plain, op, cotangents, ports)
+    refuse_unopenable(model, result, f"{PREFIX}/")
+    return result
 
 
 def _planned(plain: Model, wrt: str | Sequence[str] | None, outputs: str | Sequence[str] | None) -> Plan:

@@ -55,7 +55,8 @@ class Emit:
         scope, dtype, narrow = self._scope, self.dtype, self._narrow
         self._scope = f"{self.prefix}/{node.name}"
         self.dtype = compute_dtype(node)
-        self._narrow = HALF | {v.dtype for i, v in enumerate(node.inputs) if v is not None and node.want(i) and v.dtype in GRID}
+        crossed = [*(v for i, v in enumerate(node.inputs) if node.want(i)), *node.outputs]
+        self._narrow = HALF | {v.dtype for v in crossed if v is not None and v.dtype in GRID}
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +47,52 @@ def infer(proto: onnx.ModelProto) -> Inferred:
     return Inferred(types, constants)
 
 
+def contradicted(proto: onnx.ModelProto) -> dict[str, tuple[Shape, Shape]]:
+    """Outputs and inner tensors whose declared shape is not what the graph computes: (declared, computed and else declared).
+
+    The graph contradicts another rank, another number, and a number or a symbol of an input where it computes the symbol of
+    another input. A declared size that it cannot compute stands.
+    """
+    declared = _types(proto, ("output", "value_info"))
+    if not declared:
+        return {}
+    bare = onnx.ModelProto()
+    bare.CopyFrom(without_weights(proto))
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    symbols = {d for _, shape in _types(proto, ("input",)).values() for d in shape or () if isinstance(d, str)}
+    computed, wrong = infer(bare).types, {}
+    for name, (_, was) in declared.items():
+        now = computed.get(name, (0, None))[1]
+        if was is None or now is None:
+            continue
+        if len(was) != len(now) or any(_differ(a, b, symbols) for a, b in zip(was, now, strict=True)):
+            rest = was if len(was) == len(now) else now
+            wrong[name] = (was, tuple(b if isinstance(b, int) or b in symbols else a for a, b in zip(rest, now, strict=True)))
+    return wrong
+
+
+def _differ(declared: Dim, computed: Dim, symbols: set[str]) -> bool:
+    if isinstance(computed, int):
+        return isinstance(declared, int) and declared != computed
+    return computed in symbols and declared != computed and (isinstance(declared, int) or declared in symbols)
+
+
+def contradiction(proto: onnx.ModelProto) -> str:
+    """What ONNX's strict inference of types and shapes says against a model ('' = nothing). ONNX Runtime forgives some of it."""
+    try:
+        onnx.shape_inference.infer_shapes(without_weights(proto), check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # onnx raises several kinds here, without a common base
+        return str(error)
+    return ""
+
+
+def dims_text(shape: Shape) -> str:
+    """A shape in words."""
+    return f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
+
+
 def _inferred(light: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(light, data_prop=True)
@@ -84,8 +131,8 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _types(inferred: onnx.ModelProto) -> Types:
-    infos = (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)
+def _types(inferred: onnx.ModelProto, fields: Sequence[str] = ("value_info", "output", "input")) -> Types:
+    infos = [info for field in fields for info in getattr(inferred.graph, field)]
     known = {i.name: (i.type.tensor_type.elem_type, _shape_of(i.type.tensor_type)) for i in infos if i.type.HasField("tensor_type")}
     return known | {t.name: (t.data_type, tuple(t.dims)) for t in inferred.graph.initializer}
 

@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxsal.errors import ModelError, OutputError
+from onnxsal.graph.standard import in_usual_form, tensors
 from onnxsal.large import serialised, write_in_two
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -21,7 +22,10 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 
 def load_model(source: Source) -> onnx.ModelProto:
-    """A model of our own to change: read from a file or bytes, or copied from a ``ModelProto``."""
+    """A model of our own to change: read from a file or bytes, or copied from a ``ModelProto``.
+
+    Negative sizes come back open and sparse tensors dense (``in_usual_form``). Raises ``ModelError``.
+    """
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
@@ -31,18 +35,18 @@ def load_model(source: Source) -> onnx.ModelProto:
     path = _path(source)
     proto = _parse(_read(path), f"'{path}'")
     _load_external(proto, path)
-    return proto
+    return in_usual_form(proto)
 
 
 def _with_its_weights(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
     """Refuse a model whose weights lie in a file that nobody said where it is: what is made of it could not be opened."""
-    absent = [t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    absent = [t.name for t in tensors(proto) if t.data_location == onnx.TensorProto.EXTERNAL]
     if absent:
         raise ModelError(
             f"{what} keeps {len(absent)} of its weights in another file ('{absent[0]}', ...). "
             "Give its path instead, or load it with its data."
         )
-    return proto
+    return in_usual_form(proto)
 
 
 def read_metadata(source: Source) -> dict[str, str]:

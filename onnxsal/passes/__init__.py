@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.graph import Model
 from onnxsal.large import serialised
 from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.declarations import DECLARATIONS
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
 from onnxsal.passes.inline_functions import INLINE, Known, expand_bodies
 from onnxsal.passes.name_nodes import NAME_NODES
 from onnxsal.passes.order_logits import order_logits
 from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
+from onnxsal.passes.ranks import declare_ranks
 from onnxsal.passes.sort import SORT
 
-__all__ = ["Outcome", "Pass", "Prepared", "passes", "prepare"]
+__all__ = ["Comparison", "Outcome", "Pass", "Prepared", "passes", "prepare"]
 
-Compare = Callable[[bytes | onnx.ModelProto, onnx.ModelProto], float]
-"""Largest difference of the outputs of two models on random input, relative to the largest output."""
+
+@dataclass(frozen=True)
+class Comparison:
+    """Largest difference of the outputs of two models that ran on the same data, relative to the largest output, and what data that was.
+
+    Where no data was found on which they run, ``difference`` is ``None`` and ``note`` says why.
+    """
+
+    difference: float | None
+    note: str = ""
+
+
+Compare = Callable[[bytes | onnx.ModelProto, onnx.ModelProto], Comparison]
+"""Runs the model before and after it was rewritten."""
 
 TOLERANCE = 1e-5
 """A rewritten forward part must return the same outputs up to rounding."""
@@ -30,16 +45,28 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Prepared:
-    """The plain model, and for each pass that did something what it did."""
+    """The plain model, for each pass that did something what it did, and a reason to doubt that it is still the same ('' = none)."""
 
     model: Model
     log: list[str] = field(default_factory=list)
     rewritten: bool = False
+    doubt: str = ""
 
 
-def passes(known: Known) -> list[Pass]:
+def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> list[Pass]:
     """Every pass, in the order in which they run. ``known(domain, op_type)`` tells which operators need no expansion."""
-    return [SORT, INLINE, RAISE_OPSET, SET_IR, EXPAND_CONTRIB, expand_bodies(known), NAME_NODES, EXPLICIT_PADS]
+    return [
+        SORT,
+        declare_ranks(example),
+        INLINE,
+        RAISE_OPSET,
+        SET_IR,
+        EXPAND_CONTRIB,
+        expand_bodies(known),
+        NAME_NODES,
+        EXPLICIT_PADS,
+        DECLARATIONS,
+    ]
 
 
 def _snapshot(proto: onnx.ModelProto) -> bytes | onnx.ModelProto:
@@ -52,16 +79,19 @@ def _snapshot(proto: onnx.ModelProto) -> bytes | onnx.ModelProto:
     return copy
 
 
-def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None) -> Prepared:
-    """Run every pass on ``proto`` (changed in place).
+def prepare(
+    proto: onnx.ModelProto, known: Known, compare: Compare | None = None, example: Mapping[str, np.ndarray] | None = None
+) -> Prepared:
+    """Run every pass on ``proto`` (changed in place). ``example`` (data of some inputs) tells what the model leaves open.
 
     Where a pass replaced forward nodes, ``compare`` (if given) runs the model before and after; raises ``ModelError`` if the
-    outputs differ by more than ``TOLERANCE``: then the rewrite was wrong for this model and no map could be trusted.
+    outputs differ by more than ``TOLERANCE``: then the rewrite was wrong for this model and no map could be trusted. Where they
+    could not be compared the result is in ``doubt``.
     """
     before: bytes | onnx.ModelProto | None = None
     log: list[str] = []
     rewritten: list[str] = []
-    for step in passes(known):
+    for step in passes(known, example):
         if step.rewrites and compare is not None and before is None and not step.requires(proto):
             before = _snapshot(proto)
         outcome = step(proto)
@@ -69,19 +99,29 @@ def prepare(proto: onnx.ModelProto, known: Known, compare: Compare | None = None
             log.append(f"{step.name}: {outcome.detail}")
             if step.rewrites:
                 rewritten.append(step.name)
+    doubt = ""
     if rewritten and compare is not None and before is not None:
-        difference = compare(before, proto)
-        log.append(f"outputs before and after {', '.join(rewritten)}: largest relative difference {difference:.1e}")
-        if not difference <= TOLERANCE:
-            raise ModelError(
-                f"rewriting the model ({', '.join(rewritten)}) changed its outputs by {difference:.2e} relative; "
-                f"at most {TOLERANCE:g} is allowed. "
-                "Export the model with opset 18 or higher and without fused operators."
-            )
+        line, doubt = _compared(compare(before, proto), ", ".join(rewritten))
+        log.append(line)
     model = Model(proto)
     if order_logits(model):
         log.append(
             "order logits: the logits stand in another order than the output, or times a number, so they were added as they belong to it"
         )
         model = Model(proto)
-    return Prepared(model, log, bool(rewritten))
+    return Prepared(model, log, bool(rewritten), doubt)
+
+
+def _compared(found: Comparison, rewritten: str) -> tuple[str, str]:
+    """A line for the log and the doubt that is left ('' = none)."""
+    if found.difference is None:
+        doubt = f"the model was rewritten ({rewritten}) and its outputs before and after were not compared: {found.note}"
+        return f"outputs before and after {rewritten}: not compared: {found.note}", doubt
+    if not found.difference <= TOLERANCE:
+        raise ModelError(
+            f"rewriting the model ({rewritten}) changed its outputs by {found.difference:.2e} relative; "
+            f"at most {TOLERANCE:g} is allowed. "
+            "Export the model with opset 18 or higher and without fused operators."
+        )
+    note = f" ({found.note})" if found.note else ""
+    return f"outputs before and after {rewritten}: largest relative difference {found.difference:.1e}{note}", ""

@@ -2,73 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
 
 from onnxsal.errors import OnnxsalError
-from onnxsal.runtime.probe import random_feed
-from onnxsal.runtime.session import Array, Session, open_session
+from onnxsal.runtime.feeds import Choice, accepted, feed_of, rows_of
+from onnxsal.runtime.session import Array, Feed, Session, open_session
 
-SIZES = ((1, 0), (4, 0), (1, 1))
-"""Enlargement of the open dimensions and smallest integer, tried until the model accepts a random feed."""
-
-ROUNDING = 1e-3
-"""Other samples may change by this share of what the changed one does; with scales that are computed over a whole tensor by ``COARSE``."""
+ROUNDING = 1e-6
+"""Other rows may change by this share of the largest score: in two runs of the same sizes they are computed alike, to the last bit."""
 COARSE = 0.1
+"""With scales that are computed over a whole tensor, by this share of what the changed row does."""
+WATCHED = 8
+"""Rows that are changed, one after the other: all, or as many from both ends. A row may depend on later ones only, or on earlier ones."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Shapes of what was fed and of what came out; ``apart``: only row 0 of the outputs changed with row 0 of the inputs."""
+    """Shapes of what was fed and of what came out; ``apart``: with a row of the inputs, only that row of the outputs changed.
+
+    ``given`` tells that the model ran on data of the user's, not on random numbers.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     apart: bool
+    given: bool = False
 
 
-def watch_rows(model: onnx.ModelProto, rows: Collection[str], sizes: Mapping[str, int] | None = None, batch: int = 2) -> Seen | None:
-    """Run ``model`` on random input, change row 0 of each of the inputs ``rows``, run again; ``None`` where it does not run.
+def watch_rows(
+    model: onnx.ModelProto,
+    rows: Collection[str],
+    sizes: Mapping[str, int] | None = None,
+    batch: int = 3,
+    example: Feed | None = None,
+) -> Seen | None:
+    """Run ``model`` on ``example``, or else on random input, then with one row of the inputs ``rows`` changed after the other; ``None``
+    where it does not run.
 
-    An open first dimension has ``batch`` rows; ``sizes`` gives other numbers of rows for some inputs.
+    An open first dimension has ``batch`` rows, those of the example repeated; ``sizes`` gives other numbers of rows for some inputs.
     """
     try:
         session = open_session(model)
     except OnnxsalError:
         return None
-    for factor, least in SIZES:
-        try:
-            first, other = (_feed(model, seed, batch, factor, least, sizes or {}) for seed in (0, 1))
-            before = session.run(first)
-            changed = {name: _with_first(array, other[name]) if name in rows else array for name, array in first.items()}
-            after = session.run(changed)
-        except OnnxsalError:
-            continue
-        shapes = {name: np.shape(array) for name, array in (*first.items(), *before.items())}
-        coarse = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
-        apart = all(_apart(before[n], after[n], COARSE if coarse else ROUNDING, session, first, n) for n in before)
-        return Seen(shapes, apart)
-    return None
+    given = _given(model, example or {}, sizes or {}, batch)
+
+    def attempt(choice: Choice) -> tuple[dict[str, Array], dict[str, Array], list[tuple[int, dict[str, Array]]]]:
+        first, other = (_feed(model, seed, choice, sizes or {}, given) for seed in (0, 1))
+        before, after = session.run(first), []
+        for row in _watched(first, rows):
+            changed = {name: _with_row(array, other[name], row) if name in rows else array for name, array in first.items()}
+            after.append((row, session.run(changed)))
+        return first, before, after
+
+    choices = tuple(Choice(rows, factor, least) for rows in (batch, 2) for factor, least in ((1, 0), (4, 0), (1, 1)))
+    try:
+        first, before, after = accepted(model, attempt, choices)
+    except OnnxsalError:
+        return None
+    shapes = {name: np.shape(array) for name, array in (*first.items(), *before.items())}
+    coarse = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
+    apart = all(_apart(before[n], now[n], row, coarse, partial(_again, session, first, n)) for row, now in after for n in before)
+    return Seen(shapes, apart and bool(after or not rows), bool(given))
 
 
-def _feed(model: onnx.ModelProto, seed: int, batch: int, factor: int, least: int, sizes: Mapping[str, int]) -> dict[str, Array]:
-    feed = random_feed(model, seed, batch, factor, least=least)
+def _again(session: Session, feed: Feed, name: str) -> Array:
+    return session.run(feed, [name])[name]
+
+
+def _watched(feed: Mapping[str, Array], rows: Collection[str]) -> list[int]:
+    """The rows that are changed, one after the other."""
+    count = min((len(feed[name]) for name in rows if np.ndim(feed[name])), default=0)
+    return list(range(count)) if count <= WATCHED else [*range(WATCHED // 2), *range(count - WATCHED // 2, count)]
+
+
+def _given(model: onnx.ModelProto, example: Feed, sizes: Mapping[str, int], batch: int) -> dict[str, Array]:
+    """The example's inputs with as many rows as are asked for where the first dimension is open."""
+    found = {}
+    for value in model.graph.input:
+        if value.name in example:
+            dims, array = value.type.tensor_type.shape.dim, np.asarray(example[value.name])
+            leads = bool(dims) and not dims[0].HasField("dim_value")
+            found[value.name] = rows_of(array, sizes.get(value.name, batch)) if leads else array
+    return found
+
+
+def _feed(model: onnx.ModelProto, seed: int, choice: Choice, sizes: Mapping[str, int], given: Feed) -> dict[str, Array]:
+    feed = feed_of(model, choice, seed, given)
+    if seed:  # another row for each that is given: noise of its own size on numbers, its values in another order elsewhere
+        rng = np.random.default_rng(seed)
+        for name, array in given.items():
+            noise = rng.standard_normal(array.shape) * (np.std(array.astype(np.float64)) or 1.0) if array.dtype.kind == "f" else None
+            feed[name] = rng.permuted(array.reshape(-1)).reshape(array.shape) if noise is None else (array + noise).astype(array.dtype)
     return {name: np.resize(a, (sizes[name], *a.shape[1:])) if name in sizes else a for name, a in feed.items()}
 
 
-def _with_first(array: Array, other: Array) -> Array:
-    return np.concatenate([other[:1], array[1:]]) if array.ndim else array
+def _with_row(array: Array, other: Array, row: int) -> Array:
+    return np.concatenate([array[:row], other[row : row + 1], array[row + 1 :]]) if np.ndim(array) else array
 
 
-def _apart(before: Array, after: Array, share: float, session: Session, feed: Mapping[str, Array], name: str) -> bool:
-    """Whether the rows from the second on kept still; what a model with random numbers of its own changes by itself does not count."""
+def _apart(before: Array, after: Array, row: int, coarse: bool, again: Callable[[], Array]) -> bool:
+    """Whether the other rows kept still; what a model with random numbers of its own changes by itself does not count."""
     if before.shape != after.shape or not before.ndim or len(before) < 2:
         return before.shape == after.shape and before.ndim > 0
-    own, others = _change(before[:1], after[:1]), _change(before[1:], after[1:])
-    if others <= max(share * own, 1e-6 * float(np.max(np.abs(before), initial=0.0, where=np.isfinite(before)))):
+    if row >= len(before):
+        return False
+    own, rest = _change(before[row : row + 1], after[row : row + 1]), np.arange(len(before)) != row
+    others = _change(before[rest], after[rest])
+    size = float(np.max(np.abs(before), initial=0.0, where=np.isfinite(before)))
+    if others <= max(COARSE * own if coarse else 0.0, ROUNDING * size):
         return True
-    return others <= 3 * _change(before[1:], session.run(feed, [name])[name][1:])
+    return others <= 3 * _change(before[rest], again()[rest])
 
 
 def _change(before: Array, after: Array) -> float:

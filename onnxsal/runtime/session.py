@@ -95,13 +95,19 @@ class Session:
 
 
 def open_session(
-    model: Source, providers: Providers = None, optimise: bool = True, threads: int | None = None, spinning: bool = True
+    model: Source,
+    providers: Providers = None,
+    optimise: bool = True,
+    threads: int | None = None,
+    spinning: bool = True,
+    planned: bool = True,
 ) -> Session:
     """Open a path, bytes or ``ModelProto`` on the first provider that can be had (``providers.resolve`` says what may be named).
 
     A provider asked for and not obtained is an error unless a fallback was listed after it. ``optimise=False`` runs the graph as it is
     written; ``threads`` limits the threads of one operator (default: one per core). ``spinning=False`` lets threads without work
-    sleep: sessions that take turns, as in a timing, then do not slow each other.
+    sleep: sessions that take turns, as in a timing, then do not slow each other. ``planned=False`` leaves out the plan of which tensors
+    share memory, most of the time of opening a large graph, for a session that hardly runs.
     """
     wanted = resolve(providers)
     with _openable(model) as (what, source):
@@ -109,6 +115,7 @@ def open_session(
         options.log_severity_level = _SILENT
         levels = ort.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        options.enable_mem_pattern = options.enable_mem_reuse = planned
         if threads is not None:
             options.intra_op_num_threads = threads
         if not spinning:
@@ -160,7 +167,8 @@ def _openable(model: Source) -> Iterator[tuple[str, str | bytes]]:
 
 def _tensor(arg: Any) -> Tensor:
     shape = arg.shape
-    return Tensor(arg.name, arg.type, _DTYPES.get(arg.type), None if shape is None else tuple(shape))
+    sizes = None if shape is None else tuple(None if isinstance(d, int) and d < 0 else d for d in shape)
+    return Tensor(arg.name, arg.type, _DTYPES.get(arg.type), sizes)
 
 
 _SAME_NAME = ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128")
@@ -181,8 +189,8 @@ def _checked(tensor: Tensor, value: Any) -> Array:
     if array.dtype != tensor.dtype and not strings:
         raise InputError(f"input '{tensor.name}' takes {tensor.dtype}, not {array.dtype}: convert it with .astype('{tensor.dtype}').")
     declared = tensor.shape
-    if declared is None:
-        return array
+    if not declared:
+        return array  # ONNX Runtime reports an open rank as it reports no axes at all, and judges both itself
     wrong = array.ndim != len(declared) or any(isinstance(d, int) and d != size for d, size in zip(declared, array.shape, strict=True))
     if wrong:
         raise InputError(f"input '{tensor.name}' takes {tensor}, not an array of shape {list(array.shape)}.")
@@ -255,5 +263,7 @@ def _run_error(error: BaseException, arrays: Mapping[str, Array]) -> OnnxsalErro
         return InputError(f"not enough memory for inputs {given}: use a smaller batch ({text}).")
     node = re.search(r"while running (\S+) node\. Name:'(.*?)' Status Message: (.*)", text)
     if node:
-        return ModelError(f"{node[1]} '{node[2]}' failed on inputs {given}: {node[3]}. Check that the input sizes fit the model.")
+        failed = ModelError(f"{node[1]} '{node[2]}' failed on inputs {given}: {node[3]}. Check that the input sizes fit the model.")
+        failed.node = node[2]
+        return failed
     return ModelError(f"the model failed on inputs {given}: {text}.")

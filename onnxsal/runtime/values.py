@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 
 from onnxsal.errors import OnnxsalError
-from onnxsal.runtime.probe import ATTEMPTS, ENOUGH, random_feed
+from onnxsal.runtime.feeds import Choice, accepted, feed_of
+from onnxsal.runtime.probe import ENOUGH
 from onnxsal.runtime.session import Array, Feed, open_session
 
 SCALES = (1.0, -8.0, 64.0, -1000.0)
@@ -64,23 +65,22 @@ def watch_values(model: onnx.ModelProto, feed: Feed | None = None) -> Values | N
 
 def _feeds(model: onnx.ModelProto, feed: Feed | None, run: Callable[[Feed], dict[str, Array]]) -> Iterator[dict[str, Array]]:
     """What comes out for the given feed and for random ones, in the first sizes that the model accepts."""
-    if feed is not None:
-        names = {i.name for i in model.graph.input}
-        yield run({k: v for k, v in feed.items() if k in names})
-    for batch, factor, least in ATTEMPTS:
-        try:
-            first = random_feed(model, 0, batch, factor, least=least)
-            count = len(SCALES) * (SMALL if sum(a.size for a in first.values()) < ENOUGH else 1)
-            drawn = (random_feed(model, seed, batch, factor, least=least) for seed in range(count))
-            results = [run(_times(one, SCALES[i % len(SCALES)])) for i, one in enumerate(drawn)]
-        except OnnxsalError:
-            continue
-        yield from results
+    given = {k: v for k, v in (feed or {}).items() if k in {i.name for i in model.graph.input}}
+
+    def attempt(choice: Choice) -> list[dict[str, Array]]:
+        first = feed_of(model, choice, 0, given)
+        count = len(SCALES) * (SMALL if sum(np.size(a) for a in first.values()) < ENOUGH else 1)
+        scaled = (_times(feed_of(model, choice, seed, given), SCALES[seed % len(SCALES)]) for seed in range(count))
+        return [*([run(first)] if given else []), *(run(one) for one in scaled)]
+
+    try:
+        yield from accepted(model, attempt)
+    except OnnxsalError:
         return
 
 
 def _times(feed: Feed, scale: float) -> dict[str, Array]:
-    return {k: (v * scale).astype(v.dtype) if v.dtype.kind == "f" else v for k, v in feed.items()}
+    return {k: (v * scale).astype(v.dtype) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for k, v in feed.items()}
 
 
 def _sums_to_one(y: Array, axis: int) -> bool:
