@@ -17,8 +17,8 @@ from onnxsal.cli.app import app
 from onnxsal.engine.method import shipped_methods
 from onnxsal.errors import MethodError, ModelError, OnnxsalError
 from onnxsal.facade.convert import conversion
+from onnxsal.facts.axes import layout_text
 from onnxsal.facts.grounds import Found, Ground
-from onnxsal.facts.picture import layout_text
 from onnxsal.graph.load import read_metadata
 from tests.small_models import cnn, cnn_nhwc, draw, make, node
 
