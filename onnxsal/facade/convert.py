@@ -60,7 +60,6 @@ class Decision:
     what the metadata will say beside the settings.
     """
 
-    source: Source
     question: Question
     method: Method
     settings: dict[str, Any]
@@ -70,7 +69,7 @@ class Decision:
     components: bool
     quantize: int | None
     asked: dict[str, Any]
-    digest: str
+    source: Source
     log: list[str]
 
 
@@ -168,7 +167,6 @@ def decide(
         known_wraps = ", ".join(repr(w) for w in WRAPPERS)
         raise MethodError(f"method '{chosen.name}': unknown wrap '{chosen.wrap}'{near_miss(chosen.wrap, WRAPPERS)}; known: {known_wraps}.")
     proto = load_model(model)
-    digest = model_sha256(model)
     refuse_converted(proto)
     data = guard.as_example(proto, example, input)
 
@@ -190,7 +188,7 @@ def decide(
     asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}
     asked["binary"] = question.binary
-    return Decision(model, question, chosen, settings, index, prefix, edges, components, quantize, asked, digest, prepared.log)
+    return Decision(question, chosen, settings, index, prefix, edges, components, quantize, asked, model, prepared.log)
 
 
 def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Conversion:
@@ -213,7 +211,7 @@ def emit(decided: Decision) -> Conversion:
             f"{METADATA}method": method.name,
             f"{METADATA}parameters": json.dumps(record | decided.asked, default=str),
             f"{METADATA}rules_sha256": method.sha256,
-            f"{METADATA}model_sha256": decided.digest,
+            f"{METADATA}model_sha256": model_sha256(decided.source),
             **({f"{METADATA}passes": "; ".join(log)} if log else {}),
             **({f"{METADATA}facts": json.dumps([fact.as_dict() for fact in question.found])} if question.found else {}),
             **({f"{METADATA}doubt": question.doubt} if question.doubt else {}),

@@ -105,7 +105,7 @@ def _is_layer(node: NodeView) -> bool:
     if kind is None or kind.slides == "scatters" or len(node.proto.input) < 2:
         return False
     weight, x = node.input(1), node.x
-    if weight.static is None or weight.dtype not in FLOATS or x.shape is None or node.y.shape is None or node.const(1) is None:
+    if weight.static is None or weight.dtype not in FLOATS or x.shape is None or node.y.shape is None:
         return False
     if not is_constant(node.model, weight.name) or is_constant(node.model, x.name):
         return False
