@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.samples import sample_inputs, shape_text
@@ -26,7 +29,7 @@ class Question:
 
     ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none), ``axis`` where its classes lie;
     ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture`` are the axes
-    of channels, height and width of an explained picture; ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says
+    of channels, height and width of an explained picture, ``grid`` the height and width in tokens that the user tells; ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says
     of each of these how it is known.
     """
 
@@ -41,6 +44,7 @@ class Question:
     samples: tuple[str, ...] = ()
     picture: Picture | None = None
     doubt: str = ""
+    grid: tuple[int, int] | None = None
     found: tuple[Found, ...] = ()
 
     @property
@@ -67,14 +71,15 @@ def ask(
     *,
     batched: bool | None = None,
     layout: str | None = None,
+    grid: Sequence[int] | None = None,
 ) -> Question:
     """The question for a model: its one floating-point input unless ``input`` names another tensor, its one floating-point output
     that depends on it unless ``output`` names one, and what of it is explained.
 
     ``score``: ``"logit"`` cuts a final Softmax, LogSoftmax or Sigmoid (a probability made otherwise is taken as it is, with a
     ``doubt``); ``"probability"`` keeps it, or adds a Softmax where the model has none; ``"raw"`` takes the output as it is. ``batched``
-    says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where the model does not tell. Raises
-    ``TargetError`` where a choice is unknown or not unique.
+    says whether axis 0 counts samples, ``layout`` what the axes of a picture are, ``grid`` how many rows and columns of
+    tokens make one, where the model does not tell. Raises ``TargetError`` where a choice is unknown or not unique.
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
@@ -92,7 +97,17 @@ def ask(
             f"score='probability': '{start.name}' holds one score per sample, and a Softmax over one class is 1 whatever the input. "
             "Explain the logit, or the output as it is (raw)."
         )
-    return replace(question, axis=_axis(question))
+    return replace(question, axis=_axis(question), grid=grid_of(grid))
+
+
+def grid_of(given: object) -> tuple[int, int] | None:
+    """``grid`` as (height, width) in tokens; raises ``TargetError`` where it is none."""
+    if given is None:
+        return None
+    pair = tuple(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else ()
+    if len(pair) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in pair):
+        raise TargetError(f"grid={given!r} is no height and width in tokens; give two whole numbers: grid=(14, 14), --grid 14x14.")
+    return int(pair[0]), int(pair[1])
 
 
 def begin(question: Question) -> Value:

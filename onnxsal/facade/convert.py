@@ -62,6 +62,7 @@ def convert(
     components: bool = False,
     batched: bool | None = None,
     layout: str | None = None,
+    grid: Sequence[int] | None = None,
     **parameters: Any,
 ) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
@@ -81,7 +82,8 @@ def convert(
 
     Whether axis 0 counts samples is proved from the graph or seen in a run on random input; a model that leaves it open is refused, unless
     ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a picture's axes are not what the
-    first convolution reached from it, or else its shape, says.
+    first convolution reached from it, or else its shape, says. ``grid`` is (height, width) of the picture in tokens, for methods with a
+    target layer, where it does not follow from the graph (for rise, which has none: its own parameter of that name).
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
@@ -100,6 +102,7 @@ def convert(
         components=components,
         batched=batched,
         layout=layout,
+        grid=grid,
         **parameters,
     ).proto
 
@@ -120,13 +123,17 @@ def conversion(
     components: bool = False,
     batched: bool | None = None,
     layout: str | None = None,
+    grid: Sequence[int] | None = None,
     **parameters: Any,
 ) -> Conversion:
     """As ``convert``, with everything that was decided on the way."""
     chosen = get_method(method)
     if layer is not None and "layer" not in chosen.parameters:
-        with_layer = ", ".join(m.name for m in shipped_methods().values() if "layer" in m.parameters)
-        raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for {with_layer}.")
+        raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for {_with_layer()}.")
+    if grid is not None and "grid" in chosen.parameters:
+        parameters, grid = {**parameters, "grid": grid}, None
+    elif grid is not None and "layer" not in chosen.parameters:
+        raise MethodError(f"method '{chosen.name}' has no target layer, so no grid of tokens; grid= is for {_with_layer()}.")
     settings = chosen.settle(parameters if layer is None else {**parameters, "layer": layer})
     score = score or settings.pop("score", None) or "logit"
     if chosen.wrap not in WRAPPERS:
@@ -137,7 +144,7 @@ def conversion(
     refuse_converted(proto)
 
     def asked_of(plain: Model) -> Question:
-        return ask(plain, input, output, score, batched=batched, layout=layout)
+        return ask(plain, input, output, score, batched=batched, layout=layout, grid=grid)
 
     def planned(plain: Model) -> None:
         if chosen.rules:
@@ -154,6 +161,7 @@ def conversion(
     asked = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     record |= asked | {"target": None if target is None else np.asarray(target).tolist()}
     record |= {"samples": list(question.samples), "layout": layout}
+    record |= {} if question.grid is None else {"grid": list(question.grid)}
     set_metadata(
         result,
         {
@@ -167,6 +175,11 @@ def conversion(
         },
     )
     return Conversion(result, question, chosen, settings | {"score": question.score}, prepared.log, prefix)
+
+
+def _with_layer() -> str:
+    """Methods that have a target layer."""
+    return ", ".join(m.name for m in shipped_methods().values() if "layer" in m.parameters)
 
 
 def _build(

@@ -55,19 +55,20 @@ def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, 
     seed = Layout(0 if x.shape and batched else None, True, picture)
     found = _forward(x, seed, path, model.types, symbol)
     if isinstance(symbol, str) and batched and not all(known.samples is not None and known.whole for known in found.values()):
-        found = _forward(x, seed, path, infer(_with_batch(model.proto, symbol, _DISTINCT)).types, _DISTINCT)
+        found = _forward(x, seed, path, infer(with_batch(model.proto, x.name, symbol, _DISTINCT)).types, _DISTINCT)
     return found
 
 
-def _with_batch(proto: onnx.ModelProto, symbol: str, size: int) -> onnx.ModelProto:
-    """The model, without its weights, with a number in place of a symbolic size."""
+def with_batch(proto: onnx.ModelProto, x: str, symbol: Dim, size: int) -> onnx.ModelProto:
+    """The model, without its weights, with a number in place of the symbolic first size of ``x`` (an unnamed one: of ``x`` alone)."""
     light = without_weights(proto)
     del light.graph.value_info[:]
     for output in light.graph.output:
         output.type.tensor_type.ClearField("shape")
     for given in light.graph.input:
-        for dim in given.type.tensor_type.shape.dim:
-            if dim.dim_param == symbol:
+        dims = given.type.tensor_type.shape.dim
+        for dim in dims if symbol is not None else dims[: given.name == x]:
+            if symbol is None or dim.dim_param == symbol:
                 dim.dim_value = size
     return light
 

@@ -11,6 +11,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import FLOAT8, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
 from onnxsal.ops.quantize import inside_range
+from onnxsal.ops.places import first
 from onnxsal.ops.registry import case, gradient_of
 
 
@@ -191,7 +192,8 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- copies and conversions -----
 
 
-@gradient_of("Identity", family="movement", bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+@gradient_of("Identity", family="movement",
+    places=first, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]
@@ -200,6 +202,7 @@ def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Dropout",
     family="movement",
+    places=first,
     bias="zero",
     stops={1: "the ratio decides which elements are dropped"},
     cases=[
@@ -239,6 +242,7 @@ def _cast_bias(op: Emit, node: NodeView) -> Value | None:
     "Cast",
     "CastLike",
     family="movement",
+    places=first,
     bias=_cast_bias,
     stops={1: "only its type is read"},
     cases={

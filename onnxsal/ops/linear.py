@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
+from onnxsal.ops.places import matrix_product, spread_windows, windows
 from onnxsal.ops.registry import Roles, case, gradient_of
 from onnxsal.ops.windows import correlate, gather, spread, transposed_window_of, window_of
 
@@ -40,6 +41,7 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
 @gradient_of(
     "Conv",
     family="linear",
+    places=windows(channels=True),
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
     cases=[
@@ -79,6 +81,7 @@ def conv(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "ConvTranspose",
     family="linear",
+    places=spread_windows,
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
     cases=[
@@ -119,6 +122,7 @@ def _gemm_bias(op: Emit, node: NodeView) -> Value | None:
 @gradient_of(
     "Gemm",
     family="linear",
+    places=matrix_product,
     bias=_gemm_bias,
     roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0),
     cases=[
@@ -160,6 +164,7 @@ def _swapped(op: Emit, value: Value, rank: int) -> Value:
 @gradient_of(
     "MatMul",
     family="linear",
+    places=matrix_product,
     bias="product",
     roles=Roles((0, 1)),
     cases=[

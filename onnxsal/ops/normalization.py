@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
+from onnxsal.ops.places import along, behind_samples, from_axis, one_axis, spatial
 from onnxsal.ops.registry import Roles, case, gradient_of
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
@@ -148,6 +149,7 @@ def _statistical_bias(op: Emit, node: NodeView) -> Value:
     "InstanceNormalization",
     "GroupNormalization",
     family="normalization",
+    places={"LayerNormalization": along(from_axis), "RMSNormalization": along(from_axis), "InstanceNormalization": along(spatial), "GroupNormalization": along(behind_samples)},
     bias=_statistical_bias,
     cases={
         "LayerNormalization": [
@@ -279,6 +281,7 @@ def _mvn_bias(op: Emit, node: NodeView) -> Value:
 @gradient_of(
     "MeanVarianceNormalization",
     family="normalization",
+    places=along(behind_samples),
     bias=_mvn_bias,
     cases=[case((2, 3, 2, 2)), case((2, 3, 4), axes=[1]), case((2, 3, 2, 2), axes=[-1, 2])],
 )
@@ -292,6 +295,7 @@ def mean_variance_normalization(op: Emit, node: NodeView, dy: Value) -> list[Val
 @gradient_of(
     "LpNormalization",
     family="normalization",
+    places=along(one_axis),
     bias=lambda op, node: node.y,
     cases=[
         case((2, 3, 4)),

@@ -11,6 +11,7 @@ from onnx import helper
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, join
 from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_like
+from onnxsal.ops.places import global_window, lost, windows
 from onnxsal.ops.registry import case, gradient_of, not_yet
 from onnxsal.ops.windows import Window, gather, spread, window_of
 
@@ -26,6 +27,7 @@ def _flat_zeros(op: Emit, x: Value) -> Value:
 @gradient_of(
     "MaxPool",
     family="max_pool",
+    places=windows(channels=False),
     bias="zero",
     cases=[
         case((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
@@ -56,7 +58,8 @@ def max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 @gradient_of(
-    "GlobalMaxPool", family="max_pool", bias="zero", cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2)), case((2, 3, 1, 1))]
+    "GlobalMaxPool", family="max_pool",
+    places=global_window, bias="zero", cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2)), case((2, 3, 1, 1))]
 )
 def global_max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy at the largest element of each channel (the first of several), 0 elsewhere."""
@@ -70,6 +73,7 @@ def global_max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "MaxUnpool",
     family="movement",
+    places=lost,
     bias="zero",
     cases=[
         case((1, 2, 2, 2), np.asarray([[[[1, 3], [8, 15]], [[16, 19], [28, 30]]]]), kernel_shape=[2, 2], strides=[2, 2]),
@@ -151,6 +155,7 @@ _AVERAGES = [
 @gradient_of(
     "AveragePool",
     family="average_pool",
+    places=windows(channels=False),
     bias="zero",
     cases=[
         *_AVERAGES,
@@ -170,7 +175,8 @@ def average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [_boxes(op, op.Div(dy, count), node.x, window, 1.0)]
 
 
-@gradient_of("GlobalAveragePool", family="average_pool", bias="zero", cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2))])
+@gradient_of("GlobalAveragePool", family="average_pool",
+    places=global_window, bias="zero", cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2))])
 def global_average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / n, repeated over the n elements of each channel."""
     sizes = [node.x.dim(a) for a in range(2, node.x.rank)]
@@ -195,6 +201,7 @@ def _norm_parts(op: Emit, node: NodeView, dy: Value) -> tuple[Value, Value]:
 @gradient_of(
     "LpPool",
     family="reduction",
+    places=windows(channels=False),
     bias="zero",
     cases=[
         *_AVERAGES,
@@ -212,6 +219,7 @@ def lp_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "GlobalLpPool",
     family="reduction",
+    places=global_window,
     bias="zero",
     cases=[case((2, 3, 4, 5)), case((2, 3, 6), p=1, kinks=[0.0]), case((1, 2, 2, 3, 2), p=3, kinks=[0.0])],
 )

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from onnxsal.errors import UnsupportedError, near_miss
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import zeros_like
+from onnxsal.ops.places import DEFAULTS, lost
+from onnxsal.ops.places import Rule as PlacesRule
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
 Bias = Callable[[Emit, NodeView], Value | None]
@@ -109,6 +111,7 @@ class Facts:
     """What an operator does to facts about tensors (``facts/`` solves them); ``None``: as its family does, or nothing is known."""
 
     range: RangeRule | None = None
+    places: PlacesRule | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ def gradient_of(
     carries: Sequence[int] | None = None,
     roles: Roles | None = None,
     range: RangeRule | Range | None = None,
+    places: PlacesRule | Mapping[str, PlacesRule] | None = None,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -162,7 +166,8 @@ def gradient_of(
     ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
     ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones). ``roles``
     says which inputs are multiplied and which are added, where that is what the operator does. ``range`` says between which values its
-    first output lies: always, or as a function of the ranges of the inputs.
+    first output lies: always, or as a function of the ranges of the inputs; ``places`` where on a picture the elements of its outputs
+    come from (a rule of ``ops/places.py``, or a dict per operator; default: that of the family).
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -179,7 +184,8 @@ def gradient_of(
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
             outputs = None if carries is None else tuple(carries)
-            stated = Facts(_rule(range))
+            placed = places.get(op_type) if isinstance(places, Mapping) else places
+            stated = Facts(_rule(range), placed or DEFAULTS.get(family, lost))
             REGISTRY[key] = OpSpec(
                 op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs, roles, stated, gradient.__module__
             )

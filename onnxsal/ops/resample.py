@@ -11,6 +11,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, linear_adjoint, reshape_parts, shape_parts
 from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
+from onnxsal.ops.places import resized
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.slicing import ints
 
@@ -130,6 +131,7 @@ def scales_of(*values: float) -> np.ndarray:
 @gradient_of(
     "Resize",
     family="resample",
+    places=resized,
     bias=_extrapolated,
     cases=[
         case((1, 2, 3, 4), None, scales_of(1, 1, 2, 3), mode="nearest"),
