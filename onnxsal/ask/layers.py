@@ -12,11 +12,11 @@ from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.layout import Layout, layouts
 from onnxsal.facts.picture import Picture
-from onnxsal.facts.places import LOST, Flow, Grid, Places, marked, picture_axes, token_grid
+from onnxsal.facts.places import LOST, Flow, Grid, marked, picture_axes, token_grid
 from onnxsal.facts.reach import reach
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute
-from onnxsal.ops.places import everywhere, unplaced
+from onnxsal.ops.places import Places, everywhere, unplaced
 from onnxsal.ops.registry import family_of
 
 _TRAILING = frozenset({"MaxPool", "AveragePool", "LpPool", "Dropout", "Identity", "Cast"})
@@ -101,13 +101,16 @@ class Layers:
     @cached_property
     def flow(self) -> Flow:
         """Data flow between the explained picture and the scores."""
-        return Flow(self.question.model, self.question.x, self.path, batched=self.question.batched)
+        model, x, batched = self.question.model, self.question.x, self.question.batched
+        return model.once(("flow", x.name, self.question.start.name, batched), lambda: Flow(model, x, self.path, batched=batched))
 
     @cached_property
     def places(self) -> dict[str, Places]:
         """Where on the picture each tensor comes from."""
-        picture = self.question.picture
-        return {} if picture is None else self.flow.from_picture(self.question.x.name, picture)
+        x, picture, flow = self.question.x.name, self.question.picture, self.flow
+        if picture is None:
+            return {}
+        return self.question.model.once(("places", flow, picture), lambda: flow.from_picture(x, picture))
 
     @cached_property
     def found(self) -> dict[str, Layer]:
@@ -142,8 +145,8 @@ class Layers:
         given = self.question.grid
         if y.rank == 4 and given is None:
             picture = layout.picture if layout is not None else None
-            samples = layout is not None and layout.samples == 0 and layout.whole
-            by_places = picture_axes(known) if known is not None and (samples or not self.question.batched) else None
+            in_front = not self.question.batched or (layout is not None and layout.samples == 0 and layout.whole)
+            by_places = picture_axes(known) if known is not None and in_front else None
             picture = by_places or picture
             if picture is not None and 1 not in (y.dim(picture[1]), y.dim(picture[2])):
                 return Layer(y, picture)
@@ -189,7 +192,11 @@ class Layers:
             counts = ", ".join(sorted({str(list(y.shape or ())) for y in tokens})) or "none"
             raise TargetError(
                 f"grid={given}: no tensor {start} holds {given[0]} x {given[1]} tokens. "
-                + (f"Grids that the graph proves: {sizes}." if sizes else f"Tensors of rank 3: {counts}; where their tokens come from is not ")
+                + (
+                    f"Grids that the graph proves: {sizes}."
+                    if sizes
+                    else f"Tensors of rank 3: {counts}; where their tokens come from is not "
+                )
                 + ("" if sizes else "known, so a grid must account for all of them.")
             )
         self._no_doubt(None)

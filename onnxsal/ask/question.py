@@ -29,8 +29,8 @@ class Question:
 
     ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none), ``axis`` where its classes lie;
     ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture`` are the axes
-    of channels, height and width of an explained picture, ``grid`` the height and width in tokens that the user tells; ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says
-    of each of these how it is known.
+    of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it; ``doubt``
+    is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
     """
 
     model: Model
@@ -71,7 +71,7 @@ def ask(
     *,
     batched: bool | None = None,
     layout: str | None = None,
-    grid: Sequence[int] | None = None,
+    grid: Sequence[int] | str | None = None,
 ) -> Question:
     """The question for a model: its one floating-point input unless ``input`` names another tensor, its one floating-point output
     that depends on it unless ``output`` names one, and what of it is explained.
@@ -101,11 +101,13 @@ def ask(
 
 
 def grid_of(given: object) -> tuple[int, int] | None:
-    """``grid`` as (height, width) in tokens; raises ``TargetError`` where it is none."""
+    """``grid`` as (height, width) in tokens, from a pair or "14x14"; raises ``TargetError`` where it is none."""
     if given is None:
         return None
-    pair = tuple(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else ()
-    if len(pair) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in pair):
+    if isinstance(given, str):
+        given = [int(n) if n.isdecimal() else n for n in given.lower().split("x")]
+    pair = tuple(given) if isinstance(given, Sequence | np.ndarray) else ()
+    if len(pair) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in pair):
         raise TargetError(f"grid={given!r} is no height and width in tokens; give two whole numbers: grid=(14, 14), --grid 14x14.")
     return int(pair[0]), int(pair[1])
 

@@ -62,7 +62,7 @@ def convert(
     components: bool = False,
     batched: bool | None = None,
     layout: str | None = None,
-    grid: Sequence[int] | None = None,
+    grid: Sequence[int] | str | None = None,
     **parameters: Any,
 ) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
@@ -123,7 +123,7 @@ def conversion(
     components: bool = False,
     batched: bool | None = None,
     layout: str | None = None,
-    grid: Sequence[int] | None = None,
+    grid: Sequence[int] | str | None = None,
     **parameters: Any,
 ) -> Conversion:
     """As ``convert``, with everything that was decided on the way."""
@@ -157,11 +157,11 @@ def conversion(
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
     result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, edges, components, quantize)
     settings |= {} if quantize is None else {"quantize": int(quantize)}
+    settings |= {} if question.grid is None else {"grid": list(question.grid)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     asked = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     record |= asked | {"target": None if target is None else np.asarray(target).tolist()}
     record |= {"samples": list(question.samples), "layout": layout}
-    record |= {} if question.grid is None else {"grid": list(question.grid)}
     set_metadata(
         result,
         {

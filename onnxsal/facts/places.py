@@ -115,7 +115,7 @@ def token_grid(found: Places, axis: int) -> Grid | None:
 
 
 def picture_axes(found: Places) -> Picture | None:
-    """(channel, height, width) of a tensor [N, ...] of rank 4 whose rows are different places along one axis, and its columns along another."""
+    """(channel, height, width) of a tensor [N, ...] whose rows are different places along one axis, and its columns along another."""
     if len(found.shape) != 4 or found.at.shape[1] > 1:
         return None
     varying = [[a for a in range(1, 4) if np.any(found.at[k] != found.at[k].take([0], a))] for k in (0, 1)]

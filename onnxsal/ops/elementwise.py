@@ -10,8 +10,8 @@ from onnx import TensorProto
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import FLOAT8, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
-from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.places import first
+from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.registry import case, gradient_of
 
 
@@ -192,8 +192,7 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- copies and conversions -----
 
 
-@gradient_of("Identity", family="movement",
-    places=first, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
+@gradient_of("Identity", family="movement", places=first, bias="zero", cases=[case((2, 3, 4)), case(1.5)])
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]

@@ -149,7 +149,12 @@ def _statistical_bias(op: Emit, node: NodeView) -> Value:
     "InstanceNormalization",
     "GroupNormalization",
     family="normalization",
-    places={"LayerNormalization": along(from_axis), "RMSNormalization": along(from_axis), "InstanceNormalization": along(spatial), "GroupNormalization": along(behind_samples)},
+    places={
+        "LayerNormalization": along(from_axis),
+        "RMSNormalization": along(from_axis),
+        "InstanceNormalization": along(spatial),
+        "GroupNormalization": along(behind_samples),
+    },
     bias=_statistical_bias,
     cases={
         "LayerNormalization": [

@@ -42,11 +42,6 @@ class Places:
     def spread(self) -> np.ndarray:
         return np.asarray(self.at[2])
 
-    @property
-    def full(self) -> np.ndarray:
-        """[3, *shape], nothing left out."""
-        return np.broadcast_to(self.at, (3, *self.shape))
-
 
 Rule = Callable[[NodeView, Sequence[Places | None]], "Places | Sequence[Places | None] | None"]
 """(node with static shapes, places of its inputs; ``None``: an input that does not depend on the picture) -> places of its first output,
@@ -54,13 +49,20 @@ or of every output; ``None`` where they are not known."""
 
 
 def places(shape: Sequence[int], at: np.ndarray) -> Places:
-    """Places in the shortest form: rounded, one index of every axis along which nothing varies."""
+    """Places in the shortest form: rounded, one index of every axis along which nothing varies.
+
+    Along an axis where only the spread varies, as among channels that went through different windows, the largest one stands for all.
+    """
     at = np.round(at, _DIGITS)
-    at = np.where(at[2:] < 0, np.asarray([0, 0, -1.0]).reshape(3, *[1] * (at.ndim - 1)), at)
-    at = np.where(np.isinf(at[2:]), np.asarray([0, 0, np.inf]).reshape(3, *[1] * (at.ndim - 1)), at)
+    at = np.where(at[2:] < 0, nowhere(at.ndim - 1), at)
+    at = np.where(np.isinf(at[2:]), everywhere([1] * (at.ndim - 1)).at, at)
     for axis in range(1, at.ndim):
-        if at.shape[axis] > 1 and not np.any(at != at.take([0], axis)):
-            at = at.take([0], axis)
+        if at.shape[axis] > 1:
+            differ = [np.any(part != part.take([0], axis - 1)) for part in at]
+            if not any(differ):
+                at = at.take([0], axis)
+            elif not differ[0] and not differ[1] and np.all(at[2] >= 0):
+                at = at.max(axis, keepdims=True)
     return Places(tuple(shape), at)
 
 
@@ -346,10 +348,10 @@ def moved(node: NodeView, parts: Sequence[Places | None]) -> Sequence[Places | N
         if value is None:
             continue
         if part is not None:
-            size = int(np.prod(part.shape, dtype=np.int64))
-            feeds[i] = np.arange(count, count + size).reshape(part.shape)
-            table.append(part.full.reshape(3, -1))
-            count += size
+            numbers = np.arange(count, count + part.spread.size, dtype=np.int32).reshape(part.spread.shape)
+            feeds[i] = np.broadcast_to(numbers, part.shape)
+            table.append(part.at.reshape(3, -1))
+            count += numbers.size
         elif value.dtype in _INDICES:
             known = node.const(i)
             if known is None:
@@ -358,11 +360,19 @@ def moved(node: NodeView, parts: Sequence[Places | None]) -> Sequence[Places | N
         elif value.static is None:
             return []
         else:
-            feeds[i] = np.zeros(value.static, np.int64)
-    if count > _MOST or any(f.size > _MOST for f in feeds.values()):
+            feeds[i] = np.zeros(value.static, np.int32)
+    if any(f.size > _MOST for f in feeds.values()):
         return []
     every = np.concatenate(table, 1)
-    return [places(index.shape, every[:, index]) for index in _run(node, feeds)]
+    return [places(numbers.shape, every[:, _short(numbers)]) for numbers in _run(node, feeds)]
+
+
+def _short(numbers: np.ndarray) -> np.ndarray:
+    """One index of every axis along which nothing varies."""
+    for axis, size in enumerate(numbers.shape):
+        if size > 1 and not np.any(numbers != numbers.take([0], axis)):
+            numbers = numbers.take([0], axis)
+    return numbers
 
 
 def _run(node: NodeView, feeds: dict[int, np.ndarray]) -> list[np.ndarray]:

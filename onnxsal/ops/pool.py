@@ -58,8 +58,11 @@ def max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 @gradient_of(
-    "GlobalMaxPool", family="max_pool",
-    places=global_window, bias="zero", cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2)), case((2, 3, 1, 1))]
+    "GlobalMaxPool",
+    family="max_pool",
+    places=global_window,
+    bias="zero",
+    cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2)), case((2, 3, 1, 1))],
 )
 def global_max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy at the largest element of each channel (the first of several), 0 elsewhere."""
@@ -175,8 +178,13 @@ def average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [_boxes(op, op.Div(dy, count), node.x, window, 1.0)]
 
 
-@gradient_of("GlobalAveragePool", family="average_pool",
-    places=global_window, bias="zero", cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2))])
+@gradient_of(
+    "GlobalAveragePool",
+    family="average_pool",
+    places=global_window,
+    bias="zero",
+    cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2))],
+)
 def global_average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / n, repeated over the n elements of each channel."""
     sizes = [node.x.dim(a) for a in range(2, node.x.rank)]

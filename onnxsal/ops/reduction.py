@@ -90,44 +90,38 @@ def _cases(*more: Case, **drawn: float | Sequence[float]) -> list[Case]:
 # ----- sums and means -----
 
 
-@gradient_of("ReduceSum", family="reduction",
-    places=reduced, bias="zero", cases=_cases(), roles=Roles((0,)))
+@gradient_of("ReduceSum", family="reduction", places=reduced, bias="zero", cases=_cases(), roles=Roles((0,)))
 def reduce_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy, repeated along the reduced axes."""
     return node.grads(_spread(op, node, dy))
 
 
-@gradient_of("ReduceMean", family="average_pool",
-    places=reduced, bias="zero", cases=_cases())
+@gradient_of("ReduceMean", family="average_pool", places=reduced, bias="zero", cases=_cases())
 def reduce_mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / n, repeated along the reduced axes of n elements."""
     return node.grads(_spread(op, node, op.Div(dy, _count(op, node))))
 
 
-@gradient_of("ReduceSumSquare", family="reduction",
-    places=reduced, bias=lambda op, node: op.Neg(node.y), cases=_cases())
+@gradient_of("ReduceSumSquare", family="reduction", places=reduced, bias=lambda op, node: op.Neg(node.y), cases=_cases())
 def reduce_sum_square(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = 2 x dy."""
     return node.grads(op.Mul(node.x, _keep(op, node, op.Mul(dy, 2.0))))
 
 
-@gradient_of("ReduceL1", family="reduction",
-    places=reduced, bias="zero", cases=_cases(kinks=[0.0]))
+@gradient_of("ReduceL1", family="reduction", places=reduced, bias="zero", cases=_cases(kinks=[0.0]))
 def reduce_l1(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = sign(x) dy."""
     return node.grads(op.Mul(op.Sign(node.x), _keep(op, node, dy)))
 
 
-@gradient_of("ReduceL2", family="reduction",
-    places=reduced, bias="zero", cases=_cases(kinks=[0.0]))
+@gradient_of("ReduceL2", family="reduction", places=reduced, bias="zero", cases=_cases(kinks=[0.0]))
 def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = x dy / y; the derivative at x = 0, y = 0 is 0."""
     ratio = mask(op, op.Greater(node.y, 0.0), op.Div(dy, node.y))
     return node.grads(op.Mul(node.x, _keep(op, node, ratio)))
 
 
-@gradient_of("ReduceLogSum", family="reduction",
-    places=reduced, bias=lambda op, node: op.Sub(node.y, 1.0), cases=_cases(low=0.5, high=2.0))
+@gradient_of("ReduceLogSum", family="reduction", places=reduced, bias=lambda op, node: op.Sub(node.y, 1.0), cases=_cases(low=0.5, high=2.0))
 def reduce_log_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sum(x) = dy / exp(y)."""
     return node.grads(_spread(op, node, op.Div(dy, op.Exp(node.y))))
@@ -144,8 +138,7 @@ def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
     return op.Sub(node.y, _sum(op, node, mask(op, op.Greater(p, 0.0), op.Mul(p, node.x)), node.attr("keepdims")))
 
 
-@gradient_of("ReduceLogSumExp", family="reduction",
-    places=reduced, bias=_log_sum_exp_bias, cases=_cases())
+@gradient_of("ReduceLogSumExp", family="reduction", places=reduced, bias=_log_sum_exp_bias, cases=_cases())
 def reduce_log_sum_exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy exp(x - y)."""
     return node.grads(op.Mul(_weights(op, node), _keep(op, node, dy)))
