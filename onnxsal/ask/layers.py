@@ -14,6 +14,7 @@ from onnxsal.facts.layout import Layout, layouts
 from onnxsal.facts.picture import Picture
 from onnxsal.facts.places import LOST, Flow, Grid, marked, picture_axes, token_grid
 from onnxsal.facts.reach import reach
+from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute
 from onnxsal.ops.places import Places, everywhere, unplaced
@@ -21,6 +22,10 @@ from onnxsal.ops.registry import family_of
 
 _TRAILING = frozenset({"MaxPool", "AveragePool", "LpPool", "Dropout", "Identity", "Cast"})
 """What may follow the last stage of convolutions before the picture ends; the map is taken in front of it."""
+
+
+_UNMIXED = frozenset({"movement", "activation", "elementwise", "add", "product", "select", "quantize", "softmax", "normalization"})
+"""Families after which an element is still the same element."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +132,24 @@ class Layers:
 
     @cached_property
     def _behind_linear(self) -> list[Value]:
-        """First outputs behind a linear node; what comes before is the picture itself, prepared."""
+        """First outputs behind a linear node; what comes before is the picture itself, prepared. Nor are the scores themselves, in another
+        order or through functions of single elements, a layer.
+        """
         behind: set[str] = set()
+        scores = ancestors(self.question.model, [self.question.start.name], self._unmixed)
         values = []
         for node in self.path:
             if family_of(node) == "linear" or behind.intersection(self._sources(node)):
                 behind.update(node.proto.output)
                 y = node.outputs[0]
-                if y is not None and y.name != self.question.start.name and y.dtype in FLOATS and y.shape is not None:
+                if y is not None and y.name not in scores and y.dtype in FLOATS and y.shape is not None:
                     values.append(y)
         return values
+
+    def _unmixed(self, node: NodeView) -> list[str]:
+        """What the node reads, unless it sums over elements."""
+        own = self._maker.get(node.proto.output[0]) if family_of(node) in _UNMIXED else None
+        return [] if own is None else self._sources(own)
 
     def _layer(self, y: Value, layout: Layout | None) -> Layer | None:
         """The tensor as a layer, if it is one: a picture by its layout or by its places, tokens by their places."""
@@ -162,8 +175,8 @@ class Layers:
 
     def _told(self, y: Value, samples: int, axis: int) -> Grid | None:
         """The grid that the user tells, for tokens whose places are not known: these must be all that there are."""
-        given, count = self.question.grid, y.dim(axis)
-        if given is None or y.name not in self.places or axis != (0 if samples else 1) or count != given[0] * given[1]:
+        given, count = self.question.grid, self.flow.view.value(y.name).dim(axis)
+        if count is None or given is None or y.name not in self.places or axis != (0 if samples else 1) or count != given[0] * given[1]:
             return None
         return Grid(*given, tuple(range(count)), count)
 

@@ -116,7 +116,7 @@ def token_grid(found: Places, axis: int) -> Grid | None:
 
 def picture_axes(found: Places) -> Picture | None:
     """(channel, height, width) of a tensor [N, ...] whose rows are different places along one axis, and its columns along another."""
-    if len(found.shape) != 4 or found.at.shape[1] > 1:
+    if len(found.shape) != 4 or found.at.shape[1] > 1 or not found.at.size:
         return None
     varying = [[a for a in range(1, 4) if np.any(found.at[k] != found.at[k].take([0], a))] for k in (0, 1)]
     if [len(v) for v in varying] != [1, 1] or varying[0] == varying[1]:
