@@ -8,6 +8,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, shape_of, zeros_like
+from onnxsal.ops.places import lost, moved_without_sums
 from onnxsal.ops.registry import case, gradient_of
 
 # ----- picking -----
@@ -102,6 +103,7 @@ def gather_nd(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Unique",
     family="movement",
+    places=lost,
     bias="zero",
     cases=[
         case((2, 3)),
@@ -123,6 +125,7 @@ def unique(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "OneHot",
     family="movement",
+    places=lost,
     bias="zero",
     cases=[
         case(np.array([0, 2, -1, 5]), np.array(4), (2,)),
@@ -209,6 +212,7 @@ def _scatter_bias(op: Emit, node: NodeView) -> Value | None:
     "ScatterElements",
     "ScatterND",
     family="movement",
+    places=moved_without_sums,
     bias=_scatter_bias,
     cases={
         "ScatterElements": [
