@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from onnxsal.ask.question import Question
 from onnxsal.errors import TargetError, near_miss
-from onnxsal.facts.axes import Picture, layouts
+from onnxsal.facts.axes import Layout, Picture, layouts
 from onnxsal.facts.grounds import Found, Ground
+from onnxsal.facts.places import LOST, Flow, Grid, marked, picture_axes, token_grid
 from onnxsal.facts.reach import reach
+from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute
+from onnxsal.ops.places import Places, everywhere, unplaced
 from onnxsal.ops.registry import family_of
 
 _TRAILING = frozenset({"MaxPool", "AveragePool", "LpPool", "Dropout", "Identity", "Cast"})
 """What may follow the last stage of convolutions before the picture ends; the map is taken in front of it."""
 
-_EXTRA_TOKENS = 8
-"""Class, distillation and register tokens that may stand beside the picture's own."""
+
+_UNMIXED = frozenset({"movement", "activation", "elementwise", "add", "product", "select", "quantize", "softmax", "normalization"})
+"""Families after which an element is still the same element."""
 
 
 @dataclass(frozen=True)
 class Layer:
     """A tensor with a value per channel and place: ``picture`` are its axes (channel, height, width) if it has rank 4.
 
-    Tokens [N, tokens, C] have a ``grid`` instead: the number of tokens before the picture's, and its height and width in tokens.
+    A tensor of tokens has a ``grid`` of them along the axis ``tokens`` instead; ``samples`` is its axis of samples.
     """
 
     value: Value
     picture: Picture | None = None
-    grid: tuple[int, int, int] | None = None
+    tokens_of: Grid | None = None
+    tokens: int = 1
+    samples: int = 0
 
     @property
     def channels(self) -> int:
         """The axis of channels."""
-        return self.picture[0] if self.picture else 2
+        return self.picture[0] if self.picture else 3 - self.tokens - self.samples
+
+    @property
+    def grid(self) -> tuple[int, int, int] | None:
+        """The number of tokens before the picture's (of all others, where these stand among them), and its height and width in tokens."""
+        own = self.tokens_of
+        if own is None:
+            return None
+        return own.count - len(own.order) if own.before is None else own.before, own.height, own.width
 
     @property
     def size(self) -> tuple[int | None, int | None]:
@@ -49,19 +62,32 @@ class Layer:
         return self.value.dim(self.picture[1]), self.value.dim(self.picture[2])
 
     def __str__(self) -> str:
-        kind = f", {self.grid[1]} x {self.grid[2]} tokens after {self.grid[0]} other(s)" if self.grid else ""
-        return f"'{self.value.name}' {list(self.value.shape or ())}{kind}"
+        return f"'{self.value.name}' {list(self.value.shape or ())}{f', {self.tokens_of}' if self.tokens_of else ''}"
+
+    def of(self, value: Value) -> Layer:
+        """The same layer in another run of the model, where it is called ``value``."""
+        return replace(self, value=value)
+
+    def places(self, shape: Sequence[int]) -> Places:
+        """Its own elements are marked with a place, other tokens are not."""
+        if self.tokens_of is None:
+            return everywhere(shape)
+        return marked(shape, self.tokens_of.order, self.tokens)
 
     def maps(self, op: Emit, value: Value) -> Value:
         """A tensor laid out like the layer (its activations, a signal at it) as [N, C, h, w]."""
-        if self.grid is None:
+        own = self.tokens_of
+        if own is None:
             assert self.picture is not None
             order = [0, *self.picture]
             return value if order == [0, 1, 2, 3] else op.Transpose(value, perm=order)
-        before, height, width = self.grid
-        if self.value.dim(1) != height * width:
-            value = op.Slice(value, [before], [before + height * width], [1])
-        return op.Reshape(op.Transpose(value, perm=[0, 2, 1]), [0, 0, height, width])
+        if own.before is None:
+            value = op.Gather(value, op.const(list(own.order)), axis=self.tokens)
+        elif own.count != len(own.order):
+            value = op.Slice(value, [own.before], [own.before + len(own.order)], [self.tokens])
+        perm = [self.samples, self.channels, self.tokens]
+        value = value if perm == [0, 1, 2] else op.Transpose(value, perm=perm)
+        return op.Reshape(value, [0, 0, own.height, own.width])
 
     def activations(self, op: Emit) -> Value:
         """The layer itself as [N, C, h, w] in the compute type."""
@@ -77,77 +103,196 @@ class Layers:
         self._maker = {o: n for n in self.path for o in n.proto.output if o}
 
     @cached_property
+    def flow(self) -> Flow:
+        """Data flow between the explained picture and the scores."""
+        model, x, batched = self.question.model, self.question.x, self.question.batched
+        return model.once(("flow", x.name, self.question.start.name, batched), lambda: Flow(model, x, self.path, batched=batched))
+
+    @cached_property
+    def places(self) -> dict[str, Places]:
+        """Where on the picture each tensor comes from."""
+        x, picture, flow = self.question.x.name, self.question.picture, self.flow
+        if picture is None:
+            return {}
+        return self.question.model.once(("places", flow, picture), lambda: flow.from_picture(x, picture))
+
+    @cached_property
     def found(self) -> dict[str, Layer]:
         """By tensor name, in forward order."""
         question, layers = self.question, {}
         if question.picture is None:
             return {}
         meaning = layouts(question.model, question.x, self.path, batched=question.batched, picture=question.picture)
-        grid: tuple[int, int] | None = None
-        behind: set[str] = set()  # a linear node; what comes before is the picture itself, prepared
-        for node in self.path:
-            y = node.outputs[0]
-            if family_of(node) != "linear" and not behind.intersection(self._sources(node)):
-                continue
-            behind.update(node.proto.output)
-            if y is None or y.name == question.start.name or y.dtype not in FLOATS or y.shape is None:
-                continue
-            picture = meaning[y.name].picture if y.name in meaning else None
-            if picture is not None and 1 not in (y.dim(picture[1]), y.dim(picture[2])):
-                layers[y.name] = layer = Layer(y, picture)
-                grid = (layer.size[0] or 0, layer.size[1] or 0)
-            elif (tokens := self._tokens(y, grid)) is not None:
-                layers[y.name] = Layer(y, None, tokens)
+        for y in self._behind_linear:
+            layer = self._layer(y, meaning.get(y.name))
+            if layer is not None:
+                layers[y.name] = layer
         return layers
 
-    def _tokens(self, y: Value, grid: tuple[int, int] | None) -> tuple[int, int, int] | None:
-        """(other tokens in front, height, width) of [N, tokens, C]; the size is that of the patches, else a square."""
-        if y.rank != 3 or y.dim(1) is None or y.dim(2) is None:
-            return None
-        count = y.dim(1) or 0
-        if grid is None or not 0 <= count - grid[0] * grid[1] <= _EXTRA_TOKENS or not all(grid):
-            side = next((s for own in (count, count - 1) if own > 1 and (s := math.isqrt(own)) ** 2 == own), None)
-            if side is None:
-                return None
-            grid = (side, side)
-        return self._in_front(count, grid), *grid
-
-    def _in_front(self, count: int, grid: tuple[int, int]) -> int:
-        """How many tokens stand before the picture's: what the Concat that adds them puts first."""
-        own = grid[0] * grid[1]
-        for node in self.path:
-            if node.op_type == "Concat" and node.y.shape is not None and node.y.rank == 3 and int(node.attr("axis")) % 3 == 1:
-                sizes = [v.dim(1) if v is not None and v.shape is not None else None for v in node.inputs]
-                wanted = [i for i, v in enumerate(node.inputs) if node.want(i) and sizes[i] in (own, None)]
-                if len(wanted) == 1 and all(isinstance(s, int) for s in sizes[: wanted[0]]):
-                    before = sum(s for s in sizes[: wanted[0]] if s is not None)
-                    if before + own <= count:
-                        return before
-        return count - own
-
-    @property
-    def chosen(self) -> Layer:
-        """The last stage of convolutions before the picture ends in a pooling or a flattening; of tokens, the last attention's input.
-
-        After its last attention a transformer reads the class token only, so later tokens of the picture have no gradient.
+    @cached_property
+    def _behind_linear(self) -> list[Value]:
+        """First outputs behind a linear node; what comes before is the picture itself, prepared. Nor are the scores themselves, in another
+        order or through functions of single elements, a layer.
         """
-        names = list(self.found)
+        behind: set[str] = set()
+        scores = ancestors(self.question.model, [self.question.start.name], self._unmixed)
+        values = []
+        for node in self.path:
+            if family_of(node) == "linear" or behind.intersection(self._sources(node)):
+                behind.update(node.proto.output)
+                y = node.outputs[0]
+                if y is not None and y.name not in scores and y.dtype in FLOATS and y.shape is not None:
+                    values.append(y)
+        return values
+
+    def _unmixed(self, node: NodeView) -> list[str]:
+        """What the node reads, unless it sums over elements."""
+        own = self._maker.get(node.proto.output[0]) if family_of(node) in _UNMIXED else None
+        return [] if own is None else self._sources(own)
+
+    def _layer(self, y: Value, layout: Layout | None) -> Layer | None:
+        """The tensor as a layer, if it is one: a picture by its layout or by its places, tokens by their places."""
+        known = self.places.get(y.name)
+        known = None if known is LOST else known
+        given = self.question.grid
+        if y.rank == 4 and given is None:
+            picture = layout.picture if layout is not None else None
+            in_front = not self.question.batched or (layout is not None and layout.samples == 0 and layout.whole)
+            by_places = picture_axes(known) if known is not None and in_front else None
+            picture = by_places or picture
+            if picture is not None and 1 not in (y.dim(picture[1]), y.dim(picture[2])):
+                return Layer(y, picture)
+        if y.rank == 3:
+            samples = 0 if not self.question.batched else layout.samples if layout is not None and layout.whole else None
+            if samples is None or (not self.question.batched and y.dim(0) != 1):
+                return None
+            for axis in (a for a in range(3) if a != samples):
+                grid = token_grid(known, axis) if known is not None else self._told(y, samples, axis)
+                if grid is not None and given in (None, (grid.height, grid.width)):
+                    return Layer(y, None, grid, axis, samples)
+        return None
+
+    def _told(self, y: Value, samples: int, axis: int) -> Grid | None:
+        """The grid that the user tells, for tokens whose places are not known: these must be all that there are."""
+        given, count = self.question.grid, self.flow.view.value(y.name).dim(axis)
+        if count is None or given is None or y.name not in self.places or axis != (0 if samples else 1) or count != given[0] * given[1]:
+            return None
+        return Grid(*given, tuple(range(count)), count)
+
+    @cached_property
+    def chosen(self) -> Layer:
+        """The last stage of convolutions before the picture ends in a pooling or a flattening; of tokens, the last that all of the grid
+        passes on its way to the scores.
+
+        After its last attention a transformer reads the class token only: later tokens of the picture do not reach the scores.
+        """
         hits = self._frontier()
         if not hits:
-            raise TargetError(
-                f"no tensor between '{self.question.x.name}' and '{self.question.start.name}' is shaped like a picture or like a grid of "
-                "tokens, so there is nothing to make a class activation map of. Name a tensor or node: --layer, or layer= in Python."
-            )
-        layer = self.found[max(hits, key=names.index)]
-        if layer.grid is not None:
-            return self._before_attention(layer) if layer.value.dim(1) != layer.grid[1] * layer.grid[2] else layer
-        while (node := self._maker[layer.value.name]).op_type in _TRAILING and node.x.name in self.found:
+            self._no_layer()
+        layer = self._within(self._last([*hits]))
+        self._no_doubt(layer)
+        while (node := self._maker[layer.value.name]).op_type in _TRAILING and node.x.name in self.found and layer.grid is None:
             layer = self.found[node.x.name]
         return layer
 
-    def _frontier(self) -> set[str]:
+    def _no_layer(self) -> None:
+        given, start = self.question.grid, f"between '{self.question.x.name}' and '{self.question.start.name}'"
+        if given is not None:
+            tokens = [y for y in self._behind_linear if y.rank == 3]
+            proved = {g for y in tokens if (p := self.places.get(y.name)) not in (None, LOST) for a in (0, 1, 2) if (g := token_grid(p, a))}
+            sizes = ", ".join(sorted({f"{g.height} x {g.width} ({g.count} tokens)" for g in proved}))
+            counts = ", ".join(sorted({str(list(y.shape or ())) for y in tokens})) or "none"
+            raise TargetError(
+                f"grid={given}: no tensor {start} holds {given[0]} x {given[1]} tokens. "
+                + (
+                    f"Grids that the graph proves: {sizes}."
+                    if sizes
+                    else f"Tensors of rank 3: {counts}; where their tokens come from is not "
+                )
+                + ("" if sizes else "known, so a grid must account for all of them.")
+            )
+        self._no_doubt(None)
+        raise TargetError(
+            f"no tensor {start} is shaped like a picture or like a grid of "
+            "tokens, so there is nothing to make a class activation map of. Name a tensor or node: --layer, or layer= in Python."
+        )
+
+    def _no_doubt(self, layer: Layer | None) -> None:
+        """Behind the layer there must be no tokens whose grid is not known: they would be the layer."""
+        begin = -1 if layer is None else self._maker[layer.value.name].index
+        for y in self._behind_linear:
+            node = self._maker[y.name]
+            if y.rank == 3 and node.index > begin and self.places.get(y.name) is LOST and family_of(node) == "linear" and y.dim(1) != 1:
+                raise TargetError(
+                    f"'{y.name}' {list(y.shape or ())} may be a grid of tokens, but where on the picture each of them lies does not follow "
+                    "from the graph (sizes known at run time only, or a choice that depends on values). Give the grid's height and width: "
+                    "--grid 14x14, or grid=(14, 14) in Python, or name a layer of convolutions: --layer."
+                )
+
+    def _last(self, hits: list[str]) -> Layer:
+        """Of the last layers the one that every score depends on; else the last layer of all that every score depends on.
+
+        A layer is not taken if no score depends on it.
+        """
+        if len(hits) == 1 and self._reaches(hits[0])[0]:
+            return self.found[hits[0]]
+        full = [name for name in hits if self._reaches(name)[1]] or [name for name in self._by_depth if self._reaches(name)[1]]
+        some = full or [name for name in self._by_depth if self._reaches(name)[0]]
+        if not some:
+            self._no_layer()
+        last = self.found[max(some, key=self._by_depth.index)]
+        if last.grid is None:
+            return last
+        crossed = [self.found[name] for name in self._crossed() if name in some]
+        return next((layer for layer in reversed(crossed) if layer.size == last.size), last)
+
+    @cached_property
+    def _by_depth(self) -> list[str]:
+        """Layers by the number of linear nodes on the longest way to them, which no exporter changes; then in forward order."""
+        depth: dict[str, int] = {}
+        for node in self.path:
+            own = max((depth.get(source, 0) for source in self._sources(node)), default=0) + (family_of(node) == "linear")
+            depth.update(dict.fromkeys(node.proto.output, own))
+        return sorted(self.found, key=lambda name: depth[name])
+
+    def _reaches(self, name: str, without: str = "") -> tuple[bool, bool]:
+        """Whether any score depends on the layer's own elements, and whether every one does (not by way of the tensor ``without``)."""
+        view, layer = self.flow.view, self.found[name]
+        shapes = [view.value(n).static for n in (name, without) if n]
+        if any(shape is None for shape in shapes):
+            return not without or name == without, True
+        seeds = {n: layer.places(s) if n == name else unplaced(s) for n, s in zip((name, without), shapes, strict=False) if s is not None}
+        return self.flow.reaches(seeds, self.question.start.name) or (True, True)
+
+    def _within(self, last: Layer) -> Layer:
+        """The last tokens, as wide as ``last``, by way of which alone the tokens of ``last`` reach the scores: behind the norm in front of
+        the last attention, of whichever nodes that is made.
+        """
+        if last.tokens_of is None:
+            return last
+        names = list(self.found)
+        for name in reversed(names[names.index(last.value.name) + 1 :]):
+            layer = self.found[name]
+            same = layer.tokens_of == last.tokens_of and layer.value.dim(layer.channels) == last.value.dim(last.channels)
+            if same and not self._reaches(last.value.name, without=name)[0] and self._reaches(name)[0]:
+                return layer
+        return last
+
+    def found_out(self, name: Any = "") -> tuple[Found, ...]:
+        """The layer (the one ``name`` names, if any) and its grid, and how they are known."""
+        layer = self.pick(name)
+        ground = Ground.TOLD if name else Ground.PROVED
+        why = "" if name else "the last before the picture's places are summed up" if layer.picture else "the last that all tokens pass"
+        entries = [Found("layer", f"'{layer.value.name}' {list(layer.value.shape or ())}", ground, why)]
+        if layer.tokens_of is not None:
+            told = self.places.get(layer.value.name) is LOST
+            why = "" if told else "followed from the picture to its tokens"
+            entries.append(Found("grid", str(layer.tokens_of), Ground.TOLD if told else Ground.PROVED, why))
+        return tuple(entries)
+
+    def _frontier(self) -> dict[str, None]:
         """The layers that the scores are computed from without another layer in between."""
-        hits, stack, seen = set(), [self.question.start.name], set()
+        hits, stack, seen = dict[str, None](), [self.question.start.name], set()
         while stack:
             name = stack.pop()
             if name in seen or name not in self._maker:
@@ -155,7 +300,7 @@ class Layers:
             seen.add(name)
             for source in self._sources(self._maker[name]):
                 if source in self.found:
-                    hits.add(source)
+                    hits[source] = None
                 else:
                     stack.append(source)
         return hits
@@ -163,39 +308,6 @@ class Layers:
     @staticmethod
     def _sources(node: NodeView) -> list[str]:
         return [v.name for i, v in enumerate(node.inputs) if v is not None and node.want(i)]
-
-    def _ancestors(self, names: Iterable[str]) -> set[str]:
-        seen: set[str] = set()
-        stack = list(names)
-        while stack:
-            name = stack.pop()
-            if name not in seen:
-                seen.add(name)
-                stack += self._sources(self._maker[name]) if name in self._maker else []
-        return seen
-
-    def _before_attention(self, last: Layer) -> Layer:
-        """The tokens that queries, keys and values of the last attention are all made of."""
-        width = last.value.dim(2)
-        for node in reversed(self.path):
-            operands = self._attention_operands(node)
-            if operands:
-                shared = set.intersection(*(self._ancestors([name]) for name in operands))
-                fitting = [v for n, v in self.found.items() if n in shared and v.grid == last.grid and v.value.dim(2) == width]
-                if fitting:
-                    return fitting[-1]
-        return last
-
-    def _attention_operands(self, node: NodeView) -> list[str]:
-        """The weights and the values that an attention multiplies; queries, keys and values of a fused one."""
-        if node.op_type == "Attention":
-            return self._sources(node)
-        if node.op_type != "MatMul" or len(self._sources(node)) < 2:
-            return []
-        made = self._maker.get(node.x.name)
-        while made is not None and made.op_type in ("Dropout", "Cast", "Identity", "Where"):
-            made = next((self._maker[n] for n in self._sources(made) if n in self._maker), None)
-        return self._sources(node)[:2] if made is not None and made.op_type == "Softmax" else []
 
     def named(self, name: str) -> Layer:
         """The layer of a tensor, or of a node's first output. Raises ``TargetError`` with the candidates."""
@@ -227,14 +339,6 @@ class Layers:
             name = name[0]
         return self.named(str(name)) if name else self.chosen
 
-    def found_out(self, name: Any = "") -> tuple[Found, ...]:
-        """The layer (the one ``name`` names, if any), and how it is known."""
-        layer = self.pick(name)
-        if name:
-            return (Found("layer", str(layer), Ground.TOLD),)
-        why = "the last stage of convolutions before the picture ends"
-        return (Found("layer", str(layer), Ground.PROVED, why),) if layer.picture else ()
-
     @property
     def candidates(self) -> Sequence[Layer]:
         """The chosen layer, then for every other size the last one that all paths to the scores cross, deepest first."""
@@ -259,5 +363,5 @@ class Layers:
 
 def layers_of(question: Question) -> Layers:
     """The layers of a question, found once: several parts of a conversion ask for them."""
-    key = ("layers", question.x.name, question.start.name, question.picture, question.samples)
+    key = ("layers", question.x.name, question.start.name, question.picture, question.samples, question.grid)
     return question.model.once(key, lambda: Layers(question))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 from onnx import TensorProto
@@ -30,6 +31,10 @@ class Question:
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
     are the axes of channels, height and width of an explained picture; ``doubt`` is a reason to read the maps with care ('' = none).
     ``found`` says of each of these how it is known.
+    ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none), ``axis`` where its classes lie;
+    ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture`` are the axes
+    of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it; ``doubt``
+    is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
     """
 
     model: Model
@@ -43,6 +48,7 @@ class Question:
     samples: tuple[str, ...] = ()
     picture: Picture | None = None
     doubt: str = ""
+    grid: tuple[int, int] | None = None
     found: tuple[Found, ...] = ()
 
     @property
@@ -100,6 +106,7 @@ def ask(
     batched: bool | None = None,
     layout: str | None = None,
     example: Mapping[str, np.ndarray] | None = None,
+    grid: Sequence[int] | str | None = None,
 ) -> Question:
     """The question for a model: its one floating-point input unless ``input`` names another tensor, its one floating-point output
     that depends on it unless ``output`` names one, and what of it is explained.
@@ -109,6 +116,10 @@ def ask(
     ``"raw"`` takes the output as it is. ``batched`` says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where
     the model does not tell; ``example`` is data of some inputs to run the model on. Raises ``TargetError`` where a choice is unknown or
     not unique.
+    ``score``: ``"logit"`` cuts a final Softmax, LogSoftmax or Sigmoid (a probability made otherwise is taken as it is, with a
+    ``doubt``); ``"probability"`` keeps it, or adds a Softmax where the model has none; ``"raw"`` takes the output as it is. ``batched``
+    says whether axis 0 counts samples, ``layout`` what the axes of a picture are, ``grid`` how many rows and columns of
+    tokens make one, where the model does not tell. Raises ``TargetError`` where a choice is unknown or not unique.
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
@@ -128,7 +139,7 @@ def ask(
         )
     if asked.axis is None and question.single and question.link == "softmax":
         question = replace(question, link="sigmoid")
-    return _with_layout(replace(question, found=(counted, _head(question, asked))), layout)
+    return _with_layout(replace(question, found=(counted, _head(question, asked)), grid=grid_of(grid)), layout)
 
 
 def _with_layout(question: Question, layout: str | None) -> Question:
@@ -146,6 +157,18 @@ def _with_layout(question: Question, layout: str | None) -> Question:
     why = "" if used is None else f"{used[1].label} reads it{'' if as_it_is else f' otherwise ({layout_text(used[0])})'}"
     found = Found("layout", text, Ground.PROVED if layout is None else Ground.TOLD, why)
     return replace(question, found=(*question.found, found))
+
+
+def grid_of(given: object) -> tuple[int, int] | None:
+    """``grid`` as (height, width) in tokens, from a pair or "14x14"; raises ``TargetError`` where it is none."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        given = [int(n) if n.isdecimal() else n for n in given.lower().split("x")]
+    pair = tuple(given) if isinstance(given, Sequence | np.ndarray) else ()
+    if len(pair) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) > 0 for n in pair):
+        raise TargetError(f"grid={given!r} is no height and width in tokens; give two whole numbers: grid=(14, 14), --grid 14x14.")
+    return int(pair[0]), int(pair[1])
 
 
 def begin(question: Question) -> Value:

@@ -122,7 +122,15 @@ def chosen_ways(text: str) -> list[Way]:
         name, *given = word.split(":")
         parameters = read_parameters(given)
         method = get_method(Path(name) if name.endswith(".toml") else name)
-        known = [*method.parameters, *(a for p in method.parameters.values() for a in p.aliases), "preset", "quantize", "layer", "score"]
+        known = [
+            *method.parameters,
+            *(a for p in method.parameters.values() for a in p.aliases),
+            "preset",
+            "quantize",
+            "layer",
+            "grid",
+            "score",
+        ]
         wrong = [p for p in parameters if p not in known]
         if wrong:
             raise MethodError(f"method '{method.name}' has no parameter '{wrong[0]}'; it has {', '.join(known)}.")

@@ -56,6 +56,7 @@ def explain(
     score: o.Score = None,
     batched: o.Batched = None,
     layout: o.Layout = None,
+    grid: o.Grid = None,
     labels: o.LabelsFile = None,
     preprocess: o.PreprocessFile = None,
     provider: o.Provider = "cpu",
@@ -72,7 +73,7 @@ def explain(
     feed = o.feeding(model, preprocess, labels)
     if any(file.suffix.lower() not in ARRAYS for file in files):
         _ = feed.required
-    given = o.conversion_options(feed, param, input, output, score, quantize, batched, layout) | (
+    given = o.conversion_options(feed, param, input, output, score, quantize, batched, layout, grid) | (
         {"components": True} if components else {}
     )
     style = MATLAB if given.get(PRESET) == "matlab" and palette is None else Style(palette)

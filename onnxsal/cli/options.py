@@ -32,6 +32,14 @@ Output = Annotated[str | None, typer.Option(help="The output to explain.", show_
 Layout = Annotated[
     str | None, typer.Option(help="NCHW or NHWC: what the axes of the explained picture are.", show_default="as the model uses it")
 ]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="Height and width of the picture in tokens, for a target layer of tokens (for rise: cells along each side of a mask).",
+        show_default="as the graph shows",
+    ),
+]
 Batched = Annotated[
     bool | None,
     typer.Option(
@@ -163,10 +171,11 @@ def conversion_options(
     quantize: int | None = None,
     batched: bool | None = None,
     layout: str | None = None,
+    grid: str | None = None,
 ) -> dict[str, Any]:
     """Keywords for ``convert``: only what was given, so that a converted model is not asked to change."""
     given = {"input": input, "output": output, "score": score, "black": feed.black, "white": feed.white, "quantize": quantize}
-    given |= {"batched": batched, "layout": layout}
+    given |= {"batched": batched, "layout": layout, "grid": int(grid) if grid is not None and grid.isdecimal() else grid}
     return {k: v for k, v in given.items() if v is not None} | read_parameters(parameters or ())
 
 
@@ -182,6 +191,7 @@ class Asked:
     score: Score = None
     batched: Batched = None
     layout: Layout = None
+    grid: Grid = None
     prefix: Prefix = ""
     components: Components = False
     quantize: Quantize = None
@@ -200,7 +210,8 @@ class Asked:
     def keywords(self, feed: Feeding) -> dict[str, Any]:
         """Keywords for ``convert``."""
         given = {"target": feed.target(self.target), "prefix": self.prefix or None, "components": self.components or None}
-        own = conversion_options(feed, self.param, self.input, self.output, self.score, self.quantize, self.batched, self.layout)
+        asked = (self.input, self.output, self.score, self.quantize, self.batched, self.layout, self.grid)
+        own = conversion_options(feed, self.param, *asked)
         return {k: v for k, v in given.items() if v is not None} | own
 
 

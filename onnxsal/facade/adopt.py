@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxsal.ask.question import Question
+from onnxsal.ask.question import Question, grid_of
 from onnxsal.ask.samples import sample_inputs
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import MethodError, ModelError
@@ -53,7 +53,8 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     x, scores = view.value(asked["input"]), view.value(asked["output"])
     rows = sample_inputs(view, x, scores)[0] if samples is None else tuple(samples)
     question = Question(view, x, asked["output"], scores, asked["score"], samples=rows, picture=picture_of(view, x, given_layout))
-    question = replace(question, binary=binary, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
+    grid = grid_of(record.get("grid") if "layer" in record else None)
+    question = replace(question, binary=binary, grid=grid, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = shipped_methods().get(name) or Method(name, name, "", "", ())
     return Conversion(proto, question, known, record | {"score": asked["score"]}, log, asked["prefix"])

@@ -90,6 +90,7 @@ def convert(
     batched: bool | None = None,
     layout: str | None = None,
     example: Example = None,
+    grid: Sequence[int] | str | None = None,
     **parameters: Any,
 ) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
@@ -114,6 +115,10 @@ def convert(
     ``example`` is data of the kind that the model is fed with (an array for its only input, or a dict of arrays): it tells the number of
     axes of an input without a shape, and the model is run on it instead of on random input where something is to be seen in a run.
     It is not kept. What is returned opens in ONNX Runtime.
+    Whether axis 0 counts samples is proved from the graph or seen in a run on random input; a model that leaves it open is refused, unless
+    ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a picture's axes are not what the
+    first convolution reached from it, or else its shape, says. ``grid`` is (height, width) of the picture in tokens, for methods with a
+    target layer, where it does not follow from the graph (for rise, which has none: its own parameter of that name).
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
@@ -133,6 +138,7 @@ def convert(
         batched=batched,
         layout=layout,
         example=example,
+        grid=grid,
         **parameters,
     ).proto
 
@@ -154,13 +160,17 @@ def decide(
     batched: bool | None = None,
     layout: str | None = None,
     example: Example = None,
+    grid: Sequence[int] | str | None = None,
     **parameters: Any,
 ) -> Decision:
     """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything."""
     chosen = get_method(method)
     if layer is not None and "layer" not in chosen.parameters:
-        with_layer = ", ".join(m.name for m in shipped_methods().values() if "layer" in m.parameters)
-        raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for {with_layer}.")
+        raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for {_with_layer()}.")
+    if grid is not None and "grid" in chosen.parameters:
+        parameters, grid = {**parameters, "grid": grid}, None
+    elif grid is not None and "layer" not in chosen.parameters:
+        raise MethodError(f"method '{chosen.name}' has no target layer, so no grid of tokens; grid= is for {_with_layer()}.")
     settings = chosen.settle(parameters if layer is None else {**parameters, "layer": layer})
     score = score or settings.pop("score", None) or "logit"
     if chosen.wrap not in WRAPPERS:
@@ -172,7 +182,7 @@ def decide(
 
     def asked_of(plain: Model) -> Question:
         guard.refuse_open_rank(plain, input)
-        return ask(plain, input, output, score, batched=batched, layout=layout, example=data)
+        return ask(plain, input, output, score, batched=batched, layout=layout, example=data, grid=grid)
 
     def planned(plain: Model) -> None:
         if chosen.rules:
@@ -202,6 +212,7 @@ def emit(decided: Decision) -> Conversion:
     build, result = _build(decided)
     guard.refuse_unopenable(decided.source, result, f"{decided.prefix}{PREFIX}/")
     settings = build.settings | ({} if decided.quantize is None else {"quantize": int(decided.quantize)})
+    settings |= {} if question.grid is None else {"grid": list(question.grid)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     question = replace(question, found=(*question.found, *build.found))
     set_metadata(
@@ -219,6 +230,11 @@ def emit(decided: Decision) -> Conversion:
     )
     done = settings | {"score": question.score}
     return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer)
+
+
+def _with_layer() -> str:
+    """Methods that have a target layer."""
+    return ", ".join(m.name for m in shipped_methods().values() if "layer" in m.parameters)
 
 
 def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:

@@ -180,26 +180,23 @@ def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, 
     size = x.shape[0] if x.shape else None
     found = _layouts(x, path, size, batched, picture)
     if isinstance(size, str) and batched and not all(known.samples is not None and known.whole for known in found.values()):
-        numbered = with_batch(model, size, _DISTINCT)
+        numbered = model.once(("batch", x.name), lambda: Model(with_batch(model.proto, x.name, size, _DISTINCT)))
         found = _layouts(numbered.value(x.name), [numbered.nodes[n.index] for n in path], _DISTINCT, batched, picture)
     return found
 
 
-def with_batch(model: Model, symbol: str, size: int) -> Model:
-    """The model, without its weights, with a number in place of a symbolic size."""
-
-    def numbered() -> Model:
-        light: onnx.ModelProto = without_weights(model.proto)
-        del light.graph.value_info[:]
-        for output in light.graph.output:
-            output.type.tensor_type.ClearField("shape")
-        for given in light.graph.input:
-            for dim in given.type.tensor_type.shape.dim:
-                if dim.dim_param == symbol:
-                    dim.dim_value = size
-        return Model(light)
-
-    return model.once(("with batch", symbol, size), numbered)
+def with_batch(proto: onnx.ModelProto, x: str, symbol: Dim, size: int) -> onnx.ModelProto:
+    """The model, without its weights, with a number in place of the symbolic first size of ``x`` (an unnamed one: of ``x`` alone)."""
+    light = without_weights(proto)
+    del light.graph.value_info[:]
+    for output in light.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    for given in light.graph.input:
+        dims = given.type.tensor_type.shape.dim
+        for dim in dims if symbol is not None else dims[: given.name == x]:
+            if symbol is None or dim.dim_param == symbol:
+                dim.dim_value = size
+    return light
 
 
 def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, picture: Picture | None) -> dict[str, Layout]:

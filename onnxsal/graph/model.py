@@ -242,6 +242,10 @@ class Model:
             self._found[key] = find()
         return self._found[key]
 
+    def overridable(self, name: str) -> bool:
+        """Whether an initialiser is only the default of an input."""
+        return any(i.name == name for i in self.graph.input)
+
     def opset_of(self, domain: str = "") -> int:
         for entry in self.proto.opset_import:
             if entry.domain in ({"", "ai.onnx"} if domain in ("", "ai.onnx") else {domain}):
@@ -289,8 +293,7 @@ class Model:
 
     def _constant(self, name: str) -> np.ndarray | None:
         if name in self.initializers:
-            overridable = any(i.name == name for i in self.graph.input)
-            return None if overridable else _array(self.initializers[name])
+            return None if self.overridable(name) else _array(self.initializers[name])
         if self.outer is None and name in self.inferred.constants:
             return self.inferred.constants[name]
         node = self.producer.get(name)

@@ -181,7 +181,7 @@ def watch(build: Build) -> list[Watched]:
 
     def activation(chunk: Scored) -> Value:
         body = chunk.body
-        inner = Layer(chunk.tensor(layer.value.name), layer.picture, layer.grid)
+        inner = layer.of(chunk.tensor(layer.value.name))
         sums = body.ReduceSum(inner.activations(body), [2, 3], keepdims=0)
         repeated = body.Tile(strongest, body.Concat(body.Shape(chunk.numbers), body.const([1]), axis=0))
         return chunk.per_run(body.GatherElements(sums, repeated, axis=1))

@@ -13,6 +13,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, shape_parts
 from onnxsal.graph.helpers import same_dim, shape_of
+from onnxsal.ops.places import Places, places, pooled, product
 from onnxsal.ops.registry import APART, Moved, Roles, case, gradient_of
 
 
@@ -124,11 +125,27 @@ def _einsum_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     return (equation.output.index(label), APART) if equation.output.count(label) == 1 and not stretched else None
 
 
+def _places(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
+    """The mean of each operand over the labels that the output has not; operands with a diagonal are not followed."""
+    equation, shape, sources = parse(node), node.y.static, []
+    for term, part in zip(equation.terms, parts, strict=True):
+        if len(set(term)) < len(term):
+            return None
+        if part is not None:
+            at = pooled(part.at, [i for i, label in enumerate(term) if label not in equation.output])
+            kept = [label for label in equation.output if label in term]
+            at = at.transpose(0, *(1 + term.index(label) for label in (*kept, *(c for c in term if c not in kept))))
+            sizes = iter(at.shape[1:])
+            sources.append(at.reshape(3, *(next(sizes) if label in term else 1 for label in equation.output)))
+    return None if shape is None else places(shape, product(sources, len(shape)))
+
+
 @gradient_of(
     "Einsum",
     family="linear",
     axes=_einsum_axes,
     trained=(0, 1),
+    places=_places,
     bias="product",
     roles=Roles(None, mixed=_sums_alone),
     cases=[

@@ -12,6 +12,7 @@ from onnxsal.graph import FLOAT8, FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import first_aligned
+from onnxsal.ops.places import first
 from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, by_sign, grid, growing, inverse, largest, magnitude
 from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
@@ -229,7 +230,14 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 @gradient_of(
-    "Identity", family="movement", head=squashing.same, keeps="place", axes=first_aligned, bias="zero", cases=[case((2, 3, 4)), case(1.5)]
+    "Identity",
+    family="movement",
+    head=squashing.same,
+    keeps="place",
+    axes=first_aligned,
+    places=first,
+    bias="zero",
+    cases=[case((2, 3, 4)), case(1.5)],
 )
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
@@ -249,6 +257,7 @@ def _dropout_range(node: NodeView, of: Of) -> Range:
     axes=first_aligned,
     range=_dropout_range,
     keeps="place",
+    places=first,
     bias="zero",
     stops={1: "the ratio decides which elements are dropped"},
     cases=[
@@ -304,6 +313,7 @@ def _cast_range(node: NodeView, of: Of) -> Range:
     axes=first_aligned,
     range=_cast_range,
     keeps="place",
+    places=first,
     bias=_cast_bias,
     stops={1: "only its type is read"},
     cases={

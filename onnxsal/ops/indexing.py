@@ -8,6 +8,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, shape_of, zeros_like
+from onnxsal.ops.places import lost, moved_without_sums
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, hull, sum_of
 from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, case, gradient_of
 
@@ -166,6 +167,7 @@ def gather_nd(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Unique",
     family="movement",
+    places=lost,
     bias="zero",
     cases=[
         case((2, 3)),
@@ -189,6 +191,7 @@ def unique(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="movement",
     axes=_one_hot_axes,
     range=lambda node, of: of(2),
+    places=lost,
     bias="zero",
     cases=[
         case(np.array([0, 2, -1, 5]), np.array(4), (2,)),
@@ -287,6 +290,7 @@ def _scatter_range(node: NodeView, of: Of) -> Range:
     family="movement",
     axes=_scatter_axes,
     range=_scatter_range,
+    places=moved_without_sums,
     bias=_scatter_bias,
     cases={
         "ScatterElements": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
 from onnxsal.ops.axes import aligned, convolution
+from onnxsal.ops.places import matrix_product, spread_windows, windows
 from onnxsal.ops.registry import APART, SUMMED, Moved, Roles, Units, case, gradient_of
 from onnxsal.ops.windows import correlate, gather, spread, transposed_window_of, window_of
 
@@ -48,6 +49,7 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
     axes=convolution,
     pictures=True,
     trained=(1, 2),
+    places=windows(channels=True),
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
     units=Units(along=lambda node: 0, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="gathers"),
@@ -91,6 +93,7 @@ def conv(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     axes=convolution,
     pictures=True,
     trained=(1, 2),
+    places=spread_windows,
     bias=_convolution_bias,
     roles=Roles((0, 1), (2,)),
     units=Units(along=lambda node: 1, axis=lambda node: 1, inputs=lambda node: 1, groups=_groups, slides="scatters"),
@@ -144,6 +147,7 @@ def _gemm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="linear",
     axes=_gemm_axes,
     trained=(0, 1, 2),
+    places=matrix_product,
     bias=_gemm_bias,
     roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0),
     units=Units(
@@ -206,6 +210,7 @@ def _matmul_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="linear",
     axes=_matmul_axes,
     trained=(0, 1),
+    places=matrix_product,
     bias="product",
     roles=Roles((0, 1)),
     units=Units(

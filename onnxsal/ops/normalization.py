@@ -11,6 +11,8 @@ import numpy as np
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
 from onnxsal.ops.axes import along, each_sample, from_axis_on, pictures, within
+from onnxsal.ops.places import along as places_along
+from onnxsal.ops.places import behind_samples, from_axis, one_axis, spatial
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
 from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, Roles, Scaling, case, gradient_of
 
@@ -156,6 +158,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="normalization",
     axes=from_axis_on,
     trained=(1, 2),
+    places=places_along(from_axis),
     bias=_statistical_bias,
     cases={
         "LayerNormalization": [
@@ -179,6 +182,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="normalization",
     axes=_statistical_axes,
     pictures=True,
+    places={"InstanceNormalization": places_along(spatial), "GroupNormalization": places_along(behind_samples)},
     bias=_statistical_bias,
     cases={
         "InstanceNormalization": [
@@ -318,6 +322,7 @@ def _mvn_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "MeanVarianceNormalization",
     family="normalization",
     axes=_mvn_axes,
+    places=places_along(behind_samples),
     bias=_mvn_bias,
     cases=[case((2, 3, 2, 2)), case((2, 3, 4), axes=[1]), case((2, 3, 2, 2), axes=[-1, 2])],
 )
@@ -333,6 +338,7 @@ def mean_variance_normalization(op: Emit, node: NodeView, dy: Value) -> list[Val
     family="normalization",
     axes=along(),
     range=lambda node, of: UNIT if of(0)[0] >= 0 else SIGNED_UNIT,
+    places=places_along(one_axis),
     bias=lambda op, node: node.y,
     cases=[
         case((2, 3, 4)),

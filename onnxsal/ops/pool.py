@@ -12,6 +12,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, join
 from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_like
 from onnxsal.ops.axes import pictures, pooled
+from onnxsal.ops.places import global_window, lost, windows
 from onnxsal.ops.ranges import NOT_NEGATIVE, with_zero
 from onnxsal.ops.registry import case, gradient_of, not_yet
 from onnxsal.ops.windows import Window, gather, spread, window_of
@@ -30,6 +31,7 @@ def _flat_zeros(op: Emit, x: Value) -> Value:
     family="max_pool",
     axes=pictures,
     pictures=True,
+    places=windows(channels=False),
     bias="zero",
     cases=[
         case((2, 3, 7, 8), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
@@ -64,6 +66,7 @@ def max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="max_pool",
     axes=pooled,
     pictures=True,
+    places=global_window,
     bias="zero",
     cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2)), case((2, 3, 1, 1))],
 )
@@ -81,6 +84,7 @@ def global_max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="movement",
     range=with_zero,
     fills=lambda node: True,
+    places=lost,
     bias="zero",
     cases=[
         case((1, 2, 2, 2), np.asarray([[[[1, 3], [8, 15]], [[16, 19], [28, 30]]]]), kernel_shape=[2, 2], strides=[2, 2]),
@@ -165,6 +169,7 @@ _AVERAGES = [
     axes=pictures,
     pictures=True,
     range=with_zero,
+    places=windows(channels=False),
     bias="zero",
     cases=[
         *_AVERAGES,
@@ -189,6 +194,7 @@ def average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="average_pool",
     axes=pooled,
     pictures=True,
+    places=global_window,
     bias="zero",
     cases=[case((2, 3, 4, 5)), case((2, 3, 6)), case((1, 2, 2, 3, 2))],
 )
@@ -219,6 +225,7 @@ def _norm_parts(op: Emit, node: NodeView, dy: Value) -> tuple[Value, Value]:
     axes=pictures,
     pictures=True,
     range=NOT_NEGATIVE,
+    places=windows(channels=False),
     bias="zero",
     cases=[
         *_AVERAGES,
@@ -239,6 +246,7 @@ def lp_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     axes=pooled,
     pictures=True,
     range=NOT_NEGATIVE,
+    places=global_window,
     bias="zero",
     cases=[case((2, 3, 4, 5)), case((2, 3, 6), p=1, kinks=[0.0]), case((1, 2, 2, 3, 2), p=3, kinks=[0.0])],
 )

@@ -12,6 +12,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import axes_of, cast, mask, shape_of, zeros_like
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import along, reduced
+from onnxsal.ops.places import reduced as reduced_places
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, powers
 from onnxsal.ops.registry import Case, Roles, case, gradient_of
 
@@ -93,32 +94,52 @@ def _cases(*more: Case, **drawn: float | Sequence[float]) -> list[Case]:
 
 
 @gradient_of(
-    "ReduceSum", family="reduction", head=squashing.sum_, axes=reduced, range=by_sign, bias="zero", cases=_cases(), roles=Roles((0,))
+    "ReduceSum",
+    family="reduction",
+    head=squashing.sum_,
+    axes=reduced,
+    places=reduced_places,
+    range=by_sign,
+    bias="zero",
+    cases=_cases(),
+    roles=Roles((0,)),
 )
 def reduce_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy, repeated along the reduced axes."""
     return node.grads(_spread(op, node, dy))
 
 
-@gradient_of("ReduceMean", family="average_pool", axes=reduced, bias="zero", cases=_cases())
+@gradient_of("ReduceMean", family="average_pool", axes=reduced, places=reduced_places, bias="zero", cases=_cases())
 def reduce_mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / n, repeated along the reduced axes of n elements."""
     return node.grads(_spread(op, node, op.Div(dy, _count(op, node))))
 
 
-@gradient_of("ReduceSumSquare", family="reduction", axes=reduced, range=NOT_NEGATIVE, bias=lambda op, node: op.Neg(node.y), cases=_cases())
+@gradient_of(
+    "ReduceSumSquare",
+    family="reduction",
+    axes=reduced,
+    places=reduced_places,
+    range=NOT_NEGATIVE,
+    bias=lambda op, node: op.Neg(node.y),
+    cases=_cases(),
+)
 def reduce_sum_square(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = 2 x dy."""
     return node.grads(op.Mul(node.x, _keep(op, node, op.Mul(dy, 2.0))))
 
 
-@gradient_of("ReduceL1", family="reduction", axes=reduced, range=NOT_NEGATIVE, bias="zero", cases=_cases(kinks=[0.0]))
+@gradient_of(
+    "ReduceL1", family="reduction", axes=reduced, places=reduced_places, range=NOT_NEGATIVE, bias="zero", cases=_cases(kinks=[0.0])
+)
 def reduce_l1(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = sign(x) dy."""
     return node.grads(op.Mul(op.Sign(node.x), _keep(op, node, dy)))
 
 
-@gradient_of("ReduceL2", family="reduction", axes=reduced, range=NOT_NEGATIVE, bias="zero", cases=_cases(kinks=[0.0]))
+@gradient_of(
+    "ReduceL2", family="reduction", axes=reduced, places=reduced_places, range=NOT_NEGATIVE, bias="zero", cases=_cases(kinks=[0.0])
+)
 def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = x dy / y; the derivative at x = 0, y = 0 is 0."""
     ratio = mask(op, op.Greater(node.y, 0.0), op.Div(dy, node.y))
@@ -130,6 +151,7 @@ def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="reduction",
     head=squashing.log_sum,
     axes=reduced,
+    places=reduced_places,
     bias=lambda op, node: op.Sub(node.y, 1.0),
     cases=_cases(low=0.5, high=2.0),
 )
@@ -154,6 +176,7 @@ def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
     family="reduction",
     head=squashing.log_sum_exp,
     axes=reduced,
+    places=reduced_places,
     range=lambda node, of: (of(0)[0], math.inf),
     bias=_log_sum_exp_bias,
     cases=_cases(),
@@ -174,6 +197,7 @@ def _reduce_prod_bias(op: Emit, node: NodeView) -> Value:
     family="reduction",
     axes=reduced,
     range=powers,
+    places=reduced_places,
     bias=_reduce_prod_bias,
     cases=_cases(
         case(np.asarray([[1.5, 0.0, -2.0], [0.0, 0.0, 3.0], [2.0, 0.5, -1.0]]), np.asarray([1]), keepdims=0),
@@ -200,6 +224,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="max_pool",
     head={"ReduceMax": squashing.largest},
     axes=reduced,
+    places=reduced_places,
     bias="zero",
     cases=_cases(case(np.asarray([[2.0, -1.0, 0.5], [-3.0, 1.0, 4.0]]), np.asarray([1]), keepdims=0)),
 )

@@ -19,6 +19,9 @@ import onnx
 from onnxsal.errors import UnsupportedError, near_miss
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import zeros_like
+from onnxsal.ops.places import DEFAULTS as PLACES_OF_FAMILIES
+from onnxsal.ops.places import Rule as PlacesRule
+from onnxsal.ops.places import lost
 from onnxsal.ops.squashing import HeadRule
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
@@ -204,7 +207,8 @@ class Facts:
 
     ``range``: between which values its output lies; ``axes``: where axes of its inputs are in its outputs (``None``: as its family says,
     or not known). ``pictures``: the standard defines it on [N, C, ...]. ``rectifies`` tells whether it cuts its first input off at zero: 0
-    below, the identity just above. ``head``: what its first output is as a function of scores (``ops/squashing.py``).
+    below, the identity just above. ``head``: what its first output is as a function of scores (``ops/squashing.py``);
+    ``places``: where on a picture its elements come from (``ops/places.py``).
     """
 
     range: RangeRule | None = None
@@ -214,6 +218,7 @@ class Facts:
     head: HeadRule | None = None
     of_sizes: bool = False
     """Whether its outputs depend on the sizes of its inputs only, not on their values."""
+    places: PlacesRule | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +275,7 @@ def gradient_of(
     pictures: bool = False,
     rectifies: Callable[[NodeView, Of], bool] = Facts.rectifies,
     head: HeadRule | Mapping[str, HeadRule] | None = None,
+    places: PlacesRule | Mapping[str, PlacesRule] | None = None,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -285,7 +291,8 @@ def gradient_of(
     ``keeps`` tells that y is x again, ``fills(node)`` whether a movement puts constants beside what it moves. ``range`` says between which
     values its first output lies: always, or as a function of the ranges of the inputs; ``axes`` where the axes of its inputs are in its
     outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero;
-    ``head`` what its first output is as a function of scores, for all ``op_types`` or for each of those named.
+    ``head`` what its first output is as a function of scores, ``places`` where on a picture the elements of its outputs come from
+    (default: as the family), for all ``op_types`` or for each of those named.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -302,7 +309,10 @@ def gradient_of(
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
             squashes = head.get(op_type) if isinstance(head, Mapping) else head
-            outputs, stated = None if carries is None else tuple(carries), Facts(_always(range), axes, pictures, rectifies, squashes)
+            placed = places.get(op_type) if isinstance(places, Mapping) else places
+            placed = placed or PLACES_OF_FAMILIES.get(family, lost)
+            stated = Facts(_always(range), axes, pictures, rectifies, squashes, places=placed)
+            outputs = None if carries is None else tuple(carries)
             known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
             REGISTRY[key] = OpSpec(*known, roles, scaling, units, tuple(trained), keeps, fills, stated, gradient.__module__)
         return gradient

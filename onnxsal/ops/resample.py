@@ -12,6 +12,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, linear_adjoint, reshape_parts, shape_parts
 from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
 from onnxsal.ops.axes import samples_only
+from onnxsal.ops.places import resized
 from onnxsal.ops.ranges import ZERO, by_sign, hull
 from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, case, gradient_of
 from onnxsal.ops.slicing import ints
@@ -146,6 +147,7 @@ def _resized_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="resample",
     axes=_resized_axes,
     range=_resize_range,
+    places=resized,
     bias=_extrapolated,
     cases=[
         case((1, 2, 3, 4), None, scales_of(1, 1, 2, 3), mode="nearest"),
