@@ -8,9 +8,12 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxsal.graph import FLOATS, Model
-from onnxsal.ops.places import Places, merged, moved, moved_without_sums, nowhere, padded, pooled
-from onnxsal.ops.registry import REGISTRY, Case, facts_of, spec_of
+from onnxsal.ask.layers import Layers
+from onnxsal.ask.question import ask
+from onnxsal.graph import Model
+from onnxsal.ops.places import Places, merged, moved, moved_without_sums, nowhere, pooled
+from onnxsal.ops.registry import REGISTRY, Case, facts_of, known
+from onnxsal.passes import prepare
 from tests.small_models import make, node
 from tests.torch_nets import export, net
 
@@ -39,7 +42,7 @@ def built(op_type: str, case: Case) -> tuple[Model, dict[str, np.ndarray]] | Non
     return Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", max(case.opset, 18))])), feeds
 
 
-RULES = (moved, moved_without_sums, padded)
+RULES = (moved, moved_without_sums)
 MOVERS = [(op, i) for (domain, op), spec in REGISTRY.items() if not domain and spec.facts.places in RULES for i in range(len(spec.cases))]
 
 
@@ -51,21 +54,24 @@ def test_a_moved_element_takes_its_place_along(op_type: str, number: int) -> Non
     model, feeds = made
     view = model.nodes[0]
     run = ReferenceEvaluator(model.proto)
-    before = [np.asarray(y) for y in run.run(None, feeds)]
+    try:
+        before = [np.asarray(y) for y in run.run(None, feeds)]
+    except ValueError:
+        pytest.skip("the reference evaluator does not run this case")
     for name, array in feeds.items():
         if not array.size:
             continue
         view.wants = tuple(n == name for n in view.proto.input)
         numbers = np.stack([np.arange(array.size).reshape(array.shape), np.zeros(array.shape), np.zeros(array.shape)]).astype(float)
         parts = [Places(array.shape, numbers) if wanted else None for wanted in view.wants]
-        known = facts_of(view).places(view, parts)  # type: ignore[misc]
-        if not known:
+        placed = facts_of(view).places(view, parts)  # type: ignore[misc]
+        if not placed:
             continue  # a choice that depends on values is not followed, and said so
         for k in {0, array.size // 2, array.size - 1}:
             other = array.copy()
             other.reshape(-1)[k] += 0.377
             after = [np.asarray(y) for y in run.run(None, {**feeds, name: other})]
-            for was, now, there in zip(before, after, known, strict=True):
+            for was, now, there in zip(before, after, placed, strict=True):
                 at = np.broadcast_to(there.at, (3, *was.shape))
                 np.testing.assert_array_equal(was != now, (at[2] >= 0) & (at[0] == k))
 
@@ -108,19 +114,9 @@ def test_the_sharper_place_wins() -> None:
 
 
 @pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
-@pytest.mark.parametrize("name", ["resnet18", "densenet", "mobilenet", "vit"])
-def test_places_lie_where_the_gradient_says(name: str, exporter: str) -> None:
-    """In real networks: what an element of an early tensor depends on lies around its place (central gradients by autograd of the file)."""
-    from onnxsal.ask.layers import Layers
-    from onnxsal.ask.question import ask
-    from onnxsal.ops.registry import known
-    from onnxsal.passes import prepare
-
+@pytest.mark.parametrize(("name", "kernel", "stride", "pad"), [("resnet18", 7, 2, 3), ("densenet", 3, 2, 1), ("vit", 8, 8, 0)])
+def test_the_first_convolution_of_a_network(name: str, kernel: int, stride: int, pad: int, exporter: str) -> None:
+    """With a symbolic batch, as exported: rows lie where the windows of the first convolution have their middle."""
     found = Layers(ask(prepare(export(net(name), exporter), known).model))
-    first = found.places[next(v.name for v in found._behind_linear)]
-    channels = [n for n in found.path if spec_of(n) is not None and n.y.dtype in FLOATS]
-    assert channels
-    kernel = {"resnet18": (7, 2, 3), "densenet": (3, 2, 1), "mobilenet": (3, 2, 1), "vit": (8, 8, 0)}[name]
-    middle = (kernel[0] - 1) / 2 - kernel[2]
-    rows = first.at[0, 0, 0, :, 0]
-    np.testing.assert_allclose(rows, np.arange(first.shape[2]) * kernel[1] + middle)
+    first = found.places[next(n.y.name for n in found.path if n.op_type == "Conv")]
+    np.testing.assert_allclose(first.at[0, 0, 0, :, 0], np.arange(first.shape[2]) * stride + (kernel - 1) / 2 - pad)
