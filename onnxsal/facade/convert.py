@@ -155,14 +155,16 @@ def conversion(
         if chosen.rules:
             guard.plan_of(asked_of(plain), chosen.bound(settings))
 
-    prepared = guard.prepared(model, proto, planned, data)
-    question = asked_of(prepared.model)
-    question = replace(question, doubt="; ".join(filter(None, (question.doubt, prepared.doubt))))
+    with guard.blaming_the_source(model):
+        prepared = guard.prepared(model, proto, planned, data)
+        question = asked_of(prepared.model)
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
-    result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, edges, components, quantize)
-    guard.refuse_unopenable(model, result, f"{prefix}{PREFIX}/")
+    with guard.blaming_the_source(model):
+        result = _build(prepared, question, chosen, settings, target_index(question, target), prefix, edges, components, quantize)
+    elsewhere = guard.refuse_unopenable(model, result, f"{prefix}{PREFIX}/")
+    question = replace(question, doubt="; ".join(filter(None, (question.doubt, prepared.doubt, elsewhere))))
     settings |= {} if quantize is None else {"quantize": int(quantize)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     asked = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
