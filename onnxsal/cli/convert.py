@@ -35,6 +35,7 @@ def convert(
     quantize: o.Quantize = None,
     preprocess: o.PreprocessFile = None,
     labels: o.LabelsFile = None,
+    on: o.On = None,
     param: o.Parameters = None,
     json: o.Json = False,
 ) -> None:
@@ -46,7 +47,9 @@ def convert(
         raise OutputError(f"'{out}' is the model itself, which is never overwritten. Give another name.")
     begin = time.perf_counter()
     with progress(f"converting {model.name}"):
-        made = conversion(model, chosen, target=feed.target(target), prefix=prefix, components=components, **given)
+        made = conversion(
+            model, chosen, target=feed.target(target), prefix=prefix, components=components, example=o.example_of(on, feed), **given
+        )
         set_metadata(made.proto, as_metadata(feed.preprocess, feed.labels))
         save_model(made.proto, out)
     facts = _facts(made, model, out, time.perf_counter() - begin)

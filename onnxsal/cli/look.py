@@ -28,12 +28,16 @@ def plan(
     score: o.Score = None,
     batched: o.Batched = None,
     layout: o.Layout = None,
+    preprocess: o.PreprocessFile = None,
+    on: o.On = None,
     json: o.Json = False,
 ) -> None:
     """Show which rule crosses which node, and why; nothing is converted."""
     chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
     with progress(f"planning {model.name}"):
-        made = inspect.plan(model, chosen, input=input, output=output, score=score or "logit", batched=batched, layout=layout)
+        example = None if on is None else o.example_of(on, o.feeding(model, preprocess))
+        asked: dict[str, Any] = {"input": input, "output": output, "batched": batched, "layout": layout}
+        made = inspect.plan(model, chosen, score=score or "logit", example=example, **asked)
     show_json(_plan_facts(made)) if json else show(str(made))
 
 
@@ -68,7 +72,7 @@ def check(
         bool, typer.Option("--conservation", help="Run it and sum relevance wherever all paths meet (lrp_resnet unless a method is named).")
     ] = False,
     on: Annotated[
-        list[Path] | None, typer.Option(help="With --conservation: pictures or arrays to run on.", show_default="8 random inputs")
+        list[Path] | None, typer.Option(help="A picture or array to run on; with --conservation several.", show_default="random input")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="With --conservation: where the scatter plot is written.", show_default=False)] = None,
     param: o.Parameters = None,
@@ -80,10 +84,11 @@ def check(
         given = o.conversion_options(feed, param, input, output, score)
         check_conservation(feed, o.chosen_method(method, rules) or "lrp_resnet", given, on or (), plot, json)
         return
-    if on or plot:
-        raise InputError("--on and --plot go with --conservation.")
+    if plot or len(on or ()) > 1:
+        raise InputError("--plot, and more than one --on, go with --conservation.")
     chosen = o.chosen_method(method, rules) or DEFAULT_METHOD
-    given = o.conversion_options(o.feeding(model, preprocess), param, input, output, score)
+    feed = o.feeding(model, preprocess)
+    given = o.conversion_options(feed, param, input, output, score) | ({"example": o.example_of(on[0], feed)} if on else {})
     with progress(f"checking {model.name}"):
         report = inspect.check(model, provider, chosen, **given)
     show_json(report.as_dict()) if json else show(str(report))

@@ -74,6 +74,14 @@ Quantize = Annotated[
     int | None,
     typer.Option(min=2, help="Floor each saliency map to this many levels (heat quantization); the attribution stays.", show_default=False),
 ]
+On = Annotated[
+    Path | None,
+    typer.Option(
+        "--on",
+        help="A picture, .npy or .npz of the kind that the model is fed with, to see in a run what the model does not tell.",
+        show_default="random input",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
 HOW_TO_PREPROCESS = """\
@@ -139,6 +147,21 @@ def feeding(model: Path, preprocess: Path | None = None, labels: Path | None = N
         found.preprocess if preprocess is None else load_preprocess(preprocess),
         found.labels if labels is None else tuple(load_labels(labels)),
     )
+
+
+def example_of(file: Path | None, feed: Feeding) -> np.ndarray | dict[str, np.ndarray] | None:
+    """What ``--on`` names, as the model is fed: an array, arrays by input, or a picture prepared."""
+    if file is None:
+        return None
+    try:
+        if file.suffix.lower() == ".npy":
+            return np.asarray(np.load(file, allow_pickle=False))
+        if file.suffix.lower() == ".npz":
+            with np.load(file, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"data '{file}' cannot be read: {error}. Give a picture, or a .npy or .npz file.") from error
+    return feed.required.normalise(feed.required.display(file)[None])
 
 
 def chosen_method(name: str | None, rules: Path | None) -> Method | None:

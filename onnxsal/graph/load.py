@@ -102,7 +102,7 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _load_external(proto: onnx.ModelProto, path: Path) -> None:
-    """Read what lies in other files, by onnx's rules of which files those may be; it looks in dense tensors only, so all are gone through."""
+    """Read what lies in other files, by onnx's rules of which these may be; its own loop passes over sparse tensors."""
     try:
         for tensor in tensors(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
