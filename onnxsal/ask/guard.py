@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
 
+from onnxsal.ask.kernels import missing_kernels
 from onnxsal.ask.layers import Layers
 from onnxsal.ask.question import Question, begin
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
-from onnxsal.errors import ExampleNeeded, InputError, ModelError
+from onnxsal.errors import ExampleNeeded, InputError, MethodError, ModelError, PlanError
 from onnxsal.graph import FLOATS, Model
 from onnxsal.graph.infer import contradiction, without_weights
 from onnxsal.graph.load import Source, load_model
@@ -19,7 +21,7 @@ from onnxsal.large import serialised
 from onnxsal.ops.registry import known
 from onnxsal.passes import Compare, Comparison, Prepared, prepare
 from onnxsal.runtime.probe import compare_models, refuse_other_types
-from onnxsal.runtime.session import open_session
+from onnxsal.runtime.session import lacks_kernel, open_session
 
 
 def prepared(
@@ -102,20 +104,56 @@ def as_example(proto: onnx.ModelProto, example: object, explained: str | None = 
     return {str(name): np.asarray(array) for name, array in example.items()}
 
 
-def refuse_unopenable(source: Source, proto: onnx.ModelProto, prefix: str) -> None:
+def refuse_unopenable(source: Source, proto: onnx.ModelProto, prefix: str) -> str:
     """Nothing is handed out that does not open: ONNX Runtime builds ``proto``, made from ``source``, as it is written, and types and shapes
     of the nodes that were added (their names begin with ``prefix``) agree by ONNX's own strict inference.
 
-    Raises ``ModelError`` with the reason, and says so where it is the source itself that ONNX Runtime refuses.
+    Returns a reason for doubt where the CPU lacks kernels that a GPU has ('' = none). Raises ``ModelError`` with the reason, and says
+    so where it is the source itself that ONNX Runtime refuses.
     """
+    elsewhere = ""
     try:
         open_session(without_weights(proto) if serialised(proto) is None else proto, "cpu", optimise=False, planned=False)
     except ModelError as refused:
-        try:
-            open_session(source, "cpu", optimise=False, planned=False)
-        except ModelError as error:
-            raise ModelError(f"ONNX Runtime refuses the model itself: {error}") from error
-        raise ModelError(f"ONNX Runtime refuses the model with its explanation, so it is not written: {refused}") from refused
+        elsewhere = _kernels_elsewhere(refused, proto)
+        if not elsewhere:
+            refuse_source(source)
+            raise ModelError(f"ONNX Runtime refuses the model with its explanation, so it is not written: {refused}") from refused
     complaint = contradiction(proto)
     if f"node name: {prefix}" in complaint:
         raise ModelError(f"a node that onnxsal added contradicts itself, which is a fault of onnxsal; nothing is written: {complaint}")
+    return elsewhere
+
+
+def _kernels_elsewhere(refused: ModelError, proto: onnx.ModelProto) -> str:
+    """What the CPU provider lacks and the CUDA provider has, if that is all that was refused."""
+    if not lacks_kernel(refused) or missing_kernels(Model(proto), "cuda"):
+        return ""
+    lacking = ", ".join(missing_kernels(Model(proto), "cpu")) or "some of its nodes"
+    return f"the model runs on a GPU only: ONNX Runtime's CPU provider has no kernel for {lacking}"
+
+
+def refuse_source(source: Source) -> None:
+    """Raises ``ModelError`` where ONNX Runtime does not open the model that was given, for another reason than a lack of kernels (an old
+    opset, which is raised) or an IR version (which is set).
+    """
+    try:
+        open_session(source, "cpu", optimise=False, planned=False)
+    except ModelError as error:
+        if not lacks_kernel(error) and "IR version" not in str(error):
+            raise ModelError(f"ONNX Runtime refuses the model itself: {error}") from error
+
+
+@contextmanager
+def blaming_the_source(source: Source) -> Iterator[None]:
+    """What goes wrong in the block is the source's fault, and told so, where ONNX Runtime refuses the source: no rule fits a broken model.
+
+    Gaps of the plan and errors about the file say enough themselves.
+    """
+    try:
+        yield
+    except (ModelError, MethodError, PlanError):
+        raise
+    except Exception:
+        refuse_source(source)
+        raise

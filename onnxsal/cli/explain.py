@@ -15,7 +15,7 @@ import typer
 from onnxsal.cli import options as o
 from onnxsal.cli.parameters import PRESET, read_array
 from onnxsal.cli.shell import progress, say, show_json, show_table
-from onnxsal.errors import InputError
+from onnxsal.errors import ExampleNeeded, InputError
 from onnxsal.explainer import Explainer, Explanation
 from onnxsal.report.artefacts import MATLAB, Style, record, save_artefacts
 from onnxsal.report.parts import parts_sheet
@@ -78,7 +78,11 @@ def explain(
     )
     style = MATLAB if given.get(PRESET) == "matlab" and palette is None else Style(palette)
     with progress(f"building the explanation into {model.name}"):
-        explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
+        try:
+            explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
+        except ExampleNeeded:
+            given["example"] = o.example_of(files[:1], feed)
+            explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
     records = []
     damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:

@@ -57,20 +57,17 @@ def check(
     conservation: Annotated[
         bool, typer.Option("--conservation", help="Run it and sum relevance wherever all paths meet (lrp_resnet unless a method is named).")
     ] = False,
-    on: Annotated[
-        list[Path] | None, typer.Option(help="With --conservation: pictures or arrays to run on.", show_default="8 random inputs")
-    ] = None,
     plot: Annotated[Path | None, typer.Option(help="With --conservation: where the scatter plot is written.", show_default=False)] = None,
     json: o.Json = False,
 ) -> None:
     """Can the model be explained, what is known of it and how, and which nodes have no kernel? Exit status 1 if it cannot be explained."""
     feed = asked.feed(model)
-    given = asked.keywords(feed)
+    given = asked.keywords(feed, several=conservation)
     if conservation:
-        check_conservation(feed, asked.by("lrp_resnet"), given, on or (), plot, json)
+        check_conservation(feed, asked.by("lrp_resnet"), given, asked.on or (), plot, json)
         return
-    if on or plot:
-        raise InputError("--on and --plot go with --conservation.")
+    if plot:
+        raise InputError("--plot goes with --conservation.")
     with progress(f"checking {model.name}"):
         report = check_model(model, provider, asked.by(), **given)
     show_json(report.as_dict()) if json else show(str(report))

@@ -85,6 +85,15 @@ Quantize = Annotated[
     typer.Option(min=2, help="Floor each saliency map to this many levels (heat quantization); the attribution stays.", show_default=False),
 ]
 Components = Annotated[bool, typer.Option("--components", help="Add an output for each part of the explanation.")]
+On = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--on",
+        help="A picture, .npy or .npz of the kind that the model is fed with, to see in a run what the model does not tell "
+        "(check --conservation: several).",
+        show_default="random input",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
 HOW_TO_PREPROCESS = """\
@@ -152,6 +161,24 @@ def feeding(model: Path, preprocess: Path | None = None, labels: Path | None = N
     )
 
 
+def example_of(files: Sequence[Path] | None, feed: Feeding) -> np.ndarray | dict[str, np.ndarray] | None:
+    """What ``--on`` names, as the model is fed: an array, arrays by input, or a picture prepared."""
+    if not files:
+        return None
+    if len(files) > 1:
+        raise InputError("more than one --on goes with check --conservation only.")
+    (file,) = files
+    try:
+        if file.suffix.lower() == ".npy":
+            return np.asarray(np.load(file, allow_pickle=False))
+        if file.suffix.lower() == ".npz":
+            with np.load(file, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"data '{file}' cannot be read: {error}. Give a picture, or a .npy or .npz file.") from error
+    return feed.required.normalise(feed.required.display(file)[None])
+
+
 def chosen_method(name: str | None, rules: Path | None) -> Method | None:
     """The method that is asked for, or ``None``."""
     if name is not None and rules is not None:
@@ -198,6 +225,7 @@ class Asked:
     preprocess: PreprocessFile = None
     labels: LabelsFile = None
     param: Parameters = None
+    on: On = None
 
     def by(self, default: str = DEFAULT_METHOD) -> Method | str:
         """The method that is asked for, or the one that is taken where none is."""
@@ -207,9 +235,10 @@ class Asked:
         """How the model is fed."""
         return feeding(model, self.preprocess, self.labels)
 
-    def keywords(self, feed: Feeding) -> dict[str, Any]:
-        """Keywords for ``convert``."""
-        given = {"target": feed.target(self.target), "prefix": self.prefix or None, "components": self.components or None}
+    def keywords(self, feed: Feeding, several: bool = False) -> dict[str, Any]:
+        """Keywords for ``convert``; ``several`` leaves the data of ``--on`` to the verb."""
+        given: dict[str, Any] = {"target": feed.target(self.target), "prefix": self.prefix or None, "components": self.components or None}
+        given |= {"example": None if several else example_of(self.on, feed)}
         asked = (self.input, self.output, self.score, self.quantize, self.batched, self.layout, self.grid)
         own = conversion_options(feed, self.param, *asked)
         return {k: v for k, v in given.items() if v is not None} | own

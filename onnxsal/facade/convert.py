@@ -188,9 +188,9 @@ def decide(
         if chosen.rules:
             guard.plan_of(asked_of(plain), chosen.bound(settings))
 
-    prepared = guard.prepared(model, proto, planned, data)
-    question = asked_of(prepared.model)
-    question = replace(question, doubt="; ".join(filter(None, (question.doubt, prepared.doubt))))
+    with guard.blaming_the_source(model):
+        prepared = guard.prepared(model, proto, planned, data)
+        question = asked_of(prepared.model)
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
@@ -209,8 +209,10 @@ def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, **op
 def emit(decided: Decision) -> Conversion:
     """The converted model of a decision, with a record of it in the metadata. Emits into the decision's model: call it once."""
     question, method, log = decided.question, decided.method, decided.log
-    build, result = _build(decided)
-    guard.refuse_unopenable(decided.source, result, f"{decided.prefix}{PREFIX}/")
+    with guard.blaming_the_source(decided.source):
+        build, result = _build(decided)
+    elsewhere = guard.refuse_unopenable(decided.source, result, f"{decided.prefix}{PREFIX}/")
+    question = replace(question, doubt="; ".join(filter(None, (question.doubt, elsewhere))))
     settings = build.settings | ({} if decided.quantize is None else {"quantize": int(decided.quantize)})
     settings |= {} if question.grid is None else {"grid": list(question.grid)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}

@@ -102,8 +102,13 @@ def _texts(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _load_external(proto: onnx.ModelProto, path: Path) -> None:
+    """Read what lies in other files, by onnx's rules of which these may be; its own loop passes over sparse tensors."""
     try:
-        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+        for tensor in tensors(proto):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
     except (OSError, onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(
             f"model '{path}' keeps its weights in another file, which cannot be read: {str(error).rstrip('.')}. "

@@ -256,6 +256,11 @@ def _open_error(error: BaseException, what: str) -> ModelError:
     return ModelError(f"{what} cannot be opened: {advice.format(text, *found.groups())}")
 
 
+def lacks_kernel(error: BaseException) -> bool:
+    """Whether a model was refused only because this provider has no kernel for one of its nodes: the model itself is in order."""
+    return isinstance(error.__cause__, state.NotImplemented) and "Could not find an implementation" in str(error)
+
+
 def _run_error(error: BaseException, arrays: Mapping[str, Array]) -> OnnxsalError:
     text = _plain(error)
     given = ", ".join(f"{n} {a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else n for n, a in arrays.items())
