@@ -14,7 +14,8 @@ from onnxsal.facts.ranges import bounds_of, not_negative
 from onnxsal.graph import Model
 from onnxsal.ops.axes import FAMILIES as AXES_OF_FAMILIES
 from onnxsal.ops.ranges import FAMILIES
-from onnxsal.ops.registry import APART, FACTS, REGISTRY, Case, OpSpec
+from onnxsal.ops.registry import FACTS, REGISTRY, Case, OpSpec
+from onnxsal.ops.statements import APART
 from tests.oracle import one_node_model, run
 from tests.small_models import make, node
 

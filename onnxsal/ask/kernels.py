@@ -43,6 +43,7 @@ def _free_types(node: NodeView) -> dict[str, set[str]]:
 
 def _runs(domain: str, op_type: str, opset: int, types: Mapping[str, set[str]], provider: str) -> bool:
     """Constants fold away and functions are inlined before a provider is asked for a kernel."""
+    # a way of storing tensors, which runtimes read as initialisers
     if op_type == "Constant" or has_kernel(provider, domain, op_type, opset, types):
         return True
     try:

@@ -17,11 +17,7 @@ from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute
 from onnxsal.ops.places import Places, everywhere, unplaced
-from onnxsal.ops.registry import family_of
-
-_TRAILING = frozenset({"MaxPool", "AveragePool", "LpPool", "Dropout", "Identity", "Cast"})
-"""What may follow the last stage of convolutions before the picture ends; the map is taken in front of it."""
-
+from onnxsal.ops.registry import facts_of, family_of, spec_of
 
 _UNMIXED = frozenset({"movement", "activation", "elementwise", "add", "product", "select", "quantize", "softmax", "normalization"})
 """Families after which an element is still the same element."""
@@ -92,6 +88,13 @@ class Layer:
     def activations(self, op: Emit) -> Value:
         """The layer itself as [N, C, h, w] in the compute type."""
         return self.maps(op, as_compute(op, self.value))
+
+
+def _trails(node: NodeView) -> bool:
+    """Whether a node may follow the last stage of convolutions before the picture ends: a pool, or a copy. The map is taken in front."""
+    spec = spec_of(node)
+    pools = facts_of(node).pictures and family_of(node) in ("max_pool", "average_pool", "reduction")
+    return pools or (spec is not None and spec.keeps == "place")
 
 
 class Layers:
@@ -191,7 +194,7 @@ class Layers:
             self._no_layer()
         layer = self._within(self._last([*hits]))
         self._no_doubt(layer)
-        while (node := self._maker[layer.value.name]).op_type in _TRAILING and node.x.name in self.found and layer.grid is None:
+        while _trails(node := self._maker[layer.value.name]) and node.x.name in self.found and layer.grid is None:
             layer = self.found[node.x.name]
         return layer
 

@@ -258,6 +258,7 @@ def varying(model: Model, name: str) -> bool:
 
 def embeddings(model: Model) -> list[str]:
     """Floating-point tensors that integer inputs become: looked-up rows of a weight (the usual place to explain token models)."""
+    # the one operator by which a table of vectors is looked up
     return [
         n.proto.output[0]
         for n in model.nodes

@@ -21,7 +21,8 @@ from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
 from onnxsal.graph.helpers import channel_sum, dim_of, ones_like, signed_epsilon, stabilise, zeros_like
-from onnxsal.ops.registry import Roles, implicit_bias, spec_of, units_of, vjp
+from onnxsal.ops.registry import implicit_bias, spec_of, units_of, vjp
+from onnxsal.ops.statements import Roles
 
 TINY = 1e-20
 """Sums up to this are dead: their relevance is counted as leaked, not divided by them."""

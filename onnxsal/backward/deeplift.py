@@ -11,7 +11,8 @@ from onnxsal.backward.registry import rule
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
-from onnxsal.ops.registry import Roles, spec_of, vjp
+from onnxsal.ops.registry import spec_of, vjp
+from onnxsal.ops.statements import Roles
 
 Signals = Sequence[Value | None]
 

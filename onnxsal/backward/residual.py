@@ -12,7 +12,8 @@ from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.graph import Emit, Model, NodeView, Value
 from onnxsal.graph.helpers import add_up, signed_epsilon, unbroadcast
-from onnxsal.ops.registry import Roles, spec_of, vjp
+from onnxsal.ops.registry import spec_of, vjp
+from onnxsal.ops.statements import Roles
 
 Signals = Sequence[Value | None]
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from onnxsal.facts.axes import moved
 from onnxsal.graph import Model, NodeView, Value
-from onnxsal.ops.registry import APART, spec_of
+from onnxsal.ops.registry import spec_of
+from onnxsal.ops.statements import APART
 
 
 def is_constant(model: Model, name: str) -> bool:

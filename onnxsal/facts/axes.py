@@ -16,7 +16,8 @@ from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.infer import Dim, without_weights
 from onnxsal.graph.model import captured
 from onnxsal.ops.axes import FAMILIES
-from onnxsal.ops.registry import APART, MIXED, PARTS, SUMMED, How, Moved, facts_of, family_of
+from onnxsal.ops.registry import facts_of, family_of
+from onnxsal.ops.statements import APART, MIXED, PARTS, SUMMED, How, Moved
 
 Trace = Mapping[int, tuple[int, How]]
 """Axis of the input -> where it is in a tensor, and how it got there. What depends on the input has a trace, if only an empty one."""

@@ -9,7 +9,8 @@ import numpy as np
 from onnxsal.facts.affine_tail import affine_tail, is_constant
 from onnxsal.graph import FLOATS, Model, NodeView, Value
 from onnxsal.graph.adjoints import NUMBERS
-from onnxsal.ops.registry import Units, spec_of, units_of
+from onnxsal.ops.registry import spec_of, units_of
+from onnxsal.ops.statements import Units
 
 LAYER = "linear_layer"
 """Tag: a convolution or matrix product whose weight is a constant."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from onnxsal.facts.solve import forward
 from onnxsal.graph import Model, NodeView
 from onnxsal.ops.ranges import FAMILIES, grid
-from onnxsal.ops.registry import ANY, Range, facts_of, family_of, spec_of
+from onnxsal.ops.registry import facts_of, family_of, spec_of
+from onnxsal.ops.statements import ANY, Range
 
 __all__ = ["ANY", "Range", "bounds_of", "not_negative"]
 

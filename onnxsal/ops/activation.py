@@ -11,7 +11,8 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import is_zero, mask, unbroadcast
 from onnxsal.ops import squashing
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, ZERO, at, bent, growing, hull, product
-from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import ANY, Of, Range
 
 
 @gradient_of(

@@ -13,7 +13,8 @@ from onnxsal.graph.helpers import cast, is_zero, mask, unbroadcast
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import nowhere
 from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
-from onnxsal.ops.registry import Of, Range, Roles, Scaling, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import Of, Range, Roles, Scaling
 
 PAIRS = [
     case((2, 3, 4), (2, 3, 4)),

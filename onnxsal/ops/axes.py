@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from onnxsal.graph import NodeView
 from onnxsal.graph.helpers import axes_of
 from onnxsal.graph.infer import Dim, Shape
-from onnxsal.ops.registry import APART, MIXED, PARTS, SUMMED, AxesRule, Moved
+from onnxsal.ops.statements import APART, MIXED, PARTS, SUMMED, AxesRule, Moved
 
 
 def aligned(node: NodeView, i: int, axis: int, j: int) -> Moved:

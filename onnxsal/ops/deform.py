@@ -13,7 +13,8 @@ from onnxsal.graph.helpers import cast, reshape_like
 from onnxsal.ops.axes import convolution
 from onnxsal.ops.grid import Sampler
 from onnxsal.ops.linear import multilinear_bias
-from onnxsal.ops.registry import APART, Moved, Roles, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import APART, Moved, Roles
 
 
 class Deformed(Sampler):

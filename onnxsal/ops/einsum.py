@@ -14,7 +14,8 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import identity_matrix, shape_parts
 from onnxsal.graph.helpers import same_dim, shape_of
 from onnxsal.ops.places import Places, places, pooled, product
-from onnxsal.ops.registry import APART, Moved, Roles, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import APART, Moved, Roles
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.places import first
 from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, by_sign, grid, growing, inverse, largest, magnitude
-from onnxsal.ops.registry import ANY, Of, Range, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import ANY, Of, Range
 
 
 @gradient_of("Abs", family="elementwise", range=lambda node, of: magnitude(of(0)), bias="zero", cases=[case((2, 3, 4), kinks=[0.0])])

@@ -11,7 +11,8 @@ from onnxsal.graph.adjoints import Ints, calc, float_size, shape_parts, sizes
 from onnxsal.graph.helpers import cast, reshape_like, shape_of, zeros_like
 from onnxsal.ops.axes import samples_only
 from onnxsal.ops.ranges import with_zero
-from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, Roles, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range, Roles
 
 KERNELS = {
     "nearest": (0, [[1.0]]),

@@ -10,7 +10,8 @@ from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, shape_of, zeros_like
 from onnxsal.ops.places import lost, moved_without_sums
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, hull, sum_of
-from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range
 
 # ----- picking -----
 

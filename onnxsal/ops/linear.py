@@ -6,7 +6,8 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
 from onnxsal.ops.axes import aligned, convolution
 from onnxsal.ops.places import matrix_product, spread_windows, windows
-from onnxsal.ops.registry import APART, SUMMED, Moved, Roles, Units, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import APART, SUMMED, Moved, Roles, Units
 from onnxsal.ops.windows import correlate, gather, spread, transposed_window_of, window_of
 
 

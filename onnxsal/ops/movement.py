@@ -21,8 +21,9 @@ from onnxsal.graph.helpers import axes_of, perm_inverse, reshape_like, shape_of,
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import each_sample, first_aligned, regrouped, within
 from onnxsal.ops.ranges import ZERO, hull, with_zero
-from onnxsal.ops.registry import APART, MIXED, Moved, Of, Range, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.slicing import ints
+from onnxsal.ops.statements import APART, MIXED, Moved, Of, Range
 
 # ----- the same elements in another shape or order -----
 

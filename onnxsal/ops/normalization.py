@@ -14,7 +14,8 @@ from onnxsal.ops.axes import along, each_sample, from_axis_on, pictures, within
 from onnxsal.ops.places import along as places_along
 from onnxsal.ops.places import behind_samples, from_axis, one_axis, spatial
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
-from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, Roles, Scaling, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range, Roles, Scaling
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 

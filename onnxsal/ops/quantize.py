@@ -19,7 +19,8 @@ from onnxsal.graph.helpers import as_compute, dim_of, mask, reshape_like, shape_
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.ranges import at, grid, product
-from onnxsal.ops.registry import ANY, MIXED, Moved, Of, Range, case, gradient_of, not_yet
+from onnxsal.ops.registry import case, gradient_of, not_yet
+from onnxsal.ops.statements import ANY, MIXED, Moved, Of, Range
 
 LIMITS: dict[str, tuple[float, float]] = {
     "INT2": (-2.5, 1.5),

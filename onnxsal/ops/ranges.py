@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxsal.graph import NodeView
-from onnxsal.ops.registry import ANY, Of, Range, RangeRule
+from onnxsal.ops.statements import ANY, Of, Range, RangeRule
 
 UNIT: Range = (0.0, 1.0)
 SIGNED_UNIT: Range = (-1.0, 1.0)

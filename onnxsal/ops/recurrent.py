@@ -18,7 +18,8 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, dim_of, mask, ones_like
 from onnxsal.ops.cell_activation import Activation, Through, activations
-from onnxsal.ops.registry import APART, MIXED, SUMMED, Case, Moved, case, gradient_of
+from onnxsal.ops.registry import Case, case, gradient_of
+from onnxsal.ops.statements import APART, MIXED, SUMMED, Moved
 
 END = 2**62
 """Beyond every axis: a Slice end that means 'to the end'."""

@@ -14,7 +14,8 @@ from onnxsal.ops import squashing
 from onnxsal.ops.axes import along, reduced
 from onnxsal.ops.places import reduced as reduced_places
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, powers
-from onnxsal.ops.registry import Case, Roles, case, gradient_of
+from onnxsal.ops.registry import Case, case, gradient_of
+from onnxsal.ops.statements import Roles
 
 # ----- which axes, and how to get them back -----
 

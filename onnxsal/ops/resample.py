@@ -14,8 +14,9 @@ from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
 from onnxsal.ops.axes import samples_only
 from onnxsal.ops.places import resized
 from onnxsal.ops.ranges import ZERO, by_sign, hull
-from onnxsal.ops.registry import ANY, APART, MIXED, Moved, Of, Range, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.slicing import ints
+from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range
 
 ROI, SCALES, SIZES = 1, 2, 3
 

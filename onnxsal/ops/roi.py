@@ -11,7 +11,8 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, float_size, sizes
 from onnxsal.graph.helpers import cast, mask, zeros_like
 from onnxsal.ops.ranges import with_zero
-from onnxsal.ops.registry import APART, Moved, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import APART, Moved
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, mask, ones_like
 from onnxsal.ops.axes import within
 from onnxsal.ops.ranges import by_sign, hull, powers
-from onnxsal.ops.registry import Moved, Roles, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import Moved, Roles
 
 
 def _backwards(op: Emit, node: NodeView, t: Value) -> Value:

@@ -11,7 +11,8 @@ from onnxsal.graph.adjoints import Ints, Part, calc, crop_or_pad, int_operand, p
 from onnxsal.graph.helpers import axes_of, zeros_like
 from onnxsal.ops.axes import along, within
 from onnxsal.ops.ranges import hull, same
-from onnxsal.ops.registry import APART, MIXED, Moved, case, gradient_of
+from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.statements import APART, MIXED, Moved
 
 BIG = 2**63 - 1
 

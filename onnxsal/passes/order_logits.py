@@ -33,8 +33,10 @@ def _nodes(model: Model, output: str, fact: Squashed) -> list[onnx.NodeProto]:
         array = np.asarray(fact.factor, helper.tensor_dtype_to_np_dtype(model.value(name).dtype))
         model.proto.graph.initializer.append(numpy_helper.from_array(array, factor))
         product = f"{made}/product" if fact.perm else made
+        # what the pass writes: the logits times their factor
         nodes.append(helper.make_node("Mul", [name, factor], [product], name=product))
         name = product
     if fact.perm:
+        # and in the order of the output
         nodes.append(helper.make_node("Transpose", [name], [made], name=made, perm=list(fact.perm)))
     return nodes

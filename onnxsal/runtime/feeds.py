@@ -97,6 +97,7 @@ _INTEGERS = {code for code in TensorProto.DataType.values() if code and helper.t
 def _numbers_near(graph: onnx.GraphProto, name: str) -> list[int]:
     """Sizes of the weights that an input meets first, and numbers in the short integer constants there, in the order found."""
     weights = {t.name: t for t in graph.initializer}
+    # a constant is a weight in the form of a node
     weights |= {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.type == AttributeProto.TENSOR}
     behind, found = {name}, dict[int, None]()
     for node in graph.node:
@@ -183,8 +184,10 @@ def _rows(graph: onnx.GraphProto, name: str) -> int:
     tables = {t.name: t.dims for t in graph.initializer}
     rows, names = [], {name}
     for node in graph.node:
+        # sessions lie beside operators, not above them: what passes an index on, and what looks it up
         if node.op_type in ("Cast", "Identity") and node.input[0] in names:
             names.add(node.output[0])
+        # a table of vectors
         elif node.op_type == "Gather" and node.input[1] in names and node.input[0] in tables:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
             rows.append(int(tables[node.input[0]][axis]))
