@@ -19,7 +19,7 @@ from tests.nets import image_input, light
 from tests.noise import normal
 from tests.oracle import run
 from tests.small_models import cnn, cnn_nhwc, draw, make, node, tokens
-from tests.torch_nets import NETS, SubMulAdd, export, exported, images, net, randomise, swapped, target_score, vgg
+from tests.torch_nets import NETS, Lambda, SubMulAdd, export, exported, images, net, randomise, swapped, target_score, vgg
 
 COMPLETE = 1e-4
 
@@ -445,6 +445,25 @@ def test_windows_of_a_picture() -> None:
 def test_regrouped_axis(before: list, axis: int, after: list, wanted: int | None) -> None:
     moved = regrouped(before, axis, after)
     assert (None if moved is None else moved[0]) == wanted
+
+
+def test_samples_that_run_fastest() -> None:
+    """torch's own encoder turns [N, L, E] to [L, N, E] and joins both axes for its projections: sample n is every N-th row, from n on."""
+    torch.manual_seed(0)
+    torch.backends.mha.set_fastpath_enabled(False)
+    net = nn.Sequential(
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0), Lambda(lambda t: t.mean(1)), nn.Linear(8, 3)
+    ).eval()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    x = torch.randn(3, 5, 8)
+    for batch in (None, 3):
+        written = export(net, batch=batch, example=x)
+        found = explain(written, x)
+        assert_complete(found)
+        alone = explain(export(net, batch=1, example=x[:1]), x[1:2])  # every axis is summed over where there is one sample
+        shares = [e.components["fullgrad/shares"] for e in (found[1], alone)]
+        np.testing.assert_allclose(*shares, rtol=1e-3, atol=1e-4)
 
 
 def test_unknown_samples_are_refused() -> None:

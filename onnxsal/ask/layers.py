@@ -12,7 +12,7 @@ from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Layout, Picture, layouts
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.places import LOST, Flow, Grid, marked, picture_axes, token_grid
-from onnxsal.facts.reach import reach
+from onnxsal.facts.reach import reach, separators
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute
@@ -353,15 +353,7 @@ class Layers:
 
     def _crossed(self) -> list[str]:
         """Tensors that every path from the explained input to the scores crosses, in forward order."""
-        last_use = {source: i for i, node in enumerate(self.path) for source in self._sources(node)}
-        crossed: list[str] = []
-        live = {self.question.x.name}
-        for i, node in enumerate(self.path):
-            live |= {o for o in node.proto.output if last_use.get(o, -1) > i}
-            live = {name for name in live if last_use.get(name, -1) > i}
-            if len(live) == 1 and live <= set(node.proto.output):
-                crossed += live
-        return crossed
+        return separators(self.path, [self.question.start.name])
 
 
 def layers_of(question: Question) -> Layers:

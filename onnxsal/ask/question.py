@@ -15,8 +15,8 @@ from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import head_of
-from onnxsal.facts.part import needed_names
 from onnxsal.facts.reach import reach
+from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape
 from onnxsal.ops.squashing import Kind
@@ -253,7 +253,7 @@ def _start(model: Model, output: str, score: str) -> str:
 
 def varying(model: Model, name: str) -> bool:
     """Whether a tensor depends on what the model is fed with."""
-    return bool(needed_names(model.proto, [name]).intersection(model.input_names))
+    return bool(ancestors(model, [name]).intersection(model.input_names))
 
 
 def embeddings(model: Model) -> list[str]:

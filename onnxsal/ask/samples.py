@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 
 from onnxsal.errors import TargetError
-from onnxsal.facts.axes import origin, row_axes
+from onnxsal.facts.axes import origins, row_axes
 from onnxsal.facts.grounds import Found, Ground
-from onnxsal.facts.part import needed_names, part_of
+from onnxsal.facts.part import part_of
+from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model, Value
 from onnxsal.graph.infer import Dim, Shape
 from onnxsal.ops.registry import known
@@ -50,7 +51,7 @@ class _Case:
 
     def __init__(self, model: Model, x: Value, start: Value, said: bool, example: Mapping[str, np.ndarray]) -> None:
         self.model, self.x, self.start, self.said, self.example = model, x, start, said, example
-        before, self.used = needed_names(model.proto, [x.name]), needed_names(model.proto, [x.name, start.name])
+        before, self.used = ancestors(model, [x.name]), ancestors(model, [x.name, start.name])
         near = [n for n in model.input_names if n in before and model.value(n).shape != ()]
         self.main = x.name if x.name in model.input_names else next(iter(near), "")
         self.inputs = {n: s for n in model.input_names if (s := model.value(n).shape)}
@@ -66,7 +67,7 @@ class _Case:
 
     def _decide(self, x: Shape, start: Shape | None) -> tuple[str, ...]:
         size = (self.inputs.get(self.main) or x)[0]
-        if self.x.name not in needed_names(self.model.proto, [self.start.name]):
+        if self.x.name not in ancestors(self.model, [self.start.name]):
             return (self.main,)  # no path to the scores: the plan says so
         rows = self._rows(size)
         fixed = start[0] if start else None
@@ -79,10 +80,14 @@ class _Case:
             axes = row_axes(self.model, some)
             if axes.get(self.start.name) == 0 == axes.get(self.x.name):
                 return some
+        known = origins(self.model, self.x, self.start.name)
+        if size == 1 and not self.said and any(label == 0 and place for place, label in known.items()):
+            self.why = "a batch of one, which is no longer the first axis of the scores"
+            return ()
         if isinstance(fixed, str) and fixed != size and fixed in x[1:]:
             raise self._refused(f"the samples '{fixed}' are axis {x.index(fixed, 1)} of the input and axis 0 of the scores")
-        if fixed != 1 and (from_axis := origin(self.model, self.x, self.start.name, 0)):
-            raise self._refused(f"axis 0 of the scores is axis {from_axis} of the input")
+        if fixed != 1 and known.get(0):
+            raise self._refused(f"axis 0 of the scores is axis {known[0]} of the input")
         return self._watched(rows, size, start)
 
     def _rows(self, size: Dim) -> tuple[str, ...]:

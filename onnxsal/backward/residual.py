@@ -10,6 +10,7 @@ from onnxsal.backward.affine import book_of
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.ranges import bounds_of
+from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Emit, Model, NodeView, Value
 from onnxsal.graph.helpers import add_up, signed_epsilon, unbroadcast
 from onnxsal.ops.registry import spec_of, vjp
@@ -106,17 +107,11 @@ def identity_operands(node: NodeView, active: Sequence[int]) -> list[int]:
 
 def _before(model: Model, name: str, weights: bool) -> set[str]:
     """The tensor and all it is made of (those that reach it without a weight on the way, unless ``weights``), constants left out."""
-    seen: set[str] = set()
-    todo = [name]
-    while todo:
-        current = todo.pop()
-        if current in seen or model.constant(current) is not None:
-            continue
-        seen.add(current)
-        node = model.producer.get(current)
-        if node is not None and (weights or not _has_weight(node)):
-            todo += [n for n in node.proto.input if n]
-    return seen
+
+    def reads(node: NodeView) -> list[str]:
+        return [n for n in node.proto.input if n and model.constant(n) is None] if weights or not _has_weight(node) else []
+
+    return ancestors(model, [name], reads)
 
 
 def _has_weight(node: NodeView) -> bool:

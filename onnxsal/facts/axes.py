@@ -15,14 +15,14 @@ from onnxsal.facts.solve import forward
 from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.infer import Dim, without_weights
 from onnxsal.graph.model import captured
-from onnxsal.ops.axes import FAMILIES
+from onnxsal.ops.axes import FAMILIES, innermost
 from onnxsal.ops.registry import facts_of, family_of
-from onnxsal.ops.statements import APART, MIXED, PARTS, SUMMED, How, Moved
+from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, How, Moved
 
 Trace = Mapping[int, tuple[int, How]]
 """Axis of the input -> where it is in a tensor, and how it got there. What depends on the input has a trace, if only an empty one."""
 
-_WORSE = {how: rank for rank, how in enumerate((APART, MIXED, PARTS, SUMMED))}
+_WORSE = {how: rank for rank, how in enumerate((APART, MIXED, PARTS, INNER, SUMMED))}
 
 
 def moved(node: NodeView, i: int, axis: int, j: int = 0) -> Moved:
@@ -73,7 +73,10 @@ def _of_input(node: NodeView, i: int, known: Trace, label: int, j: int) -> Moved
         return None
     place, before = known[label]
     after = moved(node, i, place, j)
-    return None if after is None else (after[0], max(before, after[1], key=_WORSE.__getitem__))
+    if after is None or before is not INNER or after[1] is not PARTS:
+        return None if after is None else (after[0], max(before, after[1], key=_WORSE.__getitem__))
+    back = innermost(node.input(i).shape or (), place, node.output(j).shape or ())  # what was joined is taken apart again
+    return None if back is None else (back, MIXED)
 
 
 # ----- samples -----
@@ -88,10 +91,10 @@ def row_axes(model: Model, rows: Collection[str]) -> dict[str, int | None]:
     return {name: known[0][0] if 0 in known and known[0][1] is APART else None for name, known in found.items()}
 
 
-def origin(model: Model, x: Value, name: str, axis: int) -> int | None:
-    """The axis of ``x`` that is axis ``axis`` of a tensor, entry by entry and apart; ``None``: none, or it could not be proved."""
+def origins(model: Model, x: Value, name: str) -> dict[int, int]:
+    """Axis of a tensor -> the axis of ``x`` that it is, entry by entry and apart; those that could not be proved are left out."""
     found = trace(model.nodes, {x.name: {a: (a, APART) for a in range(x.rank)}}).get(name, {})
-    return next((label for label, (place, how) in found.items() if place == axis and how is APART), None)
+    return {place: label for label, (place, how) in found.items() if how is APART}
 
 
 # ----- pictures -----
@@ -165,12 +168,14 @@ class Layout:
     """What the axes of a tensor mean.
 
     ``samples`` is the axis that counts samples (``None``: unknown). If not ``whole``, it may also count parts of each sample, all
-    parts of the first sample first. ``picture`` is (channel, height, width) of a tensor shaped like a picture.
+    parts of the first sample first, or (``inner``) the first part of all samples first. ``picture`` is (channel, height, width) of a tensor
+    shaped like a picture.
     """
 
     samples: int | None
     whole: bool = True
     picture: Picture | None = None
+    inner: bool = False
 
 
 def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, picture: Picture | None) -> dict[str, Layout]:
@@ -220,7 +225,8 @@ def _layout(y: Value, known: Trace, size: Dim, batched: bool, picture: Picture |
         return Layout(None, False)
     place, how = known.get(0, (None, SUMMED)) if batched else (None, SUMMED)
     named = _axis_of_size(y.shape, size) if batched and (isinstance(size, str) or size == _DISTINCT) else None
-    samples = place if how in (APART, MIXED) else named if named is not None else place if how is PARTS else None
+    samples = place if how in (APART, MIXED) else named if named is not None else place if how in (PARTS, INNER) else None
+    inner = named is None and how is INNER
     length = None if samples is None else y.shape[samples]
     if isinstance(length, int) and isinstance(size, int) and length % max(size, 1):
         samples = None  # no whole number of parts of each sample
@@ -228,9 +234,9 @@ def _layout(y: Value, known: Trace, size: Dim, batched: bool, picture: Picture |
     found = [known[a] for a in picture if a in known] if picture is not None else []
     axes = tuple(place for place, how in found if how is not PARTS)
     shaped = len(y.shape) == 4 and len(axes) == 3 and len(set(axes)) == 3
-    if samples != 0 or (not whole and isinstance(size, int) and isinstance(y.shape[0], int)):
+    if samples != 0 or inner or (not whole and isinstance(size, int) and isinstance(y.shape[0], int)):
         shaped = False
-    return Layout(samples, whole, (axes[0], axes[1], axes[2]) if shaped else None)
+    return Layout(samples, whole, (axes[0], axes[1], axes[2]) if shaped else None, inner)
 
 
 def _axis_of_size(shape: Sequence[Dim], size: Dim) -> int | None:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import onnx
 from onnx import helper
 
-from onnxsal.graph.model import Model, captured
-
-
-def needed_names(proto: onnx.ModelProto, outputs: Collection[str]) -> set[str]:
-    """The tensors that ``outputs`` are computed from, themselves included."""
-    reads = {o: [*filter(None, n.input), *captured(n)] for n in proto.graph.node for o in n.output if o}
-    used, todo = set[str](), list(outputs)
-    while todo:
-        name = todo.pop()
-        if name not in used:
-            used.add(name)
-            todo += reads.get(name, [])
-    return used
+from onnxsal.facts.solve import ancestors
+from onnxsal.graph import Model
 
 
 def cut_out(proto: onnx.ModelProto, used: set[str]) -> onnx.ModelProto:
@@ -36,7 +25,7 @@ def cut_out(proto: onnx.ModelProto, used: set[str]) -> onnx.ModelProto:
 
 def part_of(model: Model, outputs: Sequence[str]) -> onnx.ModelProto:
     """A model of the nodes that ``outputs`` (any tensors) need, with the inputs they need; no declared shape but the inputs' is kept."""
-    used = needed_names(model.proto, outputs)
+    used = ancestors(model, outputs)
     part = cut_out(model.proto, used)
     part.graph.input.extend(i for i in model.proto.graph.input if i.name in used)
     part.graph.output.extend(helper.make_tensor_value_info(n, model.value(n).dtype, None) for n in outputs)

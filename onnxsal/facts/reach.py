@@ -96,3 +96,14 @@ def _with_wants(node: NodeView, active: set[str]) -> NodeView:
     view = copy.copy(node)
     view.wants = tuple(n in active and not (spec is not None and i in spec.stops) for i, n in enumerate(node.proto.input))
     return view
+
+
+def separators(path: Sequence[NodeView], starts: Iterable[str]) -> list[str]:
+    """Tensors that every way through ``path`` (nodes in forward order, with what they want) to ``starts`` passes, in forward order."""
+    pending, found = set(starts), dict[str, None]()
+    for node in reversed(path):
+        if len(pending) == 1:
+            found |= dict.fromkeys(pending)
+        pending -= set(node.proto.output)
+        pending |= {n for n, wanted in zip(node.proto.input, node.wants, strict=True) if wanted}
+    return list(found)[::-1]

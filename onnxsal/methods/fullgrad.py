@@ -14,10 +14,10 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.facts.axes import Layout, Picture, layouts
+from onnxsal.facts.solve import reached
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, zeros_like
 from onnxsal.graph.infer import Shape
-from onnxsal.graph.model import captured
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import enlarge
@@ -80,11 +80,7 @@ def survey(build: Build) -> dict[str, Site]:
 
 def data_tensors(model: Model) -> set[str]:
     """Tensors whose values depend on the values of the model's inputs; sizes of tensors do not."""
-    found = set(model.input_names)
-    for node in model.nodes:
-        if not facts_of(node).of_sizes and found.intersection((*node.proto.input, *captured(node.proto))):
-            found.update(filter(None, node.proto.output))
-    return found
+    return reached(model, model.input_names, lambda node: not facts_of(node).of_sizes)
 
 
 def is_explicit(step: Step, data: set[str]) -> bool:
@@ -148,8 +144,9 @@ def term_sum(build: Build, term: Term) -> Value:
         if alone:
             total = op.Reshape(total, [1])
         elif not site.layout.whole:
-            parts = op.Reshape(total, op.Concat(dim_of(op, build.question.x, 0), [-1], axis=0))
-            total = op.ReduceSum(parts, [1], keepdims=0)
+            count, inner = dim_of(op, build.question.x, 0), site.layout.inner
+            parts = op.Reshape(total, op.Concat([-1], count, axis=0) if inner else op.Concat(count, [-1], axis=0))
+            total = op.ReduceSum(parts, [0 if inner else 1], keepdims=0)
     return recast(op, total, signal_type(site.y), op.dtype)
 
 

@@ -13,6 +13,7 @@ from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.rectified import rectified
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.facts.reach import separators
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, columns, recast, reshape_like, signal_type
 from onnxsal.methods.build import Build, Result, wrap
@@ -33,15 +34,9 @@ def seed(build: Build, start: Value) -> Value:
     return relevance if start.name == question.start.name else reshape_like(op, relevance, start)
 
 
-def separators(plan: Plan) -> list[str]:
+def cuts_of(plan: Plan) -> list[str]:
     """Tensors that every path from the scores to the input passes, from the scores on: what arrives there is all there is."""
-    pending, found = set(plan.starts), []
-    for step in reversed(plan.steps):
-        if len(pending) == 1:
-            found += [n for n in pending if n not in found]
-        pending -= set(step.node.proto.output)
-        pending |= {n for n, wanted in zip(step.node.proto.input, step.node.wants, strict=True) if wanted}
-    return [n for n in found if n not in plan.wrt]
+    return [n for n in reversed(separators([s.node for s in plan.steps], plan.starts)) if n not in plan.wrt]
 
 
 @wrap("relevance")
@@ -59,7 +54,7 @@ def relevance(build: Build) -> Result:
     book = Book(question.x if question.batched else None)
     cuts: Cuts = {}
     op.context |= {"book": book, "input": question.x, "rectified": rectified(plan)}
-    signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, separators(plan), book))
+    signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, cuts_of(plan), book))
     if question.x.name not in signals:
         raise UnsupportedError(
             f"no relevance arrives at '{question.x.name}': its paths to the score all lead through gates or shortcuts that are left out."

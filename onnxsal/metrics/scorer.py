@@ -14,7 +14,9 @@ from onnxsal.errors import InputError, TargetError
 from onnxsal.explainer import Explainer, Target
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.convert import target_index
-from onnxsal.facts.part import cut_out, needed_names
+from onnxsal.facts.part import cut_out
+from onnxsal.facts.solve import ancestors
+from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA
 from onnxsal.metrics.places import Places, places_of
@@ -38,7 +40,7 @@ def forward_model(explainer: Explainer) -> onnx.ModelProto:
 
 def needed(proto: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
     """The part of a model that computes some of its outputs."""
-    used = needed_names(proto, outputs)
+    used = ancestors(Model(proto), outputs)
     part = cut_out(proto, used)
     for field in ("producer_name", "producer_version", "domain", "model_version"):
         setattr(part, field, getattr(proto, field))

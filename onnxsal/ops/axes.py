@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from onnxsal.graph import NodeView
 from onnxsal.graph.helpers import axes_of
 from onnxsal.graph.infer import Dim, Shape
-from onnxsal.ops.statements import APART, MIXED, PARTS, SUMMED, AxesRule, Moved
+from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, AxesRule, Moved
 
 
 def aligned(node: NodeView, i: int, axis: int, j: int) -> Moved:
@@ -131,6 +131,20 @@ def _begins(before: Shape, axis: int, after: Shape) -> Moved:
     larger = [j for j in fitting if after[j] != 1]
     place = next(iter([*larger, *fitting]), None)
     return None if place is None else (place, PARTS)
+
+
+def joined_behind(before: Shape, axis: int, after: Shape) -> Moved:
+    """The axis that ends where as many elements lie before the next one as behind ``axis``, if it begins further outside."""
+    behind = _product(before[: axis + 1])
+    ends = [j for j in range(len(after)) if None not in (*after[: j + 1], *before[: axis + 1]) and _product(after[: j + 1]) == behind]
+    return (ends[0], INNER) if ends and after[ends[0]] != before[axis] else None
+
+
+def innermost(before: Shape, axis: int, after: Shape) -> int | None:
+    """Of the axes that an axis was split into, the last one."""
+    outer, behind = count(before[:axis]), count(before[: axis + 1])
+    ends = [j for j in range(len(after)) if count(after[: j + 1]) == behind != 0]
+    return ends[0] if ends and outer and count(after[: ends[0]]) > outer else None
 
 
 def _product(dims: Sequence[Dim]) -> tuple[int, list[Dim]]:

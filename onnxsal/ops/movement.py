@@ -19,7 +19,7 @@ from onnxsal.graph.adjoints import (
 )
 from onnxsal.graph.helpers import axes_of, perm_inverse, reshape_like, shape_of, unbroadcast, zeros_like
 from onnxsal.ops import squashing
-from onnxsal.ops.axes import each_sample, first_aligned, regrouped, within
+from onnxsal.ops.axes import each_sample, first_aligned, joined_behind, regrouped, within
 from onnxsal.ops.ranges import ZERO, hull, with_zero
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.slicing import ints
@@ -37,7 +37,7 @@ def _regrouped_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     asked = node.ints(1) if node.op_type == "Reshape" else None
     if asked is not None and not node.attr("allowzero") and asked[: axis + 1] == [0] * (axis + 1):
         return axis, APART
-    return regrouped(node.x.shape, axis, node.y.shape)
+    return regrouped(node.x.shape, axis, node.y.shape) or joined_behind(node.x.shape, axis, node.y.shape)
 
 
 def _shifted(node: NodeView, axis: int) -> Moved:

@@ -111,10 +111,11 @@ class How(Enum):
     APART = "index k is made from index k of it alone, and there are as many"
     MIXED = "the same axis: its entries are windows, mixtures, copies or a selection of those of the input"
     PARTS = "each index became several, one after another"
+    INNER = "it was joined behind another axis: its indices are run through again and again"
     SUMMED = "its entries were summed up; units, or one entry, stand in their place"
 
 
-APART, MIXED, PARTS, SUMMED = How
+APART, MIXED, PARTS, INNER, SUMMED = How
 
 Moved = tuple[int, How] | None
 """Where an axis is in the output, and how; ``None``: nowhere, or nobody knows."""
