@@ -120,7 +120,7 @@ def options_of(verb: str) -> set[str]:
 def test_the_verbs_share_their_options():
     assert options_of("convert") <= options_of("plan")
     assert options_of("convert") <= options_of("check")
-    assert options_of("check") - options_of("convert") == {"--provider", "--conservation", "--on", "--plot"}
+    assert options_of("check") - options_of("convert") == {"--provider", "--conservation", "--plot"}
 
 
 # ----- what was found, and how it is known -----

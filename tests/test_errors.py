@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 import onnxsal
 from onnxsal import Explainer
 from onnxsal.errors import (
+    ExampleNeeded,
     InputError,
     MethodError,
     ModelError,
@@ -24,7 +25,6 @@ from onnxsal.errors import (
     PlanError,
     ProviderError,
     TargetError,
-    UnsupportedError,
 )
 from onnxsal.graph import load
 from onnxsal.graph.load import load_model, save_model
@@ -248,12 +248,18 @@ def test_a_rule_file_that_is_no_text(tmp_path: Path):
     refusal(MethodError, lambda: onnxsal.convert(cnn(), tmp_path / "mine.toml"), "mine.toml", "cannot be read")
 
 
-@pytest.mark.parametrize("shape", [None, "no type"])
-def test_an_input_without_a_shape(shape: str | None):
-    def forget(model: onnx.ModelProto) -> None:
-        model.graph.input[0].type.tensor_type.ClearField("shape") if shape is None else model.graph.input[0].ClearField("type")
+def test_an_input_without_a_type():
+    refusal(TargetError, lambda: convert(changed(lambda model: model.graph.input[0].ClearField("type"))), "undefined")
 
-    refusal(UnsupportedError if shape is None else TargetError, lambda: convert(changed(forget)), "rank" if shape is None else "undefined")
+
+def test_an_input_without_a_shape():
+    """A convolution proves how many axes there are; where nothing does, data of its kind are asked for."""
+    model = changed(lambda model: model.graph.input[0].type.tensor_type.ClearField("shape"))
+    x = draw(2, 3, 8, 8)
+    assert np.array_equal(Explainer(model, "gradient").explain(x, 1).attribution, Explainer(cnn(), "gradient").explain(x, 1).attribution)
+    bare = make([node("Tanh", "x", "y")], {"x": ["N", 3]}, {"y": None})
+    bare.graph.input[0].type.tensor_type.ClearField("shape")
+    refusal(ExampleNeeded, lambda: convert(bare), "number of axes", "example=", "--on")
 
 
 def broken_models() -> dict[str, Callable[[onnx.ModelProto], object]]:

@@ -466,8 +466,8 @@ def test_samples_that_run_fastest() -> None:
         np.testing.assert_allclose(*shares, rtol=1e-3, atol=1e-4)
 
 
-def test_unknown_samples_are_refused() -> None:
-    """Mixed beyond recognition in a model with a fixed batch of 2: no share per sample rather than a wrong one."""
+def regrouped_twice(mixed: list[int]) -> onnx.ModelProto:
+    """[2 samples, 2, 3], the samples second, in another shape, with a bias, and back."""
     nodes = [
         node("Transpose", "x", "t", perm=[1, 0, 2]),
         node("Reshape", "t mixed", "r"),
@@ -476,10 +476,20 @@ def test_unknown_samples_are_refused() -> None:
         node("Reshape", "h back", "u"),
         node("ReduceSum", "u axes", "y", keepdims=0),
     ]
-    weights = {"mixed": np.asarray([4, 3]), "b": draw(4, 1, seed=2), "back": np.asarray([2, 2, 3]), "axes": np.asarray([0])}
-    model = make(nodes, {"x": [2, 2, 3]}, {"y": [2, 3]}, weights)
+    weights = {"mixed": np.asarray(mixed), "b": draw(mixed[0], 1, seed=2), "back": np.asarray([2, 2, 3]), "axes": np.asarray([0])}
+    return make(nodes, {"x": [2, 2, 3]}, {"y": [2, 3]}, weights)
+
+
+def test_unknown_samples_are_refused() -> None:
+    """Mixed beyond recognition in a model with a fixed batch of 2: no share per sample rather than a wrong one."""
     with pytest.raises(UnsupportedError, match="not known which axis of its output counts the samples"):
-        onnxsal.convert(model, "fullgrad")
+        onnxsal.convert(regrouped_twice([3, 4]), "fullgrad")
+
+
+@pytest.mark.parametrize("mixed", [[4, 3], [12, 1], [2, 6]])
+def test_samples_inside_an_axis_are_found(mixed: list[int]) -> None:
+    """Rows in turn, or runs of three elements in turn, belong to each sample."""
+    assert_complete(explain(regrouped_twice(mixed), draw(2, 2, 3, seed=5)))
 
 
 def test_token_model_at_its_embedding() -> None:

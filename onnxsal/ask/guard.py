@@ -13,7 +13,9 @@ from onnxsal.ask.layers import Layers
 from onnxsal.ask.question import Question, begin
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
-from onnxsal.errors import ExampleNeeded, InputError, MethodError, ModelError, PlanError
+from onnxsal.errors import ExampleNeeded, InputError, MethodError, ModelError, PlanError, TargetError
+from onnxsal.facts.part import part_of
+from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Model
 from onnxsal.graph.infer import contradiction, without_weights
 from onnxsal.graph.load import Source, load_model
@@ -44,7 +46,7 @@ def refuse_open_rank(plain: Model, explained: str | None) -> None:
     Raises ``ExampleNeeded``.
     """
     inputs = [n for n in plain.input_names if plain.value(n).dtype in FLOATS and plain.value(n).shape is None]
-    for name in inputs if explained is None else [explained]:
+    for name in inputs if not isinstance(explained, str) else [explained]:
         if name in plain.types and plain.value(name).shape is None:
             raise ExampleNeeded(
                 f"'{name}' has no declared shape, and its number of axes follows from nothing in the graph. Give data of its kind "
@@ -108,21 +110,40 @@ def refuse_unopenable(source: Source, proto: onnx.ModelProto, prefix: str) -> st
     """Nothing is handed out that does not open: ONNX Runtime builds ``proto``, made from ``source``, as it is written, and types and shapes
     of the nodes that were added (their names begin with ``prefix``) agree by ONNX's own strict inference.
 
-    Returns a reason for doubt where the CPU lacks kernels that a GPU has ('' = none). Raises ``ModelError`` with the reason, and says
-    so where it is the source itself that ONNX Runtime refuses.
+    Returns a reason for doubt where the CPU lacks kernels that a GPU has, or where only a custom operator beside what is explained is not
+    registered here ('' = none). Raises ``ModelError`` with the reason, and says so where it is the source itself that ONNX Runtime refuses.
     """
     elsewhere = ""
     try:
         open_session(without_weights(proto) if serialised(proto) is None else proto, "cpu", optimise=False, planned=False)
     except ModelError as refused:
-        elsewhere = _kernels_elsewhere(refused, proto)
+        elsewhere = _kernels_elsewhere(refused, proto) or _custom_beside(proto)
         if not elsewhere:
             refuse_source(source)
             raise ModelError(f"ONNX Runtime refuses the model with its explanation, so it is not written: {refused}") from refused
+    refuse_contradiction(proto, prefix)
+    return elsewhere
+
+
+def refuse_contradiction(proto: onnx.ModelProto, prefix: str) -> None:
+    """Types and shapes of the nodes that were added (their names begin with ``prefix``) agree, by ONNX's own strict inference."""
     complaint = contradiction(proto)
     if f"node name: {prefix}" in complaint:
         raise ModelError(f"a node that onnxsal added contradicts itself, which is a fault of onnxsal; nothing is written: {complaint}")
-    return elsewhere
+
+
+def _custom_beside(proto: onnx.ModelProto) -> str:
+    """What is said of custom operators that no explained tensor is made by, if the rest of the model opens without them."""
+    model = Model(proto)
+    imported = {o.domain for o in proto.opset_import}
+    custom = [n for n in model.nodes if n.domain in imported - {""} and not onnx.defs.has(n.op_type, domain=n.domain)]
+    made = {o for n in custom for o in n.proto.output}
+    apart = [name for name in model.output_names if made.isdisjoint(ancestors(model, [name]))]
+    if not custom or not apart:
+        return ""
+    open_session(part_of(model, apart), "cpu", optimise=False, planned=False)
+    names = ", ".join(sorted({f"{n.domain}.{n.op_type}" for n in custom}))
+    return f"the file opens only where {names} is registered, which makes outputs beside the explained one"
 
 
 def _kernels_elsewhere(refused: ModelError, proto: onnx.ModelProto) -> str:
@@ -148,11 +169,11 @@ def refuse_source(source: Source) -> None:
 def blaming_the_source(source: Source) -> Iterator[None]:
     """What goes wrong in the block is the source's fault, and told so, where ONNX Runtime refuses the source: no rule fits a broken model.
 
-    Gaps of the plan and errors about the file say enough themselves.
+    Gaps of the plan, and errors about the file or the question, say enough themselves.
     """
     try:
         yield
-    except (ModelError, MethodError, PlanError):
+    except (ModelError, MethodError, PlanError, TargetError):
         raise
     except Exception:
         refuse_source(source)

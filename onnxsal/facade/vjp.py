@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from onnxsal.ask.guard import prepared, refuse_unopenable
+from onnxsal.ask.guard import prepared, refuse_contradiction
 from onnxsal.engine.method import get_method
 from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.engine.traverse import traverse
@@ -47,7 +47,7 @@ def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Se
             ports.append(Port(result, dtype, shape))
     cotangents = [Port(v, v.dtype, v.shape) for v in given.values()]
     result = assemble(plain, op, cotangents, ports)
-    refuse_unopenable(model, result, f"{PREFIX}/")
+    refuse_contradiction(result, f"{PREFIX}/")
     return result
 
 

@@ -5,8 +5,10 @@ Every operator states where it puts the axes of its inputs (``ops/``); here that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx
 
@@ -15,12 +17,21 @@ from onnxsal.facts.solve import forward
 from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.infer import Dim, without_weights
 from onnxsal.graph.model import captured
-from onnxsal.ops.axes import FAMILIES, innermost
-from onnxsal.ops.registry import facts_of, family_of
+from onnxsal.ops.axes import FAMILIES
+from onnxsal.ops.registry import facts_of, family_of, spec_of
 from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, How, Moved
 
-Trace = Mapping[int, tuple[int, How]]
-"""Axis of the input -> where it is in a tensor, and how it got there. What depends on the input has a trace, if only an empty one."""
+
+class Spot(NamedTuple):
+    """Where an axis is in a tensor, and how it got there; ``runs`` entries of that place in turn belong to one index (0: not known)."""
+
+    place: int
+    how: How = APART
+    runs: int = 1
+
+
+Trace = Mapping[int, Spot]
+"""Axis of the input -> its spot in a tensor. What depends on the input has a trace, if only an empty one."""
 
 _WORSE = {how: rank for rank, how in enumerate((APART, MIXED, PARTS, INNER, SUMMED))}
 
@@ -33,9 +44,13 @@ def moved(node: NodeView, i: int, axis: int, j: int = 0) -> Moved:
 
 
 def trace(
-    nodes: Iterable[NodeView], seeds: Mapping[str, Trace], adjust: Callable[[NodeView, Trace], Trace] | None = None
+    nodes: Iterable[NodeView],
+    seeds: Mapping[str, Trace],
+    adjust: Callable[[NodeView, Trace], Trace] | None = None,
+    sizes: Mapping[int, int] | None = None,
 ) -> dict[str, Trace]:
-    """The trace of every tensor that depends on the seeds. ``adjust`` may add to what follows for the first output of a node.
+    """The trace of every tensor that depends on the seeds. ``adjust`` may add to what follows for the first output of a node; ``sizes``
+    are those of the axes, where they are numbers.
 
     An axis is ``APART`` in an output only if every input that depends on the seeds has it in the same place, apart.
     """
@@ -47,36 +62,48 @@ def trace(
             return []  # nothing of the input but its sizes
         outputs: list[Trace | None] = []
         for j, y in enumerate(node.outputs):
-            found = {} if inside or y is None else _joined(node, read, j)
+            found = {} if inside or y is None else _joined(node, read, j, sizes or {})
             outputs.append(found if adjust is None or j else adjust(node, found))
         return outputs
 
     return forward(nodes, seeds, step)
 
 
-def _joined(node: NodeView, read: Mapping[int, Trace], j: int) -> Trace:
+def _joined(node: NodeView, read: Mapping[int, Trace], j: int, sizes: Mapping[int, int]) -> Trace:
     """What the inputs that are read say about output j, taken together."""
-    found: dict[int, tuple[int, How]] = {}
+    found: dict[int, Spot] = {}
     for label in dict.fromkeys(label for known in read.values() for label in known):
-        places = [_of_input(node, i, known, label, j) for i, known in read.items()]
-        first = next((p for p in places if p is not None), None)
-        if first is None:
-            continue
-        agree = all(p is not None and p[0] == first[0] for p in places)
-        how = max((p[1] for p in places if p is not None and p[0] == first[0]), key=_WORSE.__getitem__)
-        found[label] = first[0], how if agree else max(how, MIXED, key=_WORSE.__getitem__)
+        spots = [_of_input(node, i, known[label], j, sizes.get(label)) if label in known else None for i, known in read.items()]
+        first = next((s for s in spots if s is not None), None)
+        if first is not None:
+            same = [s for s in spots if s is not None and (s.place, s.runs) == (first.place, first.runs)]
+            hows = [s.how for s in same] + ([] if len(same) == len(spots) else [MIXED])
+            found[label] = first._replace(how=max(hows, key=_WORSE.__getitem__))
     return found
 
 
-def _of_input(node: NodeView, i: int, known: Trace, label: int, j: int) -> Moved:
-    if label not in known:
+def _of_input(node: NodeView, i: int, spot: Spot, j: int, size: int | None) -> Spot | None:
+    spec, shapes = spec_of(node), [v.static if v is not None else None for v in (node.optional(0), node.outputs[j])]
+    if spec is not None and spec.keeps == "order" and size is not None and spot.runs and shapes[0] is not None and shapes[1] is not None:
+        return _reshaped(shapes[0], spot, shapes[1], size)
+    after = moved(node, i, spot.place, j)
+    if after is None or (after[1] in (PARTS, INNER) and spot.how in (PARTS, INNER)):
         return None
-    place, before = known[label]
-    after = moved(node, i, place, j)
-    if after is None or before is not INNER or after[1] is not PARTS:
-        return None if after is None else (after[0], max(before, after[1], key=_WORSE.__getitem__))
-    back = innermost(node.input(i).shape or (), place, node.output(j).shape or ())  # what was joined is taken apart again
-    return None if back is None else (back, MIXED)
+    return Spot(after[0], max(spot.how, after[1], key=_WORSE.__getitem__), 0 if after[1] in (PARTS, INNER) else spot.runs)
+
+
+def _reshaped(before: Sequence[int], spot: Spot, after: Sequence[int], size: int) -> Spot | None:
+    """Elements that stay in their order: an index of the axis changes every so many elements, in whatever shape."""
+    stride = spot.runs * math.prod(before[spot.place + 1 :])
+    for place, length in enumerate(after):
+        behind = math.prod(after[place + 1 :])
+        if behind and stride % behind == 0 and length % (stride // behind * size) == 0 and length:
+            runs = stride // behind
+            if length == runs * size:
+                whole = spot.how if spot.how in (APART, MIXED, SUMMED) else MIXED
+                return Spot(place, whole if runs == 1 else PARTS, runs)
+            return Spot(place, INNER, runs)
+    return None
 
 
 # ----- samples -----
@@ -87,14 +114,14 @@ def row_axes(model: Model, rows: Collection[str]) -> dict[str, int | None]:
 
     Index i of that axis depends on row i of these inputs alone, and there are as many. ``None``: that could not be proved.
     """
-    found = trace(model.nodes, {name: {0: (0, APART)} for name in rows})
-    return {name: known[0][0] if 0 in known and known[0][1] is APART else None for name, known in found.items()}
+    found = trace(model.nodes, {name: {0: Spot(0)} for name in rows})
+    return {name: known[0].place if 0 in known and known[0].how is APART else None for name, known in found.items()}
 
 
 def origins(model: Model, x: Value, name: str) -> dict[int, int]:
     """Axis of a tensor -> the axis of ``x`` that it is, entry by entry and apart; those that could not be proved are left out."""
-    found = trace(model.nodes, {x.name: {a: (a, APART) for a in range(x.rank)}}).get(name, {})
-    return {place: label for label, (place, how) in found.items() if how is APART}
+    found = trace(model.nodes, {x.name: {a: Spot(a) for a in range(x.rank)}}).get(name, {})
+    return {spot.place: label for label, spot in found.items() if spot.how is APART}
 
 
 # ----- pictures -----
@@ -136,10 +163,10 @@ def used_as_picture(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
 
 
 def _first_use(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
-    found = trace(model.nodes, {x.name: {a: (a, APART) for a in range(4)}})
+    found = trace(model.nodes, {x.name: {a: Spot(a) for a in range(4)}})
     for node in model.nodes:
         known = found.get(node.proto.input[0] if node.proto.input else "", {}) if facts_of(node).pictures else {}
-        labels = {place: label for label, (place, how) in known.items() if how in (APART, MIXED)}
+        labels = {spot.place: label for label, spot in known.items() if spot.how in (APART, MIXED)}
         if len(labels) == 4 and labels.get(0) == 0:
             return (labels[1], labels[2], labels[3]), node
     return None
@@ -168,14 +195,14 @@ class Layout:
     """What the axes of a tensor mean.
 
     ``samples`` is the axis that counts samples (``None``: unknown). If not ``whole``, it may also count parts of each sample, all
-    parts of the first sample first, or (``inner``) the first part of all samples first. ``picture`` is (channel, height, width) of a tensor
-    shaped like a picture.
+    parts of the first sample first; with ``runs`` above 0 so many entries in turn belong to one sample, over and over again. ``picture`` is
+    (channel, height, width) of a tensor shaped like a picture.
     """
 
     samples: int | None
     whole: bool = True
     picture: Picture | None = None
-    inner: bool = False
+    runs: int = 0
 
 
 def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, picture: Picture | None) -> dict[str, Layout]:
@@ -207,15 +234,15 @@ def with_batch(proto: onnx.ModelProto, x: str, symbol: Dim, size: int) -> onnx.M
 
 def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, picture: Picture | None) -> dict[str, Layout]:
     labels = [0] if batched and x.shape else []
-    seed: Trace = {a: (a, APART) for a in dict.fromkeys([*labels, *(picture or ())])}
+    seed: Trace = {a: Spot(a) for a in dict.fromkeys([*labels, *(picture or ())])}
 
     def taken_as_picture(node: NodeView, found: Trace) -> Trace:
         """An operator on pictures makes one of what it is given, whatever was known of it before."""
         if picture is None or not facts_of(node).pictures or node.y.shape is None or node.y.rank != 4 or all(a in found for a in picture):
             return found
-        return {**found, **{label: (place, MIXED) for label, place in zip(picture, (1, 2, 3), strict=True)}}
+        return {**found, **{label: Spot(place, MIXED) for label, place in zip(picture, (1, 2, 3), strict=True)}}
 
-    traces = trace(path, {x.name: seed}, taken_as_picture)
+    traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {})
     values = {x.name: x, **{v.name: v for n in path for v in n.outputs if v is not None}}
     return {name: _layout(value, traces.get(name, {}), size, bool(labels), picture) for name, value in values.items()}
 
@@ -223,20 +250,21 @@ def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, pictu
 def _layout(y: Value, known: Trace, size: Dim, batched: bool, picture: Picture | None) -> Layout:
     if not y.shape:
         return Layout(None, False)
-    place, how = known.get(0, (None, SUMMED)) if batched else (None, SUMMED)
+    spot = known.get(0) if batched else None
+    place, how = (None, SUMMED) if spot is None else (spot.place, spot.how)
     named = _axis_of_size(y.shape, size) if batched and (isinstance(size, str) or size == _DISTINCT) else None
     samples = place if how in (APART, MIXED) else named if named is not None else place if how in (PARTS, INNER) else None
-    inner = named is None and how is INNER
+    parted = spot is not None and named is None and how in (PARTS, INNER)
     length = None if samples is None else y.shape[samples]
     if isinstance(length, int) and isinstance(size, int) and length % max(size, 1):
         samples = None  # no whole number of parts of each sample
     whole = samples is not None and size is not None and length == size
     found = [known[a] for a in picture if a in known] if picture is not None else []
-    axes = tuple(place for place, how in found if how is not PARTS)
+    axes = tuple(s.place for s in found if s.how not in (PARTS, INNER))
     shaped = len(y.shape) == 4 and len(axes) == 3 and len(set(axes)) == 3
-    if samples != 0 or inner or (not whole and isinstance(size, int) and isinstance(y.shape[0], int)):
+    if samples != 0 or (parted and how is INNER) or (not whole and isinstance(size, int) and isinstance(y.shape[0], int)):
         shaped = False
-    return Layout(samples, whole, (axes[0], axes[1], axes[2]) if shaped else None, inner)
+    return Layout(samples, whole, (axes[0], axes[1], axes[2]) if shaped else None, spot.runs if parted and spot is not None else 0)
 
 
 def _axis_of_size(shape: Sequence[Dim], size: Dim) -> int | None:

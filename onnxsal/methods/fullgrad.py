@@ -144,9 +144,9 @@ def term_sum(build: Build, term: Term) -> Value:
         if alone:
             total = op.Reshape(total, [1])
         elif not site.layout.whole:
-            count, inner = dim_of(op, build.question.x, 0), site.layout.inner
-            parts = op.Reshape(total, op.Concat([-1], count, axis=0) if inner else op.Concat(count, [-1], axis=0))
-            total = op.ReduceSum(parts, [0 if inner else 1], keepdims=0)
+            count, runs = dim_of(op, build.question.x, 0), site.layout.runs
+            parts = op.Reshape(total, op.Concat([-1], count, [runs], axis=0) if runs else op.Concat(count, [-1], axis=0))
+            total = op.ReduceSum(parts, [0, 2] if runs else [1], keepdims=0)
     return recast(op, total, signal_type(site.y), op.dtype)
 
 

@@ -140,13 +140,6 @@ def joined_behind(before: Shape, axis: int, after: Shape) -> Moved:
     return (ends[0], INNER) if ends and after[ends[0]] != before[axis] else None
 
 
-def innermost(before: Shape, axis: int, after: Shape) -> int | None:
-    """Of the axes that an axis was split into, the last one."""
-    outer, behind = count(before[:axis]), count(before[: axis + 1])
-    ends = [j for j in range(len(after)) if count(after[: j + 1]) == behind != 0]
-    return ends[0] if ends and outer and count(after[: ends[0]]) > outer else None
-
-
 def _product(dims: Sequence[Dim]) -> tuple[int, list[Dim]]:
     """Known sizes multiplied, and the symbols beside them."""
     return math.prod(d for d in dims if isinstance(d, int)), sorted((d for d in dims if not isinstance(d, int)), key=str)

@@ -58,7 +58,7 @@ def _shifted(node: NodeView, axis: int) -> Moved:
     family="movement",
     head=squashing.reshaped,
     axes=_regrouped_axes,
-    keeps="elements",
+    keeps="order",
     bias="zero",
     cases={
         "Reshape": [

@@ -90,8 +90,8 @@ class Units:
         return op.Mul(weight, per_unit if last else op.Reshape(per_unit, [*[1] * along, -1, *[1] * (rank - 1 - along)]))
 
 
-Keeps = Literal["", "place", "elements"]
-"""An output that is its first input again: each element at its "place", or all "elements" in another order or shape."""
+Keeps = Literal["", "place", "order", "elements"]
+"""An output that is its first input again: each element at its "place", all in the same "order" in another shape, or all "elements"."""
 
 Range = tuple[float, float]
 """Smallest and largest value that a tensor can take, whatever the input."""
