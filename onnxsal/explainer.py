@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
+from onnxsal.ask.guard import open_converted
 from onnxsal.engine.method import Method
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
@@ -23,7 +24,7 @@ from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.providers import Providers
-from onnxsal.runtime.session import Session, open_session
+from onnxsal.runtime.session import Session
 
 Target = int | str | Sequence[int] | np.ndarray | None
 
@@ -204,22 +205,22 @@ class Explainer:
             **parameters,
         }
         if built_in is not None:
-            self._open(built_in)
+            self._open(model, built_in)
             return
-        convert = partial(conversion, model, self._asked, prefix=prefix, **parameters)
-        self._waiting: tuple[ExampleNeeded, Callable[..., Conversion]] | None = None
+        convert = partial(conversion, model, self._asked, opened=False, prefix=prefix, **parameters)
+        self._waiting: tuple[ExampleNeeded, Callable[[Example], None]] | None = None
         try:
-            self._open(convert(example=example))
+            self._open(model, convert(example=example))
         except ExampleNeeded as error:
             if example is not None:
                 raise
-            self._waiting = error, convert
+            self._waiting = error, lambda data: self._open(model, convert(example=data))
 
-    def _open(self, made: Conversion) -> None:
+    def _open(self, source: Source, made: Conversion) -> None:
         """Open the session of a converted model, and note how it is fed."""
         self._waiting = None
         self.conversion = made
-        self.session: Session = open_session(made.proto, self._options["providers"])
+        self.session: Session = open_converted(source, made.proto, self._options["providers"])
         self._prefix = made.prefix
         self._own = original_outputs(made.proto, self._prefix)
         self._per_sample = set(made.question.samples)
@@ -268,7 +269,7 @@ class Explainer:
         ``baseline``. Raises ``InputError`` for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
         """
         if self._waiting is not None:
-            self._open(self._waiting[1](example=x))
+            self._waiting[1](x)
         feed = self._feed(x)
         count = self._count(feed)
         targets = self._targets(target, count)

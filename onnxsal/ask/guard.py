@@ -23,7 +23,8 @@ from onnxsal.large import serialised
 from onnxsal.ops.registry import known
 from onnxsal.passes import Compare, Comparison, Prepared, prepare
 from onnxsal.runtime.probe import compare_models, refuse_other_types
-from onnxsal.runtime.session import lacks_kernel, open_session
+from onnxsal.runtime.providers import Providers
+from onnxsal.runtime.session import Session, lacks_kernel, open_session
 
 
 def prepared(
@@ -106,23 +107,37 @@ def as_example(proto: onnx.ModelProto, example: object, explained: str | None = 
     return {str(name): np.asarray(array) for name, array in example.items()}
 
 
-def refuse_unopenable(source: Source, proto: onnx.ModelProto, prefix: str) -> str:
-    """Nothing is handed out that does not open: ONNX Runtime builds ``proto``, made from ``source``, as it is written, and types and shapes
-    of the nodes that were added (their names begin with ``prefix``) agree by ONNX's own strict inference.
+def refuse_unopenable(source: Source, proto: onnx.ModelProto) -> str:
+    """Nothing is handed out that does not open: ONNX Runtime builds ``proto``, made from ``source``, as it is written.
 
     Returns a reason for doubt where the CPU lacks kernels that a GPU has, or where only a custom operator beside what is explained is not
-    registered here ('' = none). Raises ``ModelError`` with the reason, and says so where it is the source itself that ONNX Runtime refuses.
+    registered here ('' = none). Raises ``ModelError`` as ``open_converted``.
     """
     elsewhere = ""
-    try:
-        open_session(without_weights(proto) if serialised(proto) is None else proto, "cpu", optimise=False, planned=False)
-    except ModelError as refused:
-        elsewhere = _kernels_elsewhere(refused, proto) or _custom_beside(proto)
-        if not elsewhere:
-            refuse_source(source)
-            raise ModelError(f"ONNX Runtime refuses the model with its explanation, so it is not written: {refused}") from refused
-    refuse_contradiction(proto, prefix)
+    with _blaming_whom(source):
+        try:
+            open_session(without_weights(proto) if serialised(proto) is None else proto, "cpu", optimise=False, planned=False)
+        except ModelError as refused:
+            elsewhere = _kernels_elsewhere(refused, proto) or _custom_beside(proto)
+            if not elsewhere:
+                raise
     return elsewhere
+
+
+def open_converted(source: Source, proto: onnx.ModelProto, providers: Providers) -> Session:
+    """The session of ``proto``, made from ``source``. Raises ``ModelError`` with the reason, and says so where it is the source itself that
+    ONNX Runtime refuses."""
+    with _blaming_whom(source):
+        return open_session(proto, providers)
+
+
+@contextmanager
+def _blaming_whom(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except ModelError as refused:
+        refuse_source(source)
+        raise ModelError(f"ONNX Runtime refuses the model with its explanation: {refused}") from refused
 
 
 def refuse_contradiction(proto: onnx.ModelProto, prefix: str) -> None:

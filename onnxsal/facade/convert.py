@@ -201,17 +201,18 @@ def decide(
     return Decision(question, chosen, settings, index, prefix, edges, components, quantize, asked, model, prepared.log)
 
 
-def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Conversion:
-    """As ``convert``, with everything that was decided on the way."""
-    return emit(decide(model, method, **options))
+def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, opened: bool = True, **options: Any) -> Conversion:
+    """As ``convert``, with everything that was decided on the way. ``opened=False``: the caller opens it (``guard.open_converted``)."""
+    return emit(decide(model, method, **options), opened)
 
 
-def emit(decided: Decision) -> Conversion:
+def emit(decided: Decision, opened: bool = True) -> Conversion:
     """The converted model of a decision, with a record of it in the metadata. Emits into the decision's model: call it once."""
     question, method, log = decided.question, decided.method, decided.log
     with guard.blaming_the_source(decided.source):
         build, result = _build(decided)
-    elsewhere = guard.refuse_unopenable(decided.source, result, f"{decided.prefix}{PREFIX}/")
+    elsewhere = guard.refuse_unopenable(decided.source, result) if opened else ""
+    guard.refuse_contradiction(result, f"{decided.prefix}{PREFIX}/")
     question = replace(question, doubt="; ".join(filter(None, (question.doubt, elsewhere))))
     settings = build.settings | ({} if decided.quantize is None else {"quantize": int(decided.quantize)})
     settings |= {} if question.grid is None else {"grid": list(question.grid)}
