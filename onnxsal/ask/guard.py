@@ -1,4 +1,4 @@
-"""The guard of rewriting passes: run the model before and after on data of the user's or on random input, and compare."""
+"""What is run to be sure: a model before and after it was rewritten, on data of the user's or on random input; and that files open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnxsal.ask.kernels import missing_kernels
-from onnxsal.ask.layers import Layers
+from onnxsal.ask.layers import layers_of
 from onnxsal.ask.question import Question, begin
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
@@ -22,6 +22,7 @@ from onnxsal.graph.load import Source, load_model
 from onnxsal.large import serialised
 from onnxsal.ops.registry import known
 from onnxsal.passes import Compare, Comparison, Prepared, prepare
+from onnxsal.runtime.feeds import fed_inputs
 from onnxsal.runtime.probe import compare_models, refuse_other_types
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, lacks_kernel, open_session
@@ -57,7 +58,7 @@ def refuse_open_rank(plain: Model, explained: str | None) -> None:
 
 def plan_of(question: Question, method: Method) -> Plan:
     """The walk that a method begins with, from the scores (Grad-CAM: as far as its layer)."""
-    explained = Layers(question).chosen.value.name if method.wrap == "gradcam" else question.x.name
+    explained = layers_of(question).chosen.value.name if method.wrap == "gradcam" else question.x.name
     start = begin(question) if method.seed == "score" else question.start
     return make_plan(question.model, method, [explained], [start.name])
 
@@ -92,8 +93,7 @@ def as_example(proto: onnx.ModelProto, example: object, explained: str | None = 
 
     Raises ``InputError`` for a name that is no input, and for an array where it is not clear which input it is.
     """
-    weights = {t.name for t in proto.graph.initializer}
-    names = [v.name for v in proto.graph.input if v.name not in weights]
+    names = [v.name for v in fed_inputs(proto)]
     if example is None:
         return {}
     if not isinstance(example, Mapping):
@@ -163,9 +163,10 @@ def _custom_beside(proto: onnx.ModelProto) -> str:
 
 def _kernels_elsewhere(refused: ModelError, proto: onnx.ModelProto) -> str:
     """What the CPU provider lacks and the CUDA provider has, if that is all that was refused."""
-    if not lacks_kernel(refused) or missing_kernels(Model(proto), "cuda"):
+    model = Model(proto)
+    if not lacks_kernel(refused) or missing_kernels(model, "cuda"):
         return ""
-    lacking = ", ".join(missing_kernels(Model(proto), "cpu")) or "some of its nodes"
+    lacking = ", ".join(missing_kernels(model, "cpu")) or "some of its nodes"
     return f"the model runs on a GPU only: ONNX Runtime's CPU provider has no kernel for {lacking}"
 
 

@@ -205,15 +205,9 @@ class Layers:
             proved = {g for y in tokens if (p := self.places.get(y.name)) not in (None, LOST) for a in (0, 1, 2) if (g := token_grid(p, a))}
             sizes = ", ".join(sorted({f"{g.height} x {g.width} ({g.count} tokens)" for g in proved}))
             counts = ", ".join(sorted({str(list(y.shape or ())) for y in tokens})) or "none"
-            raise TargetError(
-                f"grid={given}: no tensor {start} holds {given[0]} x {given[1]} tokens. "
-                + (
-                    f"Grids that the graph proves: {sizes}."
-                    if sizes
-                    else f"Tensors of rank 3: {counts}; where their tokens come from is not "
-                )
-                + ("" if sizes else "known, so a grid must account for all of them.")
-            )
+            unknown = f"Tensors of rank 3: {counts}; where their tokens come from is not known, so a grid must account for all of them."
+            known = f"Grids that the graph proves: {sizes}." if sizes else unknown
+            raise TargetError(f"grid={given}: no tensor {start} holds {given[0]} x {given[1]} tokens. {known}")
         self._no_doubt(None)
         raise TargetError(
             f"no tensor {start} is shaped like a picture or like a grid of "

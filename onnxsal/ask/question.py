@@ -9,7 +9,7 @@ from numbers import Integral
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ask.samples import sample_inputs, shape_text
+from onnxsal.ask.samples import sample_inputs
 from onnxsal.ask.scores import SCORES, Scores, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
@@ -18,7 +18,7 @@ from onnxsal.facts.heads import head_of
 from onnxsal.facts.reach import reach
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Model, Value
-from onnxsal.graph.infer import Shape
+from onnxsal.graph.infer import Shape, shape_text
 from onnxsal.ops.squashing import Kind
 
 
@@ -29,12 +29,8 @@ class Question:
     ``link`` makes probabilities of ``start``: "softmax" (its classes lie along ``axis``), "sigmoid", or '' where ``start`` is taken as it
     is. ``binary``: a sample has one score, with a sigmoid behind it, and two classes: 1, whose logit is ``start``, and 0, whose logit is
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
-    are the axes of channels, height and width of an explained picture; ``doubt`` is a reason to read the maps with care ('' = none).
-    ``found`` says of each of these how it is known.
-    ``squash`` is the Softmax or Sigmoid still to be applied to ``start`` for a probability ('' = none), ``axis`` where its classes lie;
-    ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture`` are the axes
-    of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it; ``doubt``
-    is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
+    are the axes of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it;
+    ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
     """
 
     model: Model
@@ -113,13 +109,9 @@ def ask(
 
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
-    ``"raw"`` takes the output as it is. ``batched`` says whether axis 0 counts samples, ``layout`` what the axes of a picture are, where
-    the model does not tell; ``example`` is data of some inputs to run the model on. Raises ``TargetError`` where a choice is unknown or
-    not unique.
-    ``score``: ``"logit"`` cuts a final Softmax, LogSoftmax or Sigmoid (a probability made otherwise is taken as it is, with a
-    ``doubt``); ``"probability"`` keeps it, or adds a Softmax where the model has none; ``"raw"`` takes the output as it is. ``batched``
-    says whether axis 0 counts samples, ``layout`` what the axes of a picture are, ``grid`` how many rows and columns of
-    tokens make one, where the model does not tell. Raises ``TargetError`` where a choice is unknown or not unique.
+    ``"raw"`` takes the output as it is. ``batched`` says whether axis 0 counts samples, ``layout`` what the axes of a picture are,
+    ``grid`` how many rows and columns of tokens make one, where the model does not tell; ``example`` is data of some inputs to run the
+    model on. Raises ``TargetError`` where a choice is unknown or not unique.
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")

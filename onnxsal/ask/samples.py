@@ -1,12 +1,13 @@
 """Which inputs hold one row per sample. Decided here and nowhere else; everything that needs to know asks the ``Question``.
 
-Proved from the graph where it can be (``rows``), else seen in a run: row 0 changes, and the scores of the others must keep still.
+Proved from the graph where it can be (``facts/axes.py``), else seen in a run: one row after the other changes, and the scores of the
+others must keep still.
 Axis 0 counts the samples, or all that is fed is one sample. What may be neither is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.part import part_of
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model, Value
-from onnxsal.graph.infer import Dim, Shape
+from onnxsal.graph.infer import Dim, Shape, shape_text
 from onnxsal.ops.registry import known
 from onnxsal.runtime.rows import Seen, watch_rows
 
@@ -172,10 +173,3 @@ class _Case:
     def _refused(self, why: str) -> TargetError:
         x, start = (f"'{v.name}' {shape_text(v.shape)}" for v in (self.x, self.start))
         return TargetError(f"it is not clear what one sample is: the input is {x}, the scores are {start}, and {why}. {HOW}")
-
-
-def shape_text(shape: Collection[Dim] | None) -> str:
-    """A shape in words."""
-    if shape is None:
-        return "of unknown shape"
-    return f"[{', '.join('?' if d is None else str(d) for d in shape)}]"

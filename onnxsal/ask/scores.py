@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxsal.ask.samples import shape_text
 from onnxsal.errors import TargetError
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import head_of, is_bounded, may_be_bounded
 from onnxsal.facts.part import part_of
 from onnxsal.graph import Model, Value
+from onnxsal.graph.infer import shape_text
 from onnxsal.ops.squashing import FINAL, Kind, Squashed
 from onnxsal.runtime.session import Feed
 from onnxsal.runtime.values import Values, watch_values

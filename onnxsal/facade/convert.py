@@ -18,13 +18,13 @@ from onnx import TensorProto
 from onnxsal.ask import guard
 from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
-from onnxsal.ask.samples import shape_text
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, TargetError, near_miss
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
+from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods import WRAPPERS
@@ -110,15 +110,13 @@ def convert(
 
     Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves
     it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a
-    picture's axes are not what the first convolution reached from it, or else its shape, says.
+    picture's axes are not what the first convolution reached from it, or else its shape, says. ``grid`` is (height, width) of the picture
+    in tokens, for methods with a target layer, where it does not follow from the graph (for rise, which has none: its own parameter of
+    that name).
 
     ``example`` is data of the kind that the model is fed with (an array for its only input, or a dict of arrays): it tells the number of
     axes of an input without a shape, and the model is run on it instead of on random input where something is to be seen in a run.
     It is not kept. What is returned opens in ONNX Runtime.
-    Whether axis 0 counts samples is proved from the graph or seen in a run on random input; a model that leaves it open is refused, unless
-    ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a picture's axes are not what the
-    first convolution reached from it, or else its shape, says. ``grid`` is (height, width) of the picture in tokens, for methods with a
-    target layer, where it does not follow from the graph (for rise, which has none: its own parameter of that name).
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """

@@ -11,8 +11,6 @@ from onnxsal.ops.ranges import FAMILIES, grid
 from onnxsal.ops.registry import facts_of, family_of, spec_of
 from onnxsal.ops.statements import ANY, Range
 
-__all__ = ["ANY", "Range", "bounds_of", "not_negative"]
-
 
 def bounds_of(model: Model, name: str) -> Range:
     """Smallest and largest value of a tensor; ``ANY`` where nothing is known. NaN is not considered."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from onnxsal.facts.linear_layers import LAYER, TAIL, linear_layers
-from onnxsal.facts.ranges import ANY, bounds_of
+from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.solve import reached
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.ops.registry import facts_of, family_of, spec_of
+from onnxsal.ops.statements import ANY
 
 RECTIFIER = "rectifier"
 """Zero below zero, the identity just above: Relu, Clip(0, .), Max(x, 0), and the QuantizeLinear that swallowed one of them."""

@@ -88,8 +88,10 @@ def contradiction(proto: onnx.ModelProto) -> str:
     return ""
 
 
-def dims_text(shape: Shape) -> str:
+def shape_text(shape: Shape | None) -> str:
     """A shape in words."""
+    if shape is None:
+        return "of unknown shape"
     return f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
 
 
@@ -145,7 +147,7 @@ def _shape_of(tensor: onnx.TypeProto.Tensor) -> Shape | None:
     )
 
 
-def is_constant(node: onnx.NodeProto) -> bool:
+def is_stored(node: onnx.NodeProto) -> bool:
     """Whether the node is a stored tensor."""
     # a way of storing, as initialisers are, rather than an operator
     return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
@@ -153,12 +155,12 @@ def is_constant(node: onnx.NodeProto) -> bool:
 
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """The tensor that a Constant node holds as such; ``None`` for other nodes."""
-    return next((a.t for a in node.attribute if a.name == "value"), None) if is_constant(node) else None
+    return next((a.t for a in node.attribute if a.name == "value"), None) if is_stored(node) else None
 
 
 def constant_value(node: onnx.NodeProto) -> np.ndarray | None:
     """The array of a Constant node, whichever attribute holds it; ``None`` for other nodes."""
-    for attribute in node.attribute if is_constant(node) else ():
+    for attribute in node.attribute if is_stored(node) else ():
         if attribute.name == "value":
             return numpy_helper.to_array(attribute.t)
         if attribute.name in ("value_float", "value_floats"):
@@ -187,7 +189,7 @@ def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
     for node in light.graph.node:
         if node.domain not in ("", "ai.onnx"):
             continue
-        if is_constant(node):
+        if is_stored(node):
             value = constant_value(node)
             if value is not None and value.size <= _FOLD_LIMIT and value.dtype.kind in "ifub":
                 feeds[node.output[0]] = value

@@ -17,7 +17,6 @@ from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.patterns.file import LayerPatterns, Patterns, load_patterns, named_layers, patterns_for
 from onnxsal.methods.patterns.fit import BATCH, Progress, preprocess_for
-from onnxsal.methods.patterns.statistics import slides
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
 from onnxsal.runtime.data import Source as DataSource
@@ -142,7 +141,7 @@ def _with_layers(model: Model, layers: Sequence[LinearLayer]) -> onnx.ModelProto
 
 def samples_of(layer: LinearLayer, x: np.ndarray, y: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Inputs [samples, groups, inputs of a unit] and results [samples, units], at ``most`` positions of each element of the batch."""
-    if not slides(layer):
+    if not layer.kind.slides:
         rows, results = x.reshape(-1, layer.inputs), y.reshape(-1, layer.units)
         if x.ndim > 2:
             keep = rng.permutation(len(rows))[: most * len(x)]

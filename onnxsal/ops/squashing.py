@@ -381,12 +381,10 @@ def same(node: NodeView, of: Of) -> Squashed | None:
 def on_a_grid(node: NodeView, of: Of) -> Squashed | None:
     """Rounded to a grid, or back from it: the same but for the rounding, where one positive scale holds for all elements."""
     fact = of(0)
-    scale = node.input(1) if fact is not None else None
-    return (
-        fact
-        if scale is not None and scale.shape is not None and math.prod(d if isinstance(d, int) else 0 for d in scale.shape) == 1
-        else None
-    )
+    if fact is None:
+        return None
+    scale = node.input(1).static
+    return fact if scale is not None and math.prod(scale) == 1 else None
 
 
 def clipped(node: NodeView, of: Of) -> Squashed | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnxsal.graph.infer import contradicted, dims_text
+from onnxsal.graph.infer import contradicted, shape_text
 from onnxsal.passes.base import Outcome, Pass
 
 
@@ -17,7 +17,7 @@ def _run(proto: onnx.ModelProto) -> Outcome:
             declared.Clear()
             for size in shape:
                 declared.dim.add(**({"dim_value": size} if isinstance(size, int) else {"dim_param": size} if size else {}))
-    told = [f"'{name}' was {dims_text(was)} and is {dims_text(now)}" for name, (was, now) in wrong.items()]
+    told = [f"'{name}' was {shape_text(was)} and is {shape_text(now)}" for name, (was, now) in wrong.items()]
     more = f", and {len(told) - 3} more" if len(told) > 3 else ""
     return Outcome(len(wrong), f"declared shapes that the graph contradicts: {'; '.join(told[:3])}{more}" if wrong else "")
 

@@ -70,12 +70,17 @@ def accepted(model: onnx.ModelProto, attempt: Callable[[Choice], T], first: tupl
     raise problem
 
 
+def fed_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that must be fed: those that no weight is the default of."""
+    weights = {t.name for t in model.graph.initializer}
+    return [v for v in model.graph.input if v.name not in weights]
+
+
 def _changed(model: onnx.ModelProto, start: Choice) -> Iterator[Choice]:
     """``start`` with one thing changed, then, for models of few open dimensions, with two."""
-    given = {t.name for t in model.graph.initializer}
     dims: dict[str, list[int]] = {}
     single: list[Choice] = []
-    for value in (v for v in model.graph.input if v.name not in given):
+    for value in fed_inputs(model):
         numbers = _numbers_near(model.graph, value.name)
         kind = value.type.tensor_type
         for axis, dim in enumerate(kind.shape.dim):
@@ -130,8 +135,7 @@ def random_feed(
 def feed_of(model: onnx.ModelProto, choice: Choice, seed: int = 0, given: Feed | None = None) -> dict[str, Any]:
     """What ``choice`` stands for, drawn; the inputs in ``given`` are taken as they are, and their symbols have their sizes everywhere."""
     rng, sizes = np.random.default_rng(seed), dict(choice.sizes)
-    weights = {t.name for t in model.graph.initializer}
-    inputs = [v for v in model.graph.input if v.name not in weights]
+    inputs = fed_inputs(model)
     feed = {v.name: given[v.name] for v in inputs if given and v.name in given}
     for value in inputs:
         if value.name in feed:

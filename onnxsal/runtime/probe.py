@@ -10,7 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from onnxsal.errors import ExampleNeeded, InputError, ModelError, OnnxsalError
-from onnxsal.runtime.feeds import Choice, accepted, feed_of
+from onnxsal.runtime.feeds import Choice, accepted, fed_inputs, feed_of
 from onnxsal.runtime.session import Feed, open_session
 
 ENOUGH = 10_000
@@ -72,8 +72,7 @@ def _runs(model: onnx.ModelProto, run: Any, feeds: Feed | Iterable[Feed] | None,
     """Each feed with what ``run`` makes of it; random feeds in the first sizes that the model accepts."""
     if feeds is not None:
         return [(feed, run(feed)) for feed in ([feeds] if isinstance(feeds, Mapping) else feeds)]
-    weights = {t.name for t in model.graph.initializer}
-    if example and all(i.name in example for i in model.graph.input if i.name not in weights):
+    if example and all(i.name in example for i in fed_inputs(model)):
         try:
             return [(example, run(example))]
         except OnnxsalError as error:

@@ -9,7 +9,6 @@ import numpy as np
 from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.adjoints import calc, crop_or_pad, reshape_parts
-from onnxsal.ops.registry import units_of
 from onnxsal.ops.windows import Window, correlate, window_of
 
 ESTIMATORS = ("linear", "positive", "negative")
@@ -65,15 +64,9 @@ def _channels(layer: LinearLayer) -> int:
     return layer.node.input(1).dim(1) or 0
 
 
-def slides(layer: LinearLayer) -> bool:
-    """Whether the layer moves its weights over a picture: a convolution."""
-    units = units_of(layer.node)
-    return units is not None and bool(units.slides)
-
-
 def _taps(layer: LinearLayer) -> int:
     """How many products the sums are made by: one for each place in the kernel where channels are many, else a single one."""
-    by_tap = slides(layer) and layer.groups == 1 and _channels(layer) >= MANY_CHANNELS
+    by_tap = layer.kind.slides and layer.groups == 1 and _channels(layer) >= MANY_CHANNELS
     return layer.inputs // _channels(layer) if by_tap else 1
 
 
@@ -85,12 +78,12 @@ def emit_sums(op: Emit, layer: LinearLayer) -> tuple[Value, Value]:
     """
     node = layer.node
     with op.at(node):
-        if slides(layer) and layer.groups == 1 and _channels(layer) >= MANY_CHANNELS:
+        if layer.kind.slides and layer.groups == 1 and _channels(layer) >= MANY_CHANNELS:
             rows = op.Reshape(op.Transpose(layer.y, perm=[1, 0, *range(2, layer.y.rank)]), [layer.units, -1])
             small = _with_masks(op, rows, 0)
             totals = op.Unsqueeze(op.ReduceSum(small, [1], keepdims=0), [0])
             return _tap_by_tap(op, node.x, _channels(layer), small, window_of(op, node)), totals
-        if slides(layer):
+        if layer.kind.slides:
             small, window = _beside_each_other(op, layer), window_of(op, node)
             totals = op.ReduceSum(small, list(range(2, layer.y.rank)), keepdims=0)
             return op.Flatten(correlate(op, node.x, small, node.input(1), window, layer.groups), axis=1), totals
