@@ -21,6 +21,7 @@ from scipy.signal import convolve2d
 import onnxsal
 from onnxsal import metrics
 from onnxsal.errors import InputError, ModelError, TargetError
+from onnxsal.methods.region import region_model
 from onnxsal.metrics.faithfulness import auc, curve_pixels
 from onnxsal.metrics.libraries import MissingLibraryError
 from onnxsal.metrics.places import places_of
@@ -163,6 +164,24 @@ def test_scores_are_those_of_the_model(final: str, x: np.ndarray):
     np.testing.assert_allclose(scorer.logits(x), logits, rtol=1e-5)
     assert (scorer.targets(x) == logits.argmax(1)).all()
     assert scorer.targets(x, [2, -1, 0])[[0, 2]].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("opened", [Scorer, region_model])
+def test_a_rewrite_that_changes_the_scores_is_refused(opened, monkeypatch: pytest.MonkeyPatch):
+    """A planted fault of the opset pass: a model that had to be rewritten is compared before a number is taken from it."""
+    net = cnn(size=12, opset=13)
+    opened(net)
+
+    def bent(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+        raised = convert_version(model, opset)
+        for made in (n for n in raised.graph.node if n.op_type == "Relu"):
+            made.op_type = "Abs"
+        return raised
+
+    convert_version = onnx.version_converter.convert_version
+    monkeypatch.setattr(onnx.version_converter, "convert_version", bent)
+    with pytest.raises(ModelError, match="changed its outputs"):
+        opened(net)
 
 
 @pytest.mark.parametrize("parts", [False, True])

@@ -88,6 +88,11 @@ def comparing(example: Mapping[str, np.ndarray] | None = None) -> Compare:
 compare_on_random_input = comparing()
 
 
+def plain_model(proto: onnx.ModelProto) -> Model:
+    """``proto`` made plain (it is changed in place), and compared on random input with what it was. Raises ``ModelError``."""
+    return prepare(proto, known, compare_on_random_input).model
+
+
 def as_example(proto: onnx.ModelProto, example: object, explained: str | None = None) -> dict[str, np.ndarray]:
     """``example`` by the names of the model's inputs: a mapping, or an array for the only input (else the explained one).
 

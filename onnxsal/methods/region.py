@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from onnxsal.ask.guard import plain_model
 from onnxsal.ask.question import ask
 from onnxsal.errors import PlanError
 from onnxsal.facts.reach import reach
@@ -11,8 +12,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.helpers import ones_like, reshape_like
 from onnxsal.graph.load import Source, load_model
-from onnxsal.ops.registry import OpSpec, known, spec_of, vjp
-from onnxsal.passes import prepare
+from onnxsal.ops.registry import OpSpec, spec_of, vjp
 
 BENDING = ("activation", "select", "max_pool", "elementwise")
 """Families whose slope can change with the input. In the others it does not, or it changes everywhere (products, normalisations)."""
@@ -27,7 +27,7 @@ def region_model(model: Source, input: str | None = None, output: str | None = N
     so ReLU signs, clipping and MaxPool winners are all seen. Raises ``PlanError`` where the model is not piecewise linear.
     """
     proto = load_model(model)
-    question = ask(prepare(proto, known).model, input, output)
+    question = ask(plain_model(proto), input, output)
     path = reach(question.model, [question.x.name], [question.start.name]).path
     op = Emit(question.model)
     ports = []

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnx
 
+from onnxsal.ask.guard import plain_model
 from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, TargetError
 from onnxsal.explainer import Explainer, Target
@@ -20,8 +21,6 @@ from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA
 from onnxsal.metrics.places import Places, places_of
-from onnxsal.ops.registry import known
-from onnxsal.passes import prepare
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import open_session
 
@@ -74,7 +73,7 @@ class Scorer:
         batch_size: int | None = None,
     ) -> None:
         proto = load_model(model)
-        self.question: Question = ask(prepare(proto, known).model, input, output, "logit", batched=batched, layout=layout)
+        self.question: Question = ask(plain_model(proto), input, output, "logit", batched=batched, layout=layout)
         if not self.question.batched:
             raise TargetError(f"output '{self.question.output}' has no batch axis, so its scores do not belong to samples one by one.")
         start = self.question.start

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxsal.ask.guard import compare_on_random_input
+from onnxsal.ask.guard import plain_model
 from onnxsal.errors import InputError, MethodError, near_miss
 from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Model
@@ -17,8 +17,6 @@ from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.patterns.file import LayerPatterns, Patterns, load_patterns, named_layers, patterns_for
 from onnxsal.methods.patterns.fit import BATCH, Progress, preprocess_for
-from onnxsal.ops.registry import known
-from onnxsal.passes import prepare
 from onnxsal.runtime.data import Source as DataSource
 from onnxsal.runtime.data import open_data
 from onnxsal.runtime.preprocess import Preprocess
@@ -90,7 +88,7 @@ def signal_quality(
     """
     if unknown := [e for e in estimators if e not in ESTIMATORS]:
         raise MethodError(f"unknown estimator '{unknown[0]}'{near_miss(unknown[0], ESTIMATORS)}; known: {', '.join(ESTIMATORS)}.")
-    plain = prepare(load_model(model), known, compare_on_random_input).model
+    plain = plain_model(load_model(model))
     learned = load_patterns(patterns)
     every = named_layers(plain)
     if unknown := [n for n in layers or () if n not in every]:

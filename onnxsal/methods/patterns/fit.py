@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnxsal.ask.guard import compare_on_random_input
+from onnxsal.ask.guard import plain_model
 from onnxsal.errors import InputError, near_miss
 from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Model
@@ -23,8 +23,6 @@ from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import model_sha256, refuse_converted
 from onnxsal.methods.patterns.file import Patterns, layer_patterns, named_layers
 from onnxsal.methods.patterns.statistics import Sums, emit_sums, estimate
-from onnxsal.ops.registry import known
-from onnxsal.passes import prepare
 from onnxsal.runtime.beside import beside
 from onnxsal.runtime.data import Data, open_data
 from onnxsal.runtime.data import Source as DataSource
@@ -139,7 +137,7 @@ class _Fit:
         """The session; raises ``InputError`` where there is nothing to learn."""
         proto = load_model(source)
         refuse_converted(proto)
-        plain = prepare(proto, known, compare_on_random_input).model
+        plain = plain_model(proto)
         layers = _chosen(named_layers(plain), wanted)
         names = [(f"onnxsal/patterns/{i}/products", f"onnxsal/patterns/{i}/totals") for i in range(len(layers))]
         batch = plain.value(plain.input_names[0]).shape
