@@ -63,8 +63,11 @@ def methods() -> str:
                 choices = f" ({', '.join(map(str, p.choices))})" if p.choices else ""
                 lines.append(f"| {name} | `{p.default}` | {escape(p.doc)}{escape(choices)} |")
             lines.append("")
-        lines += [f"- rule {i}: {row.text} -> `{row.use}`" for i, row in enumerate(method.rules, 1)]
-        lines += [f"- refused: {row.text}: {row.why}" for row in method.refuses]
+        own = [row for row in method.rows if row.table == method.table]
+        lines += [f"- rule {row.number}: {row.text} -> `{row.use}`" for row in own if row.use]
+        lines += [f"- refused: {row.text}: {row.why}" for row in own if not row.use]
+        if method.extends:
+            lines.append(f"- everything else: as [{method.extends}](#{method.extends}); `onnxsal methods {method.name} --rules` prints all")
         for name, values in method.presets.items():
             lines.append(f"- preset `{name}`: " + ", ".join(f"{k}={v!r}" for k, v in values.items()))
         lines.append("")

@@ -5,6 +5,6 @@ from onnxsal.backward import gradient as _gradient  # noqa: F401
 from onnxsal.backward import lrp as _lrp  # noqa: F401
 from onnxsal.backward import pattern as _pattern  # noqa: F401
 from onnxsal.backward import residual as _residual  # noqa: F401
-from onnxsal.backward.registry import RULES, Rule, find_rule, rule
+from onnxsal.backward.registry import RULES, Rule, rule
 
-__all__ = ["RULES", "Rule", "find_rule", "rule"]
+__all__ = ["RULES", "Rule", "rule"]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxsal.errors import MethodError, near_miss
 from onnxsal.graph import NodeView, Value
 from onnxsal.ops.registry import FAMILIES
 
@@ -56,10 +55,3 @@ def rule(name: str, families: Sequence[str] | None = None, vanishes: Vanishes = 
         return function
 
     return register
-
-
-def find_rule(name: str, where: str) -> Rule:
-    """The rule of that name; ``where`` says which file and row asked."""
-    if name not in RULES:
-        raise MethodError(f"{where}: unknown rule '{name}'{near_miss(name, RULES)}; known: {', '.join(sorted(RULES))}.")
-    return RULES[name]

@@ -10,8 +10,9 @@ import typer
 from onnxsal.cli import options as o
 from onnxsal.cli.conserve import check_conservation
 from onnxsal.cli.shell import CHECK_FAILED, progress, show, show_json, show_table
-from onnxsal.engine.method import Method, Parameter, Row, get_method
+from onnxsal.engine.method import Method, get_method
 from onnxsal.engine.plan import Plan
+from onnxsal.engine.table_rows import Parameter, Row
 from onnxsal.errors import InputError, UnsupportedError, near_miss
 from onnxsal.facade import inspect
 from onnxsal.facade.check import check as check_model
@@ -77,17 +78,34 @@ def check(
 
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Tell all about this one.", show_default=False)] = None,
+    rules: Annotated[bool, typer.Option("--rules", help="Only its rows, in the order they are tried, with the table of each.")] = False,
     json: o.Json = False,
 ) -> None:
-    """List the methods, or one of them with its parameters."""
-    found = inspect.methods() if name is None else {get_method(name).name: get_method(name)}
-    if json:
+    """List the methods, or one of them (a rule file too) with its parameters."""
+    if rules and name is None:
+        raise InputError("--rules prints the rows of one method: name it, or a rule file.")
+    chosen = None if name is None else get_method(name)
+    found = inspect.methods() if chosen is None else {chosen.name: chosen}
+    if rules and chosen is not None:
+        _tell_rows(chosen, json)
+    elif json:
         show_json({key: _method_facts(method) for key, method in found.items()})
-    elif name is None:
+    elif chosen is None:
         rows = [(key, m.title, ", ".join(f"{k}={p.default}" for k, p in m.parameters.items())) for key, m in found.items()]
         show_table(("method", "what it is", "parameters"), rows, wrap=True)
     else:
-        _tell_method(next(iter(found.values())))
+        _tell_method(chosen)
+
+
+def _tell_rows(method: Method, json: bool) -> None:
+    """The resolved table: what stands where, and which file it comes from."""
+    kinds = [("normalise", row) for row in method.normalise] + [("rule" if row.use else "refuse", row) for row in method.rows]
+    if json:
+        facts = [{"table": r.table, "kind": k, "row": r.number, **r.match, "when": r.when, "use": r.use, "why": r.why} for k, r in kinds]
+        show_json([{k: v for k, v in fact.items() if v} | {"parameters": r.parameters} for fact, (_, r) in zip(facts, kinds, strict=True)])
+        return
+    rows = [(r.table, f"[[{k}]] {r.number}", *_rule_text(r).split(" -> ", 1)) for k, r in kinds]
+    show_table(("table", "row", "matches", "what is done"), rows, wrap=True)
 
 
 def _method_facts(method: Method) -> dict[str, Any]:

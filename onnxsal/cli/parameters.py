@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxsal.engine.method import Parameter, get_method, shipped_methods
+from onnxsal.engine.method import get_method, shipped_methods
+from onnxsal.engine.table_rows import Parameter
 from onnxsal.errors import InputError, MethodError, OnnxsalError, near_miss
 
 PRESET = "preset"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +17,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from onnxsal.cli.parameters import as_parameters
+from onnxsal.engine.coverage import TableWarning
 from onnxsal.errors import OnnxsalError
 from onnxsal.report.artefacts import as_json
 
@@ -34,12 +37,14 @@ class Verb(TyperCommand):
         options = [a for a in options if a != "--debug"]
         if any("--param" in p.opts for p in self.params):
             known = {o: bool(getattr(p, "is_flag", False)) for p in self.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")}
-            options = as_parameters(options, {**known, "--help": True, "-h": True}, ctx.fail)
+            with _warnings_said():
+                options = as_parameters(options, {**known, "--help": True, "-h": True}, ctx.fail)
         return super().parse_args(ctx, [*options, *rest])
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _warnings_said():
+                return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except BrokenPipeError:
@@ -55,6 +60,27 @@ class Verb(TyperCommand):
             traceback.print_exc()
         say(message, "error")
         raise typer.Exit(status) from None
+
+
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Say the warnings about rule files as messages to people."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TableWarning)
+        warnings.showwarning = _say_warning
+        yield
+
+
+def _say_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning of onnxsal as one message to people, each once; those of libraries in Python's form."""
+    if not issubclass(category, TableWarning):
+        print(warnings.formatwarning(message, category, *where[:2]), file=sys.stderr, end="")
+    elif str(message) not in _SAID:
+        _SAID.add(str(message))
+        say(str(message), "warning")
+
+
+_SAID: set[str] = set()
 
 
 def say(message: str, kind: str = "") -> None:

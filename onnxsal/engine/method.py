@@ -1,140 +1,50 @@
-"""Method: a TOML table that says which rule goes where, what wraps the walk, and which parameters it has."""
+"""Method: a TOML table that says which rule goes where, what wraps the walk, and which parameters it has.
+
+A table may extend another one (``extends``): its own rows come first, and what it does not say is as in its base.
+"""
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-import math
 import tomllib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from onnxsal.backward import RULES, Rule, find_rule
+from onnxsal.backward import RULES, Rule
+from onnxsal.engine.coverage import Stated, TableWarning, gaps
+from onnxsal.engine.table_rows import Mistakes, Parameter, Row, RowKind, read_parameter, read_row
 from onnxsal.errors import MethodError, near_miss
-from onnxsal.facts.folds import NORMALISERS
 from onnxsal.graph import NodeView
-from onnxsal.ops.registry import FAMILIES
 
-MATCH_KEYS = ("op", "family", "position", "name", "tag")
-POSITIONS = ("first", "inner", "last")
-METHOD_KEYS = (
-    *(
-        "name",
-        "title",
-        "source",
-        "formula",
-        "aliases",
-        "wrap",
-        "law",
-        "seed",
-        "times_input",
-        "partial",
-        "parameters",
-        "preset",
-        "normalise",
-    ),
-    *("rule", "refuse"),
-)
+OWN_KEYS = ("name", "title", "source", "formula", "aliases")
+"""What a table says of itself alone."""
+
+SHARED_KEYS: dict[str, Any] = {"wrap": "", "law": "", "seed": "one", "times_input": False, "partial": False}
+"""What a table that does not say it has from its base, and without a base: this."""
+
+TABLE_KEYS = ("extends", *OWN_KEYS, *SHARED_KEYS, "parameters", "fixed", "preset", "normalise", "rule", "refuse")
 SEEDS = {"one": "1 at the explained class", "score": "the score of the explained class, at that class"}
 """What the signal is where a walk begins."""
-PARAMETER_KEYS = ("default", "doc", "choices", "aliases", "kind", "minimum")
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "true or false": bool,
-    "a whole number": Integral,
-    "a number": Real,
-    "a word": str,
-    "a list of names": (list, tuple),
-    "anything": object,
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One ``[[rule]]``, ``[[refuse]]`` or ``[[normalise]]`` row: what it matches, and the rule or pass to use or the reason to refuse.
-
-    It counts only with the settings that ``when`` names. A rule's parameter ``"$name"`` is the method's parameter of that name.
-    """
-
-    match: dict[str, tuple[str, ...]]
-    use: str = ""
-    why: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
-    when: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    number: int = 0
-
-    def counts(self, settings: Mapping[str, Any]) -> bool:
-        """Whether the settings are those that the row is for."""
-        return all(settings.get(name) in values for name, values in self.when.items())
-
-    def bound(self, settings: Mapping[str, Any]) -> Row:
-        """The row with the settings in place of the names of the method's parameters."""
-        return replace(self, parameters={k: settings[v[1:]] if _refers(v) else v for k, v in self.parameters.items()}, when={})
-
-    def matches(self, node: NodeView, family: str, position: str) -> bool:
-        """Whether every key of the row fits the node (the values of one key are alternatives; tag ``!t`` fits nodes without t)."""
-        has = {"op": {node.op_type}, "family": {family}, "position": {position}, "tag": set(node.tags)}
-        for key, values in self.match.items():
-            if key == "name":
-                if not any(fnmatch.fnmatchcase(node.name, v) for v in values):
-                    return False
-            elif key == "tag" and any(v.startswith("!") and v[1:] not in has["tag"] for v in values):
-                continue
-            elif not has[key].intersection(values):
-                return False
-        return True
-
-    @property
-    def text(self) -> str:
-        """What the row matches, in words."""
-        matched = ", ".join(f"{k}={'|'.join(v)}" for k, v in self.match.items()) or "every other node"
-        only = " and ".join(f"{k}={'|'.join(map(str, v))}" for k, v in self.when.items())
-        return f"{matched} (with {only})" if only else matched
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a method: its default, what it means, its closed set of values if it has one, else their kind and minimum.
-
-    The kind is that of the default, unless the table says ``kind = "anything"``.
-    """
-
-    default: Any
-    doc: str
-    choices: tuple[Any, ...] = ()
-    aliases: tuple[str, ...] = ()
-    kind: str = "anything"
-    minimum: float | None = None
-
-    def problem(self, value: Any) -> str:
-        """What is wrong with a value ('' = nothing)."""
-        if self.choices:
-            known = ", ".join(map(repr, self.choices))
-            return "" if value in self.choices else f"is not one of {known}{near_miss(str(value), map(str, self.choices))}"
-        if not isinstance(value, KINDS[self.kind]) or (isinstance(value, bool) and self.kind != "true or false"):
-            return f"is not {self.kind}"
-        low = -math.inf if self.minimum is None else self.minimum
-        if isinstance(value, Real) and not low <= float(value) < math.inf:
-            return "is not a finite number" if self.minimum is None else f"is not {low:g} or more"
-        return ""
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to explain, as data. ``wrap`` names what is built around the walk ('' = nothing); ``partial``: the attribution is only a part
-    of what the map shows.
+    of what the map shows; ``extends`` names the method that it is based on ('' = none), ``table`` the file that states it.
+
+    ``rows`` are its rules and refusals in the order in which they are tried: the first that matches a node decides.
     """
 
     name: str
     title: str
     source: str
     formula: str
-    rules: tuple[Row, ...]
-    refuses: tuple[Row, ...] = ()
+    rows: tuple[Row, ...]
     aliases: tuple[str, ...] = ()
     wrap: str = ""
     law: str = ""
@@ -144,20 +54,32 @@ class Method:
     normalise: tuple[Row, ...] = ()
     parameters: dict[str, Parameter] = field(default_factory=dict)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    extends: str = ""
+    table: str = field(default="", compare=False)
     sha256: str = ""
+
+    @property
+    def rules(self) -> tuple[Row, ...]:
+        """The rows that name a rule."""
+        return tuple(row for row in self.rows if row.use)
+
+    @property
+    def refuses(self) -> tuple[Row, ...]:
+        """The rows that refuse."""
+        return tuple(row for row in self.rows if not row.use)
 
     def choose(self, node: NodeView, family: str, position: str) -> tuple[Rule, dict[str, Any], str] | str:
         """(rule, parameters, why) for a node, or the reason why the method does not explain it. First match wins."""
-        for row in self.refuses:
-            if row.matches(node, family, position):
+        for row in self.rows:
+            if not row.matches(node, family, position):
+                continue
+            if not row.use:
                 return f"method '{self.name}' does not explain it: {row.why}"
-        for row in self.rules:
-            if row.matches(node, family, position):
-                rule = RULES[row.use]
-                if not rule.takes(family):
-                    takes = ", ".join(sorted(rule.families))
-                    return f"rule '{rule.name}' cannot explain it: it is {family}, the rule takes {takes}"
-                return rule, row.parameters, f"rule {row.number}: {row.text}"
+            rule = RULES[row.use]
+            if not rule.takes(family):
+                takes = ", ".join(sorted(rule.families))
+                return f"rule '{rule.name}' cannot explain it: it is {family}, the rule takes {takes}"
+            return rule, row.parameters, f"rule {row.number}{'' if row.table == self.table else f' of {row.table}'}: {row.text}"
         return f"no [[rule]] row of method '{self.name}' matches (family {family}, position {position})"
 
     def bound(self, settings: Mapping[str, Any]) -> Method:
@@ -166,7 +88,7 @@ class Method:
         def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
             return tuple(row.bound(settings) for row in rows if row.counts(settings))
 
-        return replace(self, rules=kept(self.rules), refuses=kept(self.refuses), normalise=kept(self.normalise))
+        return replace(self, rows=kept(self.rows), normalise=kept(self.normalise))
 
     def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults, then a preset's values, then the caller's; raises ``MethodError`` for an unknown name or value."""
@@ -201,121 +123,137 @@ class Method:
         )
 
 
-def parse_method(text: str, where: str) -> Method:
-    """A method from the text of its TOML file; every mistake is an error that names file, row, near miss and known set."""
+# ----- reading a table -----
+
+
+def parse_method(text: str, where: str, path: Path | None = None, reading: tuple[str, ...] = ()) -> Method:
+    """A method from the text of its table; one error tells all mistakes, each with table, row, near miss and known set.
+
+    ``where`` names the table in messages; ``path`` is its file, if it is one of the user's: ``extends`` is looked for beside it.
+    ``reading`` are the tables that extend this one.
+    """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise MethodError(f"{where}: not valid TOML: {error}.") from error
-    _closed(table, METHOD_KEYS, where)
-    needed = {"name", "title", "source"} | (set() if table.get("wrap") else {"rule"})
+    mistakes = Mistakes(where)
+    mistakes.unknown_keys("", table, TABLE_KEYS)
+    base = _base(table["extends"], where, path, reading) if "extends" in table else None
+    method = _read(table, base, mistakes)
+    if mistakes.found:
+        raise MethodError("\n".join(mistakes.found))
+    own = text.encode() if base is None else f"{text}{base.sha256}".encode()
+    return replace(method, sha256=hashlib.sha256(own).hexdigest())
+
+
+def _base(name: str, where: str, path: Path | None, reading: tuple[str, ...]) -> Method:
+    """The method that a table extends: a file beside it, a shipped table or an alias of one."""
+    if where in reading:
+        raise MethodError(f"{where}: it extends itself, by way of {' -> '.join((*reading, where))}.")
+    chain = (*reading, where)
+    if str(name).endswith(".toml"):
+        return _read_file((path.parent if path is not None else Path()) / name, chain)
+    entry = files("onnxsal.rules") / f"{name}.toml"
+    if entry.is_file():
+        return _shipped(str(name), chain)
+    try:
+        return get_method(str(name))
+    except MethodError as error:
+        raise MethodError(f"{where}: extends: {error}") from error
+
+
+def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes) -> Method:
+    """The method of a table, over its base."""
+    needed = {"name"} if base else {"name", "title", "source"} | (set() if table.get("wrap") else {"rule"})
     if missing := needed - set(table):
-        raise MethodError(f"{where}: the keys {sorted(missing)} are missing.")
-    parameters = {k: _parameter(v, f"{where}, parameter '{k}'") for k, v in table.get("parameters", {}).items()}
+        mistakes.add("", f"the keys {sorted(missing)} are missing.")
+    name = str(table.get("name", ""))
+    fixed = _fixed(table.get("fixed", {}), base, mistakes)
+    inherited = {} if base is None else {k: p for k, p in base.parameters.items() if k not in fixed}
+    given = table.get("parameters", {})
+    own = {k: read_parameter(k, v, inherited.get(k), mistakes) for k, v in given.items()}
+    parameters = own | {k: p for k, p in inherited.items() if k not in own}
 
-    def rows(kind: str) -> tuple[Row, ...]:
-        return tuple(_row(r, i, kind, parameters, f"{where}, [[{kind}]] row {i}") for i, r in enumerate(table.get(kind, []), 1))
+    def rows(kind: RowKind) -> tuple[Row, ...]:
+        return tuple(read_row(r, i, kind, parameters, mistakes) for i, r in enumerate(table.get(kind, []), 1))
 
-    rules, refuses, normalise = rows("rule"), rows("refuse"), rows("normalise")
-    if table.get("seed", "one") not in SEEDS:
-        raise MethodError(f"{where}: unknown seed '{table['seed']}'{near_miss(str(table['seed']), SEEDS)}; known: {', '.join(SEEDS)}.")
+    normalise = rows("normalise")
+    below = () if base is None else tuple(row.fixed(fixed) for row in base.normalise if row.use not in {r.use for r in normalise})
+    shared = {k: table.get(k, default if base is None else getattr(base, k)) for k, default in SHARED_KEYS.items()}
+    if shared["seed"] not in SEEDS:
+        mistakes.unknown_name("", "seed", shared["seed"], SEEDS)
     presets = table.get("preset", {})
     for preset, values in presets.items():
-        _closed(values, [*parameters, "score"], f"{where}, preset '{preset}'")
+        mistakes.unknown_keys(f", preset '{preset}'", values, [*parameters, "score"])
     return Method(
-        name=table["name"],
-        title=table["title"],
-        source=table["source"],
+        name=name,
+        title=table.get("title", "" if base is None else f"{base.title}, with rows of its own"),
+        source=table.get("source", "" if base is None else base.source),
         formula=table.get("formula", ""),
-        rules=rules,
-        refuses=refuses,
+        rows=_in_order([*rows("refuse"), *rows("rule")], [] if base is None else [row.fixed(fixed) for row in base.rows]),
         aliases=tuple(table.get("aliases", ())),
-        wrap=table.get("wrap", ""),
-        law=table.get("law", ""),
-        seed=table.get("seed", "one"),
-        normalise=normalise,
-        times_input=table.get("times_input", False),
-        partial=table.get("partial", False),
+        normalise=(*normalise, *below),
         parameters=parameters,
-        presets=presets,
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        presets=_presets(presets, base, fixed),
+        extends="" if base is None else base.name,
+        table=mistakes.where,
+        **shared,
     )
 
 
-def _closed(table: Mapping[str, Any], known: Any, where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise MethodError(f"{where}: unknown key '{key}'{near_miss(key, known)}; known: {', '.join(known)}.")
+def _fixed(values: Mapping[str, Any], base: Method | None, mistakes: Mistakes) -> dict[str, Any]:
+    """``[fixed]``: values of the base's parameters, which the method then has not."""
+    known = {} if base is None else base.parameters
+    mistakes.unknown_keys(", [fixed]", values, known)
+    for name, value in values.items():
+        if name in known and (problem := known[name].problem(value)):
+            mistakes.add(", [fixed]", f"{name} = {value!r} {problem}.")
+    return dict(values)
 
 
-def _parameter(table: Mapping[str, Any], where: str) -> Parameter:
-    _closed(table, PARAMETER_KEYS, where)
-    if "default" not in table or "doc" not in table:
-        raise MethodError(f"{where}: needs 'default' and 'doc'.")
-    default = table["default"]
-    kind = table.get("kind", next(kind for kind, types in KINDS.items() if isinstance(default, types)))
-    if kind not in KINDS:
-        raise MethodError(f"{where}: unknown kind '{kind}'{near_miss(kind, KINDS)}; known: {', '.join(KINDS)}.")
-    parameter = Parameter(
-        default, table["doc"], tuple(table.get("choices", ())), tuple(table.get("aliases", ())), kind, table.get("minimum")
-    )
-    if problem := parameter.problem(default):
-        raise MethodError(f"{where}: its default {default!r} {problem}.")
-    return parameter
+def _presets(own: Mapping[str, Any], base: Method | None, fixed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The presets of the table, and those of its base that it does not replace."""
+    inherited = {} if base is None else base.presets
+    return {k: {n: v for n, v in values.items() if n not in fixed} for k, values in inherited.items() if k not in own} | dict(own)
 
 
-def _refers(value: Any) -> bool:
-    """Whether a row's value names a parameter of the method."""
-    return isinstance(value, str) and value.startswith("$")
+def _in_order(own: Sequence[Row], base: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows of a table before those of its base, but for rows of the base that stand always before.
+
+    These are about what a node is part of, as its tag says; a row that names such a tag itself comes before them.
+    """
+    first = [row for row in base if row.always]
+    tags = {tag for row in first for tag in row.match.get("tag", ())}
+    lifted = [replace(r, always=True) if tags.intersection(r.match.get("tag", ())) else r for r in own]
+    before = [r for r in lifted if r.always]
+    return (*before, *first, *(r for r in lifted if not r.always), *(r for r in base if not r.always))
 
 
-def _row(table: Mapping[str, Any], number: int, kind: str, known: Mapping[str, Parameter], where: str) -> Row:
-    when = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.get("when", {}).items()}
-    _closed(when, tuple(known), f"{where}, 'when'")
-    for name, values in when.items():
-        for value in values:
-            if problem := known[name].problem(value):
-                raise MethodError(f"{where}, 'when': {name} = {value!r} {problem}.")
-    table = {k: v for k, v in table.items() if k != "when"}
-    if kind == "normalise":
-        _closed(table, ("use",), where)
-        if table.get("use") not in NORMALISERS:
-            raise MethodError(f"{where}: unknown pass '{table.get('use')}'; known: {', '.join(NORMALISERS)}.")
-        return Row({}, use=table["use"], when=when, number=number)
-    match = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.items() if k in MATCH_KEYS}
-    for family in match.get("family", ()):
-        if family not in FAMILIES:
-            raise MethodError(f"{where}: unknown family '{family}'{near_miss(family, FAMILIES)}; known: {', '.join(FAMILIES)}.")
-    for position in match.get("position", ()):
-        if position not in POSITIONS:
-            raise MethodError(f"{where}: unknown position '{position}'{near_miss(position, POSITIONS)}; known: {', '.join(POSITIONS)}.")
-    rest = {k: v for k, v in table.items() if k not in MATCH_KEYS}
-    if kind == "refuse":
-        _closed(rest, ("why",), where)
-        return Row(match, why=str(rest.get("why", "")), when=when, number=number)
-    name = rest.pop("use", None)
-    if name is None:
-        raise MethodError(f"{where}: needs 'use', the name of a rule; known: {', '.join(sorted(RULES))}.")
-    rule = find_rule(name, where)
-    _closed(rest, (*MATCH_KEYS, "when", "use", *rule.parameters), where)
-    for value in rest.values():
-        if _refers(value) and value[1:] not in known:
-            names = ", ".join(known) or "none"
-            raise MethodError(f"{where}: the method has no parameter '{value[1:]}'{near_miss(value[1:], known)}; known: {names}.")
-    return Row(match, use=name, parameters=rest, when=when, number=number)
+# ----- finding a method -----
+
+
+@cache
+def _shipped(name: str, reading: tuple[str, ...] = ()) -> Method:
+    """The table of that name that comes with onnxsal."""
+    entry = files("onnxsal.rules") / f"{name}.toml"
+    method = parse_method(entry.read_text(encoding="utf-8"), f"rules/{name}.toml", reading=reading)
+    if method.name != name:
+        raise MethodError(f"rules/{name}.toml: its name is '{method.name}'; a method's file is called <name>.toml.")
+    return method
 
 
 @cache
 def shipped_methods() -> dict[str, Method]:
     """Every method that comes with onnxsal, by name."""
-    found = {}
-    for entry in sorted(files("onnxsal.rules").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".toml"):
-            method = parse_method(entry.read_text(encoding="utf-8"), f"rules/{entry.name}")
-            if f"{method.name}.toml" != entry.name:
-                raise MethodError(f"rules/{entry.name}: its name is '{method.name}'; a method's file is called <name>.toml.")
-            found[method.name] = method
-    return found
+    names = sorted(e.name.removesuffix(".toml") for e in files("onnxsal.rules").iterdir() if e.name.endswith(".toml"))
+    return {name: _shipped(name) for name in names}
+
+
+def _read_file(path: Path, reading: tuple[str, ...] = ()) -> Method:
+    try:
+        return parse_method(path.read_text(encoding="utf-8"), str(path), path, reading)
+    except (OSError, UnicodeDecodeError) as error:
+        raise MethodError(f"rule file '{path}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _plain(name: str) -> str:
@@ -324,16 +262,34 @@ def _plain(name: str) -> str:
 
 
 def get_method(name: str | Path | Method) -> Method:
-    """A method by name or usual alias (``IntegratedGradients``, ``ig``), by the path of a TOML file, or as it is."""
+    """A method by name or usual alias (``IntegratedGradients``, ``ig``), by the path of a TOML file, or as it is.
+
+    Warns (``TableWarning``) of a file that does not say what happens at families which the shipped tables of its kind speak of.
+    """
     if isinstance(name, Method):
         return name
     if str(name).endswith(".toml"):
-        try:
-            return parse_method(Path(name).read_text(encoding="utf-8"), str(name))
-        except (OSError, UnicodeDecodeError) as error:
-            raise MethodError(f"rule file '{name}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        method = _read_file(Path(name))
+        if told := unstated(method):
+            warnings.warn(f"{name}: {told}", TableWarning, stacklevel=2)
+        return method
     known = {_plain(alias): m for m in shipped_methods().values() for alias in (m.name, *m.aliases)}
     if _plain(str(name)) not in known:
         names = {alias: None for m in shipped_methods().values() for alias in (m.name, *m.aliases)}
         raise MethodError(f"unknown method '{name}'{near_miss(str(name), names)}; known: {', '.join(shipped_methods())}.")
     return known[_plain(str(name))]
+
+
+def unstated(method: Method) -> str:
+    """What a table leaves unsaid that the shipped table of its kind says ('' = nothing): the families, and the way out."""
+    root = next((m for m in shipped_methods().values() if m.wrap == method.wrap and m.wrap and not m.extends), None)
+    if root is None or method.extends:
+        return ""
+    missing = gaps(Stated(method.rows), Stated(root.rows))
+    if not missing:
+        return ""
+    listed = "".join(f"\n  family '{family}': {root.name} has {what}" for family, what in missing.items())
+    return (
+        f'this table (wrap = "{method.wrap}") has no row that names {len(missing)} families of operators, so its map does not follow the '
+        f'law of such tables where a model has them; write a row for each, or extends = "{root.name}":{listed}'
+    )

@@ -1,0 +1,205 @@
+"""What a method's table is made of: rows that match nodes, and parameters. Reading one notes every mistake, with file and row."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from onnxsal.backward import RULES
+from onnxsal.errors import near_miss
+from onnxsal.facts.folds import NORMALISERS
+from onnxsal.graph import NodeView
+from onnxsal.ops.registry import FAMILIES
+
+MATCH_KEYS = ("op", "family", "position", "name", "tag")
+POSITIONS = ("first", "inner", "last")
+PARAMETER_KEYS = ("default", "doc", "choices", "aliases", "kind", "minimum")
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "true or false": bool,
+    "a whole number": Integral,
+    "a number": Real,
+    "a word": str,
+    "a list of names": (list, tuple),
+    "anything": object,
+}
+
+RowKind = Literal["rule", "refuse", "normalise"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One ``[[rule]]``, ``[[refuse]]`` or ``[[normalise]]`` row: what it matches, and the rule or pass to use or the reason to refuse.
+
+    It counts only with the settings that ``when`` names. A rule's parameter ``"$name"`` is the method's parameter of that name.
+    ``always``: it stands before the rows of every table that extends this one. ``number`` counts the rows of its kind in the table
+    ``table`` (a file).
+    """
+
+    match: dict[str, tuple[str, ...]]
+    use: str = ""
+    why: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    when: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    number: int = 0
+    table: str = field(default="", compare=False)
+    always: bool = False
+
+    def counts(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the settings are those that the row is for."""
+        return all(settings.get(name) in values for name, values in self.when.items())
+
+    def bound(self, settings: Mapping[str, Any]) -> Row:
+        """The row with the settings in place of the names of the method's parameters."""
+        return replace(self, parameters={k: settings[v[1:]] if refers(v) else v for k, v in self.parameters.items()}, when={})
+
+    def fixed(self, values: Mapping[str, Any]) -> Row:
+        """The row with values in place of some of the method's parameters, which are none any more."""
+        own = {k: values[v[1:]] if refers(v) and v[1:] in values else v for k, v in self.parameters.items()}
+        return replace(self, parameters=own, when={k: v for k, v in self.when.items() if k not in values})
+
+    def matches(self, node: NodeView, family: str, position: str) -> bool:
+        """Whether every key of the row fits the node (the values of one key are alternatives; tag ``!t`` fits nodes without t)."""
+        has = {"op": {node.op_type}, "family": {family}, "position": {position}, "tag": set(node.tags)}
+        for key, values in self.match.items():
+            if key == "name":
+                if not any(fnmatch.fnmatchcase(node.name, v) for v in values):
+                    return False
+            elif key == "tag" and any(v.startswith("!") and v[1:] not in has["tag"] for v in values):
+                continue
+            elif not has[key].intersection(values):
+                return False
+        return True
+
+    @property
+    def text(self) -> str:
+        """What the row matches, in words."""
+        matched = ", ".join(f"{k}={'|'.join(v)}" for k, v in self.match.items()) or "every other node"
+        only = " and ".join(f"{k}={'|'.join(map(str, v))}" for k, v in self.when.items())
+        return f"{matched} (with {only})" if only else matched
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a method: its default, what it means, its closed set of values if it has one, else their kind and minimum.
+
+    The kind is that of the default, unless the table says ``kind = "anything"``.
+    """
+
+    default: Any
+    doc: str
+    choices: tuple[Any, ...] = ()
+    aliases: tuple[str, ...] = ()
+    kind: str = "anything"
+    minimum: float | None = None
+
+    def problem(self, value: Any) -> str:
+        """What is wrong with a value ('' = nothing)."""
+        if self.choices:
+            known = ", ".join(map(repr, self.choices))
+            return "" if value in self.choices else f"is not one of {known}{near_miss(str(value), map(str, self.choices))}"
+        if not isinstance(value, KINDS[self.kind]) or (isinstance(value, bool) and self.kind != "true or false"):
+            return f"is not {self.kind}"
+        low = -math.inf if self.minimum is None else self.minimum
+        if isinstance(value, Real) and not low <= float(value) < math.inf:
+            return "is not a finite number" if self.minimum is None else f"is not {low:g} or more"
+        return ""
+
+
+def refers(value: Any) -> bool:
+    """Whether a row's value names a parameter of the method."""
+    return isinstance(value, str) and value.startswith("$")
+
+
+@dataclass
+class Mistakes:
+    """The mistakes of one table, in the order in which they are met; ``where`` names the table."""
+
+    where: str
+    found: list[str] = field(default_factory=list)
+
+    def add(self, place: str, text: str) -> None:
+        self.found.append(f"{self.where}{place}: {text}")
+
+    def unknown_keys(self, place: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
+        """Note the keys of a table that mean nothing."""
+        names = list(known)
+        for key in table:
+            if key not in names:
+                self.add(place, f"unknown key '{key}'{near_miss(key, names)}; known: {', '.join(names)}.")
+
+    def unknown_name(self, place: str, what: str, name: Any, known: Iterable[str]) -> None:
+        """Note a name that means nothing."""
+        names = list(known)
+        self.add(place, f"unknown {what} '{name}'{near_miss(str(name), names)}; known: {', '.join(names)}.")
+
+
+def read_parameter(name: str, table: Any, base: Parameter | None, mistakes: Mistakes) -> Parameter:
+    """``[parameters.NAME]``; keys that are not given are those of the base's parameter of that name."""
+    place = f", parameter '{name}'"
+    table = table if isinstance(table, dict) else {"default": table}
+    mistakes.unknown_keys(place, table, PARAMETER_KEYS)
+    inherited = {} if base is None else {k: getattr(base, k) for k in PARAMETER_KEYS}
+    if "default" not in inherited | table or "doc" not in inherited | table:
+        mistakes.add(place, "needs 'default' and 'doc'.")
+    given = {"default": "", "doc": ""} | inherited | {k: v for k, v in table.items() if k in PARAMETER_KEYS}
+    default = given["default"]
+    kind = given.get("kind") or next(kind for kind, types in KINDS.items() if isinstance(default, types))
+    if kind not in KINDS:
+        mistakes.unknown_name(place, "kind", kind, KINDS)
+        kind = "anything"
+    parameter = Parameter(
+        default, given["doc"], tuple(given.get("choices", ())), tuple(given.get("aliases", ())), kind, given.get("minimum")
+    )
+    if problem := parameter.problem(default):
+        mistakes.add(place, f"its default {default!r} {problem}.")
+    return parameter
+
+
+def read_row(table: Mapping[str, Any], number: int, kind: RowKind, known: Mapping[str, Parameter], mistakes: Mistakes) -> Row:
+    """One row of the table of a method whose parameters are ``known``."""
+    place = f", [[{kind}]] row {number}"
+    when = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.get("when", {}).items()}
+    mistakes.unknown_keys(f"{place}, 'when'", when, known)
+    for setting, values in when.items():
+        for value in values if setting in known else ():
+            if problem := known[setting].problem(value):
+                mistakes.add(f"{place}, 'when'", f"{setting} = {value!r} {problem}.")
+    rest = {k: v for k, v in table.items() if k not in ("when", *MATCH_KEYS)}
+    if kind == "normalise":
+        mistakes.unknown_keys(place, {k: v for k, v in table.items() if k != "when"}, ("use",))
+        if table.get("use") not in NORMALISERS:
+            mistakes.unknown_name(place, "pass", table.get("use"), NORMALISERS)
+        return Row({}, use=str(table.get("use")), when=when, number=number, table=mistakes.where)
+    match = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.items() if k in MATCH_KEYS}
+    for key, names in (("family", tuple(FAMILIES)), ("position", POSITIONS)):
+        for value in match.get(key, ()):
+            if value not in names:
+                mistakes.unknown_name(place, key, value, names)
+    always = rest.pop("always", False)
+    if not isinstance(always, bool):
+        mistakes.add(place, f"always = {always!r} is not true or false.")
+    if kind == "refuse":
+        mistakes.unknown_keys(place, rest, ("why", "always"))
+        return Row(match, why=str(rest.get("why", "")), when=when, number=number, table=mistakes.where, always=bool(always))
+    use = rest.pop("use", None)
+    _check_rule(use, rest, known, place, mistakes)
+    return Row(match, use=str(use), parameters=rest, when=when, number=number, table=mistakes.where, always=bool(always))
+
+
+def _check_rule(use: Any, given: Mapping[str, Any], known: Mapping[str, Parameter], place: str, mistakes: Mistakes) -> None:
+    """Note what is wrong with a rule's name, or with the parameters it is given."""
+    if use is None:
+        mistakes.add(place, f"needs 'use', the name of a rule; known: {', '.join(sorted(RULES))}.")
+        return
+    if use not in RULES:
+        mistakes.unknown_name(place, "rule", use, sorted(RULES))
+        return
+    mistakes.unknown_keys(place, given, (*MATCH_KEYS, "when", "use", "always", *RULES[use].parameters))
+    for value in given.values():
+        if refers(value) and value[1:] not in known:
+            names = ", ".join(known) or "none"
+            mistakes.add(place, f"the method has no parameter '{value[1:]}'{near_miss(value[1:], known)}; known: {names}.")
