@@ -6,10 +6,10 @@ from onnxsal.errors import OnnxsalError
 from onnxsal.explainer import Explainer, Explanation
 from onnxsal.facade.check import Report, check
 from onnxsal.facade.convert import convert
+from onnxsal.facade.fit_patterns import fit_patterns
 from onnxsal.facade.inspect import methods, ops, plan
 from onnxsal.facade.vjp import vjp
 from onnxsal.methods.patterns.file import Patterns
-from onnxsal.methods.patterns.fit import fit_patterns
 
 __all__ = [
     "Explainer",

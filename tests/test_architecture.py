@@ -34,7 +34,7 @@ def drawing(layer: bool) -> list[Arrow]:
 
 def registered() -> dict[CodeType, str]:
     """Functions that the picture calls by their registry: rules and wrappers."""
-    return {r.apply.__code__: "RULES" for r in RULES.values()} | {w.__code__: "WRAPPERS" for w in WRAPPERS.values()}
+    return {r.apply.__code__: "RULES" for r in RULES.values()} | {w.build.__code__: "WRAPPERS" for w in WRAPPERS.values()}
 
 
 def calls(work: Callable[[], Any]) -> list[Arrow]:

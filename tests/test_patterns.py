@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 import onnxsal
 from onnxsal.cli import app
 from onnxsal.errors import InputError, MethodError, PlanError, UnsupportedError
+from onnxsal.facade import fit_patterns as fitting
+from onnxsal.facade.fit_patterns import with_sums
 from onnxsal.graph.load import load_model
-from onnxsal.methods.patterns import fit as fitting
 from onnxsal.methods.patterns.file import load_patterns, named_layers
-from onnxsal.methods.patterns.fit import with_sums
 from onnxsal.methods.patterns.statistics import Sums, estimate
 from onnxsal.metrics.signal import signal_quality
 from onnxsal.ops.registry import known

@@ -56,9 +56,9 @@ def refuse_open_rank(plain: Model, explained: str | None) -> None:
             )
 
 
-def plan_of(question: Question, method: Method) -> Plan:
-    """The walk that a method begins with, from the scores (Grad-CAM: as far as its layer)."""
-    explained = layers_of(question).chosen.value.name if method.wrap == "gradcam" else question.x.name
+def plan_of(question: Question, method: Method, to_layer: bool = False) -> Plan:
+    """The walk that a method begins with, from the scores back to the explained input, or only ``to_layer``, the target layer."""
+    explained = layers_of(question).chosen.value.name if to_layer else question.x.name
     start = begin(question) if method.seed == "score" else question.start
     return make_plan(question.model, method, [explained], [start.name])
 

@@ -32,7 +32,7 @@ def bounds_at(op: Emit, affine: Affine, low: Any, high: Any) -> tuple[Value, Val
             )
     reached = []
     for end, side in zip(ends, ("low", "high"), strict=True):
-        prefix = f"{op.prefix}/{side}/{affine.node.name}"
+        prefix = op.apart(f"{side}/{affine.node.name}")
         view = replica(affine.node.model, x.name, [affine.a.name], prefix)
         replay(op, view, f"{prefix}/{x.name}", like_shape(op, end, x))
         reached.append(view.value(f"{prefix}/{affine.a.name}"))

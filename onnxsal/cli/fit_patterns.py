@@ -10,7 +10,7 @@ import typer
 from onnxsal.cli import options as o
 from onnxsal.cli.shell import counted, say, show, show_json, show_table
 from onnxsal.errors import InputError
-from onnxsal.methods.patterns import fit
+from onnxsal.facade import fit_patterns as fit
 from onnxsal.methods.patterns.file import Patterns
 from onnxsal.metrics.signal import signal_quality
 from onnxsal.report.bars import quality_chart

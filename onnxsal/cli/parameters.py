@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxsal.engine.method import get_method, shipped_methods
+from onnxsal.engine.method import get_method, known_methods
 from onnxsal.engine.table_rows import Parameter
 from onnxsal.errors import InputError, MethodError, OnnxsalError, near_miss
 
@@ -63,7 +63,7 @@ def _is_number(word: str) -> bool:
 
 def _parameters(args: Sequence[str]) -> dict[str, Any]:
     """Every parameter name and alias of the shipped methods with its default; the method or rule file named in ``args`` comes first."""
-    methods = list(shipped_methods().values())
+    methods = list(known_methods().values())
     for word, following in zip(args, [*args, ""][1:], strict=True):
         option, equals, value = word.partition("=")
         if option in ("--rules", "--method", "-m"):

@@ -17,7 +17,8 @@ from typing import Any
 
 from onnxsal.backward import RULES, Rule
 from onnxsal.engine.coverage import Stated, TableWarning, gaps
-from onnxsal.engine.table_rows import Mistakes, Parameter, Row, RowKind, read_parameter, read_row
+from onnxsal.engine.plugins import load_rules, third_party_tables
+from onnxsal.engine.table_rows import RESCALINGS, Mistakes, Parameter, Row, RowKind, read_parameter, read_row, refers
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.graph import NodeView
 
@@ -27,9 +28,22 @@ OWN_KEYS = ("name", "title", "source", "formula", "aliases")
 SHARED_KEYS: dict[str, Any] = {"wrap": "", "law": "", "seed": "one", "times_input": False, "partial": False}
 """What a table that does not say it has from its base, and without a base: this."""
 
-TABLE_KEYS = ("extends", *OWN_KEYS, *SHARED_KEYS, "parameters", "fixed", "preset", "normalise", "rule", "refuse")
+TABLE_KEYS = ("extends", *OWN_KEYS, *SHARED_KEYS, "of", "parameters", "fixed", "preset", "normalise", "rule", "refuse")
 SEEDS = {"one": "1 at the explained class", "score": "the score of the explained class, at that class"}
 """What the signal is where a walk begins."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the methods that another is made of, with values for its parameters (``"$name"``: the whole's parameter) and its scale."""
+
+    method: Method
+    parameters: dict[str, Any]
+    rescale: str = "none"
+
+    def bound(self, settings: Mapping[str, Any]) -> Part:
+        """With the settings of the whole in place of the names of its parameters."""
+        return replace(self, parameters={k: settings[v[1:]] if refers(v) else v for k, v in self.parameters.items()})
 
 
 @dataclass(frozen=True)
@@ -37,14 +51,16 @@ class Method:
     """A way to explain, as data. ``wrap`` names what is built around the walk ('' = nothing); ``partial``: the attribution is only a part
     of what the map shows; ``extends`` names the method that it is based on ('' = none), ``table`` the file that states it.
 
-    ``rows`` are its rules and refusals in the order in which they are tried: the first that matches a node decides.
+    ``rows`` are its rules and refusals in the order in which they are tried: the first that matches a node decides. ``of`` are the methods
+    that it is made of, if it is.
     """
 
     name: str
     title: str
     source: str
     formula: str
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = ()
+    of: tuple[Part, ...] = ()
     aliases: tuple[str, ...] = ()
     wrap: str = ""
     law: str = ""
@@ -88,7 +104,7 @@ class Method:
         def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
             return tuple(row.bound(settings) for row in rows if row.counts(settings))
 
-        return replace(self, rows=kept(self.rows), normalise=kept(self.normalise))
+        return replace(self, rows=kept(self.rows), normalise=kept(self.normalise), of=tuple(part.bound(settings) for part in self.of))
 
     def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults, then a preset's values, then the caller's; raises ``MethodError`` for an unknown name or value."""
@@ -136,10 +152,11 @@ def parse_method(text: str, where: str, path: Path | None = None, reading: tuple
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise MethodError(f"{where}: not valid TOML: {error}.") from error
+    load_rules()
     mistakes = Mistakes(where)
     mistakes.unknown_keys("", table, TABLE_KEYS)
     base = _base(table["extends"], where, path, reading) if "extends" in table else None
-    method = _read(table, base, mistakes)
+    method = _read(table, base, mistakes, _parts(table.get("of"), path, (*reading, where), mistakes))
     if mistakes.found:
         raise MethodError("\n".join(mistakes.found))
     own = text.encode() if base is None else f"{text}{base.sha256}".encode()
@@ -147,7 +164,7 @@ def parse_method(text: str, where: str, path: Path | None = None, reading: tuple
 
 
 def _base(name: str, where: str, path: Path | None, reading: tuple[str, ...]) -> Method:
-    """The method that a table extends: a file beside it, a shipped table or an alias of one."""
+    """The method that a table extends or is made of: a file beside it, a shipped table or an alias of one."""
     if where in reading:
         raise MethodError(f"{where}: it extends itself, by way of {' -> '.join((*reading, where))}.")
     chain = (*reading, where)
@@ -157,14 +174,14 @@ def _base(name: str, where: str, path: Path | None, reading: tuple[str, ...]) ->
     if entry.is_file():
         return _shipped(str(name), chain)
     try:
-        return get_method(str(name))
+        return _by_name(str(name), shipped_methods() if path is None else known_methods())
     except MethodError as error:
-        raise MethodError(f"{where}: extends: {error}") from error
+        raise MethodError(f"{where}: {error}") from error
 
 
-def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes) -> Method:
-    """The method of a table, over its base."""
-    needed = {"name"} if base else {"name", "title", "source"} | (set() if table.get("wrap") else {"rule"})
+def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes, parts: tuple[Part, ...]) -> Method:
+    """The method of a table, over its base, made of ``parts``."""
+    needed = {"name"} if base else {"name", "wrap"} if parts else {"name", "title", "source"} | (set() if table.get("wrap") else {"rule"})
     if missing := needed - set(table):
         mistakes.add("", f"the keys {sorted(missing)} are missing.")
     name = str(table.get("name", ""))
@@ -179,6 +196,10 @@ def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes) -> 
 
     normalise = rows("normalise")
     below = () if base is None else tuple(row.fixed(fixed) for row in base.normalise if row.use not in {r.use for r in normalise})
+    for part in parts:
+        for value in part.parameters.values():
+            if refers(value) and value[1:] not in parameters:
+                mistakes.unknown_name(f", of '{part.method.name}'", "parameter", value[1:], parameters)
     shared = {k: table.get(k, default if base is None else getattr(base, k)) for k, default in SHARED_KEYS.items()}
     if shared["seed"] not in SEEDS:
         mistakes.unknown_name("", "seed", shared["seed"], SEEDS)
@@ -187,10 +208,11 @@ def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes) -> 
         mistakes.unknown_keys(f", preset '{preset}'", values, [*parameters, "score"])
     return Method(
         name=name,
-        title=table.get("title", "" if base is None else f"{base.title}, with rows of its own"),
-        source=table.get("source", "" if base is None else base.source),
+        title=table.get("title", f"{base.title}, with rows of its own" if base else _made_of(shared["wrap"], parts)),
+        source=table.get("source", base.source if base else "; ".join(dict.fromkeys(part.method.source for part in parts))),
         formula=table.get("formula", ""),
         rows=_in_order([*rows("refuse"), *rows("rule")], [] if base is None else [row.fixed(fixed) for row in base.rows]),
+        of=parts or (() if base is None else base.of),
         aliases=tuple(table.get("aliases", ())),
         normalise=(*normalise, *below),
         parameters=parameters,
@@ -199,6 +221,35 @@ def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes) -> 
         table=mistakes.where,
         **shared,
     )
+
+
+def _made_of(how: str, parts: Sequence[Part]) -> str:
+    return f"{how} of {', '.join(part.method.title for part in parts)}" if parts else ""
+
+
+def _parts(given: Any, path: Path | None, reading: tuple[str, ...], mistakes: Mistakes) -> tuple[Part, ...]:
+    """``of``: names of methods (tables beside this one), or tables with ``method``, ``rescale`` and values for its parameters."""
+    parts = []
+    for number, entry in enumerate(given if isinstance(given, list) else [] if given is None else [given], 1):
+        place = f", of, part {number}"
+        table = {"method": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
+        name, rescale = table.pop("method", None), table.pop("rescale", "none")
+        if not isinstance(name, str):
+            mistakes.add(place, f"{entry!r} names no method; give a name, or a table with method = NAME.")
+            continue
+        if rescale not in RESCALINGS:
+            mistakes.unknown_name(place, "rescale", rescale, RESCALINGS)
+        try:
+            method = _base(name, mistakes.where, path, reading[:-1])
+            method.settle({k: v for k, v in table.items() if not refers(v)})
+            for key in table:
+                method.settle({key: method.parameters[key].default} if key in method.parameters else {key: None})
+            parts.append(Part(method, table, str(rescale)))
+        except MethodError as error:
+            mistakes.add(place, str(error).removeprefix(f"{mistakes.where}: "))
+    if given is not None and len(parts) < 2 and not mistakes.found:
+        mistakes.add(", of", "a method is made of two others or more.")
+    return tuple(parts)
 
 
 def _fixed(values: Mapping[str, Any], base: Method | None, mistakes: Mistakes) -> dict[str, Any]:
@@ -249,6 +300,23 @@ def shipped_methods() -> dict[str, Method]:
     return {name: _shipped(name) for name in names}
 
 
+@cache
+def known_methods() -> dict[str, Method]:
+    """The shipped methods, and those that other packages add (``engine/plugins.py``), by name.
+
+    Raises ``MethodError`` for a name or alias that two methods claim.
+    """
+    found = dict(shipped_methods())
+    claimed = {_plain(alias): name for name, m in found.items() for alias in (name, *m.aliases)}
+    for where, table in third_party_tables():
+        method = parse_method(table.read_text(encoding="utf-8"), where)
+        for alias in (method.name, *method.aliases):
+            if (owner := claimed.setdefault(_plain(alias), method.name)) != method.name or method.name in found:
+                raise MethodError(f"{where}: the name '{alias}' belongs to method '{owner}' already; rename one of them.")
+        found[method.name] = method
+    return found
+
+
 def _read_file(path: Path, reading: tuple[str, ...] = ()) -> Method:
     try:
         return parse_method(path.read_text(encoding="utf-8"), str(path), path, reading)
@@ -273,11 +341,15 @@ def get_method(name: str | Path | Method) -> Method:
         if told := unstated(method):
             warnings.warn(f"{name}: {told}", TableWarning, stacklevel=2)
         return method
-    known = {_plain(alias): m for m in shipped_methods().values() for alias in (m.name, *m.aliases)}
-    if _plain(str(name)) not in known:
-        names = {alias: None for m in shipped_methods().values() for alias in (m.name, *m.aliases)}
-        raise MethodError(f"unknown method '{name}'{near_miss(str(name), names)}; known: {', '.join(shipped_methods())}.")
-    return known[_plain(str(name))]
+    return _by_name(str(name), known_methods())
+
+
+def _by_name(name: str, methods: Mapping[str, Method]) -> Method:
+    names = {alias: method for method in methods.values() for alias in (method.name, *method.aliases)}
+    known = {_plain(alias): method for alias, method in names.items()}
+    if _plain(name) not in known:
+        raise MethodError(f"unknown method '{name}'{near_miss(name, names)}; known: {', '.join(methods)}.")
+    return known[_plain(name)]
 
 
 def unstated(method: Method) -> str:

@@ -27,6 +27,14 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "anything": object,
 }
 
+RESCALINGS = {
+    "none": "as it is",
+    "max": "over the largest absolute value of each sample",
+    "sum": "over the sum of absolute values of each sample",
+    "range": "(v - smallest) / (largest - smallest) of each sample",
+}
+"""How a part of a method made of others is brought to scale before it is put together with them; a part that is 0 everywhere stays 0."""
+
 RowKind = Literal["rule", "refuse", "normalise"]
 
 

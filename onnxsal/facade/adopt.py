@@ -13,7 +13,7 @@ import onnx
 
 from onnxsal.ask.question import Question, grid_of
 from onnxsal.ask.samples import sample_inputs
-from onnxsal.engine.method import Method, get_method, shipped_methods
+from onnxsal.engine.method import Method, get_method, known_methods
 from onnxsal.errors import MethodError, ModelError
 from onnxsal.facade.convert import Conversion
 from onnxsal.facts.axes import picture_of
@@ -56,7 +56,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     grid = grid_of(record.get("grid") if "layer" in record else None)
     question = replace(question, binary=binary, grid=grid, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
-    known = shipped_methods().get(name) or Method(name, name, "", "", ())
+    known = known_methods().get(name) or Method(name, name, "", "")
     return Conversion(proto, question, known, record | {"score": asked["score"]}, log, asked["prefix"])
 
 
@@ -66,7 +66,7 @@ def _refuse_other(name: str, method: str | Path | Method | None, built_in: Mappi
             f"the model was converted with method '{name}', so it cannot be explained with '{get_method(method).name}'. "
             "Leave the method out to run what is built in, or explain the original model."
         )
-    known = shipped_methods().get(name)
+    known = known_methods().get(name)
     names = {alias: key for key, p in known.parameters.items() for alias in p.aliases} if known else {}
     wanted = {names.get(key, key): np.asarray(value).tolist() for key, value in given.items() if value is not None}
     other = [f"{key}={value!r}" for key, value in wanted.items() if value != built_in.get(key, DEFAULTS.get(key))]

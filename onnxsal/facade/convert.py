@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,17 +18,16 @@ from onnx import TensorProto
 from onnxsal.ask import guard
 from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
-from onnxsal.engine.method import Method, get_method, shipped_methods
+from onnxsal.engine.method import Method, get_method, known_methods
 from onnxsal.engine.plan import Plan
-from onnxsal.errors import MethodError, TargetError, near_miss
+from onnxsal.errors import MethodError, TargetError
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
-from onnxsal.methods import WRAPPERS
-from onnxsal.methods.build import Build, Result, quantized
+from onnxsal.methods.build import Build, Result, quantized, with_colours, wrapper_of
 from onnxsal.methods.head import emit_head
 
 Target = int | Sequence[int] | np.ndarray | None
@@ -163,6 +162,7 @@ def decide(
 ) -> Decision:
     """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything."""
     chosen = get_method(method)
+    wrapper_of(chosen)
     if layer is not None and "layer" not in chosen.parameters:
         raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for {_with_layer()}.")
     if grid is not None and "grid" in chosen.parameters:
@@ -171,9 +171,6 @@ def decide(
         raise MethodError(f"method '{chosen.name}' has no target layer, so no grid of tokens; grid= is for {_with_layer()}.")
     settings = chosen.settle(parameters if layer is None else {**parameters, "layer": layer})
     score = score or settings.pop("score", None) or "logit"
-    if chosen.wrap not in WRAPPERS:
-        known_wraps = ", ".join(repr(w) for w in WRAPPERS)
-        raise MethodError(f"method '{chosen.name}': unknown wrap '{chosen.wrap}'{near_miss(chosen.wrap, WRAPPERS)}; known: {known_wraps}.")
     proto = load_model(model)
     refuse_converted(proto)
     data = guard.as_example(proto, example, input)
@@ -183,8 +180,8 @@ def decide(
         return ask(plain, input, output, score, batched=batched, layout=layout, example=data, grid=grid)
 
     def planned(plain: Model) -> None:
-        if chosen.rules:
-            guard.plan_of(asked_of(plain), chosen.bound(settings))
+        for walked in _walks(chosen, settings):
+            guard.plan_of(asked_of(plain), walked, wrapper_of(walked).reaches == "layer")
 
     with guard.blaming_the_source(model):
         prepared = guard.prepared(model, proto, planned, data)
@@ -233,9 +230,18 @@ def emit(decided: Decision, opened: bool = True) -> Conversion:
     return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer)
 
 
+def _walks(method: Method, settings: Mapping[str, Any]) -> Iterator[Method]:
+    """The methods that are walked, settings in place: the method itself, or those that it is made of."""
+    bound = method.bound(settings)
+    for part in bound.of:
+        yield from _walks(part.method, part.method.settle(part.parameters))
+    if bound.rules:
+        yield bound
+
+
 def _with_layer() -> str:
     """Methods that have a target layer."""
-    return ", ".join(m.name for m in shipped_methods().values() if "layer" in m.parameters)
+    return ", ".join(m.name for m in known_methods().values() if "layer" in m.parameters)
 
 
 def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
@@ -249,12 +255,11 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     with op.named("head"):
         head = emit_head(op, question, question.start, asked.value)
     settings = dict(decided.settings)
-    named = {k: edges[v] for k, v in settings.items() if isinstance(v, str) and edges.get(v) is not None}
-    method = decided.method.bound(settings | named)
-    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges["black"], [asked], decided.components)
+    method = decided.method.bound(with_colours(settings, edges))
+    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges, [asked], decided.components)
     build.quantize = decided.quantize
     with op.named(method.wrap or "walk"):
-        result = WRAPPERS[method.wrap](build)
+        result = wrapper_of(method).build(build)
         outputs = _outputs(build, result)
     return build, assemble(question.model, op, build.inputs, outputs)
 

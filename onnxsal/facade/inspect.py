@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnxsal.engine.method import Method, shipped_methods
+from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan, no_walk
 from onnxsal.facade.convert import DEFAULT_METHOD, conversion
 from onnxsal.graph.load import Source
@@ -27,8 +27,8 @@ def plan(model: Source, method: str | Path | Method = DEFAULT_METHOD, **options:
 
 
 def methods() -> dict[str, Method]:
-    """Every method that comes with onnxsal, by name."""
-    return dict(shipped_methods())
+    """Every method by name: those that come with onnxsal, and those that other installed packages add."""
+    return dict(known_methods())
 
 
 def ops() -> dict[str, OpSpec | str]:

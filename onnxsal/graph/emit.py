@@ -38,13 +38,15 @@ class Emit:
         self.dtype: int = TensorProto.FLOAT
         self.context: dict[str, Any] = {}
         """What a wrapper lays out for the rules of its walk: the book of lost relevance, the activations of a reference."""
+        self.shares = False
+        """Whether a node that is there already, on the same inputs, is used again: for several walks over one model."""
         self._scope = prefix
         self._narrow = HALF
         self._graph = gs.Graph(opset=model.opset)
         self._tensors: dict[str, gs.Tensor] = {}
         self._copied: dict[str, list[onnx.AttributeProto]] = {}
         self._cache: dict[Any, Value] = {}
-        self._counter: dict[str, int] = {}
+        self._counter: dict[str | tuple[str, str], int] = {}
         self._keep: list[str] = []
 
     # ----- where we are -----
@@ -130,12 +132,23 @@ class Emit:
         self._counter[stem] = count + 1
         return f"{stem}{count}"
 
+    def apart(self, stem: str) -> str:
+        """``<prefix>/<stem>`` for the tensors of a replica, numbered from the second of that stem on."""
+        count = self._counter.get(("apart", stem), 0)
+        self._counter["apart", stem] = count + 1
+        return f"{self.prefix}/{stem}{count or ''}"
+
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         if not op_type[:1].isupper():
             raise AttributeError(op_type)
 
         def append(*operands: Operand, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
-            return self._append(op_type, operands, outputs, name, attributes)
+            if not self.shares or name is not None:
+                return self._append(op_type, operands, outputs, name, attributes)
+            values = tuple(self._operand(o).name for o in operands)
+            told = sorted((k, v.SerializeToString() if isinstance(v, onnx.TensorProto) else repr(v)) for k, v in attributes.items())
+            key = ("node", op_type, values, outputs, tuple(told))
+            return self.cached(key, lambda: self._append(op_type, operands, outputs, None, attributes))
 
         return append
 

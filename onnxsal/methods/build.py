@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from onnx import TensorProto
@@ -14,7 +14,7 @@ from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.engine.traverse import traverse
-from onnxsal.errors import MethodError
+from onnxsal.errors import MethodError, near_miss
 from onnxsal.facts.grounds import Found
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port
@@ -43,7 +43,7 @@ class Build:
     settings: dict[str, Any]
     head: Head
     name: Callable[[str], str]
-    black: np.ndarray | None = None
+    edges: dict[str, np.ndarray | None] = field(default_factory=dict)
     inputs: list[Port] = field(default_factory=list)
     want_components: bool = False
     components: list[Port] = field(default_factory=list)
@@ -87,12 +87,12 @@ class Build:
         if isinstance(chosen, str):
             if chosen != "black":
                 raise MethodError(f"baseline '{chosen}' is unknown; give a number, an array, or 'black' (with the preprocessing).")
-            if self.black is None:
+            if self.edges.get("black") is None:
                 raise MethodError(
                     "baseline 'black' is a black pixel after preprocessing, which the model file does not say. Give the preprocessing "
                     "(--preprocess, or the pixel's value as black= in Python), or the value itself as a number or array."
                 )
-            chosen = self.black
+            chosen = self.edges["black"]
         default = np.asarray(chosen, self.op.np_dtype)
         if default.ndim > rank:
             raise MethodError(f"the baseline has {default.ndim} dimensions; the explained input has {rank}.")
@@ -152,20 +152,63 @@ def quantized(op: Emit, pixels: Value, levels: int) -> Value:
     return op.Add(low, op.Mul(op.Div(op.Floor(op.Mul(share, steps)), steps), span))
 
 
-Wrapper = Callable[[Build], Result]
+Starts = Literal["scores", "score", "nothing"]
+"""What a walk begins with: the derivative of the score at the scores, the score itself, or there is no walk (the model is run forward)."""
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What a method's ``wrap = "<name>"`` builds, and what it promises.
+
+    ``starts``: what its walk begins with. ``reaches``: how far that walk goes, to the explained "input" or to the target "layer" only.
+    ``keeps``: the law whose relative error it returns ('' = none). ``books``: it sends the score itself back and writes down what does
+    not arrive, so there is a share that reaches the input. ``composes``: it puts other methods (``of``) together.
+    """
+
+    name: str
+    build: Callable[[Build], Result]
+    starts: Starts = "scores"
+    reaches: Literal["input", "layer"] = "input"
+    keeps: Literal["", "conservation", "completeness", "summation to delta", "those of its parts"] = ""
+    books: bool = False
+    composes: bool = False
+
+
 WRAPPERS: dict[str, Wrapper] = {}
 
 
-def wrap(name: str) -> Callable[[Wrapper], Wrapper]:
-    """Register what a method's ``wrap = "<name>"`` builds around the walk."""
+def wrap(name: str, **promises: Any) -> Callable[[Callable[[Build], Result]], Callable[[Build], Result]]:
+    """Register what a method's ``wrap = "<name>"`` builds around the walk; ``promises`` are the fields of ``Wrapper``."""
 
-    def register(function: Wrapper) -> Wrapper:
+    def register(function: Callable[[Build], Result]) -> Callable[[Build], Result]:
         if name in WRAPPERS:
             raise ValueError(f"wrapper '{name}' is registered twice")
-        WRAPPERS[name] = function
+        WRAPPERS[name] = Wrapper(name, function, **promises)
         return function
 
     return register
+
+
+def wrapper_of(method: Method) -> Wrapper:
+    """The wrapper that a method names. Raises ``MethodError`` for one that nobody registered, or that cannot do what the table says."""
+    found = WRAPPERS.get(method.wrap)
+    if found is None:
+        known = ", ".join(map(repr, WRAPPERS))
+        raise MethodError(f"method '{method.name}': unknown wrap '{method.wrap}'{near_miss(method.wrap, WRAPPERS)}; known: {known}.")
+    if bool(method.of) != found.composes:
+        composing = ", ".join(name for name, wrapper in WRAPPERS.items() if wrapper.composes)
+        raise MethodError(f"method '{method.name}': its wrap is '{found.name}', but of = [...] goes with {composing} and only with these.")
+    if (found.starts == "score") != (method.seed == "score"):
+        seed = "score" if found.starts == "score" else "one"
+        raise MethodError(f"method '{method.name}': wrap '{found.name}' does not begin with seed '{method.seed}'; write seed = \"{seed}\".")
+    if method.law and not found.keeps:
+        raise MethodError(f"method '{method.name}': wrap '{found.name}' keeps no law, so the table has none to state.")
+    return found
+
+
+def with_colours(settings: Mapping[str, Any], edges: Mapping[str, np.ndarray | None]) -> dict[str, Any]:
+    """Settings with the values of a pixel in place of "black" and "white", where these are known."""
+    return {k: edges[v] if isinstance(v, str) and edges.get(v) is not None else v for k, v in settings.items()}
 
 
 @wrap("")

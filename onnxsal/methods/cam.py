@@ -38,7 +38,7 @@ def coarse_gradcam(build: Build, method: Method) -> Value:
     return weighted_sum(op, op.ReduceMean(signal, [2, 3], keepdims=0), layer.activations(op))
 
 
-@wrap("gradcam")
+@wrap("gradcam", reaches="layer")
 def gradcam(build: Build) -> Result:
     """``L = Relu(sum_k alpha_k A_k)`` upsampled is the saliency map; the signed sum upsampled, shared among channels, the attribution.
 
@@ -62,7 +62,7 @@ def guided_gradcam(build: Build) -> Result:
     return Result(op.Mul(build.walk(), op.Unsqueeze(map_, [channel])))
 
 
-@wrap("scorecam")
+@wrap("scorecam", starts="nothing")
 def scorecam(build: Build) -> Result:
     """The channels ``A_k``, weighted by the score of the input seen through ``H_k``, the upsampled channel rescaled to [0, 1].
 

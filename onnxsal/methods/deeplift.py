@@ -11,7 +11,7 @@ from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed, score_of, scores
 
 
-@wrap("deeplift")
+@wrap("deeplift", keeps="summation to delta")
 def deeplift(build: Build) -> Result:
     """``A = m (x - x0)`` with multipliers m; residual ``|sum A - (f(x) - f(x0))| / |f(x) - f(x0)|`` (summation to delta).
 
@@ -22,7 +22,7 @@ def deeplift(build: Build) -> Result:
         raise MethodError("deeplift explains differences of a logit; a probability is no function that its rules know. Use score=logit.")
     x, start = question.x, question.start
     plan = build.plan()
-    prefix = f"{op.prefix}/reference"
+    prefix = op.apart("reference")
     reference = like_shape(op, build.baseline(), x)
     view = replica(question.model, x.name, [start.name], prefix)
     replay(op, view, f"{prefix}/{x.name}", reference)

@@ -150,7 +150,7 @@ def term_sum(build: Build, term: Term) -> Value:
     return recast(op, total, signal_type(site.y), op.dtype)
 
 
-@wrap("fullgrad")
+@wrap("fullgrad", keeps="completeness")
 def fullgrad(build: Build) -> Result:
     """Attribution ``g * x``; residual ``|<g, x> + sum <g_y, r> - score| / |score|``; map ``psi(g * x) + sum psi(g_y * r)``.
 

@@ -34,7 +34,7 @@ def quadrature(rule: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return (np.arange(n) + shift) / n, np.full(n, 1 / n)
 
 
-@wrap("path")
+@wrap("path", keeps="completeness")
 def integrated_gradients(build: Build) -> Result:
     """``A = (x - x0) * sum_k w_k grad f_c(x0 + alpha_k (x - x0))``; residual ``|sum A - (f(x) - f(x0))| / |f(x) - f(x0)|``.
 
@@ -71,7 +71,7 @@ def integrated_gradients(build: Build) -> Result:
 def _score_at_baseline(build: Build, baseline: Value) -> Value:
     """The score of the explained class at the baseline, from a replica of the forward part."""
     op, question = build.op, build.question
-    prefix = f"{op.prefix}/baseline"
+    prefix = op.apart("baseline")
     view = replica(question.model, question.x.name, [question.start.name], prefix)
     full = like_shape(op, baseline, question.x) if baseline.static != question.x.static else baseline
     replay(op, view, f"{prefix}/{question.x.name}", op.Expand(full, shape_of(op, question.x)) if full is baseline else full)

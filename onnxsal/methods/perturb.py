@@ -91,7 +91,7 @@ def replacement(build: Build, axes: tuple[int, int, int], window: Sequence[Size]
     return picture if first else op.Transpose(picture, perm=[0, 2, 3, 1])
 
 
-@wrap("occlusion")
+@wrap("occlusion", starts="nothing")
 def occlusion(build: Build) -> Result:
     """``D(r, c) = f(x) - f(x with the window at (r, c) replaced)``; each pixel's map is the mean D of the windows that cover it.
 
@@ -189,7 +189,7 @@ def watch(build: Build) -> list[Watched]:
     return [*found, ("activation", op.Transpose(op.GatherElements(totals, strongest, axis=1), perm=[1, 0]), activation)]
 
 
-@wrap("rise")
+@wrap("rise", starts="nothing")
 def rise(build: Build) -> Result:
     """``S = 1 / (n p) sum_i p_c(x * M_i) M_i`` over random smooth masks M_i.
 

@@ -12,7 +12,7 @@ from onnxsal.backward.affine import Book
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.rectified import rectified
 from onnxsal.engine.traverse import Visit, traverse
-from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.errors import UnsupportedError
 from onnxsal.facts.reach import separators
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, columns, recast, reshape_like, signal_type
@@ -39,7 +39,7 @@ def cuts_of(plan: Plan) -> list[str]:
     return [n for n in reversed(separators([s.node for s in plan.steps], plan.starts)) if n not in plan.wrt]
 
 
-@wrap("relevance")
+@wrap("relevance", starts="score", keeps="conservation", books=True)
 def relevance(build: Build) -> Result:
     """Attribution: the relevance R of each input element; residual ``|sum R + bias shares + leak - score| / |score|``.
 
@@ -47,8 +47,6 @@ def relevance(build: Build) -> Result:
     tensor that all paths pass ``relevance/<tensor>`` [N, 3]: the sum there, and what biases and leaks took until there.
     """
     op, question = build.op, build.question
-    if build.method.seed != "score":
-        raise MethodError(f"method '{build.method.name}': wrap 'relevance' begins with the score; write seed = \"score\".")
     start = begin(question)
     plan = build.plan(start.name)
     book = Book(question.x if question.batched else None)

@@ -134,7 +134,7 @@ Step = Callable[[Emit, Question, Value, Sequence[Value]], Sequence[Value]]
 def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequence[Value], step: Step) -> list[Value]:
     """``Loop`` over chunks of sample numbers, with a replica of the part from the explained input to ``targets``."""
     op, question = build.op, build.question
-    prefix = f"{op.prefix}/sample"
+    prefix = op.apart("sample")
     view = replica(question.model, question.x.name, targets, prefix)
     inner = dataclasses.replace(
         question, model=view, x=view.value(f"{prefix}/{question.x.name}"), start=view.value(f"{prefix}/{question.start.name}")

@@ -11,12 +11,12 @@ import onnx
 
 from onnxsal.ask.guard import plain_model
 from onnxsal.errors import InputError, MethodError, near_miss
+from onnxsal.facade.fit_patterns import BATCH, Progress, preprocess_for
 from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Model
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.patterns.file import LayerPatterns, Patterns, load_patterns, named_layers, patterns_for
-from onnxsal.methods.patterns.fit import BATCH, Progress, preprocess_for
 from onnxsal.runtime.data import Source as DataSource
 from onnxsal.runtime.data import open_data
 from onnxsal.runtime.preprocess import Preprocess

@@ -19,7 +19,7 @@ WIDTH = 128
 def path_sheet(conversion: Conversion, x: np.ndarray, preprocess: Preprocess) -> Image.Image:
     """Every point at which the conversion evaluates the gradient of the sample ``x`` [1, ...], from the baseline on, as a tile each."""
     settings = conversion.settings
-    if conversion.method.wrap != "path":
+    if not {"rule", "n_steps", "baseline"} <= set(settings):
         raise MethodError(
             f"method '{conversion.method.name}' follows no path from a baseline, so there is none to show; use integrated_gradients."
         )
