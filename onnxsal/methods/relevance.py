@@ -8,11 +8,13 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.question import begin
-from onnxsal.backward.affine import Book
+from onnxsal.backward.book import Book
+from onnxsal.backward.copies import ENDS
 from onnxsal.engine.plan import Plan, Step
-from onnxsal.engine.rectified import rectified
+from onnxsal.engine.rectified import rectified, zeros_get_nothing
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.facts.axes import layouts
 from onnxsal.facts.reach import separators
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, columns, recast, reshape_like, signal_type
@@ -51,9 +53,10 @@ def relevance(build: Build) -> Result:
         raise MethodError(f"method '{build.method.name}': wrap 'relevance' begins with the score; write seed = \"score\".")
     start = begin(question)
     plan = build.plan(start.name)
-    book = Book(question.x if question.batched else None)
+    places = layouts(question.model, question.x, [s.node for s in plan.steps], batched=question.batched, picture=None)
+    book = Book(question.x if question.batched else None, places)
     cuts: Cuts = {}
-    op.context |= {"book": book, "input": question.x, "rectified": rectified(plan)}
+    op.context |= {"book": book, "input": question.x, "rectified": rectified(plan), ENDS: zeros_get_nothing(plan)}
     signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, cuts_of(plan), book))
     if question.x.name not in signals:
         raise UnsupportedError(
@@ -65,11 +68,11 @@ def relevance(build: Build) -> Result:
     bias, leak = (_total(op, entries) for entries in (book.bias, book.leak))
     build.component("relevance/shares", lambda: _numbers(op, columns(op, own, bias, leak)), 2)
     for name, (value, biases, leaks) in cuts.items():
-        kind = signal_type(question.model.value(name))
+        at = question.model.value(name)
 
-        def column(value: Value = value, kind: int = kind, biases: int = biases, leaks: int = leaks) -> Value:
-            wide = recast(op, value, kind, TensorProto.DOUBLE)  # a million terms: rounding of the sum would look like a loss
-            total = recast(op, book.total(op, wide), TensorProto.DOUBLE, op.dtype)
+        def column(value: Value = value, at: Value = at, biases: int = biases, leaks: int = leaks) -> Value:
+            wide = recast(op, value, signal_type(at), TensorProto.DOUBLE)  # a million terms: rounding of the sum would look like a loss
+            total = recast(op, book.total(op, at, wide), TensorProto.DOUBLE, op.dtype)
             return _numbers(op, columns(op, total, _total(op, book.bias[:biases]), _total(op, book.leak[:leaks])))
 
         build.component(f"relevance/{name}", column, 2)
