@@ -148,3 +148,33 @@ def test_every_sample_is_told_its_own(name: str, method: str) -> None:
         return
     got = run(made, {"x": draw(3, 3, 4, seed=4, dtype=np.float64)})
     assert got["residual"].max() <= 1e-9
+
+
+# ----- what is told beside the residual -----
+
+
+def test_the_file_says_how_much_reaches_the_input() -> None:
+    """reached = sum R / score, of a score that is nothing / 1e-6 with its sign; with the shares it explains the residual."""
+    model = around(PLACES["class token"], "N")
+    x = draw(4, 3, 4, seed=4, dtype=np.float64) * np.asarray([1, 1, 0, -1])[:, None, None]
+    got = run(onnxsal.convert(model, "lrp_epsilon", target=1, components=True), {"x": x})
+    np.testing.assert_allclose(got["reached"], got["attribution"].sum((1, 2)) / got["explained_score"], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(got["relevance/shares"].sum(1), got["explained_score"], rtol=1e-5)
+    assert np.abs(got["reached"] - 1).max() > 0.1
+    tiny = onnx.ModelProto.FromString(model.SerializeToString())
+    for weight in tiny.graph.initializer:
+        if weight.name == "v":
+            weight.CopyFrom(numpy_helper.from_array(1e-9 * numpy_helper.to_array(weight), "v"))
+    small = run(onnxsal.convert(tiny, "lrp_epsilon", target=1), {"x": x})
+    assert np.abs(small["explained_score"]).max() < 1e-6
+    wanted = small["attribution"].sum((1, 2)) / np.copysign(1e-6, small["explained_score"])
+    np.testing.assert_allclose(small["reached"], wanted, rtol=1e-5, atol=1e-12)
+
+
+def test_zeros_that_get_nothing_cost_nothing() -> None:
+    """A frame of zeros is looked at only under rules that send relevance to zeros."""
+    counts = {}
+    for method, more in (("lrp_epsilon", {}), ("lrp_epsilon_plus_flat", {})):
+        plain, framed = (onnxsal.convert(around(PLACES[name]), method, **more) for name in ("middle", "frame of zeros"))
+        counts[method] = sum("/c/Sub" in n.name for made in (plain, framed) for n in made.graph.node)
+    assert counts == {"lrp_epsilon": 0, "lrp_epsilon_plus_flat": 2}

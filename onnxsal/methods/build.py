@@ -26,11 +26,14 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class Result:
-    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one."""
+    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one; ``reached`` is the
+    share of the score that reaches the input, where a method divides the score up.
+    """
 
     attribution: Value
     residual: Value | None = None
     saliency: Value | None = None
+    reached: Value | None = None
 
 
 @dataclass
@@ -119,6 +122,12 @@ class Build:
         op = self.op
         error = op.Div(op.Abs(op.Sub(got, wanted)), op.Max(op.Abs(wanted), _TINY))
         return op.Cast(error, to=TensorProto.FLOAT)
+
+    def share_of_score(self, part: Value) -> Value:
+        """part / score, per sample, float32; scores closer to zero than 1e-6 count as that, with their sign."""
+        op, score = self.op, self.head.score
+        least = op.Where(op.Less(score, 0.0), -_TINY, _TINY)
+        return op.Cast(op.Div(part, op.Where(op.Less(op.Abs(score), _TINY), least, score)), to=TensorProto.FLOAT)
 
     def pixels(self, attribution: Value) -> Value | None:
         """The saliency map [N, H, W] of an attribution; ``None`` where the explained input is no image."""

@@ -43,9 +43,11 @@ def cuts_of(plan: Plan) -> list[str]:
 
 @wrap("relevance")
 def relevance(build: Build) -> Result:
-    """Attribution: the relevance R of each input element; residual ``|sum R + bias shares + leak - score| / |score|``.
+    """Attribution: the relevance R of each input element; residual ``|sum R + bias shares + leak - score| / |score|``; reached
+    ``sum R / score``, without which the residual says only that nothing was mislaid.
 
-    ``leak`` is what stabilisers and dead sums lost. Components: ``relevance/shares`` [N, 3] (input, biases, leak), and for every
+    Shares of biases include what landed on constants (a class token, a frame, a limit that was reached) and on inputs that are not
+    explained; ``leak`` is what stabilisers and dead sums lost. Components: ``relevance/shares`` [N, 3] (input, biases, leak), and for every
     tensor that all paths pass ``relevance/<tensor>`` [N, 3]: the sum there, and what biases and leaks took until there.
     """
     op, question = build.op, build.question
@@ -79,7 +81,8 @@ def relevance(build: Build) -> Result:
     accounted = own
     for part in (bias, leak):
         accounted = accounted if part is None else op.Add(accounted, part)
-    return Result(arrived, build.relative_error(_numbers(op, accounted), build.head.score))
+    residual = build.relative_error(_numbers(op, accounted), build.head.score)
+    return Result(arrived, residual, reached=build.share_of_score(own))
 
 
 def _numbers(op: Emit, value: Value) -> Value:
