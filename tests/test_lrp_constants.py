@@ -96,6 +96,10 @@ WEIGHTS: dict[str, np.ndarray] = {
     "sides": np.asarray([1, 0, 0, 0, 0, 1]),
     "spots": np.asarray([[[0, 2]] * 3] * 3),
     "rows": np.asarray([[0, 1], [1, 1], [2, 1]]),
+    "every": np.tile(np.arange(4), (3, 3, 1)),
+    "ends": np.asarray([[[0, 0, 2, 0]] * 3] * 3),
+    "none": np.zeros((3, 3, 4)),
+    "some": np.full((3, 3, 4), 0.4),
     "size": np.asarray([5, 6]),
     "joined": np.asarray([-1, 4]),
     "back": np.asarray([3, -1]),
@@ -148,6 +152,61 @@ def test_every_sample_is_told_its_own(name: str, method: str) -> None:
         return
     got = run(made, {"x": draw(3, 3, 4, seed=4, dtype=np.float64)})
     assert got["residual"].max() <= 1e-9
+
+
+# ----- scattered elements that meet -----
+
+
+def meeting() -> list:
+    return [
+        pytest.param(spec, test, id=f"{spec.op_type}-{i}")
+        for spec in REGISTRY.values()
+        for i, test in enumerate(spec.cases)
+        if test.attributes.get("reduction") == "add"
+    ]
+
+
+@pytest.mark.parametrize("split", ["ratio", "symmetric", "signed"])
+@pytest.mark.parametrize(("spec", "test"), meeting())
+def test_what_is_added_where_it_meets_is_split(spec: OpSpec, test: Case, split: str) -> None:
+    model, feed, wrt = one_node_model(spec, test)
+    whole = scored(model, run(model, feed)["y0"])
+    for method in METHODS:
+        for name in wrt:
+            got = run(onnxsal.convert(whole, method, input=name, target=1, batched=False, split=split), feed)
+            assert got["residual"].max() <= 1e-9, (method, name)
+
+
+@pytest.mark.parametrize("split", ["ratio", "symmetric", "signed"])
+def test_scattering_over_everything_is_an_addition(split: str) -> None:
+    first = [node("Relu", "x", "p"), node("Mul", "x k4", "q")]
+    added = around([*first, node("Add", "p q", "c")], "N")
+    scattered = around([*first, node("ScatterElements", "p every q", "c", axis=2, reduction="add")])
+    x = draw(3, 3, 4, seed=4, dtype=np.float64)
+    for method in METHODS:
+        wanted, got = (run(onnxsal.convert(m, method, target=1, split=split), {"x": x}) for m in (added, scattered))
+        np.testing.assert_allclose(got["attribution"], wanted["attribution"], rtol=1e-9, atol=1e-12)
+        assert got["residual"].max() <= 1e-9
+
+
+def test_sums_of_neighbours_have_their_law() -> None:
+    """A step of a graph network: what edges bring is added up at their ends, from zeros; a node without edges gets a constant."""
+    x = draw(3, 3, 4, seed=4, dtype=np.float64)
+    for start in ("none", "some"):
+        model = around([node("ScatterElements", f"{start} ends x", "c", axis=2, reduction="add")])
+        for method in RELEVANCE:
+            try:
+                got = run(onnxsal.convert(model, method, target=1, **given(method)), {"x": x})
+            except onnxsal.OnnxsalError as error:
+                assert "rule 'zbox' knows the bounds" in str(error)
+                continue
+            assert got["residual"].max() <= 1e-9, (start, method)
+
+
+def test_products_where_elements_meet_are_refused() -> None:
+    model = around([node("ScatterElements", "x spots k342", "c", axis=2, reduction="mul")])
+    with pytest.raises(onnxsal.OnnxsalError, match="multiplied where they meet"):
+        onnxsal.plan(model, "lrp_epsilon")
 
 
 # ----- what is told beside the residual -----

@@ -33,15 +33,18 @@ class Book:
         """Whether there is one sample, whatever is fed."""
         return self.samples is None or self.samples.dim(0) == 1
 
+    def tells(self, at: Value) -> bool:
+        """Whether it is known where the samples are in a tensor on the way."""
+        return self.alone or self.layouts.get(at.name, Layout(None)).samples is not None
+
     def layout(self, at: Value) -> Layout:
-        """Where the samples are in a tensor on the way. Raises ``UnsupportedError`` where that is not known."""
-        known = self.layouts.get(at.name, Layout(None, False))
-        if known.samples is None and not self.alone:
+        """Where they are. Raises ``UnsupportedError`` where that is not known."""
+        if not self.tells(at):
             raise UnsupportedError(
                 f"it is not known which axis of '{at.name}' counts the samples, and so not whose relevance is lost there. "
                 "Export the model with a symbolic batch, or with a batch of 1."
             )
-        return known
+        return self.layouts.get(at.name, Layout(None, False))
 
     def total(self, op: Emit, at: Value, a: Value, b: Value | None = None) -> Value:
         """sum a, or sum a * b, per sample -> [N], of tensors that lie like ``at``, a tensor of the model.
@@ -56,17 +59,21 @@ class Book:
 
 def sum_of_samples(op: Emit, values: Value, rank: int, layout: Layout, x: Value) -> Value:
     """The sum over all elements of each sample -> [N], in the order of the first axis of ``x``, which counts them."""
-    samples, count = layout.samples, dim_of(op, x, 0)
+    samples, size = layout.samples, x.dim(0)
     assert samples is not None
     if samples == 0 and not layout.runs:
-        size = x.dim(0)
-        return op.ReduceSum(op.Reshape(values, op.Concat(count, [-1], axis=0) if size is None else [size, -1]), [1], keepdims=0)
+        rows = [size, -1] if size is not None else op.Concat(dim_of(op, x, 0), [-1], axis=0)
+        return op.ReduceSum(op.Reshape(values, rows), [1], keepdims=0)
     others = [axis for axis in range(rank) if axis != samples]
     total = op.ReduceSum(values, others, keepdims=0) if others else values
-    if layout.whole:
-        return total
-    parts = op.Reshape(total, op.Concat([-1], count, [layout.runs], axis=0) if layout.runs else op.Concat(count, [-1], axis=0))
-    return op.ReduceSum(parts, [0, 2] if layout.runs else [1], keepdims=0)
+    return total if layout.whole else sum_of_parts(op, total, layout, x)
+
+
+def sum_of_parts(op: Emit, parts: Value, layout: Layout, x: Value) -> Value:
+    """The sum over the parts of each sample -> [N], of a vector along an axis that counts parts of samples."""
+    count, runs = dim_of(op, x, 0), layout.runs
+    table = op.Reshape(parts, op.Concat([-1], count, [runs], axis=0) if runs else op.Concat(count, [-1], axis=0))
+    return op.ReduceSum(table, [0, 2] if runs else [1], keepdims=0)
 
 
 def book_of(op: Emit) -> Book | None:

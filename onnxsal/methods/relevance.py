@@ -36,9 +36,12 @@ def seed(build: Build, start: Value) -> Value:
     return relevance if start.name == question.start.name else reshape_like(op, relevance, start)
 
 
-def cuts_of(plan: Plan) -> list[str]:
-    """Tensors that every path from the scores to the input passes, from the scores on: what arrives there is all there is."""
-    return [n for n in reversed(separators([s.node for s in plan.steps], plan.starts)) if n not in plan.wrt]
+def cuts_of(plan: Plan, book: Book) -> list[str]:
+    """Tensors that every path from the scores to the input passes, from the scores on: what arrives there is all there is. Where it is not
+    known which axis counts the samples, nobody's sum could be told.
+    """
+    path = [s.node for s in plan.steps]
+    return [n for n in reversed(separators(path, plan.starts)) if n not in plan.wrt and book.tells(Value(n))]
 
 
 @wrap("relevance")
@@ -59,7 +62,7 @@ def relevance(build: Build) -> Result:
     book = Book(question.x if question.batched else None, places)
     cuts: Cuts = {}
     op.context |= {"book": book, "input": question.x, "rectified": rectified(plan), ENDS: zeros_get_nothing(plan)}
-    signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, cuts_of(plan), book))
+    signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, cuts_of(plan, book), book))
     if question.x.name not in signals:
         raise UnsupportedError(
             f"no relevance arrives at '{question.x.name}': its paths to the score all lead through gates or shortcuts that are left out."
