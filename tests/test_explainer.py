@@ -215,7 +215,9 @@ def test_how_much_of_the_score_reaches_the_input(method: str):
     assert lost
     assert len(found.warnings) == len(lost)
     for i, warning in zip(lost, found.warnings, strict=True):
-        assert warning.startswith(f"sample {i}: {found.reached[i]:.1%} of the score reaches the input; the rest is in biases and constants and leaks")
+        assert warning.startswith(
+            f"sample {i}: {found.reached[i]:.1%} of the score reaches the input; the rest is in biases and constants and leaks"
+        )
     parts = Explainer(biased(10), method, components=True).explain(x)[lost[0]]
     bias, leak = parts.components["relevance/shares"][0, 1:] / parts.score[0]
     assert f"biases and constants ({bias:.1%}) and leaks ({leak:.1%})" in parts.warnings[0]

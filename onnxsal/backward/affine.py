@@ -222,8 +222,11 @@ def enter(op: Emit, affine: Affine, s: Value, bias: Value | None, leak: Leak | N
 
 
 def _over_flat(op: Emit, affine: Affine, s: Value) -> Value:
-    """s, summed along the axes on which the bias does not change."""
-    return op.cached(("over flat", s.name), lambda: op.ReduceSum(s, list(affine.flat), keepdims=1)) if affine.flat else s
+    """s, summed along the axes on which the bias does not change, but for that of the samples."""
+    book = book_of(op)
+    samples = None if book is None or book.alone else book.layout(affine.node.y).samples
+    axes = [axis for axis in affine.flat if axis != samples]
+    return op.cached(("over flat", s.name), lambda: op.ReduceSum(s, axes, keepdims=1)) if axes else s
 
 
 def fan_in(op: Emit, affine: Affine) -> tuple[Value, Value, Value]:
@@ -262,7 +265,11 @@ def spread(op: Emit, affine: Affine, share: Value) -> Value:
     if thin is None:
         _, weight, count = fan_in(op, affine)
         sent = affine.backward(op, by_live_sums(op, share, count), weight)
-        return sent if carried is None else op.Mul(sent, carried)
+        if carried is None:
+            return sent
+        if (book := book_of(op)) is not None:  # units that see constants only, as at the corner of a wide frame
+            book.bias.append((book.total(op, affine.node.y, op.Where(_alive(op, count, 1), 0.0, share)), op.dtype))
+        return op.Mul(sent, carried)
     view, channels = thin
     _, weight, count = fan_in(op, view)
     summed = channel_sum(op, share, affine.z.shape)

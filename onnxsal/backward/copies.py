@@ -63,7 +63,7 @@ def accounted(op: Emit, node: NodeView, dys: Signals, book: Book) -> Signals:
         return vjp(op, node, dys)
     dy, *others = dys
     if dy is None or any(o is not None for o in others):
-        raise UnsupportedError(f"{node.label}: what lands on its constants is known for its first output only, but another one is explained.")
+        raise UnsupportedError(f"{node.label}: what lands on its constants is known for its first output only; another one is explained.")
     view = _one_element_each(op, node, constants, book)
     if view is not None:
         signals = vjp(op, view, dys)
@@ -105,7 +105,8 @@ def _filled(op: Emit, node: NodeView, constants: Constants) -> Value:
     """1 at the elements of the output that come from constants, else 0: the node on ones, its constants at zero, taken off 1."""
     if node.attr("reduction") in ("max", "min"):
         raise UnsupportedError(
-            f"{node.label}: it is not known to which sample the constants belong that are written there, and so not whose relevance they take."
+            f"{node.label}: it is not known to which sample the constants belong that are written there, and so not whose relevance they "
+            "take. Explain one sample at a time."
         )
     inputs: list[Value | None] = []
     for i, value in enumerate(node.inputs):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from onnxsal.backward.book import book_of
 from onnxsal.backward.registry import rule
@@ -17,12 +16,7 @@ from onnxsal.ops.registry import vjp
 Signals = Sequence[Value | None]
 
 
-def _by_size(node: NodeView, parameters: Mapping[str, Any], arrives: bool) -> bool:
-    """Equal parts do not ask how large an element is; nor is anything asked of one that meets constants only."""
-    return arrives and parameters.get("how") != "symmetric" and node.want(0) and node.want(2)
-
-
-@rule("meet", families=("movement",), vanishes=_by_size)
+@rule("meet", families=("movement",))
 def meet(op: Emit, node: NodeView, dys: Signals, *, how: str = "ratio", epsilon: float = 1e-6) -> Signals:
     """R_i = |x_i| J_i^T (R / sum_j |x_j|) of the elements that are added at a position (ratio), R / n of each of n (symmetric), or
     x_i J_i^T (R / (sum_j x_j + epsilon sgn)) (signed, not bounded).

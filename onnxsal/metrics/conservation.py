@@ -26,7 +26,8 @@ class Conservation:
     """Relevance on its way from the score to the input.
 
     ``score`` [N]; for every cut (a tensor that all paths pass), from the score on and ending with the input: ``sums``, ``bias`` and
-    ``leak`` [N, cuts], the relevance there and what biases (and constants) and leaks took until there. ``blocks`` are the cuts that end residual blocks.
+    ``leak`` [N, cuts], the relevance there and what biases (with constants) and leaks took until there. ``blocks`` are the cuts that end
+    residual blocks.
     ``size`` [N] is the sum of the absolute relevance of the input.
     """
 

@@ -57,8 +57,8 @@ class Task:
     """Samples [N] with their maps, ready to be measured.
 
     ``maps`` are the saliency maps, ``signed`` the attributions (the maps where those have no signs: ``unsigned``), ``residual`` [N] the
-    error of the method's law, ``reached`` [N] the share of the score at the input (relevance methods), ``labels`` [N] -1 and ``masks`` [N] ``None`` where a sample has none, ``explainer`` ``None`` for maps that
-    no model made.
+    error of the method's law, ``reached`` [N] the share of the score at the input (relevance methods), ``labels`` [N] -1 and ``masks`` [N]
+    ``None`` where a sample has none, ``explainer`` ``None`` for maps that no model made.
     """
 
     scorer: Scorer
@@ -81,9 +81,9 @@ class Task:
     def part(self, rows: Sequence[int]) -> Task:
         """Some of the samples."""
         at = np.asarray(rows, np.int64)
-        law = {n: None if (v := getattr(self, n)) is None else v[at] for n in ("residual", "reached")}
+        residual, reached = (None if law is None else law[at] for law in (self.residual, self.reached))
         arrays = {n: getattr(self, n)[at] for n in ("x", "maps", "signed", "target", "labels")}
-        return replace(self, **arrays, **law, masks=tuple(self.masks[i] for i in at))
+        return replace(self, **arrays, residual=residual, reached=reached, masks=tuple(self.masks[i] for i in at))
 
 
 @dataclass(frozen=True)
