@@ -31,7 +31,7 @@ Target = int | str | Sequence[int] | np.ndarray | None
 REACHED = (0.1, 2.0)
 """A share of the score at the input outside this range is told. Biases that take a good part of it are nothing unusual."""
 
-ADDED = ("attribution", "saliency_map", "explained_class", "explained_score", "residual")
+ADDED = ("attribution", "saliency_map", "explained_class", "explained_score", "residual", "reached")
 """Outputs that the contract adds; everything else a converted model returns is the original's."""
 
 
@@ -44,7 +44,7 @@ class Explanation:
     the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs (where the samples were run in parts, those
     that hold a row for each); ``seconds`` the time of the run;
     ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too); ``reached``
-    float64 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``doubt`` a reason to read all of
+    float32 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``doubt`` a reason to read all of
     the maps with care ('' = none).
     """
 
@@ -109,7 +109,7 @@ class Explanation:
             return []
         shares = [v[0] for k, v in self.components.items() if k.endswith("relevance/shares")]
         parts = [f" ({part / self.score[0]:.1%})" for part in shares[0][1:]] if shares else ["", ""]
-        rest = f"the rest is in biases{parts[0]} and leaks{parts[1]}, which the map does not show"
+        rest = f"the rest is in biases and constants{parts[0]} and leaks{parts[1]}, which the map does not show"
         return [f"{self.reached[0]:.1%} of the score reaches the input; {rest}"]
 
     def _empty(self) -> list[str]:
@@ -146,7 +146,8 @@ class Explanation:
         name = name.with_suffix("") if name.suffix == ".npz" else name
         target = name.with_name(f"{name.name}.npz")
         arrays = {"attribution": self.attribution, "target": self.target, "score": self.score}
-        arrays |= {k: v for k, v in (("saliency_map", self.saliency_map), ("residual", self.residual)) if v is not None}
+        some = {"saliency_map": self.saliency_map, "residual": self.residual, "reached": self.reached}
+        arrays |= {k: v for k, v in some.items() if v is not None}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays, **{f"outputs/{k}": v for k, v in self.outputs.items()})  # type: ignore[arg-type]
         write_whole(target, buffer.getvalue())
@@ -160,12 +161,6 @@ class Explanation:
         if self.saliency_map is None:
             raise InputError("the explained input is not an image, so there is no saliency map to plot; see .attribution.")
         return render_map(self.saliency_map[index]) if picture is None else overlay(picture, self.saliency_map[index])
-
-
-def _reached(attribution: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """sum R / score of each sample. Range (-inf, inf), 1 where all relevance reaches the input."""
-    sums = attribution.reshape(len(score), -1).sum(1, dtype=np.float64)
-    return np.asarray(sums / np.where(np.abs(score) < 1e-6, np.copysign(1e-6, score), score))
 
 
 class Explainer:
@@ -395,7 +390,7 @@ class Explainer:
             parameters,
             components,
             self.conversion.method.partial,
-            _reached(attribution, score) if self.conversion.method.wrap == "relevance" else None,
+            added["reached"],
             self.conversion.question.doubt,
         )
 

@@ -123,6 +123,8 @@ def test_the_outputs_have_their_names_types_and_shapes(method: str, batch: int |
     }
     if get_method(method).law:
         wanted["residual"] = (TensorProto.FLOAT, [batch])
+    if get_method(method).wrap == "relevance":
+        wanted["reached"] = (TensorProto.FLOAT, [batch])
     assert {o.name: declared(o) for o in list(result.graph.output)[1:]} == wanted
     x = X[: batch if isinstance(batch, int) else 2]
     got = run(result, {"x": x})
@@ -517,7 +519,9 @@ def test_every_kind_of_model_keeps_the_contract_or_is_refused(method: str, kind:
         np.testing.assert_array_equal(after[name], value)
     assert list(after)[: len(before)] == list(before)
     wanted = ["attribution", *(["saliency_map"] if picture else []), "explained_class", "explained_score"]
-    assert list(after)[len(before) :] == [*wanted, *(["residual"] if get_method(method).law else [])]
+    chosen = get_method(method)
+    wanted += (["residual"] if chosen.law else []) + (["reached"] if chosen.wrap == "relevance" else [])
+    assert list(after)[len(before) :] == wanted
     for name in list(after)[len(before) :]:
         assert after[name].shape == {"attribution": shape, "saliency_map": picture}.get(name, shape[:1])
         assert np.isfinite(after[name]).all()

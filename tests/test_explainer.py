@@ -209,16 +209,18 @@ def test_how_much_of_the_score_reaches_the_input(method: str):
     x = draw(4, 5, seed=5)
     found = Explainer(biased(10), method).explain(x)
     assert found.residual.max() < 1e-4
-    np.testing.assert_allclose(found.reached, found.attribution.sum(1, dtype=float) / found.score, rtol=1e-6)
+    np.testing.assert_allclose(found.reached, found.attribution.sum(1, dtype=float) / found.score, rtol=1e-5)
     assert found.summary["reached"] == found.reached.tolist()
     lost = [i for i in range(4) if not 0.1 <= found.reached[i] <= 2]
     assert lost
     assert len(found.warnings) == len(lost)
     for i, warning in zip(lost, found.warnings, strict=True):
-        assert warning.startswith(f"sample {i}: {found.reached[i]:.1%} of the score reaches the input; the rest is in biases and leaks")
+        assert warning.startswith(
+            f"sample {i}: {found.reached[i]:.1%} of the score reaches the input; the rest is in biases and constants and leaks"
+        )
     parts = Explainer(biased(10), method, components=True).explain(x)[lost[0]]
     bias, leak = parts.components["relevance/shares"][0, 1:] / parts.score[0]
-    assert f"biases ({bias:.1%}) and leaks ({leak:.1%})" in parts.warnings[0]
+    assert f"biases and constants ({bias:.1%}) and leaks ({leak:.1%})" in parts.warnings[0]
     assert parts.reached[0] + bias + leak == pytest.approx(1, abs=1e-4)
 
 

@@ -54,7 +54,8 @@ def methods() -> str:
     for method in onnxsal.methods().values():
         lines += [f"## {method.name}\n", f"{method.title}: `{method.formula}`  ", f"Source: {method.source}\n"]
         if method.law:
-            lines.append(f"Law, returned as `residual`: {method.law}.\n")
+            beside = ", beside `reached`, the share of the score that reaches the input" if method.wrap == "relevance" else ""
+            lines.append(f"Law, returned as `residual`{beside}: {method.law}.\n")
         if method.aliases:
             lines.append(f"Also called {', '.join(f'`{a}`' for a in method.aliases)}.\n")
         if method.parameters:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 
 from onnx import helper
 
+from onnxsal.backward.book import Book, book_of
 from onnxsal.backward.padding import present
 from onnxsal.errors import UnsupportedError
 from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
-from onnxsal.graph.helpers import channel_sum, dim_of, ones_like, signed_epsilon, stabilise, zeros_like
+from onnxsal.graph.helpers import channel_sum, ones_like, signed_epsilon, stabilise, zeros_like
 from onnxsal.ops.registry import implicit_bias, spec_of, units_of, vjp
 from onnxsal.ops.statements import Roles
 
@@ -34,31 +35,6 @@ MAPS = ("linear", "average_pool", "normalization", "product", "reduction", "resa
 
 Term = tuple[Value, Value | None]
 """A modified activation, and the weight it meets (``None``: the node's own)."""
-
-
-@dataclass
-class Book:
-    """What relevance lost on its way, per sample [N] (each with its element type): shares of biases and leaks, in the order of the walk."""
-
-    samples: Value | None
-    bias: list[tuple[Value, int]] = field(default_factory=list)
-    leak: list[tuple[Value, int]] = field(default_factory=list)
-
-    def total(self, op: Emit, a: Value, b: Value | None = None) -> Value:
-        """sum a, or sum a * b of two tensors of one shape, per sample. (ONNX Runtime's MatMul of a row and a column is far slower.)"""
-        rows = self._rows(op, a if b is None else op.Mul(a, b))
-        return op.ReduceSum(rows, [1], keepdims=0)
-
-    def _rows(self, op: Emit, a: Value) -> Value:
-        size = 1 if self.samples is None else self.samples.dim(0)
-        if self.samples is None or size is not None:
-            return op.Reshape(a, [size or 1, -1])
-        return op.Reshape(a, op.Concat(dim_of(op, self.samples, 0), [-1], axis=0))
-
-
-def book_of(op: Emit) -> Book | None:
-    """The book of this walk, if it keeps one."""
-    return op.context.get("book")
 
 
 @dataclass(frozen=True)
@@ -190,17 +166,17 @@ def step(op: Emit, affine: Affine, part: Part) -> Value:
     if part.epsilon and part.sign:
         added = float(part.sign * part.epsilon)
         s = op.Div(part.relevance, op.Add(total, added))
-        enter(op, affine, s, part.bias, lambda book: op.Mul(book.total(op, _over_flat(op, affine, s)), added))
+        enter(op, affine, s, part.bias, lambda book: op.Mul(book.total(op, affine.node.y, _over_flat(op, affine, s)), added))
     elif part.epsilon:
         signed = signed_epsilon(op, total, part.epsilon)
         s = op.Div(part.relevance, op.Add(total, signed))
-        enter(op, affine, s, part.bias, lambda book: book.total(op, s, signed))
+        enter(op, affine, s, part.bias, lambda book: book.total(op, affine.node.y, s, signed))
     else:
         alive = _alive(op, total, part.sign)
         s = op.Div(part.relevance, op.Where(alive, total, float("inf")))
         if part.spread:
             sent = spread(op, affine, op.Where(alive, 0.0, part.relevance))
-        enter(op, affine, s, part.bias, None if part.spread else lost(op, part.relevance, s, total))
+        enter(op, affine, s, part.bias, None if part.spread else lost(op, affine, part.relevance, s, total))
     for a, w in part.terms:
         share = op.Mul(a, affine.backward(op, s, w))
         sent = share if sent is None else op.Add(sent, share)
@@ -225,11 +201,11 @@ def by_live_sums(op: Emit, relevance: Value, total: Value, epsilon: float = 0.0,
 Leak = Callable[[Book], Value]
 
 
-def lost(op: Emit, relevance: Value, s: Value, total: Value) -> Leak:
+def lost(op: Emit, affine: Affine, relevance: Value, s: Value, total: Value) -> Leak:
     """sum R - sum s Z: what was not divided, or by more than the sum. A total of unknown shape may be the same for all samples."""
 
     def leak(book: Book) -> Value:
-        return op.Sub(book.total(op, relevance), book.total(op, s, total))
+        return op.Sub(book.total(op, affine.node.y, relevance), book.total(op, affine.node.y, s, total))
 
     return leak
 
@@ -242,12 +218,15 @@ def enter(op: Emit, affine: Affine, s: Value, bias: Value | None, leak: Leak | N
     if leak is not None:
         book.leak.append((leak(book), op.dtype))
     if bias is not None:
-        book.bias.append((book.total(op, _over_flat(op, affine, s), bias), op.dtype))
+        book.bias.append((book.total(op, affine.node.y, _over_flat(op, affine, s), bias), op.dtype))
 
 
 def _over_flat(op: Emit, affine: Affine, s: Value) -> Value:
-    """s, summed along the axes on which the bias does not change."""
-    return op.cached(("over flat", s.name), lambda: op.ReduceSum(s, list(affine.flat), keepdims=1)) if affine.flat else s
+    """s, summed along the axes on which the bias does not change, but for that of the samples."""
+    book = book_of(op)
+    samples = None if book is None or book.alone else book.layout(affine.node.y).samples
+    axes = [axis for axis in affine.flat if axis != samples]
+    return op.cached(("over flat", s.name), lambda: op.ReduceSum(s, axes, keepdims=1)) if axes else s
 
 
 def fan_in(op: Emit, affine: Affine) -> tuple[Value, Value, Value]:
@@ -286,7 +265,11 @@ def spread(op: Emit, affine: Affine, share: Value) -> Value:
     if thin is None:
         _, weight, count = fan_in(op, affine)
         sent = affine.backward(op, by_live_sums(op, share, count), weight)
-        return sent if carried is None else op.Mul(sent, carried)
+        if carried is None:
+            return sent
+        if (book := book_of(op)) is not None:  # units that see constants only, as at the corner of a wide frame
+            book.bias.append((book.total(op, affine.node.y, op.Where(_alive(op, count, 1), 0.0, share)), op.dtype))
+        return op.Mul(sent, carried)
     view, channels = thin
     _, weight, count = fan_in(op, view)
     summed = channel_sum(op, share, affine.z.shape)

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxsal.backward.book import book_of
+from onnxsal.backward.copies import accounted, is_copy
 from onnxsal.backward.registry import rule
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.ops.registry import spec_of, vjp
-
-COPIES = ("movement", "max_pool", "select")
-"""Families whose outputs are elements of their inputs, but for scattered ones that are added to what is there."""
+from onnxsal.ops.registry import vjp
 
 
-def _is_copy(node: NodeView, parameters: Mapping[str, Any], arrives: bool) -> bool:
-    spec = spec_of(node)
-    return arrives and spec is not None and spec.family in COPIES and node.attr("reduction") in (None, "none")
+def _copies_zeros(node: NodeView, parameters: Mapping[str, Any], arrives: bool) -> bool:
+    return arrives and is_copy(node)
 
 
-@rule("gradient", vanishes=_is_copy)
+@rule("gradient", vanishes=_copies_zeros)
 def gradient(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
-    """dx_i = J_i^T dy."""
-    return vjp(op, node, dys)
+    """dx_i = J_i^T dy. Of relevance, what a copy sends to constants is written down."""
+    book = book_of(op)
+    return vjp(op, node, dys) if book is None or not is_copy(node) else accounted(op, node, dys, book)
 
 
 RECTIFIERS = ("activation", "select", "quantize")

@@ -62,7 +62,7 @@ def _plain(op: Emit, node: NodeView, dys: Signals, bias: str, epsilon: float) ->
 
 def _distributed(op: Emit, affine: Affine, r: Value, epsilon: float) -> Value:
     s = by_live_sums(op, r, affine.z, epsilon)
-    enter(op, affine, s, None, lost(op, r, s, affine.z))
+    enter(op, affine, s, None, lost(op, affine, r, s, affine.z))
     assert affine.bias is not None
     own = op.Mul(affine.a, affine.backward(op, s))
     return op.Add(own, spread(op, affine, op.Mul(s, affine.bias)))
@@ -198,7 +198,7 @@ def wplus(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5, bias
     shift = affine.bias if bias == "absorb" else None
     total = total if shift is None else op.Add(total, shift)
     s = op.Div(r, op.Add(total, float(epsilon)))
-    enter(op, affine, s, shift, lost(op, r, s, total))
+    enter(op, affine, s, shift, lost(op, affine, r, s, total))
     back = affine.backward(op, s, up)
     return _to(affine, back if ones and carried is None else op.Mul(a, back))
 
@@ -228,7 +228,7 @@ def _without_input(op: Emit, affine: Affine, r: Value, ones: Value, weight: Valu
     """A step with ones in place of the input, without multiplying by them."""
     total = affine.forward(op, ones, weight) if total is None else total
     s = by_live_sums(op, r, total)
-    enter(op, affine, s, None, lost(op, r, s, total))
+    enter(op, affine, s, None, lost(op, affine, r, s, total))
     sent, carried = affine.backward(op, s, weight), present(op, affine.node.model, affine.a)
     return sent if carried is None else op.Mul(sent, carried)
 
@@ -260,7 +260,8 @@ def as_average(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5)
     pooled = node.like("AveragePool", kernel_shape=strides, strides=strides)
     mean = op.AveragePool(node.x, kernel_shape=strides, strides=strides)
     s = op.Div(r, op.Add(mean, float(epsilon)))
-    enter(op, Affine(node, 0, node.x, node.y, None), s, None, lost(op, r, s, mean))
+    affine = Affine(node, 0, node.x, node.y, None)
+    enter(op, affine, s, None, lost(op, affine, r, s, mean))
     back = vjp(op, pooled, [s])[0]
     assert back is not None
     return node.grads(op.Mul(node.x, back))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxsal.backward.affine import book_of
+from onnxsal.backward.book import book_of
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.ranges import bounds_of
@@ -68,7 +68,7 @@ def _shares(op: Emit, node: NodeView, roles: Roles, r: Value, takers: list[int],
         total = add_up(op, list(values.values()))
         added = signed_epsilon(op, total, epsilon)
         s = op.Div(r, op.Add(total, added))
-        _leak(op, s, added)
+        _leak(op, node, s, added)
         return {i: op.Mul(v, s) for i, v in values.items()}
     sizes = {i: op.Add(_magnitude(op, node, i), SMALLEST) for i in takers}
     total = add_up(op, list(sizes.values()))
@@ -80,11 +80,11 @@ def _shares(op: Emit, node: NodeView, roles: Roles, r: Value, takers: list[int],
     return {**shares, last: rest}
 
 
-def _leak(op: Emit, s: Value, added: Value) -> None:
+def _leak(op: Emit, node: NodeView, s: Value, added: Value) -> None:
     """Write down what the stabiliser takes."""
     book = book_of(op)
     if book is not None:
-        book.leak.append((book.total(op, s, added), op.dtype))
+        book.leak.append((book.total(op, node.y, s, added), op.dtype))
 
 
 def _magnitude(op: Emit, node: NodeView, i: int) -> Value:
@@ -141,7 +141,7 @@ def share(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6) -> S
     counted = node.y if len(takers) == 1 else op.Mul(node.y, float(len(takers)))
     added = signed_epsilon(op, counted, epsilon)
     s = op.Div(r, op.Add(counted, added))
-    _leak(op, s, added)
+    _leak(op, node, s, added)
     back = vjp(op, node, [s])
     for i in takers:
         signal = back[i]

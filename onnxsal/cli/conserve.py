@@ -62,4 +62,8 @@ def _random(explainer: Explainer, step: Any) -> Iterator[dict[str, np.ndarray]]:
 def _tell(result: Conservation, count: int, given: bool, written: str | None) -> None:
     show(f"{result.method} on {count} {'samples' if given else 'random inputs'}; relevance from the score to the input:\n")
     show_table(COLUMNS, result.rows(), COLUMNS[1:6])
-    show(f"\nworst unaccounted rest {result.accounted.max():.1e} of the score" + (f"; plot: {written}" if written else ""))
+    least, most = (f"{share:.1%}" for share in (result.reached.min(), result.reached.max()))
+    reached = least if least == most else f"{least} to {most}"
+    show(f"\nworst unaccounted rest {result.accounted.max():.1e} of the score; {reached} of it reaches the input")
+    if written:
+        show(f"plot: {written}")

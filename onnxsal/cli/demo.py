@@ -13,7 +13,7 @@ import typer
 
 import onnxsal
 from onnxsal.cli import options as o
-from onnxsal.cli.explain import Sample, file_names, named, near, open_explainer, row, write
+from onnxsal.cli.explain import Sample, file_names, law, named, near, open_explainer, row, write
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
@@ -125,8 +125,8 @@ class _Occluded:
 def _cell(facts: dict[str, Any], saliency_map: np.ndarray | None) -> Cell:
     if saliency_map is None:
         raise InputError("the explained input is not an image, so there is no map to show; use `onnxsal explain` with .npy or .npz inputs.")
-    residual = "" if facts["residual"] is None else f", residual {facts['residual']:.1e}"
-    note = f"{named(facts['target'])}: {facts['score']:.4g}{residual}, {facts['seconds'] * 1000:.0f} ms"
+    told = "".join(f", {name} {text}" for name, text in zip(("residual", "reached"), law(facts), strict=True) if text)
+    note = f"{named(facts['target'])}: {facts['score']:.4g}{told}, {facts['seconds'] * 1000:.0f} ms"
     return Cell(facts["method"], saliency_map[0], note)
 
 
@@ -136,8 +136,8 @@ def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: P
     for facts in records:
         *numbers, ms, picture = row(facts)[2:]
         lines.append((Path(facts["source"]).name, facts["method"], *numbers, _coefficient(facts["occlusion_correlation"]), ms, picture))
-    columns = ("photograph", "method", "predicted", "score", "residual", "occlusion r", "ms", "picture")
-    show_table(columns, lines, ("score", "residual", "occlusion r", "ms"))
+    columns = ("photograph", "method", "predicted", "score", "residual", "reached", "occlusion r", "ms", "picture")
+    show_table(columns, lines, ("score", "residual", "reached", "occlusion r", "ms"))
     if any(facts["occlusion_correlation"] for facts in records):
         show("occlusion r: correlation of the map's mean in a window with the fall of the score when it is hidden, on this photograph")
     for method in dict.fromkeys(facts["method"] for facts in records):

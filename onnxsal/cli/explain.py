@@ -161,8 +161,8 @@ def tell(records: Sequence[dict[str, Any]], json: bool) -> None:
     if json:
         show_json(records)
         return
-    columns = ("input", "predicted", "explained", "score", "residual", "ms", "picture")
-    show_table(columns, [row(r) for r in records], ("score", "residual", "ms"))
+    columns = ("input", "predicted", "explained", "score", "residual", "reached", "ms", "picture")
+    show_table(columns, [row(r) for r in records], ("score", "residual", "reached", "ms"))
 
 
 def row(facts: dict[str, Any]) -> tuple[str, ...]:
@@ -173,10 +173,16 @@ def row(facts: dict[str, Any]) -> tuple[str, ...]:
         named(facts["top"][0]) if facts["top"] else "",
         named(facts["target"]),
         f"{facts['score']:.4g}",
-        "" if facts["residual"] is None else f"{facts['residual']:.1e}",
+        *law(facts),
         f"{facts['seconds'] * 1000:.0f}",
         near(files.get("overlay") or files.get("map") or files["attribution"]),
     )
+
+
+def law(facts: dict[str, Any]) -> tuple[str, str]:
+    """The error of the method's law, and the share of the score at the input without which that of a relevance method tells little."""
+    residual, reached = facts["residual"], facts["reached"]
+    return "" if residual is None else f"{residual:.1e}", "" if reached is None else f"{reached:.1%}"
 
 
 def near(path: str) -> str:

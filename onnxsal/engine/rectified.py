@@ -8,22 +8,37 @@ from __future__ import annotations
 
 from collections import Counter
 
-from onnxsal.engine.plan import Plan
+from onnxsal.engine.plan import Plan, Step
 from onnxsal.facts.tags import is_relu
 from onnxsal.graph import Value
 
 
+def zeros_get_nothing(plan: Plan) -> dict[str, bool]:
+    """Tensor -> whether its elements that are 0 get none of the relevance, for every tensor on the way."""
+    known = dict.fromkeys(plan.starts, False)
+    for step in reversed(plan.steps):
+        leaves = _leaves_zeros(step, known)
+        for name in _followed(step):
+            known[name] = known.get(name, True) and leaves
+    return known
+
+
 def rectified(plan: Plan) -> dict[str, Value]:
     """z -> max(z, 0), for every z that one ReLU alone sends relevance to, and only where max(z, 0) is not 0."""
-    readers = Counter(n for s in plan.steps for n, wanted in zip(s.node.proto.input, s.node.wants, strict=True) if wanted)
-    vanishing = dict.fromkeys(plan.starts, False)
+    readers = Counter(name for step in plan.steps for name in _followed(step))
+    known = zeros_get_nothing(plan)
     found: dict[str, Value] = {}
-    for step in reversed(plan.steps):
-        node = step.node
-        leaves = step.rule.vanishes(node, step.parameters, all(vanishing.get(o, True) for o in node.proto.output))
-        for name in (n for n, wanted in zip(node.proto.input, node.wants, strict=True) if wanted):
-            vanishing[name] = vanishing.get(name, True) and leaves
-        z = node.proto.input[0]
-        if leaves and is_relu(node) and readers[z] == 1 and z not in plan.starts:
-            found[z] = node.y
+    for step in plan.steps:
+        z = step.node.proto.input[0]
+        if _leaves_zeros(step, known) and is_relu(step.node) and readers[z] == 1 and z not in plan.starts:
+            found[z] = step.node.y
     return found
+
+
+def _followed(step: Step) -> list[str]:
+    return [name for name, wanted in zip(step.node.proto.input, step.node.wants, strict=True) if wanted]
+
+
+def _leaves_zeros(step: Step, known: dict[str, bool]) -> bool:
+    """Whether the rule sends nothing to elements that are 0, given what is known of its node's outputs."""
+    return step.rule.vanishes(step.node, step.parameters, all(known.get(o, True) for o in step.node.proto.output))

@@ -98,7 +98,8 @@ def convert(
     result keeps the original inputs and outputs and adds the optional int64 input ``target`` [1] or [N] (-1 = the predicted class
     of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W]
     (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law,
-    ``residual`` float32 [N], its relative error. ``prefix`` is put before all names that are added.
+    ``residual`` float32 [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that
+    reaches the input. ``prefix`` is put before all names that are added.
 
     ``input`` names the input or inner tensor to explain, ``output`` the output; ``target`` sets the default class: an index, one
     per sample, or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``score`` is
@@ -282,6 +283,8 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     ports.append(Port(op.Cast(build.head.score, to=TensorProto.FLOAT, name=name("explained_score")), TensorProto.FLOAT, batch))
     if result.residual is not None:
         ports.append(Port(op.Identity(result.residual, name=name("residual")), TensorProto.FLOAT, batch))
+    if result.reached is not None:
+        ports.append(Port(op.Identity(result.reached, name=name("reached")), TensorProto.FLOAT, batch))
     return [*ports, *build.components]
 
 

@@ -23,6 +23,9 @@ PRODUCT = "product"
 BATCHNORM = "batchnorm"
 """Batch normalisation in any of its forms that are nodes of their own (the fourth, folded into a layer, is none)."""
 
+SUMMED, MULTIPLIED = "scattered_sum", "scattered_product"
+"""Scattered elements that are added, or multiplied, where they meet."""
+
 
 def is_rectifier(node: NodeView) -> bool:
     """Whether the node cuts its input off at zero from below."""
@@ -108,6 +111,8 @@ def _tags(model: Model) -> dict[int, frozenset[str]]:
         RESIDUAL: {n.index for n in model.nodes if is_residual(n, dependent)},
         PRODUCT: {n.index for n in model.nodes if is_product(n, dependent)},
         BATCHNORM: batchnorm_nodes(model, dependent),
+        SUMMED: {n.index for n in model.nodes if family_of(n) == "movement" and n.attr("reduction") == "add"},
+        MULTIPLIED: {n.index for n in model.nodes if family_of(n) == "movement" and n.attr("reduction") == "mul"},
         LAYER: {layer.node.index for layer in layers},
         TAIL: {n.index for layer in layers for n in layer.tail},
     }

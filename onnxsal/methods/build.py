@@ -26,11 +26,14 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class Result:
-    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one."""
+    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one; ``reached`` is the
+    share of the score that reaches the input, where a method divides the score up.
+    """
 
     attribution: Value
     residual: Value | None = None
     saliency: Value | None = None
+    reached: Value | None = None
 
 
 @dataclass
@@ -120,6 +123,12 @@ class Build:
         error = op.Div(op.Abs(op.Sub(got, wanted)), op.Max(op.Abs(wanted), _TINY))
         return op.Cast(error, to=TensorProto.FLOAT)
 
+    def share_of_score(self, part: Value) -> Value:
+        """part / score, per sample, float32; scores closer to zero than 1e-6 count as that, with their sign."""
+        op, score = self.op, self.head.score
+        least = op.Where(op.Less(score, 0.0), -_TINY, _TINY)
+        return op.Cast(op.Div(part, op.Where(op.Less(op.Abs(score), _TINY), least, score)), to=TensorProto.FLOAT)
+
     def pixels(self, attribution: Value) -> Value | None:
         """The saliency map [N, H, W] of an attribution; ``None`` where the explained input is no image."""
         axes = self.question.picture
@@ -161,8 +170,9 @@ class Wrapper:
     """What a method's ``wrap = "<name>"`` builds, and what it promises.
 
     ``starts``: what its walk begins with. ``reaches``: how far that walk goes, to the explained "input" or to the target "layer" only.
-    ``keeps``: the law whose relative error it returns ('' = none). ``books``: it sends the score itself back and writes down what does
-    not arrive, so there is a share that reaches the input. ``composes``: it puts other methods (``of``) together.
+    ``keeps``: the law whose relative error it returns ('' = none). ``shares`` is the component [N, k] with the parts that the
+    score is divided into ('' = it is not); ``books``: they are what reaches the input, and what does not, written down on the way.
+    ``composes``: it puts other methods (``of``) together.
     """
 
     name: str
@@ -170,6 +180,7 @@ class Wrapper:
     starts: Starts = "scores"
     reaches: Literal["input", "layer"] = "input"
     keeps: Literal["", "conservation", "completeness", "summation to delta", "those of its parts"] = ""
+    shares: str = ""
     books: bool = False
     composes: bool = False
 

@@ -46,7 +46,7 @@ def mean(build: Build) -> Result:
 
 
 def _composed(build: Build, fold: Fold) -> Result:
-    """Residual: the largest of the parts'. Outputs of each part: ``<method>/residual`` [N], and its components."""
+    """Residual: the largest of the parts'. Outputs of each part: ``<method>/residual`` and ``<method>/reached`` [N], and its components."""
     op = build.op
     op.shares = True  # where two parts send the same signal across a node, it is sent once
     parts = [_part(build, part, number) for number, part in enumerate(build.method.of)]
@@ -81,9 +81,10 @@ def _part(build: Build, part: Part, number: int) -> Shown:
     with op.named(label):
         found = wrapper_of(method).build(own)
         pixels = found.saliency or own.pixels(found.attribution)
-        if found.residual is not None:
-            named = op.Cast(found.residual, to=TensorProto.FLOAT, name=own.name("residual"))
-            build.components.append(Port(named, TensorProto.FLOAT, (f"{label}/samples",)))
+        for name, value in (("residual", found.residual), ("reached", found.reached)):
+            if value is not None:
+                named = op.Cast(value, to=TensorProto.FLOAT, name=own.name(name))
+                build.components.append(Port(named, TensorProto.FLOAT, (f"{label}/samples",)))
         rank = build.question.x.rank
         axes = list(range(1 if build.question.batched else 0, rank))
         scaled = _rescaled(op, found.attribution, part.rescale, axes)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from onnxsal.backward.book import sum_of_parts
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
@@ -144,13 +145,11 @@ def term_sum(build: Build, term: Term) -> Value:
         if alone:
             total = op.Reshape(total, [1])
         elif not site.layout.whole:
-            count, runs = dim_of(op, build.question.x, 0), site.layout.runs
-            parts = op.Reshape(total, op.Concat([-1], count, [runs], axis=0) if runs else op.Concat(count, [-1], axis=0))
-            total = op.ReduceSum(parts, [0, 2] if runs else [1], keepdims=0)
+            total = sum_of_parts(op, total, site.layout, build.question.x)
     return recast(op, total, signal_type(site.y), op.dtype)
 
 
-@wrap("fullgrad", keeps="completeness")
+@wrap("fullgrad", keeps="completeness", shares="fullgrad/shares")
 def fullgrad(build: Build) -> Result:
     """Attribution ``g * x``; residual ``|<g, x> + sum <g_y, r> - score| / |score|``; map ``psi(g * x) + sum psi(g_y * r)``.
 

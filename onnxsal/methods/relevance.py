@@ -8,11 +8,13 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.question import begin
-from onnxsal.backward.affine import Book
+from onnxsal.backward.book import Book
+from onnxsal.backward.copies import ENDS
 from onnxsal.engine.plan import Plan, Step
-from onnxsal.engine.rectified import rectified
+from onnxsal.engine.rectified import rectified, zeros_get_nothing
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import UnsupportedError
+from onnxsal.facts.axes import layouts
 from onnxsal.facts.reach import separators
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, columns, recast, reshape_like, signal_type
@@ -34,25 +36,31 @@ def seed(build: Build, start: Value) -> Value:
     return relevance if start.name == question.start.name else reshape_like(op, relevance, start)
 
 
-def cuts_of(plan: Plan) -> list[str]:
-    """Tensors that every path from the scores to the input passes, from the scores on: what arrives there is all there is."""
-    return [n for n in reversed(separators([s.node for s in plan.steps], plan.starts)) if n not in plan.wrt]
+def cuts_of(plan: Plan, book: Book) -> list[str]:
+    """Tensors that every path from the scores to the input passes, from the scores on: what arrives there is all there is. Where it is not
+    known which axis counts the samples, nobody's sum could be told.
+    """
+    path = [s.node for s in plan.steps]
+    return [n for n in reversed(separators(path, plan.starts)) if n not in plan.wrt and book.tells(Value(n))]
 
 
-@wrap("relevance", starts="score", keeps="conservation", books=True)
+@wrap("relevance", starts="score", keeps="conservation", shares="relevance/shares", books=True)
 def relevance(build: Build) -> Result:
-    """Attribution: the relevance R of each input element; residual ``|sum R + bias shares + leak - score| / |score|``.
+    """Attribution: the relevance R of each input element; residual ``|sum R + bias shares + leak - score| / |score|``; reached
+    ``sum R / score``, without which the residual says only that nothing was mislaid.
 
-    ``leak`` is what stabilisers and dead sums lost. Components: ``relevance/shares`` [N, 3] (input, biases, leak), and for every
+    Shares of biases include what landed on constants (a class token, a frame, a limit that was reached) and on inputs that are not
+    explained; ``leak`` is what stabilisers and dead sums lost. Components: ``relevance/shares`` [N, 3] (input, biases, leak), and for every
     tensor that all paths pass ``relevance/<tensor>`` [N, 3]: the sum there, and what biases and leaks took until there.
     """
     op, question = build.op, build.question
     start = begin(question)
     plan = build.plan(start.name)
-    book = Book(question.x if question.batched else None)
+    places = layouts(question.model, question.x, [s.node for s in plan.steps], batched=question.batched, picture=None)
+    book = Book(question.x if question.batched else None, places)
     cuts: Cuts = {}
-    op.context |= {"book": book, "input": question.x, "rectified": rectified(plan)}
-    signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, cuts_of(plan), book))
+    op.context |= {"book": book, "input": question.x, "rectified": rectified(plan), ENDS: zeros_get_nothing(plan)}
+    signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, cuts_of(plan, book), book))
     if question.x.name not in signals:
         raise UnsupportedError(
             f"no relevance arrives at '{question.x.name}': its paths to the score all lead through gates or shortcuts that are left out."
@@ -63,18 +71,19 @@ def relevance(build: Build) -> Result:
     bias, leak = (_total(op, entries) for entries in (book.bias, book.leak))
     build.component("relevance/shares", lambda: _numbers(op, columns(op, own, bias, leak)), 2)
     for name, (value, biases, leaks) in cuts.items():
-        kind = signal_type(question.model.value(name))
+        at = question.model.value(name)
 
-        def column(value: Value = value, kind: int = kind, biases: int = biases, leaks: int = leaks) -> Value:
-            wide = recast(op, value, kind, TensorProto.DOUBLE)  # a million terms: rounding of the sum would look like a loss
-            total = recast(op, book.total(op, wide), TensorProto.DOUBLE, op.dtype)
+        def column(value: Value = value, at: Value = at, biases: int = biases, leaks: int = leaks) -> Value:
+            wide = recast(op, value, signal_type(at), TensorProto.DOUBLE)  # a million terms: rounding of the sum would look like a loss
+            total = recast(op, book.total(op, at, wide), TensorProto.DOUBLE, op.dtype)
             return _numbers(op, columns(op, total, _total(op, book.bias[:biases]), _total(op, book.leak[:leaks])))
 
         build.component(f"relevance/{name}", column, 2)
     accounted = own
     for part in (bias, leak):
         accounted = accounted if part is None else op.Add(accounted, part)
-    return Result(arrived, build.relative_error(_numbers(op, accounted), build.head.score))
+    residual = build.relative_error(_numbers(op, accounted), build.head.score)
+    return Result(arrived, residual, reached=build.share_of_score(own))
 
 
 def _numbers(op: Emit, value: Value) -> Value:

@@ -12,6 +12,7 @@ from onnxsal.errors import MethodError
 from onnxsal.explainer import Explainer, Target
 from onnxsal.facts.tags import RESIDUAL, tags_of
 from onnxsal.graph import Model
+from onnxsal.methods.build import wrapper_of
 
 PARTS = "relevance/"
 GROWTH = 10.0
@@ -26,7 +27,8 @@ class Conservation:
     """Relevance on its way from the score to the input.
 
     ``score`` [N]; for every cut (a tensor that all paths pass), from the score on and ending with the input: ``sums``, ``bias`` and
-    ``leak`` [N, cuts], the relevance there and what biases and leaks took until there. ``blocks`` are the cuts that end residual blocks.
+    ``leak`` [N, cuts], the relevance there and what biases (with constants) and leaks took until there. ``blocks`` are the cuts that end
+    residual blocks.
     ``size`` [N] is the sum of the absolute relevance of the input.
     """
 
@@ -53,6 +55,11 @@ class Conservation:
     def accounted(self) -> np.ndarray:
         """|sum + bias shares + leak - score| / |score| [N, cuts]. Range [0, inf): 0 up to rounding, whatever the rules are."""
         return np.abs(self.sums + self.bias + self.leak - self.score[:, None]) / self.scale
+
+    @property
+    def reached(self) -> np.ndarray:
+        """Relevance of the input / score [N]: the share of the score that reaches it."""
+        return self.sums[:, -1] / np.where(np.abs(self.score) < 1e-6, np.copysign(1e-6, self.score), self.score)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -106,6 +113,7 @@ class Conservation:
             "blocks": self.blocks,
             "largest_error": float(np.abs(self.error[:, -1]).max()),
             "largest_unaccounted": float(self.accounted.max()),
+            "reached": self.reached,
             "warnings": self.warnings,
         }
 
@@ -123,7 +131,7 @@ def conservation(explainer: Explainer, batches: np.ndarray | Iterable[Any], targ
     stream = [batches] if isinstance(batches, np.ndarray) else list(batches)
     found = [explainer.explain(x, target) for x in stream]
     parts = [n for n in found[0].components if n.startswith(PARTS)] if found else []
-    if explainer.conversion.method.wrap != "relevance" or not parts:
+    if not wrapper_of(explainer.conversion.method).books or not parts:
         raise MethodError(
             f"method '{explainer.method}' sends no relevance back, or was converted without components. Those that do: lrp_* and "
             "deep_taylor, with components=True."

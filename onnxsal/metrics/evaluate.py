@@ -245,17 +245,17 @@ class _Run:
             raise InputError("the sample has no label")
         asked = None if self.target == PREDICTED else labels if self.target == LABEL else np.full(len(x), self.target)
         target = self.scorer.targets(x, asked)
-        residual = None
+        residual = reached = None
         if explainer is None:
             maps = signed = baseline_maps(way.name, x, self._places(x), self.settings.seed)
         else:
             whole = explainer.explain(x, target)
-            signed, residual = chosen_map(whole, signed=True), whole.residual
+            signed, residual, reached = chosen_map(whole, signed=True), whole.residual, whole.reached
             maps = chosen_map(whole)
         masks = tuple(s.mask for s in batch)
         unsigned = explainer is None or explainer.conversion.method.partial
         black = self.options.get("black")
-        return Task(self.scorer, x, maps, signed, residual, target, labels, masks, self.settings, black, explainer, unsigned)
+        return Task(self.scorer, x, maps, signed, residual, reached, target, labels, masks, self.settings, black, explainer, unsigned)
 
     def _places(self, x: np.ndarray) -> Places:
         return self.scorer.places(x)

@@ -57,8 +57,8 @@ class Task:
     """Samples [N] with their maps, ready to be measured.
 
     ``maps`` are the saliency maps, ``signed`` the attributions (the maps where those have no signs: ``unsigned``), ``residual`` [N] the
-    error of the method's law, ``labels`` [N] -1 and ``masks`` [N] ``None`` where a sample has none, ``explainer`` ``None`` for maps that
-    no model made.
+    error of the method's law, ``reached`` [N] the share of the score at the input (relevance methods), ``labels`` [N] -1 and ``masks`` [N]
+    ``None`` where a sample has none, ``explainer`` ``None`` for maps that no model made.
     """
 
     scorer: Scorer
@@ -66,6 +66,7 @@ class Task:
     maps: np.ndarray
     signed: np.ndarray
     residual: np.ndarray | None
+    reached: np.ndarray | None
     target: np.ndarray
     labels: np.ndarray
     masks: tuple[np.ndarray | None, ...]
@@ -80,9 +81,9 @@ class Task:
     def part(self, rows: Sequence[int]) -> Task:
         """Some of the samples."""
         at = np.asarray(rows, np.int64)
-        residual = None if self.residual is None else self.residual[at]
+        residual, reached = (None if law is None else law[at] for law in (self.residual, self.reached))
         arrays = {n: getattr(self, n)[at] for n in ("x", "maps", "signed", "target", "labels")}
-        return replace(self, **arrays, residual=residual, masks=tuple(self.masks[i] for i in at))
+        return replace(self, **arrays, residual=residual, reached=reached, masks=tuple(self.masks[i] for i in at))
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,10 @@ ATTENTION = dict(zip(localisation.VERDICTS, ("attended_well", "attended_too_litt
 
 def _residual(task: Task) -> Found:
     assert task.residual is not None
-    return Found({"residual": np.abs(task.residual.astype(np.float64))}, ("",) * len(task))
+    found = {"residual": np.abs(task.residual.astype(np.float64))}
+    if task.reached is not None:
+        found["reached"] = task.reached.astype(np.float64)
+    return Found(found, ("",) * len(task))
 
 
 def _randomization(task: Task) -> Found:
@@ -264,7 +268,16 @@ MEASURES = {
             (),
             ("mask",),
         ),
-        Measure("residual", {"residual": Column(False, "relative error of the method's own law")}, _residual, (), ("method", "law")),
+        Measure(
+            "residual",
+            {
+                "residual": Column(False, "relative error of the method's own law"),
+                "reached": Column(None, "share of the score that reaches the input (relevance methods)"),
+            },
+            _residual,
+            (),
+            ("method", "law"),
+        ),
         Measure(
             "model_randomization",
             {

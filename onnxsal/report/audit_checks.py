@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxsal.engine.method import get_method
+from onnxsal.methods.build import wrapper_of
 from onnxsal.metrics.conservation import conservation
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.samples import Dataset
@@ -53,12 +54,12 @@ def flow(own: Subject, ways: Sequence[Way], data: Dataset, seen: Seen) -> list[d
     """Where the score goes: through the layers to the pixels, or into biases; for methods that account for it, on some pictures."""
     told = []
     for way in ways:
-        wrap = get_method(way.method or "").wrap
-        if wrap not in ("relevance", "fullgrad"):
+        wrapper = wrapper_of(get_method(way.method or ""))
+        if not wrapper.shares:
             continue
         samples = [s for batch in data.batches(CHUNK, seen.names[:CHUNK]) for s in batch]
         explainer = own.explainer(way, components=True)
-        if wrap == "relevance":
+        if wrapper.books:
             found = conservation(explainer, [s.x for s in samples])
             rows = [
                 {
@@ -73,7 +74,7 @@ def flow(own: Subject, ways: Sequence[Way], data: Dataset, seen: Seen) -> list[d
             told.append({"method": way.name, "n": len(samples), "kind": "relevance", "rows": rows, "warnings": list(found.warnings)})
             continue
         parts = [explainer.explain(s.x) for s in samples]
-        shares = np.concatenate([p.components["fullgrad/shares"] for p in parts]).astype(np.float64)
+        shares = np.concatenate([p.components[wrapper.shares] for p in parts]).astype(np.float64)
         score = np.concatenate([p.score for p in parts]).astype(np.float64)
         scale = np.maximum(np.abs(score), 1e-6)[:, None]
         words = ("input term (gradient x input)", "stored biases", "implicit biases of other nodes")

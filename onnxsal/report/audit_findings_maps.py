@@ -74,12 +74,18 @@ def laws(facts: Facts, _: Sequence[Evaluation]) -> Iterator[Finding]:
             f"The map of {name} does not account for the score",
             f"{name} promises: {method['law'] or 'its parts sum to the score'}. On {len(bad)} of {len(pairs)} pictures the sum "
             f"misses by more than {limit:g} of the "
-            f"score (worst: {bad[0][0]:.3g}, '{bad[0][1]}').",
+            f"score (worst: {bad[0][0]:.3g}, '{bad[0][1]}'{_reached(facts, name, bad[0][1])}).",
             "Raise n_steps."
             if summed
             else "Do not rely on these maps; report the model to the authors of onnxsal if it computes in float32.",
             [n for _, n in bad],
         )
+
+
+def _reached(facts: Facts, method: str, picture: str) -> str:
+    """Of a relevance method: how much of the score arrives in that map."""
+    (share,) = (p["maps"][method]["reached"] for p in facts["pictures"] if p["name"] == picture)
+    return "" if share is None else f", where {percent(share)} of the score reaches the input"
 
 
 def biases(facts: Facts, _: Sequence[Evaluation]) -> Iterator[Finding]:
