@@ -172,7 +172,7 @@ def _blaming_whom(source: Source) -> Iterator[None]:
     try:
         yield
     except ModelError as refused:
-        refuse_source(source)
+        refuse_source(source, lacking=lacks_kernel(refused))
         raise ModelError(f"ONNX Runtime refuses the model with its explanation: {refused}") from refused
 
 
@@ -206,14 +206,15 @@ def _kernels_elsewhere(refused: ModelError, proto: onnx.ModelProto) -> str:
     return f"the model runs on a GPU only: ONNX Runtime's CPU provider has no kernel for {lacking}"
 
 
-def refuse_source(source: Source) -> None:
+def refuse_source(source: Source, lacking: str = "") -> None:
     """Raises ``ModelError`` where ONNX Runtime does not open the model that was given, for another reason than a lack of kernels (an old
-    opset, which is raised) or an IR version (which is set).
+    opset, which is raised) or an IR version (which is set); or for the operator that it lacks in the converted file too (``lacking``).
     """
     try:
         open_session(source, "cpu", optimise=False, planned=False)
     except ModelError as error:
-        if not lacks_kernel(error) and "IR version" not in str(error):
+        missing = lacks_kernel(error)
+        if (missing and missing == lacking) or not (missing or "IR version" in str(error)):
             raise ModelError(f"ONNX Runtime refuses the model itself: {error}") from error
 
 
