@@ -1,4 +1,4 @@
-"""Half precision: what ONNX Runtime rounds and what it does not decides nothing, in a gradient, an implicit bias, or a comparison of models."""
+"""Half precision: where ONNX Runtime rounds decides nothing, in a gradient, an implicit bias, or a comparison of models."""
 
 from __future__ import annotations
 
@@ -101,7 +101,19 @@ def test_every_operator_that_chooses_agrees_with_its_float64_twin() -> None:
         outcomes.setdefault(spec.op_type, []).append(wrong(spec, test))
     assert not {name: found for name, found in outcomes.items() if any(found)}
     ran = {name for name, found in outcomes.items() if "" in found}
-    assert ran >= {"Clip", "Max", "Min", "MaxPool", "ReduceMax", "ReduceMin", "Relu", "PRelu", "HardSigmoid", "HardSwish", "ScatterElements"}
+    assert ran >= {
+        "Clip",
+        "Max",
+        "Min",
+        "MaxPool",
+        "ReduceMax",
+        "ReduceMin",
+        "Relu",
+        "PRelu",
+        "HardSigmoid",
+        "HardSwish",
+        "ScatterElements",
+    }
     assert set(outcomes) - ran == {"Celu", "MeanVarianceNormalization", "ScatterND"}, "ONNX Runtime runs these in no half precision"
 
 
@@ -135,7 +147,13 @@ def behind_a_convolution(name: str, dtype: type) -> onnx.ModelProto:
     """The activation behind a convolution, for which the CPU has no half-precision kernel."""
     weights = {"w": draw(4, 3, 1, 1), "v": draw(4, 2, seed=1), "zero": np.zeros(()), "two": np.full((), 2.0), "six": np.full((), 6.0)}
     weights["minus"] = np.full((), -0.3)
-    nodes = [node("Conv", "x w", "c"), *ACTIVATIONS[name], node("GlobalAveragePool", "a", "g"), node("Flatten", "g", "f"), node("MatMul", "f v", "y")]
+    nodes = [
+        node("Conv", "x w", "c"),
+        *ACTIVATIONS[name],
+        node("GlobalAveragePool", "a", "g"),
+        node("Flatten", "g", "f"),
+        node("MatMul", "f v", "y"),
+    ]
     used = {i for n in nodes for i in n.input}
     kept = {n: a.astype(dtype) for n, a in weights.items() if n in used}
     code = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))

@@ -156,16 +156,18 @@ def _clip_bias(op: Emit, node: NodeView) -> Value | None:
     return None if held is None else mask(op, held, node.y)
 
 
-def is_relu6(node: NodeView) -> bool:
+def _is_relu6(node: NodeView) -> bool:
     """Whether a Clip is what a ReLU6 is exported as: its bounds are the constants 0 and 6."""
     low, high = node.const(1), node.const(2)
     return is_zero(low) and high is not None and high.size > 0 and bool(np.all(high == 6))
 
 
 def _passes(op: Emit, node: NodeView) -> Value:
-    """Where a signal goes through a Clip."""
-    if is_relu6(node):
-        # read off y, so that x is needed by nobody else and the activation stays fused into the convolution before it
+    """Where a signal goes through a Clip: inside its closed interval, as through torch.clamp and tf.clip_by_value; through a ReLU6
+    not at its ends, as in PyTorch and TensorFlow."""
+    if _is_relu6(node):
+        # Read off y: then nobody else needs x, and the activation stays fused into the convolution before it. That y stays as it is
+        # between the smallest and the largest number inside is quicker to find out than y > 0 and y < 6: one node and 2 % of Lite0 less.
         tiny, below_six = float(np.finfo(op.np_dtype).tiny), float(np.nextafter(op.np_dtype.type(6), op.np_dtype.type(0)))
         return op.Equal(op.Clip(node.y, tiny, below_six), node.y)
     # x equals y exactly inside the closed interval, whichever bounds there are
@@ -204,10 +206,11 @@ def _clip_range(node: NodeView, of: Of) -> Range:
         case((2, 3)),
         case((2, 3), 1.0, -0.5, kinks=[1.0, -0.5]),
         case((2, 3), -0.5, 1.0, fixed=[1, 2], kinks=[-0.5, 1.0]),
+        case((3, 4), 0.0, 6.0, fixed=[1, 2], low=-4.0, high=10.0, kinks=[0.0, 6.0]),
     ],
 )
 def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy where min <= x <= max (from 0 to 6, a ReLU6: where 0 < x < 6), else 0; dmin and dmax are the sums of dy over what they hold."""
+    """dx = dy where min <= x <= max (a ReLU6, from 0 to 6: where 0 < x < 6), else 0; dmin, dmax: the sums of dy over what they hold."""
     dx = mask(op, _passes(op, node), dy) if node.want(0) else None
     if not (node.want(1) or node.want(2)):
         return node.grads(dx)
