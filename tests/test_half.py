@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -172,6 +173,47 @@ def test_an_activation_behind_a_convolution(name: str, method: str) -> None:
     far = np.abs(found.attribution - wanted.attribution) > 1e-3 * np.abs(wanted.attribution).max()
     assert far.mean() < 0.01  # a place within rounding of a kink has three inputs
     assert found.residual is None or found.residual.max() < 2 * UNIT
+
+
+def in_bfloat16(inner: onnx.NodeProto, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """float32 products around one node in bfloat16, from ``c`` to ``d``."""
+    kind = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
+    nodes = [
+        node("MatMul", "x w", "a"),
+        node("Cast", "a", "c", to=TensorProto.BFLOAT16),
+        inner,
+        node("Cast", "d", "e", to=TensorProto.FLOAT),
+        node("MatMul", "e v", "y"),
+    ]
+    kept = {"w": draw(5, 6), "v": draw(6, 3, seed=1)} | {n: a.astype(kind) for n, a in weights.items()}
+    return make(nodes, {"x": ["N", 5]}, {"y": ["N", 3]}, kept)
+
+
+def test_bfloat16_agrees_where_the_cpu_has_a_kernel() -> None:
+    """ONNX Runtime's CPU provider has them for copies and for this one sum."""
+    model, x = in_bfloat16(node("LayerNormalization", "c s", "d"), {"s": np.ones(6)}), draw(4, 5, seed=2)
+    found = onnxsal.Explainer(model, "gradient", providers="cpu").explain(x, 1).attribution
+    wanted = onnxsal.Explainer(float32_twin(model), "gradient", providers="cpu").explain(x, 1).attribution
+    np.testing.assert_allclose(found, wanted, atol=2.0**-7 * np.abs(wanted).max())
+    assert np.abs(found - wanted).max() > 1e-6 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("inner", "weights", "lacking"),
+    [
+        (node("Relu", "c", "d"), {}, "Max"),
+        (node("Max", "c zero", "d"), {"zero": np.zeros(())}, "Max"),
+        (node("MatMul", "c m", "d"), {"m": np.ones((6, 6))}, "MatMul"),
+    ],
+    ids=["Relu", "Max", "MatMul"],
+)
+def test_bfloat16_is_refused_where_the_cpu_has_none(inner: onnx.NodeProto, weights: dict[str, np.ndarray], lacking: str) -> None:
+    """The model that was given lacks the kernel, not what was added to it; a converted file is for a GPU then, and that is said."""
+    model = in_bfloat16(inner, weights)
+    with pytest.raises(ModelError, match=rf"refuses the model itself: .*implementation for {lacking}\("):
+        onnxsal.Explainer(model, "gradient", providers="cpu")
+    kernel = rf"runs on a GPU only: .* no kernel for {inner.op_type}\(bfloat16\)"
+    assert re.search(kernel, onnxsal.check(model, "cpu", "gradient").doubt)
 
 
 # ----- comparing models -----

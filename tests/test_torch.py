@@ -268,15 +268,15 @@ BENT = {
 }
 
 
-@pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
-def test_derivatives_at_the_ends_of_intervals(exporter: str) -> None:
+@pytest.mark.parametrize(("exporter", "fold"), [("legacy", True), ("dynamo", True), ("dynamo", False)])
+def test_derivatives_at_the_ends_of_intervals(exporter: str, fold: bool) -> None:
     """At exactly the points where activations bend, one to a row, as PyTorch has it.
 
     What no file tells: Hardtanh(-1, 1) is exported as the Clip that torch.clamp is, and counts as that; torch.clamp(x, 0, 6) as a ReLU6.
     """
     rows = Lambda(lambda x: torch.cat([f(x[i : i + 1]) for i, f in enumerate(BENT.values())]))
     x = torch.tensor([[-9.0, -3.0, -1.0, 0.0, 0.5, 2.0, 3.0, 6.0, 9.0]]).repeat(len(BENT), 1).requires_grad_()
-    made = onnxsal.vjp(export(rows, exporter, 18, batch=len(BENT), example=x.detach()))
+    made = onnxsal.vjp(export(rows, exporter, 18, fold, len(BENT), example=x.detach()))
     (wanted,) = torch.autograd.grad(rows(x).sum(), x)
     (source, out) = (i.name for i in made.graph.input)
     got = run(made, {source: x.detach().numpy(), out: np.ones(x.shape, np.float32)})[f"vjp/{source}"]
