@@ -211,6 +211,7 @@ def _by_values(node: onnx.NodeProto, types: Types) -> onnx.NodeProto:
     code = types.get(node.input[1], (0, None))[0] if node.op_type == "CastLike" else 0
     if not code:
         return node
+    # what it is, said in one node that the reference evaluator runs without that input
     cast = helper.make_node("Cast", node.input[:1], node.output, to=code)
     cast.attribute.extend(node.attribute)
     return cast

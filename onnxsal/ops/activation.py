@@ -163,15 +163,23 @@ def _is_relu6(node: NodeView) -> bool:
 
 
 def _passes(op: Emit, node: NodeView) -> Value:
-    """Where a signal goes through a Clip: inside its closed interval, as through torch.clamp and tf.clip_by_value; through a ReLU6
-    not at its ends, as in PyTorch and TensorFlow."""
-    if _is_relu6(node):
-        # Read off y: then nobody else needs x, and the activation stays fused into the convolution before it. That y stays as it is
-        # between the smallest and the largest number inside is quicker to find out than y > 0 and y < 6: one node and 2 % of Lite0 less.
-        tiny, below_six = float(np.finfo(op.np_dtype).tiny), float(np.nextafter(op.np_dtype.type(6), op.np_dtype.type(0)))
-        return op.Equal(op.Clip(node.y, tiny, below_six), node.y)
-    # x equals y exactly inside the closed interval, whichever bounds there are
+    """Where a signal goes through a Clip: inside its closed interval, as through torch.clamp; through a ReLU6 not at its ends, as in
+    PyTorch and TensorFlow."""
+    return op.cached(("passes", node.x.name, node.y.name), lambda: _between(op, node.y) if _is_relu6(node) else _inside(op, node))
+
+
+def _inside(op: Emit, node: NodeView) -> Value:
+    """Where min <= x <= max, whichever bounds there are: there x equals y."""
     return op.Equal(node.x, result_seen(op, node))
+
+
+def _between(op: Emit, y: Value) -> Value:
+    """Where 0 < y < 6, asked of y alone: then nobody else needs x, and the activation stays fused into the convolution before it.
+
+    That y stays as it is between the smallest and the largest number inside takes 2 % of a network's time less than two comparisons.
+    """
+    tiny, below_six = np.finfo(op.np_dtype).tiny, np.nextafter(op.np_dtype.type(6), op.np_dtype.type(0))
+    return op.Equal(op.Clip(y, float(tiny), float(below_six)), y)
 
 
 def _clipped(op: Emit, node: NodeView) -> tuple[Value | None, Value | None]:
