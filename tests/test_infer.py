@@ -61,3 +61,13 @@ def test_what_nobody_evaluates_is_not_known(op_type: str):
     constants = infer(model).constants
     assert "y" not in constants
     assert constants["n"].tolist() == [2, 2]
+
+
+def test_of_a_value_that_only_lends_its_type_the_type_is_enough():
+    """Exporters write the bounds of a Clip in the type of the data that it bounds."""
+    nodes = [node("Mul", "x x", "s"), node("CastLike", "low s", "low_as"), node("CastLike", "s low", "s_as"), node("Clip", "s low_as", "y")]
+    model = make(nodes, {"x": ["N", 3]}, {"y": ["N", 3]}, {"low": np.array(2, np.int64)}, opset=19)
+    constants = infer(model).constants
+    assert constants["low_as"] == 2
+    assert constants["low_as"].dtype == np.float32
+    assert "s_as" not in constants

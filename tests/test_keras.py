@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 import onnxsal
+from tests.oracle import run
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="tensorflow is not installed")
 TOLERANCE = 1e-4
@@ -166,3 +167,33 @@ def test_fullgrad_is_complete() -> None:
         maps = [v for v in found.components.values() if v.shape == (3, 33, 33)]
         np.testing.assert_allclose(sum(maps), found.saliency_map, rtol=1e-4)
     assert len(maps) > 5
+
+
+BENT = {
+    "tf.nn.relu": lambda x: tf.nn.relu(x),
+    "tf.nn.relu6": lambda x: tf.nn.relu6(x),
+    "ReLU(6)": lambda x: tf.keras.layers.ReLU(max_value=6)(x),
+    "relu6": lambda x: tf.keras.activations.relu6(x),
+    "hard_silu": lambda x: tf.keras.activations.hard_silu(x),
+    "hard_sigmoid": lambda x: tf.keras.activations.hard_sigmoid(x),
+}
+
+
+def test_derivatives_at_the_ends_of_intervals() -> None:
+    """At exactly the points where activations bend, one to a row, as TensorFlow has it."""
+    import tf2onnx
+
+    def rows(x: Any) -> Any:
+        return tf.concat([f(x[i : i + 1]) for i, f in enumerate(BENT.values())], 0)
+
+    x = np.repeat(np.array([[-9, -3, 0, 0.5, 3, 6, 9]], np.float32), len(BENT), 0)
+    signature = [tf.TensorSpec(x.shape, tf.float32, name="x")]
+    model, _ = tf2onnx.convert.from_function(tf.function(rows, input_signature=signature), input_signature=signature, opset=18)
+    made, given = onnxsal.vjp(model), tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        y = rows(given)
+    (source, out) = (i.name for i in made.graph.input)
+    got = run(made, {source: x, out: np.ones_like(x)})[f"vjp/{source}"]
+    for name, row, expected in zip(BENT, got, tape.gradient(y, given).numpy(), strict=True):
+        np.testing.assert_allclose(row, expected, rtol=1e-6, err_msg=name)

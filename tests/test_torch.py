@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import onnxsal
+from tests.oracle import run
 from tests.torch_nets import Lambda, export, exported, images, net, randomise, resnet18, swapped, torch_gradient, vgg
 
 TOLERANCE = 1e-4
@@ -253,3 +254,31 @@ def test_zero_gradient_at_zero() -> None:
     found = onnxsal.Explainer(export(model), "gradient").explain(x.numpy())
     assert not torch_gradient(model, x)[0].any()
     assert not found.attribution.any()
+
+
+BENT = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "ReLU6": nn.ReLU6(),
+    "Hardtanh(0, 6)": nn.Hardtanh(0.0, 6.0),
+    "clamp": lambda x: torch.clamp(x, -1.0, 2.0),
+    "x relu6(x + 3) / 6": lambda x: x * F.relu6(x + 3) / 6,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+}
+
+
+@pytest.mark.parametrize(("exporter", "fold"), [("legacy", True), ("dynamo", True), ("dynamo", False)])
+def test_derivatives_at_the_ends_of_intervals(exporter: str, fold: bool) -> None:
+    """At exactly the points where activations bend, one to a row, as PyTorch has it.
+
+    What no file tells: Hardtanh(-1, 1) is exported as the Clip that torch.clamp is, and counts as that; torch.clamp(x, 0, 6) as a ReLU6.
+    """
+    rows = Lambda(lambda x: torch.cat([f(x[i : i + 1]) for i, f in enumerate(BENT.values())]))
+    x = torch.tensor([[-9.0, -3.0, -1.0, 0.0, 0.5, 2.0, 3.0, 6.0, 9.0]]).repeat(len(BENT), 1).requires_grad_()
+    made = onnxsal.vjp(export(rows, exporter, 18, fold, len(BENT), example=x.detach()))
+    (wanted,) = torch.autograd.grad(rows(x).sum(), x)
+    (source, out) = (i.name for i in made.graph.input)
+    got = run(made, {source: x.detach().numpy(), out: np.ones(x.shape, np.float32)})[f"vjp/{source}"]
+    for name, row, expected in zip(BENT, got, wanted, strict=True):
+        np.testing.assert_allclose(row, expected, rtol=1e-6, err_msg=name)

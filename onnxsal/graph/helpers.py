@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,6 +146,19 @@ def mask(op: Emit, condition: Value, g: Value) -> Value:
     convolutions) but makes NaN of a masked infinity, as in log(relu(x)); ``Sign`` as a mask is three times slower.
     """
     return op.Where(condition, g, 0.0)
+
+
+def result_seen(op: Emit, node: NodeView, build: Callable[[], Value] | None = None) -> Value:
+    """The node's result as the backward part has to see it to ask which operand it is: one of them, to the last bit.
+
+    ONNX Runtime computes much of a half-precision graph in float32, between casts that it adds and takes away again, so one of an operand
+    and y may be rounded and the other not: then no element of the one equals the other. Where y is in half precision the node (``build``,
+    if another form of it is better) runs once more in float32, on the operands that it is compared with.
+    """
+    if node.y.dtype not in HALF:
+        return node.y
+    names = tuple(v.name if v else "" for v in node.inputs)
+    return op.cached(("result seen", node.y.name, names), build or (lambda: op.clone(node, node.inputs)))
 
 
 def cast(op: Emit, value: Value) -> Value:

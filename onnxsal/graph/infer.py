@@ -186,9 +186,7 @@ def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
     feeds: dict[str, np.ndarray] = {}
     nodes = []
     available = set(fixed)
-    for node in light.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            continue
+    for node in (_by_values(n, types) for n in light.graph.node if n.domain in ("", "ai.onnx")):
         if is_stored(node):
             value = constant_value(node)
             if value is not None and value.size <= _FOLD_LIMIT and value.dtype.kind in "ifub":
@@ -205,6 +203,18 @@ def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
             nodes.append(node)
             available.update(node.output)
     return feeds | _evaluate(light, nodes, feeds)
+
+
+def _by_values(node: onnx.NodeProto, types: Types) -> onnx.NodeProto:
+    """The node as one that needs no more than the values of its inputs."""
+    # it reads the type of its second input alone: exporters write the bounds of a Clip so, beside the data that they bound
+    code = types.get(node.input[1], (0, None))[0] if node.op_type == "CastLike" else 0
+    if not code:
+        return node
+    # what it is, said in one node that the reference evaluator runs without that input
+    cast = helper.make_node("Cast", node.input[:1], node.output, to=code)
+    cast.attribute.extend(node.attribute)
+    return cast
 
 
 def _is_fixed(light: onnx.ModelProto, node: onnx.NodeProto) -> bool:

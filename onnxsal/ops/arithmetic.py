@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import cast, is_zero, mask, unbroadcast
+from onnxsal.graph.helpers import cast, is_zero, mask, result_seen, unbroadcast
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import nowhere
 from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
@@ -226,11 +226,17 @@ def modulo(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- choices -----
 
 
+def _chosen(op: Emit, node: NodeView) -> list[Value]:
+    """For each input, where it is the result."""
+    y = result_seen(op, node)
+    return [op.Equal(node.input(i), y) for i in range(len(node.inputs))]
+
+
 def _choice_bias(op: Emit, node: NodeView) -> Value | None:
     """The elements of y that no active input decides; where some of the tied inputs are active, their part of it."""
     if all(node.wants):
         return None
-    chosen = [cast(op, op.Equal(node.input(i), node.y)) for i in range(len(node.inputs))]
+    chosen = [cast(op, c) for c in _chosen(op, node)]
     passive = reduce(op.Add, [c for i, c in enumerate(chosen) if not node.want(i)])
     return op.Mul(node.y, op.Div(passive, reduce(op.Add, chosen)))
 
@@ -262,7 +268,7 @@ def extremum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     if len(node.inputs) == 1:
         return [dy]
     # equal shares as in torch.maximum: the operands commute, so must their derivatives; the shares add up to dy
-    chosen = [op.Equal(node.input(i), node.y) for i in range(len(node.inputs))]
+    chosen = _chosen(op, node)
     share = op.Div(dy, reduce(op.Add, [cast(op, c) for c in chosen]))
     return _back(op, node, [mask(op, c, share) if node.want(i) else None for i, c in enumerate(chosen)])
 

@@ -7,7 +7,7 @@ import numpy as np
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
-from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, shape_of, zeros_like
+from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, result_seen, shape_of, zeros_like
 from onnxsal.ops.places import lost, moved_without_sums
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, hull, sum_of
 from onnxsal.ops.registry import case, gradient_of
@@ -240,8 +240,9 @@ class Spots:
         return reshape_like(op, op.ScatterElements(*flat, axis=0, reduction=reduction), self.data)
 
 
-def _shares(op: Emit, spots: Spots, y: Value) -> tuple[Value, Value]:
+def _shares(op: Emit, spots: Spots) -> tuple[Value, Value]:
     """Of max and min: 1/n where an element of the data, and of the updates, is the extremum that n of them share, else 0."""
+    y = result_seen(op, spots.node, lambda: spots.put(spots.data, spots.updates, spots.node.attr("reduction")))
     own = cast(op, op.Equal(spots.data, y))
     hits = cast(op, op.Equal(spots.updates, spots.take(y)))
     share = op.Reciprocal(spots.put(own, hits, "add"))
@@ -269,7 +270,7 @@ def _scatter_bias(op: Emit, node: NodeView) -> Value | None:
     if data and updates:
         return None
     if reduction in ("max", "min"):
-        own, _ = _shares(op, spots, node.y)
+        own, _ = _shares(op, spots)
         return op.Mul(node.y, op.Sub(1.0, own) if data else own)
     zero = zeros_like(op, spots.data if data else spots.updates)
     return spots.put(zero, spots.updates, reduction) if data else spots.put(spots.data, zero, reduction)
@@ -323,7 +324,7 @@ def scatter(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     reduction, spots = node.attr("reduction"), Spots(op, node)
     ddata = dupdates = None
     if reduction in ("max", "min"):
-        own, hits = _shares(op, spots, node.y)
+        own, hits = _shares(op, spots)
         return [op.Mul(dy, own), None, op.Mul(spots.take(dy), hits)]
     if reduction not in ("none", "add", "mul"):
         raise UnsupportedError(f"{node.label}: no gradient is known for reduction '{reduction}'; known: none, add, mul, max, min.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import axes_of, cast, mask, shape_of, zeros_like
+from onnxsal.graph.helpers import axes_of, cast, mask, result_seen, shape_of, zeros_like
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import along, reduced
 from onnxsal.ops.places import reduced as reduced_places
@@ -231,7 +231,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 )
 def reduce_extreme(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / (number of elements equal to y) where x = y, else 0: ties share equally."""
-    hit = op.Equal(node.x, _keep(op, node, node.y))
+    hit = op.Equal(node.x, _keep(op, node, result_seen(op, node)))
     share = op.Div(_keep(op, node, dy), _sum(op, node, cast(op, hit)))
     return node.grads(mask(op, hit, share))
 

@@ -25,22 +25,29 @@ from onnxsal.passes.sort import SORT
 __all__ = ["Comparison", "Outcome", "Pass", "Prepared", "passes", "prepare"]
 
 
+TOLERANCE = 1e-5
+"""A rewritten forward part must return the same outputs up to rounding."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Largest difference of the outputs of two models that ran on the same data, relative to the largest output, and what data that was.
+    """Largest difference of the outputs of two models that ran on the same data, relative to the largest output, and how they ran.
 
-    Where no data was found on which they run, ``difference`` is ``None`` and ``note`` says why.
+    ``limit`` is what rounding may make of it. Where no data was found on which they run, ``difference`` is ``None`` and ``note`` says why.
     """
 
     difference: float | None
     note: str = ""
+    limit: float = TOLERANCE
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the difference is known and within the limit (NaN is not)."""
+        return self.difference is not None and self.difference <= self.limit
 
 
 Compare = Callable[[bytes | onnx.ModelProto, onnx.ModelProto], Comparison]
 """Runs the model before and after it was rewritten."""
-
-TOLERANCE = 1e-5
-"""A rewritten forward part must return the same outputs up to rounding."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def prepare(
     """Run every pass on ``proto`` (changed in place). ``example`` (data of some inputs) tells what the model leaves open.
 
     Where a pass replaced forward nodes, ``compare`` (if given) runs the model before and after; raises ``ModelError`` if the
-    outputs differ by more than ``TOLERANCE``: then the rewrite was wrong for this model and no map could be trusted. Where they
+    outputs differ by more than rounding: then the rewrite was wrong for this model and no map could be trusted. Where they
     could not be compared the result is in ``doubt``.
     """
     before: bytes | onnx.ModelProto | None = None
@@ -117,11 +124,11 @@ def _compared(found: Comparison, rewritten: str) -> tuple[str, str]:
     if found.difference is None:
         doubt = f"the model was rewritten ({rewritten}) and its outputs before and after were not compared: {found.note}"
         return f"outputs before and after {rewritten}: not compared: {found.note}", doubt
-    if not found.difference <= TOLERANCE:
+    note = f" ({found.note})" if found.note else ""
+    if not found.accepted:
         raise ModelError(
-            f"rewriting the model ({rewritten}) changed its outputs by {found.difference:.2e} relative; "
-            f"at most {TOLERANCE:g} is allowed. "
+            f"rewriting the model ({rewritten}) changed its outputs by {found.difference:.2e} relative{note}; "
+            f"at most {found.limit:.2g} is allowed. "
             "Export the model with opset 18 or higher and without fused operators."
         )
-    note = f" ({found.note})" if found.note else ""
     return f"outputs before and after {rewritten}: largest relative difference {found.difference:.1e}{note}", ""

@@ -256,9 +256,11 @@ def _open_error(error: BaseException, what: str) -> ModelError:
     return ModelError(f"{what} cannot be opened: {advice.format(text, *found.groups())}")
 
 
-def lacks_kernel(error: BaseException) -> bool:
-    """Whether a model was refused only because this provider has no kernel for one of its nodes: the model itself is in order."""
-    return isinstance(error.__cause__, state.NotImplemented) and "Could not find an implementation" in str(error)
+def lacks_kernel(error: BaseException) -> str:
+    """The operator and opset, as in 'Conv(22)', if a model was refused only because this provider has no kernel for one of its nodes ('' =
+    for another reason): the model itself is in order."""
+    found = re.search(r"Could not find an implementation for (\S+)", str(error))
+    return found[1] if found and isinstance(error.__cause__, state.NotImplemented) else ""
 
 
 def _run_error(error: BaseException, arrays: Mapping[str, Array]) -> OnnxsalError:
