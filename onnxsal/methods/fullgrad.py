@@ -16,7 +16,7 @@ from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.facts.axes import Layout, Picture, layouts
 from onnxsal.facts.solve import reached
 from onnxsal.graph import Emit, Model, Value
-from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, zeros_like
+from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, times, zeros_like
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
@@ -139,7 +139,7 @@ def term_sum(build: Build, term: Term) -> Value:
     with op.at(site.step.node):
         if channel is not None and rank > 2 and channel in axes:
             signal = op.ReduceSum(signal, [a for a in axes if a != channel], keepdims=1)
-        product = op.Mul(signal, term.bias)
+        product = times(op, site.step.node, signal, term.bias)
         total = op.ReduceSum(product, axes, keepdims=0) if axes else product
         if alone:
             total = op.Reshape(total, [1])
@@ -221,10 +221,10 @@ class Painter:
         with op.at(site.step.node):
             strength = op.Abs(term.signal)
             weight: Value | None = None
-            if with_bias and site.channel == picture[0]:
+            if with_bias and site.channel == picture[0] and not site.step.node.wild:
                 weight = op.Abs(term.bias)
             elif with_bias:
-                strength = op.Abs(op.Mul(term.signal, term.bias))
+                strength = op.Abs(times(op, site.step.node, term.signal, term.bias))
             small = self.squash(strength, weight, picture, site.y.shape or ())
             return recast(op, small, signal_type(site.y), signal_type(self.x))
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
+from onnxsal.ops import edges
 from onnxsal.ops.axes import along, each_sample, from_axis_on, pictures, within
+from onnxsal.ops.guards import OWN
 from onnxsal.ops.places import along as places_along
 from onnxsal.ops.places import behind_samples, from_axis, one_axis, spatial
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
@@ -114,11 +116,16 @@ def _through_statistics(op: Emit, g: Value, form: _Form, std: Value, xhat: Value
     return op.Div(op.Sub(g, moved), std)
 
 
+def _divisor(op: Emit, node: NodeView, std: Value) -> Value:
+    """The deviation; where it may be 0 (epsilon is), 1 in its place: the output is no number there, and only signals of 0 pass."""
+    return op.Where(op.Equal(std, 0.0), 1.0, std) if OWN in node.wild else std
+
+
 def _statistical(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """Signals at x, scale and bias."""
     form = _FORMS[node.op_type](op, node)
     centred, variance = _deviation(op, _fold(op, node.x, form), form, node.attr("epsilon"))
-    std = op.Sqrt(variance)
+    std = _divisor(op, node, op.Sqrt(variance))
     xhat = op.Div(centred, std)
     dy = _fold(op, dy, form)
     dx = dscale = dbias = None
@@ -158,6 +165,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "RMSNormalization",
     family="normalization",
     axes=from_axis_on,
+    edge=edges.unless_positive("epsilon"),
     trained=(1, 2),
     places=places_along(from_axis),
     bias=_statistical_bias,
@@ -182,6 +190,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "GroupNormalization",
     family="normalization",
     axes=_statistical_axes,
+    edge=edges.unless_positive("epsilon"),
     pictures=True,
     places={"InstanceNormalization": places_along(spatial), "GroupNormalization": places_along(behind_samples)},
     bias=_statistical_bias,

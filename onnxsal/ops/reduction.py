@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import axes_of, cast, mask, shape_of, zeros_like
-from onnxsal.ops import squashing
+from onnxsal.graph.helpers import axes_of, cast, mask, shape_of, times, zeros_like
+from onnxsal.ops import edges, squashing
 from onnxsal.ops.axes import along, reduced
 from onnxsal.ops.places import reduced as reduced_places
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, powers
 from onnxsal.ops.registry import Case, case, gradient_of
-from onnxsal.ops.statements import Roles
+from onnxsal.ops.statements import Edge, Roles
 
 # ----- which axes, and how to get them back -----
 
@@ -101,6 +101,7 @@ def _cases(*more: Case, **drawn: float | Sequence[float]) -> list[Case]:
     axes=reduced,
     places=reduced_places,
     range=by_sign,
+    wild=edges.summed,
     bias="zero",
     cases=_cases(),
     roles=Roles((0,)),
@@ -122,6 +123,8 @@ def reduce_mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     axes=reduced,
     places=reduced_places,
     range=NOT_NEGATIVE,
+    wild=edges.size,
+    power=lambda node: 2.0,
     bias=lambda op, node: op.Neg(node.y),
     cases=_cases(),
 )
@@ -131,7 +134,14 @@ def reduce_sum_square(op: Emit, node: NodeView, dy: Value) -> list[Value | None]
 
 
 @gradient_of(
-    "ReduceL1", family="reduction", axes=reduced, places=reduced_places, range=NOT_NEGATIVE, bias="zero", cases=_cases(kinks=[0.0])
+    "ReduceL1",
+    family="reduction",
+    axes=reduced,
+    places=reduced_places,
+    range=NOT_NEGATIVE,
+    wild=edges.size,
+    bias="zero",
+    cases=_cases(kinks=[0.0]),
 )
 def reduce_l1(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = sign(x) dy."""
@@ -139,7 +149,14 @@ def reduce_l1(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 @gradient_of(
-    "ReduceL2", family="reduction", axes=reduced, places=reduced_places, range=NOT_NEGATIVE, bias="zero", cases=_cases(kinks=[0.0])
+    "ReduceL2",
+    family="reduction",
+    axes=reduced,
+    places=reduced_places,
+    range=NOT_NEGATIVE,
+    wild=edges.size,
+    bias="zero",
+    cases=_cases(kinks=[0.0]),
 )
 def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = x dy / y; the derivative at x = 0, y = 0 is 0."""
@@ -153,6 +170,8 @@ def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     head=squashing.log_sum,
     axes=reduced,
     places=reduced_places,
+    edge=edges.domain(0.0, math.inf, Edge.BELOW),
+    wild=edges.increasing_from(0.0),
     bias=lambda op, node: op.Sub(node.y, 1.0),
     cases=_cases(low=0.5, high=2.0),
 )
@@ -167,9 +186,10 @@ def _weights(op: Emit, node: NodeView) -> Value:
 
 
 def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
-    """r = y - sum(p x). Elements with p = 0 are left out: there x may be -inf."""
+    """r = y - sum(p x) = sum(p (y - x)), which no offset of all elements changes. Those with p = 0 are left out: x may be -inf there."""
     p = _weights(op, node)
-    return op.Sub(node.y, _sum(op, node, mask(op, op.Greater(p, 0.0), op.Mul(p, node.x)), node.attr("keepdims")))
+    below = op.Sub(_keep(op, node, node.y), node.x)
+    return _sum(op, node, mask(op, op.Greater(p, 0.0), op.Mul(p, below)), node.attr("keepdims"))
 
 
 @gradient_of(
@@ -179,12 +199,13 @@ def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
     axes=reduced,
     places=reduced_places,
     range=lambda node, of: (of(0)[0], math.inf),
+    wild=edges.nothing,
     bias=_log_sum_exp_bias,
     cases=_cases(),
 )
 def reduce_log_sum_exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy exp(x - y)."""
-    return node.grads(op.Mul(_weights(op, node), _keep(op, node, dy)))
+    return node.grads(times(op, node, _keep(op, node, dy), _weights(op, node)))
 
 
 def _reduce_prod_bias(op: Emit, node: NodeView) -> Value:
