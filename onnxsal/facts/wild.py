@@ -12,17 +12,18 @@ from collections.abc import Callable
 
 from onnxsal.facts.heads import squashed
 from onnxsal.facts.ranges import bounds_of
-from onnxsal.facts.solve import forward, reached
+from onnxsal.facts.reach import data_tensors
+from onnxsal.facts.solve import forward
 from onnxsal.graph import FLOATS, Model, NodeView
-from onnxsal.ops.edges import INFINITE, held, met
+from onnxsal.ops.edges import INFINITE, any_of, held, met
 from onnxsal.ops.guards import OWN
 from onnxsal.ops.ranges import largest
 from onnxsal.ops.registry import facts_of, family_of, spec_of
 from onnxsal.ops.squashing import Kind
 from onnxsal.ops.statements import ANY, Edge, Range, WildOf
 
-FINITE = ("max_pool", "quantize", "recurrent", "loss")
-"""Families whose outputs are taken to be finite whatever comes in: what they choose, round or squash."""
+FINITE = ("quantize", "recurrent", "loss")
+"""Families whose outputs are taken to be finite whatever comes in: what they round or squash."""
 
 WEIGHTED = ("linear", "recurrent", "normalization", "quantize")
 """Families whose constants are weights: these are taken to be finite, and not looked through."""
@@ -75,7 +76,7 @@ def _edges(model: Model) -> Edges:
 
 def wild_tensors(model: Model) -> dict[str, Edge]:
     """What the tensors may hold that nodes make; finite ones are left out."""
-    fed = model.once("fed", lambda: reached(model, model.input_names))
+    fed = data_tensors(model)
 
     def step(node: NodeView, of: Callable[[int | str], Edge | None]) -> list[Edge | None]:
         found = _made(node, lambda i: of(i) or _constant(node, i), fed)
@@ -106,10 +107,10 @@ def _made(node: NodeView, of: WildOf, fed: set[str]) -> Edge:
     own = _own(node) & ~Edge.STEEP
     if family in FINITE:
         return own
-    if family == "softmax":
-        return Edge.NAN if _is_chosen_from(node) else Edge.NONE
     came = [of(i) for i in range(count)]
-    if family == "select":  # a mask stays what it is; of what changes, the element that is finite is taken to be chosen
+    if family == "softmax":  # of minus infinity it makes 0; a row of nothing else is no number, and is taken to be replaced if it can be
+        return Edge.NAN if came[0] & (Edge.NAN | Edge.ABOVE) or _is_chosen_from(node) else Edge.NONE
+    if family == "select" and facts_of(node).wild is None:  # a mask stays; of what changes, the finite element is taken to be chosen
         came = [edge if node.proto.input[i] not in fed else Edge.NONE for i, edge in enumerate(came)]
         return own | met(*came) if any(came) else own
     if not any(came):
@@ -118,15 +119,15 @@ def _made(node: NodeView, of: WildOf, fed: set[str]) -> Edge:
 
 
 def _through(node: NodeView, family: str, of: WildOf, came: list[Edge]) -> Edge:
-    rule, every = facts_of(node).wild, Edge.NONE
-    for edge in came:
-        every |= edge
+    rule, every = facts_of(node).wild, any_of(came)
     if rule is not None:
         return rule(node, of, lambda i: _bounds(node, i))
     if family == "movement":
         return every
     if family == "average_pool":
         return met(*came)
+    if family == "max_pool":
+        return every & ~Edge.BELOW
     if family == "normalization":
         return Edge.NAN
     return every & Edge.NAN | (INFINITE | Edge.NAN if every & INFINITE else Edge.NONE)
@@ -160,9 +161,12 @@ def _is_chosen_from(node: NodeView) -> bool:
 
 
 def _own(node: NodeView) -> Edge:
-    """What may become of finite inputs at this node."""
+    """What may become of finite inputs at this node. One number that is made of sizes alone is taken to be finite."""
     rule = facts_of(node).edge
-    return Edge.NONE if rule is None or node.outputs[0] is None else rule(node, lambda i: _bounds(node, i))
+    if rule is None or node.outputs[0] is None or node.y.dtype not in FLOATS | {0}:
+        return Edge.NONE
+    number = node.y.static is not None and math.prod(node.y.static) == 1 and node.y.name not in data_tensors(node.model)
+    return Edge.NONE if number else rule(node, lambda i: _bounds(node, i))
 
 
 def _bounds(node: NodeView, i: int) -> Range:

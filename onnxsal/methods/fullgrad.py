@@ -14,8 +14,8 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.facts.axes import Layout, Picture, layouts
-from onnxsal.facts.solve import reached
-from onnxsal.graph import Emit, Model, Value
+from onnxsal.facts.reach import data_tensors
+from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, times, zeros_like
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
@@ -23,7 +23,7 @@ from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import enlarge
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
-from onnxsal.ops.registry import facts_of, implicit_bias, spec_of
+from onnxsal.ops.registry import implicit_bias, spec_of
 
 EPSILON = {"layer": 1e-6, "channel": 1e-7}
 """Added to a range before dividing by it, as the authors and pytorch-grad-cam do."""
@@ -76,11 +76,6 @@ def survey(build: Build) -> dict[str, Site]:
                 f"layers: no node '{name}' lies between the input and the score{near_miss(name, sites)}; `onnxsal plan` lists them."
             )
     return sites
-
-
-def data_tensors(model: Model) -> set[str]:
-    """Tensors whose values depend on the values of the model's inputs; sizes of tensors do not."""
-    return reached(model, model.input_names, lambda node: not facts_of(node).of_sizes)
 
 
 def is_explicit(step: Step, data: set[str]) -> bool:

@@ -267,6 +267,7 @@ def _is_cut_at_zero(node: NodeView, of: Of) -> bool:
     family="select",
     rectifies=_is_cut_at_zero,
     range=_extreme_range,
+    wild=lambda node, wild, of: (edges.largest_of if node.op_type == "Max" else edges.smallest_of)(node, wild, of),
     bias=_choice_bias,
     cases={"Max": CHOICES, "Min": CHOICES},
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -147,11 +147,17 @@ def difference(node: NodeView, wild: WildOf, of: Of) -> Edge:
     return met(wild(0), turned(wild(1)))
 
 
-def met(*edges: Edge) -> Edge:
-    """What a sum of these may be."""
+def any_of(edges: Iterable[Edge]) -> Edge:
+    """What one of these may be."""
     found = Edge.NONE
     for edge in edges:
         found |= edge
+    return found
+
+
+def met(*edges: Edge) -> Edge:
+    """What a sum of these may be."""
+    found = any_of(edges)
     return found | Edge.NAN if found & INFINITE == INFINITE else found
 
 
@@ -173,6 +179,23 @@ def divided(node: NodeView, wild: WildOf, of: Of) -> Edge:
     return found
 
 
-def nothing(node: NodeView, wild: WildOf, of: Of) -> Edge:
-    """It is taken to be finite whatever comes in."""
-    return Edge.NONE
+def by_weight(node: NodeView, wild: WildOf, of: Of) -> Edge:
+    """The logarithm of a sum of exponentials: elements of minus infinity have no weight in it, and it is finite beside them.
+
+    A formula of such an operator guards itself: that an input is not finite says nothing of the output.
+    """
+    return wild(0)
+
+
+def largest_of(node: NodeView, wild: WildOf, of: Of) -> Edge:
+    """The largest of some elements: of minus infinity and a number it is the number."""
+    return _every(node, wild) & ~Edge.BELOW
+
+
+def smallest_of(node: NodeView, wild: WildOf, of: Of) -> Edge:
+    """The smallest of some elements."""
+    return _every(node, wild) & ~Edge.ABOVE
+
+
+def _every(node: NodeView, wild: WildOf) -> Edge:
+    return any_of([wild(i) for i in range(len(node.proto.input))])

@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import guard
-from onnxsal.ops.edges import nothing
+from onnxsal.ops.edges import by_weight
 from onnxsal.ops.statements import Facts, Roles, Scaling
 
 Signals = Sequence[Value | None]
@@ -40,7 +40,7 @@ def guarded(op: Emit, node: NodeView, dys: Signals, pull: Callable[[NodeView, Si
     """What the formula ``pull(node, dys)`` answers, with 0 for signals of 0."""
     if not node.wild:
         return list(pull(node, dys))
-    if spec.family in MIXING and spec.facts.wild is not nothing and _reads_wild(node, spec):
+    if spec.family in MIXING and spec.facts.wild is not by_weight and _reads_wild(node, spec):
         return list(pull(*_finite(op, node, dys)))
     answer = list(pull(node, dys))
     single = [v for v in node.inputs if v is not None]

@@ -199,7 +199,7 @@ def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
     axes=reduced,
     places=reduced_places,
     range=lambda node, of: (of(0)[0], math.inf),
-    wild=edges.nothing,
+    wild=edges.by_weight,
     bias=_log_sum_exp_bias,
     cases=_cases(),
 )
@@ -234,7 +234,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     others_zero = op.Greater(_sum(op, node, count), count)
     operands = [factors, *node.inputs[1:]]
     rest = op.Div(op.clone(node, operands, keepdims=1), factors)
-    return node.grads(op.Where(others_zero, 0.0, op.Mul(_keep(op, node, dy), rest)))
+    return node.grads(op.Where(others_zero, 0.0, times(op, node, _keep(op, node, dy), rest)))
 
 
 # ----- extremes -----
@@ -245,6 +245,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "ReduceMin",
     family="max_pool",
     head={"ReduceMax": squashing.largest},
+    wild=lambda node, wild, of: (edges.largest_of if node.op_type == "ReduceMax" else edges.smallest_of)(node, wild, of),
     axes=reduced,
     places=reduced_places,
     bias="zero",
