@@ -157,6 +157,18 @@ def _is_chosen_from(node: NodeView) -> bool:
     return any(family_of(r) == "select" for r in readers)
 
 
+def level_axis(node: NodeView) -> int | None:
+    """The axis (counted from the last) along which a shift of the first output changes nothing that reads it: that of a softmax."""
+    readers = node.model.consumers.get(node.y.name, [])
+    reader = readers[0] if len(readers) == 1 and node.y.name not in node.model.output_names else None
+    if reader is None or node.y.shape is None:
+        return None
+    if spec_of(reader) is not None and family_of(reader) == "movement" and spec_of(reader).keeps == "place":
+        return level_axis(reader)
+    rule = facts_of(reader).level
+    return None if rule is None else rule(reader) % node.y.rank - node.y.rank
+
+
 # ----- the edges of one node -----
 
 

@@ -15,18 +15,23 @@ from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.facts.axes import Layout, Picture, layouts
 from onnxsal.facts.reach import data_tensors
-from onnxsal.graph import Emit, Value
-from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, times, zeros_like
+from onnxsal.facts.wild import level_axis
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_shape, recast, signal_type, times, zeros_like
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import enlarge
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
-from onnxsal.ops.registry import implicit_bias, spec_of
+from onnxsal.ops.registry import family_of, implicit_bias, spec_of
 
 EPSILON = {"layer": 1e-6, "channel": 1e-7}
 """Added to a range before dividing by it, as the authors and pytorch-grad-cam do."""
+
+
+SHIFTING = ("add", "select")
+"""Families whose biases are tensors that were added, or put in: masks."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def noting(sites: dict[str, Site], terms: list[Term], op: Emit) -> Visit:
     def visit(step: Step, dys: list[Value | None]) -> None:
         signal, *others = dys
         bias = implicit_bias(op, step.node)
+        bias = None if bias is None else levelled(op, step.node, bias)
         if bias is None:
             return
         if signal is None or any(o is not None for o in others):
@@ -114,6 +120,21 @@ def noting(sites: dict[str, Site], terms: list[Term], op: Emit) -> Visit:
         terms.append(Term(sites[step.node.name], signal, bias))
 
     return visit
+
+
+def levelled(op: Emit, node: NodeView, bias: Value) -> Value | None:
+    """The bias less its largest along the axis of the softmax that alone reads it: a shift there adds nothing, for the signals sum to 0.
+
+    Of masks of -1e9, and of offsets that scores have in common, the sum would be no more than rounding. ``None``: it is all shift.
+    """
+    axis, family = level_axis(node), family_of(node)
+    if axis is None or family not in SHIFTING:
+        return bias
+    if family == "select":
+        bias = like_shape(op, bias, node.y)
+    elif all(v.rank < -axis or v.shape[axis] == 1 for i, v in enumerate(node.inputs) if v is not None and v.shape and not node.want(i)):
+        return None
+    return op.Sub(bias, op.ReduceMax(bias, [axis], keepdims=1))
 
 
 # ----- the decomposition -----

@@ -181,8 +181,9 @@ def reduce_log_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 def _weights(op: Emit, node: NodeView) -> Value:
-    """exp(x) / sum(exp(x)): the derivative of the log-sum-exp."""
-    return op.Exp(op.Sub(node.x, _keep(op, node, node.y)))
+    """exp(x) / sum(exp(x)): the derivative of the log-sum-exp. Far from 0, y is rounded by so much that exp(x - y) alone does not sum to 1."""
+    share = op.Exp(op.Sub(node.x, _keep(op, node, node.y)))
+    return op.Div(share, _sum(op, node, share))
 
 
 def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
@@ -204,7 +205,7 @@ def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
     cases=_cases(),
 )
 def reduce_log_sum_exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy exp(x - y)."""
+    """dx = dy exp(x - y) / sum(exp(x - y))."""
     return node.grads(times(op, node, _keep(op, node, dy), _weights(op, node)))
 
 

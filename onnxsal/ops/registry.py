@@ -148,6 +148,7 @@ def gradient_of(
     edge: EdgeRule | Edge | None = None,
     wild: WildRule | None = None,
     power: Callable[[NodeView], float] = Facts.power,
+    level: Callable[[NodeView], int] | None = None,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -165,7 +166,8 @@ def gradient_of(
     outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero;
     ``head`` what its first output is as a function of scores, ``places`` where on a picture the elements of its outputs come from
     (default: as the family), for all ``op_types`` or for each of those named. ``edge`` says what may become of finite inputs: a slope or an
-    output that is infinite or no number; ``wild`` what infinities among its inputs make of its output; ``power`` of which exponent it is.
+    output that is infinite or no number; ``wild`` what infinities among its inputs make of its output; ``power`` of which exponent it is;
+    ``level`` along which axis a shift of its first input changes nothing.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -184,7 +186,7 @@ def gradient_of(
             squashes = head.get(op_type) if isinstance(head, Mapping) else head
             placed = places.get(op_type) if isinstance(places, Mapping) else places
             placed = placed or PLACES_OF_FAMILIES.get(family, lost)
-            stated = Facts(_always(range), axes, pictures, rectifies, squashes, _at_all(edge), wild, power, places=placed)
+            stated = Facts(_always(range), axes, pictures, rectifies, squashes, _at_all(edge), wild, power, level, places=placed)
             outputs = None if carries is None else tuple(carries)
             known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
             REGISTRY[key] = OpSpec(*known, roles, scaling, units, tuple(trained), keeps, fills, stated, gradient.__module__)

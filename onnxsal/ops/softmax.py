@@ -14,9 +14,14 @@ from onnxsal.ops.ranges import UNIT
 from onnxsal.ops.registry import case, gradient_of
 
 
+def _axis(node: NodeView) -> int:
+    """The axis that is normalised."""
+    return int(node.attr("axis", -1))
+
+
 def _sum(op: Emit, node: NodeView, t: Value) -> Value:
     """Sum over the axis that is normalised, which stays with size 1."""
-    return op.ReduceSum(t, [node.attr("axis", -1)], keepdims=1)
+    return op.ReduceSum(t, [_axis(node)], keepdims=1)
 
 
 def _log(op: Emit, p: Value) -> Value:
@@ -46,7 +51,16 @@ _cases = [
 ]
 
 
-@gradient_of("Softmax", family="softmax", head=squashing.softmax, axes=along(first=13), range=UNIT, bias=_softmax_bias, cases=_cases)
+@gradient_of(
+    "Softmax",
+    family="softmax",
+    head=squashing.softmax,
+    axes=along(first=13),
+    range=UNIT,
+    level=_axis,
+    bias=_softmax_bias,
+    cases=_cases,
+)
 def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = y (dy - sum(y dy))."""
     return [times(op, node, op.Sub(dy, _sum(op, node, times(op, node, dy, node.y))), node.y)]
@@ -58,6 +72,7 @@ def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     head=squashing.log_softmax,
     axes=along(first=13),
     range=(-math.inf, 0.0),
+    level=_axis,
     bias=_log_softmax_bias,
     cases=_cases,
 )

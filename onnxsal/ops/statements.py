@@ -170,6 +170,8 @@ class Facts:
     """What an output holds where its inputs are not finite (``None``: as the family)."""
     power: Callable[[NodeView], float] = lambda node: 1.0
     """The exponent of which its first output is a power, or a sum of powers, of its first input."""
+    level: Callable[[NodeView], int] | None = None
+    """The axis along which its first input may be shifted, every element by the same number, and all its outputs stay."""
     of_sizes: bool = False
     """Whether its outputs depend on the sizes of its inputs only, not on their values."""
     places: PlacesRule | None = None
