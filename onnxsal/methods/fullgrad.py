@@ -24,7 +24,7 @@ from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import enlarge
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
-from onnxsal.ops.registry import family_of, implicit_bias, spec_of
+from onnxsal.ops.registry import implicit_bias, spec_of
 
 EPSILON = {"layer": 1e-6, "channel": 1e-7}
 """Added to a range before dividing by it, as the authors and pytorch-grad-cam do."""
@@ -112,9 +112,9 @@ def noting(sites: dict[str, Site], terms: list[Term], op: Emit) -> Visit:
     def visit(step: Step, dys: list[Value | None]) -> None:
         signal, *others = dys
         bias = implicit_bias(op, step.node)
-        bias = None if bias is None else levelled(op, step.node, bias)
         if bias is None:
             return
+        bias = levelled(op, step.node, bias)
         if signal is None or any(o is not None for o in others):
             raise UnsupportedError(f"{step.node.label}: its implicit bias is known for its first output only, but another one is used.")
         terms.append(Term(sites[step.node.name], signal, bias))
@@ -122,18 +122,20 @@ def noting(sites: dict[str, Site], terms: list[Term], op: Emit) -> Visit:
     return visit
 
 
-def levelled(op: Emit, node: NodeView, bias: Value) -> Value | None:
+def levelled(op: Emit, node: NodeView, bias: Value) -> Value:
     """The bias less its largest along the axis of the softmax that alone reads it: a shift there adds nothing, for the signals sum to 0.
 
-    Of masks of -1e9, and of offsets that scores have in common, the sum would be no more than rounding. ``None``: it is all shift.
+    Of masks of -1e9, and of offsets that scores have in common, the sum would be no more than rounding. Such a number also swallows the
+    scores it is added to: the bias of a sum is then what was added in truth, the output less the input.
     """
-    axis, family = level_axis(node), family_of(node)
-    if axis is None or family not in SHIFTING:
+    axis, spec = level_axis(node), spec_of(node)
+    if axis is None or spec is None or spec.family not in SHIFTING:
         return bias
-    if family == "select":
-        bias = like_shape(op, bias, node.y)
-    elif all(v.rank < -axis or v.shape[axis] == 1 for i, v in enumerate(node.inputs) if v is not None and v.shape and not node.want(i)):
-        return None
+    active = [i for i, wanted in enumerate(node.wants) if wanted]
+    summed = spec.family == "add" and len(active) == 1 and spec.scaling is not None and spec.roles is not None
+    if summed and not set(active) & set(spec.roles.negated):
+        return op.Sub(op.Sub(node.y, op.ReduceMax(node.y, [axis], keepdims=1)), node.input(active[0]))
+    bias = like_shape(op, bias, node.y)
     return op.Sub(bias, op.ReduceMax(bias, [axis], keepdims=1))
 
 
