@@ -357,9 +357,8 @@ class Explainer:
         sample = int(np.argwhere(wrong)[0][0]) if array.ndim else 0
         why = origin(self.conversion.proto, fed(sample), name, self._prefix, self._options["providers"])
         where = f" (the first in sample {sample})" if len(array) > 1 else ""
-        raise InputError(
-            f"the {what} of method '{self.method}' has {int(wrong.sum())} value(s) that are NaN or infinite{where}, so it is not shown: {why}"
-        )
+        found = f"has {int(wrong.sum())} value(s) that are NaN or infinite{where}"
+        raise InputError(f"the {what} of method '{self.method}' {found}, so it is not shown: {why}")
 
     def _refuse_contradiction(self, own: np.ndarray, target: np.ndarray, score: np.ndarray, fed: Fed) -> None:
         """The model's own output at the explained class must be a number, and the explained score where that is the output itself.

@@ -163,7 +163,8 @@ def level_axis(node: NodeView) -> int | None:
     reader = readers[0] if len(readers) == 1 and node.y.name not in node.model.output_names else None
     if reader is None or node.y.shape is None:
         return None
-    if spec_of(reader) is not None and family_of(reader) == "movement" and spec_of(reader).keeps == "place":
+    spec = spec_of(reader)
+    if spec is not None and spec.family == "movement" and spec.keeps == "place":
         return level_axis(reader)
     rule = facts_of(reader).level
     return None if rule is None else rule(reader) % node.y.rank - node.y.rank

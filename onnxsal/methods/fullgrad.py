@@ -132,8 +132,8 @@ def levelled(op: Emit, node: NodeView, bias: Value) -> Value:
     if axis is None or spec is None or spec.family not in SHIFTING:
         return bias
     active = [i for i, wanted in enumerate(node.wants) if wanted]
-    summed = spec.family == "add" and len(active) == 1 and spec.scaling is not None and spec.roles is not None
-    if summed and not set(active) & set(spec.roles.negated):
+    negated = () if spec.roles is None else spec.roles.negated
+    if spec.family == "add" and len(active) == 1 and spec.scaling is not None and active[0] not in negated:
         return op.Sub(op.Sub(node.y, op.ReduceMax(node.y, [axis], keepdims=1)), node.input(active[0]))
     bias = like_shape(op, bias, node.y)
     return op.Sub(bias, op.ReduceMax(bias, [axis], keepdims=1))

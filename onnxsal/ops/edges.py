@@ -47,7 +47,7 @@ def domain(low: float, high: float, ends: Edge) -> EdgeRule:
 
     def rule(node: NodeView, of: Of) -> Edge:
         least, most = of(0)
-        reached = least <= low or most >= high
+        reached = least <= low or most >= high < math.inf
         beyond = least < low or most > high
         return (ends if reached else Edge.NONE) | (Edge.NAN if beyond else Edge.NONE)
 

@@ -30,10 +30,17 @@ MIXING = ("linear", "normalization", "reduction", "resample")
 class Spec(Protocol):
     """What is asked of a registration."""
 
-    family: str
-    facts: Facts
-    roles: Roles | None
-    scaling: Scaling | None
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def roles(self) -> Roles | None: ...
+
+    @property
+    def scaling(self) -> Scaling | None: ...
 
 
 def guarded(op: Emit, node: NodeView, dys: Signals, pull: Callable[[NodeView, Signals], Signals], spec: Spec) -> list[Value | None]:

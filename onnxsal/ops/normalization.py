@@ -17,7 +17,7 @@ from onnxsal.ops.places import along as places_along
 from onnxsal.ops.places import behind_samples, from_axis, one_axis, spatial
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range, Roles, Scaling
+from onnxsal.ops.statements import ANY, APART, MIXED, Edge, Moved, Of, Range, Roles, Scaling
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -308,7 +308,7 @@ def batch_norm(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- without scale and bias -----
 
 _MVN_EPSILON = 1e-9
-"""The standard's function body adds it to the standard deviation, not to the variance."""
+"""The standard's function body adds it to the standard deviation, not to the variance. ONNX Runtime makes NaN where the deviation is 0."""
 
 
 def _mvn(op: Emit, node: NodeView) -> tuple[_Form, Value, Value]:
@@ -332,6 +332,7 @@ def _mvn_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "MeanVarianceNormalization",
     family="normalization",
     axes=_mvn_axes,
+    edge=Edge.NAN,
     places=places_along(behind_samples),
     bias=_mvn_bias,
     cases=[case((2, 3, 2, 2)), case((2, 3, 4), axes=[1]), case((2, 3, 2, 2), axes=[-1, 2])],

@@ -181,7 +181,7 @@ def reduce_log_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 def _weights(op: Emit, node: NodeView) -> Value:
-    """exp(x) / sum(exp(x)): the derivative of the log-sum-exp. Far from 0, y is rounded by so much that exp(x - y) alone does not sum to 1."""
+    """exp(x) / sum(exp(x)): the derivative of the log-sum-exp. Far from 0, y is so rounded that exp(x - y) alone does not sum to 1."""
     share = op.Exp(op.Sub(node.x, _keep(op, node, node.y)))
     return op.Div(share, _sum(op, node, share))
 
