@@ -16,6 +16,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxsal.ask.guard import open_converted
+from onnxsal.ask.origin import origin
 from onnxsal.engine.method import Method
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
@@ -27,6 +28,9 @@ from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session
 
 Target = int | str | Sequence[int] | np.ndarray | None
+
+Fed = Callable[[int], dict[str, np.ndarray]]
+"""What the session is fed with for one sample."""
 
 REACHED = (0.1, 2.0)
 """A share of the score at the input outside this range is told. Biases that take a good part of it are nothing unusual."""
@@ -276,7 +280,8 @@ class Explainer:
         bounds = [(i, min(i + self._batch, count)) for i in range(0, count, self._batch)]
         parts = [self._run(feed, extra, targets, begins, ends, count) for begins, ends in bounds]
         seconds = time.perf_counter() - begin
-        return self._explanation(_joined(parts, [ends - begins for begins, ends in bounds]), seconds)
+        whole = _joined(parts, [ends - begins for begins, ends in bounds])
+        return self._explanation(whole, seconds, lambda i: self._batch_of(feed, extra, targets, i, i + 1, count))
 
     def _feed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if isinstance(x, Mapping):
@@ -325,55 +330,63 @@ class Explainer:
     ) -> dict[str, np.ndarray]:
         """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
         size = end - begin
-        rows = np.minimum(np.arange(begin, begin + (self._fixed or size)), end - 1)
+        results = self.session.run(self._batch_of(feed, extra, targets, begin, end, count))
+        return {k: v[:size] if v.ndim and len(v) == (self._fixed or size) else v for k, v in results.items()}
+
+    def _batch_of(
+        self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray | None, begin: int, end: int, count: int
+    ) -> dict[str, np.ndarray]:
+        """What the session is fed with for the samples from ``begin`` to ``end``."""
+        rows = np.minimum(np.arange(begin, begin + (self._fixed or end - begin)), end - 1)
         batch = {k: v[rows] if k in self._per_sample else v for k, v in feed.items()}
         if targets is not None:
             batch[f"{self._prefix}target"] = np.ascontiguousarray(targets[rows])
         each = {k: v[rows] if k in self._by_sample and v.ndim and self._per_sample and len(v) == count else v for k, v in extra.items()}
-        results = self.session.run(each | batch)
-        return {k: v[:size] if v.ndim and len(v) == len(rows) else v for k, v in results.items()}
+        return each | batch
 
-    def _refuse_overflow(self, what: str, array: np.ndarray) -> None:
-        bad = int(np.count_nonzero(~np.isfinite(array)))
-        if bad:
-            raise InputError(
-                f"the {what} of method '{self.method}' has {bad} value(s) that are NaN or infinite: "
-                "the model overflows on this input, so no map of it can be trusted. Check the preprocessing and the model's own outputs."
-            )
+    def _refuse_infinite(self, what: str, array: np.ndarray, name: str, fed: Fed) -> None:
+        """Raises ``InputError`` where the numbers ``array`` of the output ``name`` are not finite, with the node that makes them so."""
+        wrong = ~np.isfinite(array)
+        if not wrong.any():
+            return
+        sample = int(np.argwhere(wrong)[0][0]) if array.ndim else 0
+        why = origin(self.conversion.proto, fed(sample), name, self._prefix, self._options["providers"])
+        where = f" (the first in sample {sample})" if len(array) > 1 else ""
+        found = f"has {int(wrong.sum())} value(s) that are NaN or infinite{where}"
+        raise InputError(f"the {what} of method '{self.method}' {found}, so it is not shown: {why}")
 
-    def _refuse_contradiction(self, own: np.ndarray, target: np.ndarray, score: np.ndarray) -> None:
+    def _refuse_contradiction(self, own: np.ndarray, target: np.ndarray, score: np.ndarray, fed: Fed) -> None:
         """The model's own output at the explained class must be a number, and the explained score where that is the output itself.
 
         Half-precision parts may be computed in float32 and overflow only where the output is written.
         """
         count, question = len(target), self.conversion.question
         if question.binary:
-            self._refuse_overflow("model output behind the score", own)
+            self._refuse_infinite("model output behind the score", own, question.output, fed)
             own = question.by_class(own)
         if own.size % count or (count > 1 and len(own) != count) or own.size // count <= target.max():
             return
         values = own.reshape(count, -1)[np.arange(count), target].astype(np.float64)
-        self._refuse_overflow("model output behind the score", values)
+        self._refuse_infinite("model output behind the score", values, question.output, fed)
         whole = question.start.name == question.output and not question.squash and (question.score == "raw" or not self._adopted)
         slack = 0.02 * np.abs(values) + 1e-3 * max(1.0, float(np.abs(values).max()))
         if whole and (np.abs(values - score) > slack).any():
             raise InputError(
                 f"method '{self.method}' explains the score(s) {score.tolist()}, but output '{question.output}' says {values.tolist()}: "
-                "the model overflows on this input, or its batch was misread. Report it if neither is so."
+                "numbers of the model are too large for its type on this input, or its batch was misread. Report it if neither is so."
             )
 
-    def _explanation(self, arrays: dict[str, np.ndarray], seconds: float) -> Explanation:
+    def _explanation(self, arrays: dict[str, np.ndarray], seconds: float, fed: Fed) -> Explanation:
         added = {name: arrays.pop(f"{self._prefix}{name}", None) for name in ADDED}
         attribution, target, score = added["attribution"], added["explained_class"], added["explained_score"]
         assert attribution is not None
         assert target is not None
         assert score is not None
-        self._refuse_overflow("attribution", attribution)
-        for what, name in (("score", "explained_score"), ("saliency map", "saliency_map"), ("residual", "residual")):
+        for name in ("explained_score", "attribution", "saliency_map", "residual"):
             if (array := added[name]) is not None:
-                self._refuse_overflow(what, array)
+                self._refuse_infinite(name.removeprefix("explained_").replace("_", " "), array, f"{self._prefix}{name}", fed)
         if (own := arrays.get(self.conversion.question.output)) is not None:
-            self._refuse_contradiction(own, target, score)
+            self._refuse_contradiction(own, target, score, fed)
         components = {k: v for k, v in arrays.items() if k not in self._own}
         outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}

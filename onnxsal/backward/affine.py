@@ -21,7 +21,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
-from onnxsal.graph.helpers import channel_sum, ones_like, signed_epsilon, stabilise, zeros_like
+from onnxsal.graph.helpers import channel_sum, ones_like, over, signed_epsilon, stabilise, times, zeros_like
 from onnxsal.ops.registry import implicit_bias, spec_of, units_of, vjp
 from onnxsal.ops.statements import Roles
 
@@ -165,11 +165,11 @@ def step(op: Emit, affine: Affine, part: Part) -> Value:
     sent: Value | None = None
     if part.epsilon and part.sign:
         added = float(part.sign * part.epsilon)
-        s = op.Div(part.relevance, op.Add(total, added))
+        s = over(op, affine.node, part.relevance, op.Add(total, added))
         enter(op, affine, s, part.bias, lambda book: op.Mul(book.total(op, affine.node.y, _over_flat(op, affine, s)), added))
     elif part.epsilon:
         signed = signed_epsilon(op, total, part.epsilon)
-        s = op.Div(part.relevance, op.Add(total, signed))
+        s = over(op, affine.node, part.relevance, op.Add(total, signed))
         enter(op, affine, s, part.bias, lambda book: book.total(op, affine.node.y, s, signed))
     else:
         alive = _alive(op, total, part.sign)
@@ -178,7 +178,7 @@ def step(op: Emit, affine: Affine, part: Part) -> Value:
             sent = spread(op, affine, op.Where(alive, 0.0, part.relevance))
         enter(op, affine, s, part.bias, None if part.spread else lost(op, affine, part.relevance, s, total))
     for a, w in part.terms:
-        share = op.Mul(a, affine.backward(op, s, w))
+        share = times(op, affine.node, affine.backward(op, s, w), a)
         sent = share if sent is None else op.Add(sent, share)
     assert sent is not None
     return sent

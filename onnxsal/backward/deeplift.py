@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from onnxsal.backward.registry import rule
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import unbroadcast
+from onnxsal.graph.helpers import over, times, unbroadcast
 from onnxsal.ops.registry import spec_of, vjp
 from onnxsal.ops.statements import Roles
 
@@ -26,7 +26,7 @@ def reference_of(op: Emit, node: NodeView) -> NodeView:
     if twins is None or node.index not in twins:
         raise UnsupportedError(f'{node.label}: DeepLIFT\'s rules need the activations of a reference; use wrap = "deeplift".')
     twin = twins[node.index]
-    twin.wants = node.wants
+    twin.wants, twin.wild, twin.norm = node.wants, node.wild, node.norm
     return twin
 
 
@@ -44,10 +44,10 @@ def rescale(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e-7) 
     (m, *_), twin, i = dys, reference_of(op, node), _one_active(node)
     assert m is not None
     moved, near = _difference(op, node.input(i), twin.input(i), threshold)
-    slope = op.Div(op.Sub(node.y, twin.y), op.Where(near, 1.0, moved))
+    slope = over(op, node, op.Sub(node.y, twin.y), op.Where(near, 1.0, moved))
     derivative = vjp(op, node, dys)[i]
     assert derivative is not None
-    return [op.Where(near, derivative, op.Mul(m, slope)) if j == i else None for j in range(len(node.proto.input))]
+    return [op.Where(near, derivative, times(op, node, m, slope)) if j == i else None for j in range(len(node.proto.input))]
 
 
 def _difference(op: Emit, x: Value, x0: Value, threshold: float) -> tuple[Value, Value]:
@@ -63,8 +63,8 @@ def rescale_max(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e
     if m is None or any(o is not None for o in others) or node.op_type == "TopK":
         raise UnsupportedError(f"{node.label}: rule 'rescale_max' is known for the largest element of windows and axes only.")
     larger = op.Max(node.y, twin.y)
-    gained = vjp(op, node, [op.Mul(m, op.Sub(larger, twin.y))])[0]
-    lost = vjp(op, twin, [op.Mul(m, op.Sub(node.y, larger))])[0]
+    gained = vjp(op, node, [times(op, node, m, op.Sub(larger, twin.y))])[0]
+    lost = vjp(op, twin, [times(op, node, m, op.Sub(node.y, larger))])[0]
     assert gained is not None
     assert lost is not None
     moved, near = _difference(op, node.x, twin.x, threshold)
@@ -97,6 +97,6 @@ def _quotient(op: Emit, node: NodeView, dys: Signals) -> Signals:
     (m, *_), twin = dys, reference_of(op, node)
     assert m is not None
     (a, b), (a0, b0) = (node.x, node.input(1)), (twin.x, twin.input(1))
-    first = op.Mul(m, op.Mul(op.Add(op.Reciprocal(b), op.Reciprocal(b0)), 0.5))
-    second = op.Div(op.Mul(m, op.Mul(op.Add(a, a0), -0.5)), op.Mul(b, b0))
+    first = times(op, node, m, op.Mul(op.Add(op.Reciprocal(b), op.Reciprocal(b0)), 0.5))
+    second = over(op, node, times(op, node, m, op.Mul(op.Add(a, a0), -0.5)), op.Mul(b, b0))
     return [unbroadcast(op, first, node.y, a), unbroadcast(op, second, node.y, b)]

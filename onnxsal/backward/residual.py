@@ -12,7 +12,7 @@ from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Emit, Model, NodeView, Value
-from onnxsal.graph.helpers import add_up, signed_epsilon, unbroadcast
+from onnxsal.graph.helpers import add_up, over, signed_epsilon, times, unbroadcast
 from onnxsal.ops.registry import spec_of, vjp
 from onnxsal.ops.statements import Roles
 
@@ -73,7 +73,7 @@ def _shares(op: Emit, node: NodeView, roles: Roles, r: Value, takers: list[int],
     sizes = {i: op.Add(_magnitude(op, node, i), SMALLEST) for i in takers}
     total = add_up(op, list(sizes.values()))
     *others, last = takers
-    shares = {i: op.Mul(r, op.Div(sizes[i], total)) for i in others}
+    shares = {i: times(op, node, r, op.Div(sizes[i], total)) for i in others}
     rest = r
     for share in shares.values():
         rest = op.Sub(rest, share)
@@ -140,13 +140,13 @@ def share(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6) -> S
         return answer
     counted = node.y if len(takers) == 1 else op.Mul(node.y, float(len(takers)))
     added = signed_epsilon(op, counted, epsilon)
-    s = op.Div(r, op.Add(counted, added))
+    s = over(op, node, r, op.Add(counted, added))
     _leak(op, node, s, added)
     back = vjp(op, node, [s])
     for i in takers:
         signal = back[i]
         assert signal is not None
-        answer[i] = op.Mul(node.input(i), signal)
+        answer[i] = times(op, node, signal, node.input(i))
     return answer
 
 

@@ -15,6 +15,7 @@ from onnxsal.facts.folds import FOLDED, NORMALISERS
 from onnxsal.facts.grounds import Found
 from onnxsal.facts.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.facts.tags import tags_of
+from onnxsal.facts.wild import mark
 from onnxsal.graph import Model, NodeView
 from onnxsal.ops.registry import advice, spec_of
 
@@ -112,6 +113,7 @@ def _mark(path: Sequence[NodeView], folds: Mapping[int, Fold]) -> None:
     folded = {n.index for fold in folds.values() for n in fold.tail}
     for node in path:
         node.fold = folds.get(node.index)
+        mark(node)
         node.tags = tags_of(node.model).get(node.index, frozenset()) | ({FOLDED} if node.index in folded else frozenset())
 
 

@@ -38,7 +38,9 @@ def _stored(model: Model, name: str) -> Range:
 
 
 def _step(node: NodeView, of: Callable[[int | str], Range | None]) -> list[Range]:
-    """What the operator says, or its family, within what the element type can hold."""
+    """What a constant holds; else what the operator says, or its family, within what the element type can hold."""
+    if node.outputs and node.outputs[0] is not None and node.model.constant(node.y.name) is not None:
+        return [_stored(node.model, node.y.name)]
     rule = facts_of(node).range or FAMILIES.get(family_of(node))
     stated = ANY if rule is None else _sound(rule(node, lambda i: _or_any(of(i))))
     spec = spec_of(node)

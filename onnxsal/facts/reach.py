@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from onnx import TensorProto
 
+from onnxsal.facts.solve import reached
 from onnxsal.graph import FLOAT8, FLOATS, GRID, Model, NodeView
 from onnxsal.graph.model import captured
-from onnxsal.ops.registry import NOT_DIFFERENTIABLE, spec_of
+from onnxsal.ops.registry import NOT_DIFFERENTIABLE, facts_of, spec_of
 
 WIDE_INTEGERS = frozenset({TensorProto.INT32, TensorProto.UINT32, TensorProto.INT64, TensorProto.UINT64})
 """Types of sums of quantised values, and of indices."""
@@ -23,6 +24,11 @@ class Reach:
     path: list[NodeView]
     active: set[str]
     stops: list[tuple[NodeView, str]] = field(default_factory=list)
+
+
+def data_tensors(model: Model) -> set[str]:
+    """Tensors whose values depend on the values of the model's inputs; sizes of tensors do not."""
+    return model.once("data", lambda: reached(model, model.input_names, lambda node: not facts_of(node).of_sizes))
 
 
 def carries(model: Model, name: str) -> bool:

@@ -161,6 +161,24 @@ def result_seen(op: Emit, node: NodeView, build: Callable[[], Value] | None = No
     return op.cached(("result seen", node.y.name, names), build or (lambda: op.clone(node, node.inputs)))
 
 
+def guard(op: Emit, node: NodeView, dy: Value, sent: Value) -> Value:
+    """What a node sends for the signal ``dy``, of the same shape: 0 where that is 0, also where 0 meets an infinity or no number.
+
+    Where that cannot be (``NodeView.wild``) it is ``sent``, and no node is emitted.
+    """
+    return op.Where(op.Equal(dy, 0.0), 0.0, sent) if node.wild else sent
+
+
+def times(op: Emit, node: NodeView, dy: Value, slope: Value) -> Value:
+    """dy slope, and 0 where dy is 0. Products are summed over what was stretched only afterwards: one NaN would spoil the sum."""
+    return guard(op, node, dy, op.Mul(dy, slope))
+
+
+def over(op: Emit, node: NodeView, dy: Value, divisor: Value) -> Value:
+    """dy / divisor, and 0 where dy is 0."""
+    return guard(op, node, dy, op.Div(dy, divisor))
+
+
 def cast(op: Emit, value: Value) -> Value:
     """``value`` in the compute type."""
     return op.Cast(value, to=op.dtype)

@@ -79,7 +79,9 @@ class NodeView:
     """One forward node as rules see it: inputs and outputs as ``Value``, attributes with schema defaults, constants.
 
     What a plan adds to its own views: ``wants[i]`` tells a rule whether input i needs a signal (a rule returns ``None`` for the others),
-    ``tags`` what the node does, ``fold`` the ``Fold`` that a relevance rule sees in its place.
+    ``tags`` what the node does, ``fold`` the ``Fold`` that a relevance rule sees in its place. ``wild`` are the inputs that may hold
+    infinities or what is no number, and -1 where its output or slope may be such (empty: all is finite); ``norm`` tells that it is the root
+    of a sum of squares, whose slope at 0 is taken as 0.
     """
 
     def __init__(self, model: Model, proto: onnx.NodeProto, index: int) -> None:
@@ -92,6 +94,8 @@ class NodeView:
         self.wants: tuple[bool, ...] = (False,) * len(proto.input)
         self.tags: frozenset[str] = frozenset()
         self.fold: Any = None
+        self.wild: frozenset[int] = frozenset()
+        self.norm = False
 
     def __repr__(self) -> str:
         return f"<{self.op_type} '{self.name}'>"

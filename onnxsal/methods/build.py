@@ -76,6 +76,12 @@ class Build:
         seed = emit_seed(self.op, self.question, self.question.start, self.head.explained_class)
         return traverse(self.op, self.plan(), {self.question.start.name: seed})[self.question.x.name]
 
+    def contribution(self, signal: Value, moved: Value) -> Value:
+        """The signal at the input times what the input is, or how far it moved: 0 where that is 0, also where a slope is infinite."""
+        product = self.op.Mul(signal, moved)
+        wild = any(step.node.wild for step in self.plan().steps)
+        return self.op.Where(self.op.Equal(moved, 0.0), 0.0, product) if wild else product
+
     def component(self, name: str, value: Callable[[], Value], rank: int) -> None:
         """A part of the explanation as a float32 output of its own, [N] or [N, H, W], computed only if components are wanted."""
         if not self.want_components:
@@ -226,4 +232,4 @@ def with_colours(settings: Mapping[str, Any], edges: Mapping[str, np.ndarray | N
 def walk(build: Build) -> Result:
     """One walk: the signal at the input, times the input where the method says so."""
     signal = build.walk()
-    return Result(build.op.Mul(signal, build.question.x) if build.method.times_input else signal)
+    return Result(build.contribution(signal, build.question.x) if build.method.times_input else signal)

@@ -15,19 +15,24 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
 from onnxsal.facts.axes import Layout, Picture, layouts
-from onnxsal.facts.solve import reached
-from onnxsal.graph import Emit, Model, Value
-from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, zeros_like
+from onnxsal.facts.reach import data_tensors
+from onnxsal.facts.wild import level_axis
+from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_shape, recast, signal_type, times, zeros_like
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import enlarge
 from onnxsal.methods.sampling import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
-from onnxsal.ops.registry import facts_of, implicit_bias, spec_of
+from onnxsal.ops.registry import implicit_bias, spec_of
 
 EPSILON = {"layer": 1e-6, "channel": 1e-7}
 """Added to a range before dividing by it, as the authors and pytorch-grad-cam do."""
+
+
+SHIFTING = ("add", "select")
+"""Families whose biases are tensors that were added, or put in: masks."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,6 @@ def survey(build: Build) -> dict[str, Site]:
     return sites
 
 
-def data_tensors(model: Model) -> set[str]:
-    """Tensors whose values depend on the values of the model's inputs; sizes of tensors do not."""
-    return reached(model, model.input_names, lambda node: not facts_of(node).of_sizes)
-
-
 def is_explicit(step: Step, data: set[str]) -> bool:
     """Whether the bias is made of parameters alone: a layer's bias, a batch normalisation's shift, an added constant."""
     node, spec = step.node, spec_of(step.node)
@@ -115,11 +115,29 @@ def noting(sites: dict[str, Site], terms: list[Term], op: Emit) -> Visit:
         bias = implicit_bias(op, step.node)
         if bias is None:
             return
+        bias = levelled(op, step.node, bias)
         if signal is None or any(o is not None for o in others):
             raise UnsupportedError(f"{step.node.label}: its implicit bias is known for its first output only, but another one is used.")
         terms.append(Term(sites[step.node.name], signal, bias))
 
     return visit
+
+
+def levelled(op: Emit, node: NodeView, bias: Value) -> Value:
+    """The bias less its largest along the axis of the softmax that alone reads it: a shift there adds nothing, for the signals sum to 0.
+
+    Of masks of -1e9, and of offsets that scores have in common, the sum would be no more than rounding. Such a number also swallows the
+    scores it is added to: the bias of a sum is then what was added in truth, the output less the input.
+    """
+    axis, spec = level_axis(node), spec_of(node)
+    if axis is None or spec is None or spec.family not in SHIFTING:
+        return bias
+    active = [i for i, wanted in enumerate(node.wants) if wanted]
+    negated = () if spec.roles is None else spec.roles.negated
+    if spec.family == "add" and len(active) == 1 and spec.scaling is not None and active[0] not in negated:
+        return op.Sub(op.Sub(node.y, op.ReduceMax(node.y, [axis], keepdims=1)), node.input(active[0]))
+    bias = like_shape(op, bias, node.y)
+    return op.Sub(bias, op.ReduceMax(bias, [axis], keepdims=1))
 
 
 # ----- the decomposition -----
@@ -140,7 +158,7 @@ def term_sum(build: Build, term: Term) -> Value:
     with op.at(site.step.node):
         if channel is not None and rank > 2 and channel in axes:
             signal = op.ReduceSum(signal, [a for a in axes if a != channel], keepdims=1)
-        product = op.Mul(signal, term.bias)
+        product = times(op, site.step.node, signal, term.bias)
         total = op.ReduceSum(product, axes, keepdims=0) if axes else product
         if alone:
             total = op.Reshape(total, [1])
@@ -192,7 +210,7 @@ def _decompose(build: Build) -> tuple[Value, list[Term], Value]:
     seed = emit_seed(op, question, question.start, build.head.explained_class)
     visit = noting(survey(build), terms, op)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
-    return op.Mul(signal, question.x), terms, seed
+    return build.contribution(signal, question.x), terms, seed
 
 
 # ----- the maps -----
@@ -220,10 +238,10 @@ class Painter:
         with op.at(site.step.node):
             strength = op.Abs(term.signal)
             weight: Value | None = None
-            if with_bias and site.channel == picture[0]:
+            if with_bias and site.channel == picture[0] and not site.step.node.wild:
                 weight = op.Abs(term.bias)
             elif with_bias:
-                strength = op.Abs(op.Mul(term.signal, term.bias))
+                strength = op.Abs(times(op, site.step.node, term.signal, term.bias))
             small = self.squash(strength, weight, picture, site.y.shape or ())
             return recast(op, small, signal_type(site.y), signal_type(self.x))
 

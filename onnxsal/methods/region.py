@@ -8,6 +8,7 @@ from onnxsal.ask.guard import plain_model
 from onnxsal.ask.question import ask
 from onnxsal.errors import PlanError
 from onnxsal.facts.reach import reach
+from onnxsal.facts.wild import mark
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.helpers import ones_like, reshape_like
@@ -40,6 +41,7 @@ def region_model(model: Source, input: str | None = None, output: str | None = N
         if family in (*CURVED, "unknown") or (family == "linear" and several):
             raise PlanError(f"{node.label} is not piecewise linear, so there are no linear regions to compare within.")
         if family in BENDING:
+            mark(node)
             with op.at(node):
                 slopes = [v for v in vjp(op, node, [_probe(op, node, family)]) if v is not None]
                 for i, slope in enumerate(slopes):

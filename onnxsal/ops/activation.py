@@ -8,8 +8,8 @@ import numpy as np
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import is_zero, mask, result_seen, unbroadcast
-from onnxsal.ops import squashing
+from onnxsal.graph.helpers import is_zero, mask, result_seen, times, unbroadcast
+from onnxsal.ops import edges, squashing
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, ZERO, at, bent, growing, hull, product
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.statements import ANY, Of, Range
@@ -20,6 +20,7 @@ from onnxsal.ops.statements import ANY, Of, Range
     family="activation",
     rectifies=lambda node, of: True,
     range=growing(lambda x: np.maximum(x, 0)),
+    wild=edges.limit,
     bias="zero",
     cases=[case((2, 3, 4), kinks=[0.0])],
 )
@@ -88,7 +89,7 @@ def prelu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     dx = op.Where(op.Greater(node.x, 0.0), dy, op.Mul(dy, node.input(1))) if node.want(0) else None
     if not node.want(1):
         return [dx, None]
-    return [dx, unbroadcast(op, mask(op, op.Less(node.x, 0.0), op.Mul(dy, node.x)), node.y, node.input(1))]
+    return [dx, unbroadcast(op, mask(op, op.Less(node.x, 0.0), times(op, node, dy, node.x)), node.y, node.input(1))]
 
 
 def _exponential_unit(op: Emit, node: NodeView, dy: Value, above: float, scale: float, rate: float) -> list[Value | None]:
@@ -109,6 +110,7 @@ def _elu_range(node: NodeView, of: Of) -> Range:
     "Elu",
     family="activation",
     range=_elu_range,
+    wild=edges.limit,
     bias="symmetric",
     cases=[case((2, 3, 4), kinks=[0.0]), case((2, 3), alpha=0.3, kinks=[0.0])],
 )
@@ -121,6 +123,7 @@ def elu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "Selu",
     family="activation",
     range=_elu_range,
+    wild=edges.limit,
     bias="symmetric",
     cases=[case((2, 3), kinks=[0.0]), case((2, 3), alpha=2.0, gamma=3.0, kinks=[0.0])],
 )
@@ -139,6 +142,7 @@ def _celu_range(node: NodeView, of: Of) -> Range:
     "Celu",
     family="activation",
     range=_celu_range,
+    wild=edges.limit,
     bias="symmetric",
     cases=[case((2, 3, 4)), case((2, 3), alpha=0.4), case((2, 3), alpha=3.0)],
 )
@@ -206,6 +210,7 @@ def _clip_range(node: NodeView, of: Of) -> Range:
     head=squashing.clipped,
     rectifies=lambda node, of: is_zero(node.const(1)),
     range=_clip_range,
+    wild=edges.limit,
     bias=_clip_bias,
     cases=[
         case((2, 3, 4), -0.5, 1.0, kinks=[-0.5, 1.0]),
@@ -229,7 +234,15 @@ def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(dx, low, high)
 
 
-@gradient_of("Sigmoid", family="activation", head=squashing.sigmoid, range=UNIT, bias="symmetric", cases=[case((2, 3, 4), low=-4, high=4)])
+@gradient_of(
+    "Sigmoid",
+    family="activation",
+    head=squashing.sigmoid,
+    range=UNIT,
+    wild=edges.limit,
+    bias="symmetric",
+    cases=[case((2, 3, 4), low=-4, high=4)],
+)
 def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y (1 - y)."""
     return [op.Mul(dy, op.Mul(node.y, op.Sub(1.0, node.y)))]
@@ -239,6 +252,7 @@ def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "HardSigmoid",
     family="activation",
     range=UNIT,
+    wild=edges.limit,
     bias="symmetric",
     cases=[case((2, 3, 4), low=-4, high=4, kinks=[-2.5, 2.5]), case((2, 3), alpha=0.5, beta=0.6, kinks=[-1.2, 0.8])],
 )
@@ -257,7 +271,15 @@ def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Where(op.Less(op.Abs(node.x), 3.0), curve, mask(op, op.Greater(node.x, 0.0), dy))]
 
 
-@gradient_of("Tanh", family="activation", head=squashing.tanh, range=growing(np.tanh), bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Tanh",
+    family="activation",
+    head=squashing.tanh,
+    range=growing(np.tanh),
+    wild=edges.limit,
+    bias="symmetric",
+    cases=[case((2, 3, 4))],
+)
 def tanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy (1 - y^2)."""
     return [op.Mul(dy, op.Sub(1.0, op.Mul(node.y, node.y)))]
@@ -268,6 +290,7 @@ def tanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="activation",
     head=squashing.softplus,
     range=growing(lambda x: np.logaddexp(x, 0)),
+    wild=edges.limit,
     bias="symmetric",
     cases=[case((2, 3), low=-4, high=4)],
 )

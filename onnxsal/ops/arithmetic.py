@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import cast, is_zero, mask, result_seen, unbroadcast
-from onnxsal.ops import squashing
+from onnxsal.graph.helpers import cast, is_zero, mask, over, result_seen, times, unbroadcast
+from onnxsal.ops import edges, squashing
 from onnxsal.ops.axes import nowhere
 from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
 from onnxsal.ops.registry import case, gradient_of
@@ -57,6 +57,7 @@ def _sum_range(node: NodeView, of: Of) -> Range:
     family="add",
     head=squashing.add,
     range=_sum_range,
+    wild=edges.summed,
     roles=Roles(None),
     bias=_passive,
     cases={"Add": PAIRS, "Sum": MANY},
@@ -83,6 +84,7 @@ def _difference_range(node: NodeView, of: Of) -> Range:
     family="add",
     head=squashing.subtract,
     range=_difference_range,
+    wild=edges.difference,
     roles=Roles(None, negated=(1,)),
     bias=_sub_bias,
     cases=PAIRS,
@@ -104,7 +106,13 @@ def _mean_range(node: NodeView, of: Of) -> Range:
 
 
 @gradient_of(
-    "Mean", family="add", range=_mean_range, roles=Roles(None), bias=_mean_bias, cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])]
+    "Mean",
+    family="add",
+    range=_mean_range,
+    wild=edges.summed,
+    roles=Roles(None),
+    bias=_mean_bias,
+    cases=[*MANY[:2], case((2, 3), (2, 1), fixed=[1])],
 )
 def mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = dy / n."""
@@ -153,6 +161,8 @@ def _product_range(node: NodeView, of: Of) -> Range:
     family="product",
     head=squashing.multiply,
     range=_product_range,
+    wild=edges.times,
+    power=lambda node: 2.0 if node.x.name == node.input(1).name else 1.0,
     bias="product",
     cases=PAIRS,
     roles=Roles((0, 1)),
@@ -160,7 +170,7 @@ def _product_range(node: NodeView, of: Of) -> Range:
 )
 def multiply(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy b; db = dy a."""
-    return _back(op, node, [op.Mul(dy, node.input(1 - i)) if node.want(i) else None for i in (0, 1)])
+    return _back(op, node, [times(op, node, dy, node.input(1 - i)) if node.want(i) else None for i in (0, 1)])
 
 
 def _div_bias(op: Emit, node: NodeView) -> Value | None:
@@ -187,6 +197,8 @@ def _quotient_range(node: NodeView, of: Of) -> Range:
     family="product",
     head=squashing.divide,
     range=_quotient_range,
+    edge=edges.quotient,
+    wild=edges.divided,
     bias=_div_bias,
     cases=DIVIDED,
     roles=Roles((0,), divisors=(1,)),
@@ -194,8 +206,8 @@ def _quotient_range(node: NodeView, of: Of) -> Range:
 )
 def divide(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """da = dy / b; db = -dy y / b."""
-    da = op.Div(dy, node.input(1))
-    return _back(op, node, [da if node.want(0) else None, op.Neg(op.Mul(da, node.y)) if node.want(1) else None])
+    da = over(op, node, dy, node.input(1))
+    return _back(op, node, [da if node.want(0) else None, op.Neg(times(op, node, da, node.y)) if node.want(1) else None])
 
 
 def _mod_bias(op: Emit, node: NodeView) -> Value | None:
@@ -208,6 +220,7 @@ def _mod_bias(op: Emit, node: NodeView) -> Value | None:
 @gradient_of(
     "Mod",
     family="select",
+    edge=edges.remainder,
     bias=_mod_bias,
     cases=[
         case(np.array([[4.3, -4.3, 7.1], [5.2, -5.2, 0.4]]), np.array([2.1, 2.1, -3.0]), fmod=1),
@@ -219,7 +232,7 @@ def modulo(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     db = None
     if node.want(1):
         quotient = op.Round(op.Div(op.Sub(node.x, node.y), node.input(1)))
-        db = op.Neg(op.Mul(dy, quotient))
+        db = op.Neg(times(op, node, dy, quotient))
     return _back(op, node, [dy if node.want(0) else None, db])
 
 
@@ -260,6 +273,7 @@ def _is_cut_at_zero(node: NodeView, of: Of) -> bool:
     family="select",
     rectifies=_is_cut_at_zero,
     range=_extreme_range,
+    wild=lambda node, wild, of: (edges.largest_of if node.op_type == "Max" else edges.smallest_of)(node, wild, of),
     bias=_choice_bias,
     cases={"Max": CHOICES, "Min": CHOICES},
 )

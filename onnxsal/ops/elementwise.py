@@ -9,31 +9,53 @@ from onnx import TensorProto
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import FLOAT8, FLOATS, Emit, NodeView, Value
-from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, unbroadcast
-from onnxsal.ops import squashing
+from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, times, unbroadcast
+from onnxsal.ops import edges, squashing
 from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.places import first
 from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, by_sign, grid, growing, inverse, largest, magnitude
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, Of, Range
+from onnxsal.ops.statements import ANY, Edge, Of, Range
 
 
-@gradient_of("Abs", family="elementwise", range=lambda node, of: magnitude(of(0)), bias="zero", cases=[case((2, 3, 4), kinks=[0.0])])
+@gradient_of(
+    "Abs",
+    family="elementwise",
+    range=lambda node, of: magnitude(of(0)),
+    wild=edges.size,
+    bias="zero",
+    cases=[case((2, 3, 4), kinks=[0.0])],
+)
 def absolute(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy sign(x), with sign(0) = 0."""
     return [op.Mul(dy, op.Sign(node.x))]
 
 
 @gradient_of(
-    "Neg", family="elementwise", head=squashing.negated, range=lambda node, of: (-of(0)[1], -of(0)[0]), bias="zero", cases=[case((2, 3, 4))]
+    "Neg",
+    family="elementwise",
+    head=squashing.negated,
+    range=lambda node, of: (-of(0)[1], -of(0)[0]),
+    wild=edges.falling,
+    bias="zero",
+    cases=[case((2, 3, 4))],
 )
 def negate(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = -dy."""
     return [op.Neg(dy)]
 
 
-@gradient_of("Exp", family="elementwise", head=squashing.exp, range=growing(np.exp), bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Exp",
+    family="elementwise",
+    head=squashing.exp,
+    range=growing(np.exp),
+    edge=edges.overflowing((1, np.exp)),
+    wild=edges.limit,
+    bias="symmetric",
+    cases=[case((2, 3, 4))],
+)
 def exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y."""
     return [op.Mul(dy, node.y)]
@@ -44,6 +66,8 @@ def exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="elementwise",
     head=squashing.log,
     range=growing(lambda x: np.log(np.maximum(x, 0))),
+    edge=edges.domain(0.0, math.inf, Edge.BELOW),
+    wild=edges.increasing_from(0.0),
     bias=lambda op, node: op.Sub(node.y, 1.0),
     cases=[case((2, 3, 4), low=0.1)],
 )
@@ -56,12 +80,15 @@ def log(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "Sqrt",
     family="elementwise",
     range=growing(lambda x: np.sqrt(np.maximum(x, 0))),
+    edge=edges.domain(0.0, math.inf, Edge.STEEP),
+    wild=edges.increasing_from(0.0),
+    power=lambda node: 0.5,
     bias=lambda op, node: op.Mul(node.y, 0.5),
     cases=[case((2, 3, 4), low=0.1)],
 )
 def sqrt(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy / (2 y)."""
-    return [op.Div(op.Mul(dy, 0.5), node.y)]
+    """dx = dy / (2 y); of the root of a sum of squares 0 at 0."""
+    return [_of_norm(op, node, node.y, op.Div(op.Mul(dy, 0.5), node.y))]
 
 
 @gradient_of(
@@ -69,6 +96,8 @@ def sqrt(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     family="elementwise",
     head=squashing.reciprocal,
     range=lambda node, of: inverse(of(0)),
+    edge=edges.inverse,
+    wild=lambda node, wild, of: wild(0) & Edge.NAN,
     bias=lambda op, node: op.Mul(node.y, 2.0),
     cases=[case((2, 3), low=0.3), case((3,), high=-0.3)],
 )
@@ -77,7 +106,7 @@ def reciprocal(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Neg(op.Mul(dy, op.Mul(node.y, node.y)))]
 
 
-@gradient_of("Erf", family="elementwise", range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Erf", family="elementwise", range=SIGNED_UNIT, wild=edges.limit, bias="symmetric", cases=[case((2, 3, 4))])
 def erf(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy 2 / sqrt(pi) exp(-x^2)."""
     return [op.Mul(dy, op.Mul(op.Exp(op.Neg(op.Mul(node.x, node.x))), 2 / math.sqrt(math.pi)))]
@@ -107,56 +136,103 @@ def _arc(op: Emit, x: Value) -> Value:
 
 
 @gradient_of(
-    "Asin", family="elementwise", range=(-math.pi / 2, math.pi / 2), bias="symmetric", cases=[case((2, 3, 4), low=-0.95, high=0.95)]
+    "Asin",
+    family="elementwise",
+    range=(-math.pi / 2, math.pi / 2),
+    edge=edges.domain(-1.0, 1.0, Edge.STEEP),
+    bias="symmetric",
+    cases=[case((2, 3, 4), low=-0.95, high=0.95)],
 )
 def asin(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sqrt(1 - x^2)."""
     return [op.Div(dy, _arc(op, node.x))]
 
 
-@gradient_of("Acos", family="elementwise", range=(0.0, math.pi), bias="symmetric", cases=[case((2, 3, 4), low=-0.95, high=0.95)])
+@gradient_of(
+    "Acos",
+    family="elementwise",
+    range=(0.0, math.pi),
+    edge=edges.domain(-1.0, 1.0, Edge.STEEP),
+    bias="symmetric",
+    cases=[case((2, 3, 4), low=-0.95, high=0.95)],
+)
 def acos(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = -dy / sqrt(1 - x^2)."""
     return [op.Neg(op.Div(dy, _arc(op, node.x)))]
 
 
-@gradient_of("Atan", family="elementwise", range=growing(np.arctan), bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Atan", family="elementwise", range=growing(np.arctan), wild=edges.limit, bias="symmetric", cases=[case((2, 3, 4))])
 def atan(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / (1 + x^2)."""
     return [op.Div(dy, op.Add(op.Mul(node.x, node.x), 1.0))]
 
 
-@gradient_of("Sinh", family="elementwise", range=growing(np.sinh), bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Sinh",
+    family="elementwise",
+    range=growing(np.sinh),
+    edge=edges.overflowing((0, np.sinh), (1, np.sinh)),
+    wild=edges.limit,
+    bias="symmetric",
+    cases=[case((2, 3, 4))],
+)
 def sinh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy cosh(x) = dy (exp(x) + exp(-x)) / 2."""
     return [op.Mul(dy, op.Mul(op.Add(op.Exp(node.x), op.Exp(op.Neg(node.x))), 0.5))]
 
 
-@gradient_of("Cosh", family="elementwise", range=(1.0, math.inf), bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Cosh",
+    family="elementwise",
+    range=(1.0, math.inf),
+    edge=edges.overflowing((0, np.cosh), (1, np.cosh)),
+    wild=edges.size,
+    bias="symmetric",
+    cases=[case((2, 3, 4))],
+)
 def cosh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy sinh(x) = dy y tanh(x), which keeps its digits near 0."""
     return [op.Mul(dy, op.Mul(node.y, op.Tanh(node.x)))]
 
 
-@gradient_of("Asinh", family="elementwise", range=growing(np.arcsinh), bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Asinh", family="elementwise", range=growing(np.arcsinh), wild=edges.limit, bias="symmetric", cases=[case((2, 3, 4))])
 def asinh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sqrt(x^2 + 1)."""
     return [op.Div(dy, op.Sqrt(op.Add(op.Mul(node.x, node.x), 1.0)))]
 
 
-@gradient_of("Acosh", family="elementwise", range=NOT_NEGATIVE, bias="symmetric", cases=[case((2, 3, 4), low=1.1, high=4.0)])
+@gradient_of(
+    "Acosh",
+    family="elementwise",
+    range=NOT_NEGATIVE,
+    edge=edges.domain(1.0, math.inf, Edge.STEEP),
+    wild=edges.increasing_from(1.0),
+    bias="symmetric",
+    cases=[case((2, 3, 4), low=1.1, high=4.0)],
+)
 def acosh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sqrt(x^2 - 1)."""
     return [op.Div(dy, op.Sqrt(op.Mul(op.Sub(node.x, 1.0), op.Add(node.x, 1.0))))]
 
 
-@gradient_of("Atanh", family="elementwise", bias="symmetric", cases=[case((2, 3, 4), low=-0.9, high=0.9)])
+@gradient_of(
+    "Atanh",
+    family="elementwise",
+    edge=edges.domain(-1.0, 1.0, edges.INFINITE),
+    bias="symmetric",
+    cases=[case((2, 3, 4), low=-0.9, high=0.9)],
+)
 def atanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / (1 - x^2)."""
     return [op.Div(dy, op.Mul(op.Sub(1.0, node.x), op.Add(node.x, 1.0)))]
 
 
 # ----- powers -----
+
+
+def _of_norm(op: Emit, node: NodeView, at: Value, sent: Value) -> Value:
+    """Of the root of a sum of squares 0 where that is 0 (``at``): the middle of its subgradients, as ReduceL2 has it."""
+    return op.Where(op.Equal(at, 0.0), 0.0, sent) if node.norm else sent
 
 
 def _log_rate(op: Emit, x: Value, b: Value, y: Value) -> Value:
@@ -200,6 +276,8 @@ def _power_range(node: NodeView, of: Of) -> Range:
     "Pow",
     family="elementwise",
     range=_power_range,
+    edge=edges.power,
+    power=edges.exponent_of,
     bias=_pow_bias,
     cases=[
         case((2, 3, 4), (2, 3, 4), low=0.2, high=2.0),
@@ -213,16 +291,16 @@ def _power_range(node: NodeView, of: Of) -> Range:
     ],
 )
 def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy b x^(b - 1); db = dy y log(x), and 0 where x = 0 and b >= 0."""
+    """dx = dy b x^(b - 1), and 0 at 0 of the root of a sum of squares; db = dy y log(x), and 0 where x = 0 and b >= 0."""
     # the exponent has a type of its own: an integer, or another float type
     x, b, y = (as_compute(op, v) for v in (node.x, node.input(1), node.y))
     dy = recast(op, dy, signal_type(node.y), op.dtype)
     slopes = (
-        _power_slope(op, x, b, node.const(1)) if node.want(0) else None,
+        _of_norm(op, node, x, _power_slope(op, x, b, node.const(1))) if node.want(0) else None,
         _log_rate(op, x, b, y) if node.want(1) else None,
     )
     return [
-        None if slope is None else recast(op, unbroadcast(op, op.Mul(dy, slope), node.y, v), op.dtype, signal_type(v))
+        None if slope is None else recast(op, unbroadcast(op, times(op, node, dy, slope), node.y, v), op.dtype, signal_type(v))
         for slope, v in zip(slopes, (node.x, node.input(1)), strict=True)
     ]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import unbroadcast
 from onnxsal.ops.axes import aligned, convolution
 from onnxsal.ops.places import matrix_product, spread_windows, windows
+from onnxsal.ops.ranges import NOT_NEGATIVE
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import APART, SUMMED, Moved, Roles, Units
+from onnxsal.ops.statements import ANY, APART, SUMMED, Moved, Of, Range, Roles, Units
 from onnxsal.ops.windows import correlate, gather, spread, transposed_window_of, window_of
 
 
@@ -22,6 +25,19 @@ def multilinear_bias(op: Emit, node: NodeView, factors: int, constant: Value | N
     first = _times(op, node.y, 1 - factors)
     second = None if constant is None else _times(op, constant, factors - int(active))
     return op.Add(first, second) if first is not None and second is not None else first or second
+
+
+LARGE = 2**20
+"""Of a weight with more elements it is not looked whether they are all positive: that is said of filter banks, not of learned layers."""
+
+
+def _weighted_range(node: NodeView, of: Of) -> Range:
+    """What is not negative stays so where no weight and no bias is negative: energies in the bands of a filter bank."""
+    weight = node.input(1).static
+    if of(0)[0] < 0 or weight is None or math.prod(weight) > LARGE:
+        return ANY
+    rest = [i for i in range(1, len(node.inputs)) if node.optional(i) is not None]
+    return NOT_NEGATIVE if all(of(i)[0] >= 0 for i in rest) and float(node.attr("alpha") or 1.0) >= 0 else ANY
 
 
 # ----- convolutions -----
@@ -48,6 +64,7 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
     "Conv",
     family="linear",
     axes=convolution,
+    range=_weighted_range,
     pictures=True,
     trained=(1, 2),
     places=windows(channels=True),
@@ -147,6 +164,7 @@ def _gemm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "Gemm",
     family="linear",
     axes=_gemm_axes,
+    range=_weighted_range,
     trained=(0, 1, 2),
     places=matrix_product,
     bias=_gemm_bias,
@@ -210,6 +228,7 @@ def _matmul_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "MatMul",
     family="linear",
     axes=_matmul_axes,
+    range=_weighted_range,
     trained=(0, 1),
     places=matrix_product,
     bias="product",

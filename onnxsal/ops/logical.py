@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxsal.ops import edges
 from onnxsal.ops.axes import aligned, along, reduced
 from onnxsal.ops.ranges import NOT_NEGATIVE, UNIT, growing
 from onnxsal.ops.registry import not_differentiable
@@ -39,12 +40,12 @@ not_differentiable(
     "it makes a constant; its inputs are sizes or settings",
     "BlackmanWindow",
     "Constant",
-    "ConstantOfShape",
     "EyeLike",
     "HammingWindow",
     "HannWindow",
     "MelWeightMatrix",
 )
+not_differentiable("it makes a constant; its inputs are sizes or settings", "ConstantOfShape", edge=edges.filled)
 not_differentiable(
     "it draws random numbers that do not depend on the values", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"
 )

@@ -10,12 +10,14 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
+from onnxsal.ops import edges
 from onnxsal.ops.axes import along, each_sample, from_axis_on, pictures, within
+from onnxsal.ops.guards import OWN
 from onnxsal.ops.places import along as places_along
 from onnxsal.ops.places import behind_samples, from_axis, one_axis, spatial
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range, Roles, Scaling
+from onnxsal.ops.statements import ANY, APART, MIXED, Edge, Moved, Of, Range, Roles, Scaling
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -114,11 +116,16 @@ def _through_statistics(op: Emit, g: Value, form: _Form, std: Value, xhat: Value
     return op.Div(op.Sub(g, moved), std)
 
 
+def _divisor(op: Emit, node: NodeView, std: Value) -> Value:
+    """The deviation; where it may be 0 (epsilon is), 1 in its place: the output is no number there, and only signals of 0 pass."""
+    return op.Where(op.Equal(std, 0.0), 1.0, std) if OWN in node.wild else std
+
+
 def _statistical(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """Signals at x, scale and bias."""
     form = _FORMS[node.op_type](op, node)
     centred, variance = _deviation(op, _fold(op, node.x, form), form, node.attr("epsilon"))
-    std = op.Sqrt(variance)
+    std = _divisor(op, node, op.Sqrt(variance))
     xhat = op.Div(centred, std)
     dy = _fold(op, dy, form)
     dx = dscale = dbias = None
@@ -158,6 +165,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "RMSNormalization",
     family="normalization",
     axes=from_axis_on,
+    edge=edges.unless_positive("epsilon"),
     trained=(1, 2),
     places=places_along(from_axis),
     bias=_statistical_bias,
@@ -182,6 +190,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "GroupNormalization",
     family="normalization",
     axes=_statistical_axes,
+    edge=edges.unless_positive("epsilon"),
     pictures=True,
     places={"InstanceNormalization": places_along(spatial), "GroupNormalization": places_along(behind_samples)},
     bias=_statistical_bias,
@@ -299,7 +308,7 @@ def batch_norm(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- without scale and bias -----
 
 _MVN_EPSILON = 1e-9
-"""The standard's function body adds it to the standard deviation, not to the variance."""
+"""The standard's function body adds it to the standard deviation, not to the variance. ONNX Runtime makes NaN where the deviation is 0."""
 
 
 def _mvn(op: Emit, node: NodeView) -> tuple[_Form, Value, Value]:
@@ -323,6 +332,7 @@ def _mvn_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "MeanVarianceNormalization",
     family="normalization",
     axes=_mvn_axes,
+    edge=Edge.NAN,
     places=places_along(behind_samples),
     bias=_mvn_bias,
     cases=[case((2, 3, 2, 2)), case((2, 3, 4), axes=[1]), case((2, 3, 2, 2), axes=[-1, 2])],

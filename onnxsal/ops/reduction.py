@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import axes_of, cast, mask, result_seen, shape_of, zeros_like
-from onnxsal.ops import squashing
+from onnxsal.graph.helpers import axes_of, cast, mask, result_seen, shape_of, times, zeros_like
+from onnxsal.ops import edges, squashing
 from onnxsal.ops.axes import along, reduced
 from onnxsal.ops.places import reduced as reduced_places
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, powers
 from onnxsal.ops.registry import Case, case, gradient_of
-from onnxsal.ops.statements import Roles
+from onnxsal.ops.statements import Edge, Roles
 
 # ----- which axes, and how to get them back -----
 
@@ -101,6 +101,7 @@ def _cases(*more: Case, **drawn: float | Sequence[float]) -> list[Case]:
     axes=reduced,
     places=reduced_places,
     range=by_sign,
+    wild=edges.summed,
     bias="zero",
     cases=_cases(),
     roles=Roles((0,)),
@@ -122,6 +123,8 @@ def reduce_mean(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     axes=reduced,
     places=reduced_places,
     range=NOT_NEGATIVE,
+    wild=edges.size,
+    power=lambda node: 2.0,
     bias=lambda op, node: op.Neg(node.y),
     cases=_cases(),
 )
@@ -131,7 +134,14 @@ def reduce_sum_square(op: Emit, node: NodeView, dy: Value) -> list[Value | None]
 
 
 @gradient_of(
-    "ReduceL1", family="reduction", axes=reduced, places=reduced_places, range=NOT_NEGATIVE, bias="zero", cases=_cases(kinks=[0.0])
+    "ReduceL1",
+    family="reduction",
+    axes=reduced,
+    places=reduced_places,
+    range=NOT_NEGATIVE,
+    wild=edges.size,
+    bias="zero",
+    cases=_cases(kinks=[0.0]),
 )
 def reduce_l1(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = sign(x) dy."""
@@ -139,7 +149,14 @@ def reduce_l1(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 @gradient_of(
-    "ReduceL2", family="reduction", axes=reduced, places=reduced_places, range=NOT_NEGATIVE, bias="zero", cases=_cases(kinks=[0.0])
+    "ReduceL2",
+    family="reduction",
+    axes=reduced,
+    places=reduced_places,
+    range=NOT_NEGATIVE,
+    wild=edges.size,
+    bias="zero",
+    cases=_cases(kinks=[0.0]),
 )
 def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = x dy / y; the derivative at x = 0, y = 0 is 0."""
@@ -153,6 +170,8 @@ def reduce_l2(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     head=squashing.log_sum,
     axes=reduced,
     places=reduced_places,
+    edge=edges.domain(0.0, math.inf, Edge.BELOW),
+    wild=edges.increasing_from(0.0),
     bias=lambda op, node: op.Sub(node.y, 1.0),
     cases=_cases(low=0.5, high=2.0),
 )
@@ -162,14 +181,16 @@ def reduce_log_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 def _weights(op: Emit, node: NodeView) -> Value:
-    """exp(x) / sum(exp(x)): the derivative of the log-sum-exp."""
-    return op.Exp(op.Sub(node.x, _keep(op, node, node.y)))
+    """exp(x) / sum(exp(x)): the derivative of the log-sum-exp. Far from 0, y is so rounded that exp(x - y) alone does not sum to 1."""
+    share = op.Exp(op.Sub(node.x, _keep(op, node, node.y)))
+    return op.Div(share, _sum(op, node, share))
 
 
 def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
-    """r = y - sum(p x). Elements with p = 0 are left out: there x may be -inf."""
+    """r = y - sum(p x) = sum(p (y - x)), which no offset of all elements changes. Those with p = 0 are left out: x may be -inf there."""
     p = _weights(op, node)
-    return op.Sub(node.y, _sum(op, node, mask(op, op.Greater(p, 0.0), op.Mul(p, node.x)), node.attr("keepdims")))
+    below = op.Sub(_keep(op, node, node.y), node.x)
+    return _sum(op, node, mask(op, op.Greater(p, 0.0), op.Mul(p, below)), node.attr("keepdims"))
 
 
 @gradient_of(
@@ -179,12 +200,13 @@ def _log_sum_exp_bias(op: Emit, node: NodeView) -> Value:
     axes=reduced,
     places=reduced_places,
     range=lambda node, of: (of(0)[0], math.inf),
+    wild=edges.by_weight,
     bias=_log_sum_exp_bias,
     cases=_cases(),
 )
 def reduce_log_sum_exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy exp(x - y)."""
-    return node.grads(op.Mul(_weights(op, node), _keep(op, node, dy)))
+    """dx = dy exp(x - y) / sum(exp(x - y))."""
+    return node.grads(times(op, node, _keep(op, node, dy), _weights(op, node)))
 
 
 def _reduce_prod_bias(op: Emit, node: NodeView) -> Value:
@@ -213,7 +235,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     others_zero = op.Greater(_sum(op, node, count), count)
     operands = [factors, *node.inputs[1:]]
     rest = op.Div(op.clone(node, operands, keepdims=1), factors)
-    return node.grads(op.Where(others_zero, 0.0, op.Mul(_keep(op, node, dy), rest)))
+    return node.grads(op.Where(others_zero, 0.0, times(op, node, _keep(op, node, dy), rest)))
 
 
 # ----- extremes -----
@@ -224,6 +246,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "ReduceMin",
     family="max_pool",
     head={"ReduceMax": squashing.largest},
+    wild=lambda node, wild, of: (edges.largest_of if node.op_type == "ReduceMax" else edges.smallest_of)(node, wild, of),
     axes=reduced,
     places=reduced_places,
     bias="zero",

@@ -17,11 +17,12 @@ import onnx
 from onnxsal.errors import UnsupportedError, near_miss
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import zeros_like
+from onnxsal.ops.guards import guarded
 from onnxsal.ops.places import DEFAULTS as PLACES_OF_FAMILIES
 from onnxsal.ops.places import Rule as PlacesRule
 from onnxsal.ops.places import lost
 from onnxsal.ops.squashing import HeadRule
-from onnxsal.ops.statements import AxesRule, Facts, Keeps, Of, Range, RangeRule, Roles, Scaling, Units
+from onnxsal.ops.statements import AxesRule, Edge, EdgeRule, Facts, Keeps, Of, Range, RangeRule, Roles, Scaling, Units, WildRule
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
 Bias = Callable[[Emit, NodeView], Value | None]
@@ -144,6 +145,10 @@ def gradient_of(
     rectifies: Callable[[NodeView, Of], bool] = Facts.rectifies,
     head: HeadRule | Mapping[str, HeadRule] | None = None,
     places: PlacesRule | Mapping[str, PlacesRule] | None = None,
+    edge: EdgeRule | Edge | None = None,
+    wild: WildRule | None = None,
+    power: Callable[[NodeView], float] = Facts.power,
+    level: Callable[[NodeView], int] | None = None,
     domain: str = "",
 ) -> Callable[[Gradient], Gradient]:
     """Register the decorated function as the gradient of ``op_types``.
@@ -160,7 +165,9 @@ def gradient_of(
     values its first output lies: always, or as a function of the ranges of the inputs; ``axes`` where the axes of its inputs are in its
     outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero;
     ``head`` what its first output is as a function of scores, ``places`` where on a picture the elements of its outputs come from
-    (default: as the family), for all ``op_types`` or for each of those named.
+    (default: as the family), for all ``op_types`` or for each of those named. ``edge`` says what may become of finite inputs: a slope or an
+    output that is infinite or no number; ``wild`` what infinities among its inputs make of its output; ``power`` of which exponent it is;
+    ``level`` along which axis a shift of its first input changes nothing.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
@@ -179,7 +186,7 @@ def gradient_of(
             squashes = head.get(op_type) if isinstance(head, Mapping) else head
             placed = places.get(op_type) if isinstance(places, Mapping) else places
             placed = placed or PLACES_OF_FAMILIES.get(family, lost)
-            stated = Facts(_always(range), axes, pictures, rectifies, squashes, places=placed)
+            stated = Facts(_always(range), axes, pictures, rectifies, squashes, _at_all(edge), wild, power, level, places=placed)
             outputs = None if carries is None else tuple(carries)
             known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
             REGISTRY[key] = OpSpec(*known, roles, scaling, units, tuple(trained), keeps, fills, stated, gradient.__module__)
@@ -194,6 +201,12 @@ def _always(range: RangeRule | Range | None) -> RangeRule | None:
     return lambda node, of: range
 
 
+def _at_all(edge: EdgeRule | Edge | None) -> EdgeRule | None:
+    if edge is None or callable(edge):
+        return edge
+    return lambda node, of: edge
+
+
 def not_differentiable(
     reason: str,
     *op_types: str,
@@ -201,6 +214,7 @@ def not_differentiable(
     range: RangeRule | Range | None = None,
     axes: AxesRule | None = None,
     of_sizes: bool = False,
+    edge: EdgeRule | None = None,
 ) -> None:
     """List operators whose outputs carry no derivative, with the reason: a signal that reaches them stops, by definition."""
     for op_type in op_types:
@@ -208,7 +222,7 @@ def not_differentiable(
         if key in REGISTRY or key in NOT_DIFFERENTIABLE:
             raise ValueError(f"operator {op_type} is registered twice")
         NOT_DIFFERENTIABLE[key] = reason
-        FACTS[key] = Facts(_always(range), axes, of_sizes=of_sizes)
+        FACTS[key] = Facts(_always(range), axes, edge=edge, of_sizes=of_sizes)
 
 
 def not_yet(advice: str, *op_types: str, domain: str = "") -> None:
@@ -262,7 +276,7 @@ def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> list[Value | N
     others = [i for i, d in enumerate(dys) if i and d is not None]
     if others and not spec.many:
         raise UnsupportedError(f"{node.label}: a gradient is known for its first output only, but output {others} is differentiated.")
-    answer = list(spec.gradient(op, node, list(dys) if spec.many else dys[0]))
+    answer = guarded(op, node, dys, lambda node, dys: spec.gradient(op, node, list(dys) if spec.many else dys[0]), spec)
     if len(answer) != len(node.proto.input):
         raise AssertionError(f"{node.label}: gradient returned {len(answer)} entries for {len(node.proto.input)} inputs")
     for i, value in enumerate(answer):

@@ -6,6 +6,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import cast, mask, ones_like
+from onnxsal.ops import edges
 from onnxsal.ops.axes import within
 from onnxsal.ops.ranges import by_sign, hull, powers
 from onnxsal.ops.registry import case, gradient_of
@@ -31,7 +32,16 @@ def _running_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     return within(None if own is None else [own[0] % node.x.rank])(node, i, axis, j)
 
 
-@gradient_of("CumSum", family="reduction", axes=_running_axes, range=by_sign, bias="zero", cases=_running, roles=Roles((0,)))
+@gradient_of(
+    "CumSum",
+    family="reduction",
+    axes=_running_axes,
+    range=by_sign,
+    wild=edges.summed,
+    bias="zero",
+    cases=_running,
+    roles=Roles((0,)),
+)
 def cum_sum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = the running sum of dy in the other direction."""
     return node.grads(_backwards(op, node, dy))

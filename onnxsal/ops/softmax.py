@@ -7,21 +7,31 @@ import math
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import mask
+from onnxsal.graph.helpers import mask, times
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import along
 from onnxsal.ops.ranges import UNIT
 from onnxsal.ops.registry import case, gradient_of
 
 
+def _axis(node: NodeView) -> int:
+    """The axis that is normalised."""
+    return int(node.attr("axis", -1))
+
+
 def _sum(op: Emit, node: NodeView, t: Value) -> Value:
     """Sum over the axis that is normalised, which stays with size 1."""
-    return op.ReduceSum(t, [node.attr("axis", -1)], keepdims=1)
+    return op.ReduceSum(t, [_axis(node)], keepdims=1)
+
+
+def _log(op: Emit, p: Value) -> Value:
+    """log p, and 0 where p is 0: p log p is 0 there. It is the input but for an offset per row, of which no bias here depends."""
+    return mask(op, op.Greater(p, 0.0), op.Log(p))
 
 
 def _softmax_bias(op: Emit, node: NodeView) -> Value:
-    """r = y (1 - x + sum(y x)). Elements with y = 0 are left out of x: a mask of -inf (or -1e38) would make them NaN."""
-    x = mask(op, op.Greater(node.y, 0.0), node.x)
+    """r = y (1 - x + sum(y x)), the same with log y in place of x: it is x less a number per row, however far that is from 0."""
+    x = _log(op, node.y)
     return op.Mul(node.y, op.Sub(op.Add(_sum(op, node, op.Mul(node.y, x)), 1.0), x))
 
 
@@ -41,24 +51,19 @@ _cases = [
 ]
 
 
-def _is_guarded(node: NodeView) -> bool:
-    """Whether a Where reads the result (through casts): attention that replaces the NaN of a fully masked row."""
-    readers = node.model.consumers.get(node.y.name, [])
-    while len(readers) == 1 and readers[0].op_type in ("Cast", "Identity"):
-        readers = node.model.consumers.get(readers[0].y.name, [])
-    return any(r.op_type == "Where" for r in readers)
-
-
-def _times(op: Emit, node: NodeView, g: Value) -> Value:
-    """y g; where the graph discards the NaN of a fully masked row no signal comes back, and 0 NaN must stay 0."""
-    product = op.Mul(node.y, g)
-    return op.Where(op.Equal(g, 0.0), 0.0, product) if _is_guarded(node) else product
-
-
-@gradient_of("Softmax", family="softmax", head=squashing.softmax, axes=along(first=13), range=UNIT, bias=_softmax_bias, cases=_cases)
+@gradient_of(
+    "Softmax",
+    family="softmax",
+    head=squashing.softmax,
+    axes=along(first=13),
+    range=UNIT,
+    level=_axis,
+    bias=_softmax_bias,
+    cases=_cases,
+)
 def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = y (dy - sum(y dy))."""
-    return [_times(op, node, op.Sub(dy, _sum(op, node, _times(op, node, dy))))]
+    return [times(op, node, op.Sub(dy, _sum(op, node, times(op, node, dy, node.y))), node.y)]
 
 
 @gradient_of(
@@ -67,9 +72,10 @@ def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     head=squashing.log_softmax,
     axes=along(first=13),
     range=(-math.inf, 0.0),
+    level=_axis,
     bias=_log_softmax_bias,
     cases=_cases,
 )
 def log_softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy - exp(y) sum(dy)."""
-    return [op.Sub(dy, op.Mul(op.Exp(node.y), _sum(op, node, dy)))]
+    return [op.Sub(dy, times(op, node, _sum(op, node, dy), op.Exp(node.y)))]

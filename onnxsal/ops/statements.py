@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, Flag, auto
 from typing import Any, Literal
 
 from onnxsal.graph import Emit, NodeView, Value
@@ -105,6 +105,30 @@ RangeRule = Callable[[NodeView, Of], Range]
 """(node, ranges of its inputs) -> range of its first output (of all, where an operator has many of a kind)."""
 
 
+class Edge(Flag):
+    """What may become of a tensor, or of a slope, although the input of the model is finite."""
+
+    NONE = 0
+    STEEP = auto()
+    """The slope may be infinite where the output is not: a root at 0."""
+    ABOVE = auto()
+    """It may be infinite."""
+    BELOW = auto()
+    """It may be minus infinite."""
+    NAN = auto()
+    """It may be no number."""
+
+
+EdgeRule = Callable[[NodeView, Of], Edge]
+"""(node, ranges of its inputs) -> what may become of its first output, and of its slope, where its inputs are finite."""
+
+WildOf = Callable[[int], Edge]
+"""What input i may hold: infinities, or what is no number."""
+
+WildRule = Callable[[NodeView, WildOf, Of], Edge]
+"""(node, what its inputs may hold, their ranges) -> what its first output may hold because of them."""
+
+
 class How(Enum):
     """How an axis of an input is found in an output."""
 
@@ -140,6 +164,14 @@ class Facts:
     pictures: bool = False
     rectifies: Callable[[NodeView, Of], bool] = lambda node, of: False
     head: HeadRule | None = None
+    edge: EdgeRule | None = None
+    """What may become of finite inputs (``None``: nothing)."""
+    wild: WildRule | None = None
+    """What an output holds where its inputs are not finite (``None``: as the family)."""
+    power: Callable[[NodeView], float] = lambda node: 1.0
+    """The exponent of which its first output is a power, or a sum of powers, of its first input."""
+    level: Callable[[NodeView], int] | None = None
+    """The axis along which its first input may be shifted, every element by the same number, and all its outputs stay."""
     of_sizes: bool = False
     """Whether its outputs depend on the sizes of its inputs only, not on their values."""
     places: PlacesRule | None = None
