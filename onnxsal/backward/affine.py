@@ -21,7 +21,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
-from onnxsal.graph.helpers import channel_sum, ones_like, over, signed_epsilon, stabilise, times, zeros_like
+from onnxsal.graph.helpers import channel_sum, guard, ones_like, over, signed_epsilon, stabilise, zeros_like
 from onnxsal.ops.registry import implicit_bias, spec_of, units_of, vjp
 from onnxsal.ops.statements import Roles
 
@@ -178,7 +178,8 @@ def step(op: Emit, affine: Affine, part: Part) -> Value:
             sent = spread(op, affine, op.Where(alive, 0.0, part.relevance))
         enter(op, affine, s, part.bias, None if part.spread else lost(op, affine, part.relevance, s, total))
     for a, w in part.terms:
-        share = times(op, affine.node, affine.backward(op, s, w), a)
+        back = affine.backward(op, s, w)
+        share = guard(op, affine.node, back, op.Mul(a, back))
         sent = share if sent is None else op.Add(sent, share)
     assert sent is not None
     return sent

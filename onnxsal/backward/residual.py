@@ -12,7 +12,7 @@ from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Emit, Model, NodeView, Value
-from onnxsal.graph.helpers import add_up, over, signed_epsilon, times, unbroadcast
+from onnxsal.graph.helpers import add_up, guard, over, signed_epsilon, times, unbroadcast
 from onnxsal.ops.registry import spec_of, vjp
 from onnxsal.ops.statements import Roles
 
@@ -146,7 +146,7 @@ def share(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-6) -> S
     for i in takers:
         signal = back[i]
         assert signal is not None
-        answer[i] = times(op, node, signal, node.input(i))
+        answer[i] = guard(op, node, signal, op.Mul(node.input(i), signal))
     return answer
 
 

@@ -28,6 +28,9 @@ FINITE = ("quantize", "recurrent", "loss")
 WEIGHTED = ("linear", "recurrent", "normalization", "quantize")
 """Families whose constants are weights: these are taken to be finite, and not looked through."""
 
+SMALL = 1e-30
+"""Less than any number that is made of sizes."""
+
 HALF_POWER = 0.999
 """Of a product of exponents that is 1 but for rounding."""
 
@@ -144,8 +147,13 @@ def _beyond(node: NodeView) -> Edge:
     value = node.outputs[0]
     most = math.inf if value is None else largest(value.dtype)
     low, high = bounds_of(node.model, node.proto.output[0]) if value is not None else ANY
-    over = Edge.ABOVE if most < high < math.inf else Edge.NONE
-    return over | (Edge.BELOW if -math.inf < low < -most else Edge.NONE)
+    if most in (math.inf, 0) or (high <= most and low >= -most):
+        return Edge.NONE
+    # a product with whole numbers that nothing but their type bounds says nothing of what they are
+    ends = [abs(end) for n in node.proto.input if n for end in bounds_of(node.model, n) if math.isfinite(end)]
+    reach = 4 * max(ends, default=0.0)
+    over = Edge.ABOVE if most < high <= reach else Edge.NONE
+    return over | (Edge.BELOW if -reach <= low < -most else Edge.NONE)
 
 
 def _is_chosen_from(node: NodeView) -> bool:
@@ -178,8 +186,13 @@ def _own(node: NodeView) -> Edge:
     rule = facts_of(node).edge
     if rule is None or node.outputs[0] is None or node.y.dtype not in FLOATS | {0}:
         return Edge.NONE
-    number = node.y.static is not None and math.prod(node.y.static) == 1 and node.y.name not in data_tensors(node.model)
-    return Edge.NONE if number else rule(node, lambda i: _bounds(node, i))
+    return Edge.NONE if _is_made_of_sizes(node.model, node.y.name) else rule(node, lambda i: _bounds(node, i))
+
+
+def _is_made_of_sizes(model: Model, name: str) -> bool:
+    """Whether a tensor is one number that depends on sizes alone: a root of the number of channels, which is never 0."""
+    static = model.value(name).static
+    return static is not None and math.prod(static) == 1 and name not in data_tensors(model) and model.constant(name) is None
 
 
 def _bounds(node: NodeView, i: int) -> Range:
@@ -188,6 +201,8 @@ def _bounds(node: NodeView, i: int) -> Range:
         return ANY
     name = node.proto.input[i]
     low, high = bounds_of(node.model, name)
+    if low == 0 and _is_made_of_sizes(node.model, name):
+        return SMALL, high
     fact = squashed(node.model).get(name)
     if fact is not None and fact.shifted and fact.kind == Kind.SCORES:
         return low, min(high, 0.0)

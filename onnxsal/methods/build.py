@@ -76,9 +76,8 @@ class Build:
         seed = emit_seed(self.op, self.question, self.question.start, self.head.explained_class)
         return traverse(self.op, self.plan(), {self.question.start.name: seed})[self.question.x.name]
 
-    def contribution(self, signal: Value, moved: Value) -> Value:
-        """The signal at the input times what the input is, or how far it moved: 0 where that is 0, also where a slope is infinite."""
-        product = self.op.Mul(signal, moved)
+    def contribution(self, product: Value, moved: Value) -> Value:
+        """The product of a signal with the input, or with how far it moved: 0 where that is 0, also where a slope is infinite."""
         wild = any(step.node.wild for step in self.plan().steps)
         return self.op.Where(self.op.Equal(moved, 0.0), 0.0, product) if wild else product
 
@@ -232,4 +231,5 @@ def with_colours(settings: Mapping[str, Any], edges: Mapping[str, np.ndarray | N
 def walk(build: Build) -> Result:
     """One walk: the signal at the input, times the input where the method says so."""
     signal = build.walk()
-    return Result(build.contribution(signal, build.question.x) if build.method.times_input else signal)
+    x = build.question.x
+    return Result(build.contribution(build.op.Mul(signal, x), x) if build.method.times_input else signal)

@@ -29,7 +29,8 @@ def deeplift(build: Build) -> Result:
     op.context[REFERENCE] = {n.index: t for n, t in zip(dependents(question.model, x.name, [start.name]), view.nodes, strict=True)}
     seed = emit_seed(op, question, start, build.head.explained_class)
     multipliers = traverse(op, plan, {start.name: seed})[x.name]
-    attribution = build.contribution(multipliers, op.Sub(x, reference))
+    moved = op.Sub(x, reference)
+    attribution = build.contribution(op.Mul(multipliers, moved), moved)
     rows = scores(op, question, view.value(f"{prefix}/{start.name}"))
     before = recast(op, score_of(op, rows, build.head.explained_class), signal_type(start), op.dtype)
     return Result(attribution, build.relative_error(build.sum_per_sample(attribution), op.Sub(build.head.score, before)))

@@ -210,7 +210,7 @@ def _decompose(build: Build) -> tuple[Value, list[Term], Value]:
     seed = emit_seed(op, question, question.start, build.head.explained_class)
     visit = noting(survey(build), terms, op)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
-    return build.contribution(signal, question.x), terms, seed
+    return build.contribution(op.Mul(signal, question.x), question.x), terms, seed
 
 
 # ----- the maps -----

@@ -60,7 +60,7 @@ def integrated_gradients(build: Build) -> Result:
 
     samples = Samples(len(alphas), build.settings["chunk"])
     (total,) = sampled_walks(build, samples, points, [zeros_like(op, question.x)], update)
-    attribution = build.contribution(total, delta)
+    attribution = build.contribution(op.Mul(delta, total), delta)
     gained = op.Sub(head.score, _score_at_baseline(build, baseline))
     explained = build.sum_per_sample(attribution)
     if not np.isclose(weights.sum(), 1):

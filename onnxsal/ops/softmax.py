@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import mask, times
+from onnxsal.graph.helpers import guard, mask
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import along
 from onnxsal.ops.ranges import UNIT
@@ -63,7 +63,8 @@ _cases = [
 )
 def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = y (dy - sum(y dy))."""
-    return [times(op, node, op.Sub(dy, _sum(op, node, times(op, node, dy, node.y))), node.y)]
+    centred = op.Sub(dy, _sum(op, node, guard(op, node, dy, op.Mul(node.y, dy))))
+    return [guard(op, node, centred, op.Mul(node.y, centred))]
 
 
 @gradient_of(
@@ -78,4 +79,5 @@ def softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 )
 def log_softmax(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy - exp(y) sum(dy)."""
-    return [op.Sub(dy, times(op, node, _sum(op, node, dy), op.Exp(node.y)))]
+    p, total = op.Exp(node.y), _sum(op, node, dy)
+    return [op.Sub(dy, guard(op, node, total, op.Mul(p, total)))]
