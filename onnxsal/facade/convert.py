@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
@@ -261,9 +260,9 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
 
 def _outputs(build: Build, result: Result) -> list[Port]:
     """The contract's outputs, under their public names."""
-    op, x, name = build.op, build.question.x, build.name
+    op, x = build.op, build.question.x
     batch = (x.shape[0] if x.shape and build.question.batched else 1,)
-    ports = [Port(op.Identity(result.attribution, name=name("attribution")), op.dtype, x.shape)]
+    ports = [build.told("attribution", result.attribution, op.dtype, x.shape)]
     pixels = result.saliency or build.pixels(result.attribution)
     axes = build.question.picture
     if build.quantize is not None and pixels is None:
@@ -271,13 +270,17 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     pixels = pixels if pixels is None or build.quantize is None else quantized(op, pixels, build.quantize)
     if pixels is not None and axes is not None and x.shape is not None:
         shape = (x.shape[0], x.shape[axes[1]], x.shape[axes[2]])
-        single = op.Identity if op.dtype == TensorProto.FLOAT else partial(op.Cast, to=TensorProto.FLOAT)
-        ports.append(Port(single(pixels, name=name("saliency_map")), TensorProto.FLOAT, shape))
-    ports.append(Port(op.Identity(build.head.explained_class, name=name("explained_class")), TensorProto.INT64, batch))
-    ports.append(Port(op.Cast(build.head.score, to=TensorProto.FLOAT, name=name("explained_score")), TensorProto.FLOAT, batch))
+        ports.append(build.told("saliency_map", _single(op, pixels), TensorProto.FLOAT, shape))
+    ports.append(build.told_class(batch))
+    ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))
     if result.residual is not None:
-        ports.append(Port(op.Identity(result.residual, name=name("residual")), TensorProto.FLOAT, batch))
+        ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))
     return [*ports, *build.components]
+
+
+def _single(op: Emit, value: Value) -> Value:
+    """``value``, of the compute type, in float32."""
+    return value if op.dtype == TensorProto.FLOAT else op.Cast(value, to=TensorProto.FLOAT)
 
 
 def colour(name: str, value: np.ndarray | None) -> np.ndarray | None:
