@@ -19,12 +19,13 @@ from onnxsal.ask.guard import open_converted
 from onnxsal.engine.method import Method
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
-from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, Example, conversion, target_index
+from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, Example, conversion
+from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, out_of_range, refuse_other_class, target_index, told_by
 from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.providers import Providers
-from onnxsal.runtime.session import Session
+from onnxsal.runtime.session import Session, Tensor
 
 Target = int | str | Sequence[int] | np.ndarray | None
 
@@ -175,7 +176,8 @@ class Explainer:
     ("cpu", "cuda"): what is asked for and not obtained is an error. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
     fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named. A model that does not tell the
-    number of axes of its input is converted by the first ``explain``, with its data as the ``example``.
+    number of axes of its input is converted by the first ``explain``, with its data as the ``example``. ``target_input`` is "optional"
+    where it is not given, as ONNX Runtime's own API runs the model: ``target`` is then the class where ``explain`` is given none.
     """
 
     def __init__(
@@ -187,13 +189,14 @@ class Explainer:
         batch_size: int | None = None,
         labels: Sequence[str] | None = None,
         prefix: str = "",
+        target_input: str | None = None,
         example: Example = None,
         **parameters: Any,
     ) -> None:
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size={batch_size!r} is not a number of samples; give a whole number of 1 or more.")
         self.labels = list(labels) if labels is not None else None
-        built_in = adopt(model, method, parameters | ({"prefix": prefix} if prefix else {}))
+        built_in = adopt(model, method, parameters | {"prefix": prefix or None, "target_input": target_input})
         self._adopted = built_in is not None
         self._asked = method or (built_in.method.name if built_in else DEFAULT_METHOD)
         self._options = {
@@ -201,13 +204,15 @@ class Explainer:
             "batch_size": batch_size,
             "labels": labels,
             "prefix": prefix,
+            "target_input": target_input,
             "example": example,
             **parameters,
         }
         if built_in is not None:
             self._open(model, built_in)
             return
-        convert = partial(conversion, model, self._asked, opened=False, prefix=prefix, **parameters)
+        options = {"prefix": prefix, "target_input": target_input or OPTIONAL, **parameters}
+        convert = partial(conversion, model, self._asked, opened=False, **options)
         self._waiting: tuple[ExampleNeeded, Callable[[Example], None]] | None = None
         try:
             self._open(model, convert(example=example))
@@ -227,9 +232,13 @@ class Explainer:
         sizes = [t.shape[0] for t in self.session.inputs if t.name in self._per_sample and t.shape]
         self._fixed = next((d for d in sizes if isinstance(d, int)), None)
         self._batch = self._fixed or int(self._options["batch_size"] or 16)
-        self._by_sample = {f"{self._prefix}{name}" for name in ("target", "baseline")}
+        self._target, self._told_by = f"{self._prefix}target", told_by(made.proto, self._prefix)
+        self._by_sample = {self._target, f"{self._prefix}baseline"}
         weights = made.proto.graph.initializer
         self._built_in = {t.name: numpy_helper.to_array(t) for t in weights if t.name in self._by_sample and max(t.dims[:1]) > 1}
+        if self._told_by != OPTIONAL and not self._fixed:  # rows that are built in go with samples of one run
+            self._batch = max([self._batch, *(len(rows) for rows in self._built_in.values())])
+        self._class = next((numpy_helper.to_array(t) for t in weights if t.name == self._target), None)
         asked: dict[str, Any] = {"input": made.question.x.name, "output": made.question.output, "batched": made.question.batched}
         own = {"providers", "batch_size", "labels", "example"}
         given = {k: v for k, v in self._options.items() if k in own} | made.settings | asked
@@ -253,6 +262,11 @@ class Explainer:
         return self.session.providers
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The model's own inputs that ``explain`` must be given."""
+        return tuple(t for t in self.session.inputs if t.name != self._target)
+
+    @property
     def batch_size(self) -> int:
         """Samples per run."""
         return self._batch
@@ -273,24 +287,46 @@ class Explainer:
         feed = self._feed(x)
         count = self._count(feed)
         targets = self._targets(target, count)
-        extra = self._built_in | {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
-        for name, array in extra.items():
-            if name in self._by_sample and self._per_sample and array.ndim and len(array) not in (1, count):
-                raise InputError(f"'{name}' has {len(array)} rows for {count} sample(s); give one, or one per sample.")
+        extra = self._extra(optional, count)
         begin = time.perf_counter()
         bounds = [(i, min(i + self._batch, count)) for i in range(0, count, self._batch)]
         parts = [self._run(feed, extra, targets, begins, ends, count) for begins, ends in bounds]
         seconds = time.perf_counter() - begin
-        return self._explanation(_joined(parts, [ends - begins for begins, ends in bounds]), seconds)
+        arrays = _joined(parts, [ends - begins for begins, ends in bounds])
+        self._refuse_other_class(arrays[f"{self._prefix}explained_class"], targets, arrays.get(self.conversion.question.output))
+        return self._explanation(arrays, seconds)
+
+    def _refuse_other_class(self, told: np.ndarray, targets: np.ndarray | None, own: np.ndarray | None) -> None:
+        """Raises ``TargetError`` where a class does not exist (of those whose number only a run tells), or another one is built in."""
+        question, asked = self.conversion.question, self._class if targets is None else targets
+        if (told == -2).any() and asked is not None:
+            count = None if own is None or own.size % len(told) else own.size // len(told)
+            raise out_of_range(asked.tolist(), question.start.name, count)
+        if self._told_by == FIXED and targets is not None:
+            refuse_other_class(targets, told, self._class is not None)
+
+    def _extra(self, optional: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+        """What is fed beside the model's own inputs and the class, checked."""
+        given = {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
+        known = {t.name for t in self.session.optional}
+        for name in self._by_sample.difference(known).intersection(given):
+            raise InputError(
+                f"'{name}' cannot be fed: what the model was converted with is built in, as target_input='{self._told_by}' says. "
+                f"Convert the original model again, with target_input='{OPTIONAL}' (or leave that out in an Explainer)."
+            )
+        for name, array in (self._built_in | given).items():
+            if name in self._by_sample and self._per_sample and array.ndim and len(array) not in (1, count):
+                raise InputError(f"'{name}' has {len(array)} rows for {count} sample(s); give one, or one per sample.")
+        return {k: v for k, v in (self._built_in | given).items() if k in known or k in given}
 
     def _feed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if isinstance(x, Mapping):
             feed = {k: np.asarray(v) for k, v in x.items()}
-        elif len(self.session.inputs) == 1:
-            feed = {self.session.inputs[0].name: np.asarray(x)}
+        elif len(self.inputs) == 1:
+            feed = {self.inputs[0].name: np.asarray(x)}
         else:
-            names = ", ".join(str(t) for t in self.session.inputs)
-            raise InputError(f"the model has {len(self.session.inputs)} inputs ({names}); give a dict with an array for each.")
+            names = ", ".join(map(str, self.inputs))
+            raise InputError(f"the model has {len(self.inputs)} inputs ({names}); give a dict with an array for each.")
         for name, array in feed.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 bad = int((~np.isfinite(array)).sum())
@@ -332,8 +368,10 @@ class Explainer:
         size = end - begin
         rows = np.minimum(np.arange(begin, begin + (self._fixed or size)), end - 1)
         batch = {k: v[rows] if k in self._per_sample else v for k, v in feed.items()}
-        if targets is not None:
-            batch[f"{self._prefix}target"] = np.ascontiguousarray(targets[rows])
+        if self._told_by != FIXED and targets is not None:
+            batch[self._target] = np.ascontiguousarray(targets[rows])
+        elif self._told_by == REQUIRED and self._target not in feed:
+            batch[self._target] = np.full(1, -1)
         each = {k: v[rows] if k in self._by_sample and v.ndim and self._per_sample and len(v) == count else v for k, v in extra.items()}
         results = self.session.run(each | batch)
         return {k: v[:size] if v.ndim and len(v) == len(rows) else v for k, v in results.items()}

@@ -16,6 +16,7 @@ from onnxsal.ask.samples import sample_inputs
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import MethodError, ModelError
 from onnxsal.facade.convert import Conversion
+from onnxsal.facade.target import OPTIONAL
 from onnxsal.facts.axes import picture_of
 from onnxsal.facts.grounds import Found
 from onnxsal.graph import Model
@@ -39,6 +40,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     try:
         record = json.loads(metadata[f"{METADATA}parameters"])
         asked = {key: record.pop(key) for key in ("input", "output", "score", "prefix", "target")}
+        asked["target_input"] = record.pop("target_input", OPTIONAL)
         given_layout, samples, binary = record.pop("layout", None), record.pop("samples", None), record.pop("binary", False)
         found = tuple(Found.read(entry) for entry in json.loads(metadata.get(f"{METADATA}facts", "[]")))
     except (KeyError, TypeError, ValueError) as error:

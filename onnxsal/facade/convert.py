@@ -19,18 +19,17 @@ from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.engine.plan import Plan
-from onnxsal.errors import MethodError, TargetError, near_miss
+from onnxsal.errors import MethodError, near_miss
+from onnxsal.facade.target import FIXED, OPTIONAL, Target, refuse_other_rows, target_index, target_input_of, target_port
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
-from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods import WRAPPERS
 from onnxsal.methods.build import Build, Result, quantized
 from onnxsal.methods.head import emit_head
 
-Target = int | Sequence[int] | np.ndarray | None
 Example = np.ndarray | Mapping[str, np.ndarray] | None
 """Data of the kind that the model is fed with: an array for its only input, or arrays by input."""
 
@@ -63,6 +62,7 @@ class Decision:
     method: Method
     settings: dict[str, Any]
     target: np.ndarray
+    target_input: str
     prefix: str
     edges: dict[str, np.ndarray | None]
     components: bool
@@ -79,6 +79,7 @@ def convert(
     input: str | None = None,
     output: str | None = None,
     target: Target = None,
+    target_input: str | None = None,
     score: str | None = None,
     layer: str | None = None,
     prefix: str = "",
@@ -95,17 +96,21 @@ def convert(
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
 
     ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them), an alias or a TOML file. The
-    result keeps the original inputs and outputs and adds the optional int64 input ``target`` [1] or [N] (-1 = the predicted class
-    of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W]
-    (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law,
-    ``residual`` float32 [N], its relative error. ``prefix`` is put before all names that are added.
+    result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted class of each
+    sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W] (images only),
+    ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32 [N], its
+    relative error. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN.
+    ``prefix`` is put before all names that are added.
 
-    ``input`` names the input or inner tensor to explain, ``output`` the output; ``target`` sets the default class: an index, one
-    per sample, or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``score`` is
-    "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's input, for methods
-    with ``baseline="black"`` or bounds. ``quantize`` floors each saliency map to that many levels between its smallest and largest
-    value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation, where
-    the method has parts. Other keywords are the method's.
+    ``input`` names the input or inner tensor to explain, ``output`` the output. ``target`` builds a class in: an index, one per sample,
+    or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``target_input`` says how the
+    model is told the class: "required" (default), the input ``target`` is fed in every run; "fixed" (default where ``target`` is given),
+    there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
+    only ONNX Runtime's own API can replace, and methods with a baseline have such an input ``baseline`` too (else it is built in).
+    ``score`` is "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's input,
+    for methods with ``baseline="black"`` or bounds. ``quantize`` floors each saliency map to that many levels between its smallest and
+    largest value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation,
+    where the method has parts. Other keywords are the method's.
 
     Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves
     it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a
@@ -125,6 +130,7 @@ def convert(
         input=input,
         output=output,
         target=target,
+        target_input=target_input,
         score=score,
         layer=layer,
         prefix=prefix,
@@ -147,6 +153,7 @@ def decide(
     input: str | None = None,
     output: str | None = None,
     target: Target = None,
+    target_input: str | None = None,
     score: str | None = None,
     layer: str | None = None,
     prefix: str = "",
@@ -191,11 +198,13 @@ def decide(
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
-    index = target_index(question, target)
+    index, how = target_index(question, target), target_input_of(target_input, target)
+    if how == FIXED:
+        refuse_other_rows(question, index)
     asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}
-    asked["binary"] = question.binary
-    return Decision(question, chosen, settings, index, prefix, edges, components, quantize, asked, model, prepared.log)
+    asked |= {"binary": question.binary, "target_input": how}
+    return Decision(question, chosen, settings, index, how, prefix, edges, components, quantize, asked, model, prepared.log)
 
 
 def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, opened: bool = True, **options: Any) -> Conversion:
@@ -243,15 +252,15 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     op = Emit(question.model, f"{prefix}{PREFIX}")
     if question.x.dtype == TensorProto.DOUBLE:
         op.dtype = TensorProto.DOUBLE
-    shape = (f"{prefix}targets",)
-    asked = Port(Value(f"{prefix}target", TensorProto.INT64, shape), TensorProto.INT64, shape, decided.target)
+    asked = target_port(prefix, decided.target_input, decided.target)
+    checked = decided.target_input == FIXED and question.class_count is not None
     with op.named("head"):
-        head = emit_head(op, question, question.start, asked.value)
+        head = emit_head(op, question, question.start, asked.value if asked else None, checked)
     settings = dict(decided.settings)
     named = {k: edges[v] for k, v in settings.items() if isinstance(v, str) and edges.get(v) is not None}
     method = decided.method.bound(settings | named)
-    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges["black"], [asked], decided.components)
-    build.quantize = decided.quantize
+    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges["black"], [asked] if asked else [])
+    build.want_components, build.quantize, build.optional = decided.components, decided.quantize, decided.target_input == OPTIONAL
     with op.named(method.wrap or "walk"):
         result = WRAPPERS[method.wrap](build)
         outputs = _outputs(build, result)
@@ -294,53 +303,3 @@ def colour(name: str, value: np.ndarray | None) -> np.ndarray | None:
     if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
         raise MethodError(f"{name}={value!r} is no pixel: give its value in the model's input as a finite number or array.")
     return numbers
-
-
-def target_index(question: Question, target: Target) -> np.ndarray:
-    """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
-    if target is None:
-        return np.asarray([-1], np.int64)
-    shape = question.class_shape
-    try:
-        index = np.atleast_1d(np.asarray(target))
-    except ValueError:
-        index = np.zeros(0)
-    if (
-        index.dtype.kind not in "iu"
-        or index.ndim != 1
-        or not index.size
-        or (len(index) > 1 and not question.batched and not isinstance(target, tuple))
-    ):
-        raise TargetError(
-            f"target {target!r} is not a class: give a whole number, one per sample, or a tuple that indexes the scores of a sample. "
-            "Labels are understood where they are given (labels= of Explainer, --labels)."
-        )
-    if isinstance(target, tuple):
-        sizes = [d for d in shape if isinstance(d, int)]
-        if shape and len(target) == len(shape) == len(sizes) + 1 and not isinstance(shape[0], int):
-            sizes = [max(int(target[0]), 0) + 1, *sizes]  # an open first size decides nothing; the run refuses what lies past it
-        elif len(sizes) < len(shape):
-            raise TargetError(
-                f"target {target}: the scores '{question.start.name}' have shape {list(shape)} per sample, known only at run time; "
-                "give flat indices as an array, np.asarray([...])."
-            )
-        if len(target) != len(sizes) or any(not 0 <= t < d for t, d in zip(target, sizes, strict=True)):
-            raise TargetError(
-                f"target {target} is not an index into the scores '{question.start.name}', whose shape per sample is {sizes}."
-            )
-        return np.asarray([np.ravel_multi_index(target, sizes)], np.int64)
-    flat = isinstance(target, np.ndarray) and target.ndim == 1
-    if sum(d != 1 for d in shape) > 1 and not flat and bool((index >= 0).any()):
-        raise TargetError(
-            f"target {target} is one number, but the scores '{question.start.name}' are {shape_text(shape)} for each sample. "
-            f"Give a tuple of {len(shape)} numbers; an array [N] is understood as flat indices, as explained_class returns them."
-        )
-    index = index.astype(np.int64)
-    if shape and all(isinstance(d, int) for d in shape):
-        count = int(np.prod([d for d in shape if isinstance(d, int)]))
-        if index.size and (index.max() >= count or index.min() < -1):
-            raise TargetError(
-                f"target {target} is out of range: the scores '{question.start.name}' have {count} classes, "
-                f"0 to {count - 1} (-1 = predicted)."
-            )
-    return index

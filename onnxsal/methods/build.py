@@ -36,7 +36,10 @@ class Result:
 
 @dataclass
 class Build:
-    """One conversion in progress: the question, the method with its settings, where nodes go, and what was added so far."""
+    """One conversion in progress: the question, the method with its settings, where nodes go, and what was added so far.
+
+    ``optional``: inputs that need not be fed are wanted; else what they would hold is built in.
+    """
 
     op: Emit
     question: Question
@@ -49,6 +52,7 @@ class Build:
     want_components: bool = False
     components: list[Port] = field(default_factory=list)
     quantize: int | None = None
+    optional: bool = False
     plans: dict[tuple[str, str, str], Plan] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
     layer: Layer | None = None
@@ -102,7 +106,7 @@ class Build:
         return Port(op.Identity(told, name=self.name("explained_class")), TensorProto.INT64, shape)
 
     def baseline(self, setting: str = "baseline") -> Value:
-        """The optional graph input ``baseline``: broadcastable to the explained input; by default what the setting of that name says."""
+        """The tensor ``baseline``, broadcastable to the explained input: what the setting of that name says, or what is fed instead."""
         chosen = self.settings.get(setting, 0.0)
         rank = self.question.x.rank
         if isinstance(chosen, str):
@@ -119,7 +123,7 @@ class Build:
             raise MethodError(f"the baseline has {default.ndim} dimensions; the explained input has {rank}.")
         default = default.reshape((1,) * (rank - default.ndim) + default.shape)
         value = Value(self.name("baseline"), self.op.dtype, tuple(f"baseline_{i}" for i in range(rank)))
-        self.inputs.append(Port(value, self.op.dtype, value.shape, default))
+        self.inputs.append(Port(value, self.op.dtype, value.shape, default, self.optional))
         return value
 
     def sum_per_sample(self, value: Value) -> Value:

@@ -14,7 +14,7 @@ from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, TargetError
 from onnxsal.explainer import Explainer, Target
 from onnxsal.facade.adopt import original_outputs
-from onnxsal.facade.convert import target_index
+from onnxsal.facade.target import target_index
 from onnxsal.facts.part import cut_out
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model
