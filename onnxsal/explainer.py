@@ -20,7 +20,7 @@ from onnxsal.engine.method import Method
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
 from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, Example, conversion
-from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, out_of_range, refuse_other_class, target_index, told_by
+from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index, told_by
 from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
@@ -234,11 +234,12 @@ class Explainer:
         self._batch = self._fixed or int(self._options["batch_size"] or 16)
         self._target, self._told_by = f"{self._prefix}target", told_by(made.proto, self._prefix)
         self._by_sample = {self._target, f"{self._prefix}baseline"}
-        weights = made.proto.graph.initializer
-        self._built_in = {t.name: numpy_helper.to_array(t) for t in weights if t.name in self._by_sample and max(t.dims[:1]) > 1}
-        if self._told_by != OPTIONAL and not self._fixed:  # rows that are built in go with samples of one run
-            self._batch = max([self._batch, *(len(rows) for rows in self._built_in.values())])
-        self._class = next((numpy_helper.to_array(t) for t in weights if t.name == self._target), None)
+        stored = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if t.name in self._by_sample}
+        can_be_fed = {t.name for t in self.session.optional}
+        self._built_in = {k: v for k, v in stored.items() if k in can_be_fed and len(v) > 1}
+        self._constants = {k: v for k, v in stored.items() if k not in can_be_fed}
+        if not self._fixed:  # the rows of a constant belong to the samples of one run
+            self._batch = max([self._batch, *map(len, self._constants.values())])
         asked: dict[str, Any] = {"input": made.question.x.name, "output": made.question.output, "batched": made.question.batched}
         own = {"providers", "batch_size", "labels", "example"}
         given = {k: v for k, v in self._options.items() if k in own} | made.settings | asked
@@ -293,31 +294,22 @@ class Explainer:
         parts = [self._run(feed, extra, targets, begins, ends, count) for begins, ends in bounds]
         seconds = time.perf_counter() - begin
         arrays = _joined(parts, [ends - begins for begins, ends in bounds])
-        self._refuse_other_class(arrays[f"{self._prefix}explained_class"], targets, arrays.get(self.conversion.question.output))
+        told, built_in = arrays[f"{self._prefix}explained_class"], self._target in self._constants
+        refuse_other_class(self.conversion.question, told, targets, arrays, self._told_by == FIXED, built_in)
         return self._explanation(arrays, seconds)
-
-    def _refuse_other_class(self, told: np.ndarray, targets: np.ndarray | None, own: np.ndarray | None) -> None:
-        """Raises ``TargetError`` where a class does not exist (of those whose number only a run tells), or another one is built in."""
-        question, asked = self.conversion.question, self._class if targets is None else targets
-        if (told == -2).any() and asked is not None:
-            count = None if own is None or own.size % len(told) else own.size // len(told)
-            raise out_of_range(asked.tolist(), question.start.name, count)
-        if self._told_by == FIXED and targets is not None:
-            refuse_other_class(targets, told, self._class is not None)
 
     def _extra(self, optional: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         """What is fed beside the model's own inputs and the class, checked."""
         given = {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
-        known = {t.name for t in self.session.optional}
-        for name in self._by_sample.difference(known).intersection(given):
+        for name in self._constants.keys() & given:
             raise InputError(
-                f"'{name}' cannot be fed: what the model was converted with is built in, as target_input='{self._told_by}' says. "
-                f"Convert the original model again, with target_input='{OPTIONAL}' (or leave that out in an Explainer)."
+                f"'{name}' is a constant of the converted model (target_input='{self._told_by}'), so it cannot be fed. Convert the "
+                f"original model again, with target_input='{OPTIONAL}', or with what it shall be."
             )
-        for name, array in (self._built_in | given).items():
+        for name, array in (self._constants | self._built_in | given).items():
             if name in self._by_sample and self._per_sample and array.ndim and len(array) not in (1, count):
                 raise InputError(f"'{name}' has {len(array)} rows for {count} sample(s); give one, or one per sample.")
-        return {k: v for k, v in (self._built_in | given).items() if k in known or k in given}
+        return self._built_in | given
 
     def _feed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if isinstance(x, Mapping):

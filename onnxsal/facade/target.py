@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -57,9 +57,19 @@ def told_by(proto: onnx.ModelProto, prefix: str) -> str:
     return OPTIONAL if any(t.name == name for t in proto.graph.initializer) else REQUIRED
 
 
-def refuse_other_class(targets: np.ndarray, told: np.ndarray, built_in: bool) -> None:
-    """Raises ``TargetError`` where a model that explains one class only (``built_in``, else the predicted one) was asked for another."""
-    if ((targets != told) & ((targets != -1) | built_in)).any():
+def refuse_other_class(
+    question: Question, told: np.ndarray, targets: np.ndarray | None, outputs: Mapping[str, np.ndarray], fixed: bool, built_in: bool
+) -> None:
+    """Raises ``TargetError`` where ``told``, the classes [N] that a run explained, are not those that were asked for.
+
+    A class does not exist (where only the run tells how many there are), or the model explains one class only (``fixed``): one that is
+    ``built_in``, else the predicted one. ``outputs`` are the model's own.
+    """
+    if (told == -2).any():
+        own = outputs.get(question.output)
+        count = question.class_count or (None if own is None or own.size % len(told) else own.size // len(told))
+        raise out_of_range("that is built in" if targets is None else targets.tolist(), question.start.name, count)
+    if fixed and targets is not None and ((targets != told) & ((targets != -1) | built_in)).any():
         raise TargetError(
             f"target {targets.tolist()} cannot be explained: the model was converted with target_input='{FIXED}', and explains "
             f"{'class' if built_in else 'the predicted class'} {told.tolist()}. Convert the original model again, with "
