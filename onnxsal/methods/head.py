@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from onnxsal.ask.question import Question
 from onnxsal.graph import Emit, Value
@@ -62,10 +63,18 @@ def emit_head(op: Emit, question: Question, start: Value, target: Value | None, 
     if target is not None:
         chosen = op.Where(op.Equal(target, -1), chosen, target)
     if target is not None and not checked:
-        asked, count = chosen, class_count(op, question, rows)
-        chosen = op.Clip(asked, 0, count - 1 if isinstance(count, int) else op.Sub(count, 1))
-        exists = op.Equal(asked, chosen)
+        count = class_count(op, question, rows)
+        last = op.const(count - 1) if isinstance(count, int) else op.Sub(count, 1)
+        chosen = op.Clip(chosen, 0, last)
+        exists = _within(op, target, last, TensorProto.FLOAT if question.class_count in range(2**24) else TensorProto.DOUBLE)
     return Head(chosen, recast(op, score_of(op, rows, chosen), signal_type(start), op.dtype), exists)
+
+
+def _within(op: Emit, target: Value, last: Value, kind: int) -> Value:
+    """-1 <= target <= last, compared in floating-point ``kind``: OpenVINO drops the upper half of an int64, but not before this Cast."""
+    number = op.Cast(target, to=kind)
+    least = np.asarray(-1, helper.tensor_dtype_to_np_dtype(kind))
+    return op.Equal(number, op.Clip(number, op.const(least), op.Cast(last, to=kind)))
 
 
 def class_count(op: Emit, question: Question, rows: Value) -> int | Value:
