@@ -20,7 +20,8 @@ from onnxsal.engine.method import Method
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
 from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, Example, conversion
-from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index, told_by
+from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index
+from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
@@ -232,9 +233,10 @@ class Explainer:
         sizes = [t.shape[0] for t in self.session.inputs if t.name in self._per_sample and t.shape]
         self._fixed = next((d for d in sizes if isinstance(d, int)), None)
         self._batch = self._fixed or int(self._options["batch_size"] or 16)
-        self._target, self._told_by = f"{self._prefix}target", told_by(made.proto, self._prefix)
+        self._target, self._told_by = f"{self._prefix}target", made.target_input
         self._by_sample = {self._target, f"{self._prefix}baseline"}
-        stored = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if t.name in self._by_sample}
+        own = {i for n in made.proto.graph.node if not n.name.startswith(f"{self._prefix}{PREFIX}/") for i in n.input}
+        stored = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if t.name in self._by_sample - own}
         can_be_fed = {t.name for t in self.session.optional}
         self._built_in = {k: v for k, v in stored.items() if k in can_be_fed and len(v) > 1}
         self._constants = {k: v for k, v in stored.items() if k not in can_be_fed}

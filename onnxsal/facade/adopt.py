@@ -59,7 +59,8 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     question = replace(question, binary=binary, grid=grid, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = shipped_methods().get(name) or Method(name, name, "", "", ())
-    return Conversion(proto, question, known, record | {"score": asked["score"]}, log, asked["prefix"])
+    settings = record | {"score": asked["score"]}
+    return Conversion(proto, question, known, settings, log, asked["prefix"], target_input=asked["target_input"])
 
 
 def _refuse_other(name: str, method: str | Path | Method | None, built_in: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -39,7 +39,8 @@ DEFAULT_METHOD = "fullgrad"
 @dataclass(frozen=True)
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
-    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any.
+    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and
+    how the model is told the class.
     """
 
     proto: onnx.ModelProto
@@ -50,6 +51,7 @@ class Conversion:
     prefix: str = ""
     plans: tuple[Plan, ...] = ()
     layer: Layer | None = None
+    target_input: str = OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ def emit(decided: Decision, opened: bool = True) -> Conversion:
         },
     )
     done = settings | {"score": question.score}
-    return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer)
+    return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer, decided.target_input)
 
 
 def _with_layer() -> str:
@@ -255,11 +257,11 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     asked = target_port(prefix, decided.target_input, decided.target)
     checked = decided.target_input == FIXED and question.class_count is not None
     with op.named("head"):
-        head = emit_head(op, question, question.start, asked.value if asked else None, checked)
+        head = emit_head(op, question, question.start, asked.value if asked.fed or asked.default is not None else None, checked)
     settings = dict(decided.settings)
     named = {k: edges[v] for k, v in settings.items() if isinstance(v, str) and edges.get(v) is not None}
     method = decided.method.bound(settings | named)
-    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges["black"], [asked] if asked else [])
+    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges["black"], [asked])
     build.want_components, build.quantize, build.optional = decided.components, decided.quantize, decided.target_input == OPTIONAL
     with op.named(method.wrap or "walk"):
         result = WRAPPERS[method.wrap](build)

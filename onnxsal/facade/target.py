@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 from onnx import TensorProto
 
 from onnxsal.ask.question import Question
@@ -40,21 +39,12 @@ def target_input_of(asked: str | None, target: Target) -> str:
     return asked
 
 
-def target_port(prefix: str, how: str, index: np.ndarray) -> Port | None:
-    """The tensor ``target`` [1] or [N] of a converted model; ``None`` where the predicted class is built in."""
-    if how == FIXED and (index == -1).all():
-        return None
+def target_port(prefix: str, how: str, index: np.ndarray) -> Port:
+    """The tensor ``target`` [1] or [N] of a converted model: an input, a constant, or, for the predicted class, no more than its name."""
     shape = (f"{prefix}targets",)
     value = Value(f"{prefix}target", TensorProto.INT64, shape)
-    return Port(value, TensorProto.INT64, shape, None if how == REQUIRED else index, how != FIXED)
-
-
-def told_by(proto: onnx.ModelProto, prefix: str) -> str:
-    """How a converted model is told the class, as its graph shows."""
-    name = f"{prefix}target"
-    if all(i.name != name for i in proto.graph.input):
-        return FIXED
-    return OPTIONAL if any(t.name == name for t in proto.graph.initializer) else REQUIRED
+    default = None if how == REQUIRED or (how == FIXED and (index == -1).all()) else index
+    return Port(value, TensorProto.INT64, shape, default, how != FIXED)
 
 
 def refuse_other_class(

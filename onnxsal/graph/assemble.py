@@ -19,7 +19,7 @@ from onnxsal.graph.model import Model, Value, all_names
 class Port:
     """A graph input or output to declare. An input with a ``default`` is optional: it also gets an initialiser.
 
-    ``fed=False``: a constant of that name, which no caller can feed.
+    ``fed=False``: a constant of that name, which no caller can feed (without a default, the name is only kept free).
     """
 
     value: Value
