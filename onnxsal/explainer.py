@@ -20,12 +20,14 @@ from onnxsal.ask.origin import origin
 from onnxsal.engine.method import Method
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
-from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, Example, conversion, target_index
+from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, Example, conversion
+from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index
+from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.providers import Providers
-from onnxsal.runtime.session import Session
+from onnxsal.runtime.session import Session, Tensor
 
 Target = int | str | Sequence[int] | np.ndarray | None
 
@@ -174,7 +176,8 @@ class Explainer:
     ("cpu", "cuda"): what is asked for and not obtained is an error. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
     fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named. A model that does not tell the
-    number of axes of its input is converted by the first ``explain``, with its data as the ``example``.
+    number of axes of its input is converted by the first ``explain``, with its data as the ``example``. ``target_input`` is "optional"
+    where it is not given, as ONNX Runtime's own API runs the model: ``target`` is then the class where ``explain`` is given none.
     """
 
     def __init__(
@@ -186,13 +189,14 @@ class Explainer:
         batch_size: int | None = None,
         labels: Sequence[str] | None = None,
         prefix: str = "",
+        target_input: str | None = None,
         example: Example = None,
         **parameters: Any,
     ) -> None:
         if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1):
             raise InputError(f"batch_size={batch_size!r} is not a number of samples; give a whole number of 1 or more.")
         self.labels = list(labels) if labels is not None else None
-        built_in = adopt(model, method, parameters | ({"prefix": prefix} if prefix else {}))
+        built_in = adopt(model, method, parameters | {"prefix": prefix or None, "target_input": target_input})
         self._adopted = built_in is not None
         self._asked = method or (built_in.method.name if built_in else DEFAULT_METHOD)
         self._options = {
@@ -200,13 +204,15 @@ class Explainer:
             "batch_size": batch_size,
             "labels": labels,
             "prefix": prefix,
+            "target_input": target_input,
             "example": example,
             **parameters,
         }
         if built_in is not None:
             self._open(model, built_in)
             return
-        convert = partial(conversion, model, self._asked, opened=False, prefix=prefix, **parameters)
+        options = {"prefix": prefix, "target_input": target_input or OPTIONAL, **parameters}
+        convert = partial(conversion, model, self._asked, opened=False, **options)
         self._waiting: tuple[ExampleNeeded, Callable[[Example], None]] | None = None
         try:
             self._open(model, convert(example=example))
@@ -226,9 +232,15 @@ class Explainer:
         sizes = [t.shape[0] for t in self.session.inputs if t.name in self._per_sample and t.shape]
         self._fixed = next((d for d in sizes if isinstance(d, int)), None)
         self._batch = self._fixed or int(self._options["batch_size"] or 16)
-        self._by_sample = {f"{self._prefix}{name}" for name in ("target", "baseline")}
-        weights = made.proto.graph.initializer
-        self._built_in = {t.name: numpy_helper.to_array(t) for t in weights if t.name in self._by_sample and max(t.dims[:1]) > 1}
+        self._target, self._told_by = f"{self._prefix}target", made.target_input
+        self._by_sample = {self._target, f"{self._prefix}baseline"}
+        own = {i for n in made.proto.graph.node if not n.name.startswith(f"{self._prefix}{PREFIX}/") for i in n.input}
+        stored = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if t.name in self._by_sample - own}
+        can_be_fed = {t.name for t in self.session.optional}
+        self._built_in = {k: v for k, v in stored.items() if k in can_be_fed and len(v) > 1}
+        self._constants = {k: v for k, v in stored.items() if k not in can_be_fed}
+        if not self._fixed:  # the rows of a constant belong to the samples of one run
+            self._batch = max([self._batch, *map(len, self._constants.values())])
         asked: dict[str, Any] = {"input": made.question.x.name, "output": made.question.output, "batched": made.question.batched}
         own = {"providers", "batch_size", "labels", "example"}
         given = {k: v for k, v in self._options.items() if k in own} | made.settings | asked
@@ -252,6 +264,11 @@ class Explainer:
         return self.session.providers
 
     @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The model's own inputs that ``explain`` must be given."""
+        return tuple(t for t in self.session.inputs if t.name != self._target)
+
+    @property
     def batch_size(self) -> int:
         """Samples per run."""
         return self._batch
@@ -272,25 +289,37 @@ class Explainer:
         feed = self._feed(x)
         count = self._count(feed)
         targets = self._targets(target, count)
-        extra = self._built_in | {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
-        for name, array in extra.items():
-            if name in self._by_sample and self._per_sample and array.ndim and len(array) not in (1, count):
-                raise InputError(f"'{name}' has {len(array)} rows for {count} sample(s); give one, or one per sample.")
+        extra = self._extra(optional, count)
         begin = time.perf_counter()
         bounds = [(i, min(i + self._batch, count)) for i in range(0, count, self._batch)]
         parts = [self._run(feed, extra, targets, begins, ends, count) for begins, ends in bounds]
         seconds = time.perf_counter() - begin
-        whole = _joined(parts, [ends - begins for begins, ends in bounds])
-        return self._explanation(whole, seconds, lambda i: self._batch_of(feed, extra, targets, i, i + 1, count))
+        arrays = _joined(parts, [ends - begins for begins, ends in bounds])
+        told, built_in = arrays[f"{self._prefix}explained_class"], self._target in self._constants
+        refuse_other_class(self.conversion.question, told, targets, arrays, self._told_by == FIXED, built_in)
+        return self._explanation(arrays, seconds, lambda i: self._batch_of(feed, extra, targets, i, i + 1, count))
+
+    def _extra(self, optional: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+        """What is fed beside the model's own inputs and the class, checked."""
+        given = {f"{self._prefix}{k}": np.asarray(v) for k, v in optional.items()}
+        for name in self._constants.keys() & given:
+            raise InputError(
+                f"'{name}' is a constant of the converted model (target_input='{self._told_by}'), so it cannot be fed. Convert the "
+                f"original model again, with target_input='{OPTIONAL}', or with what it shall be."
+            )
+        for name, array in (self._constants | self._built_in | given).items():
+            if name in self._by_sample and self._per_sample and array.ndim and len(array) not in (1, count):
+                raise InputError(f"'{name}' has {len(array)} rows for {count} sample(s); give one, or one per sample.")
+        return self._built_in | given
 
     def _feed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if isinstance(x, Mapping):
             feed = {k: np.asarray(v) for k, v in x.items()}
-        elif len(self.session.inputs) == 1:
-            feed = {self.session.inputs[0].name: np.asarray(x)}
+        elif len(self.inputs) == 1:
+            feed = {self.inputs[0].name: np.asarray(x)}
         else:
-            names = ", ".join(str(t) for t in self.session.inputs)
-            raise InputError(f"the model has {len(self.session.inputs)} inputs ({names}); give a dict with an array for each.")
+            names = ", ".join(map(str, self.inputs))
+            raise InputError(f"the model has {len(self.inputs)} inputs ({names}); give a dict with an array for each.")
         for name, array in feed.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 bad = int((~np.isfinite(array)).sum())
@@ -339,8 +368,10 @@ class Explainer:
         """What the session is fed with for the samples from ``begin`` to ``end``."""
         rows = np.minimum(np.arange(begin, begin + (self._fixed or end - begin)), end - 1)
         batch = {k: v[rows] if k in self._per_sample else v for k, v in feed.items()}
-        if targets is not None:
-            batch[f"{self._prefix}target"] = np.ascontiguousarray(targets[rows])
+        if self._told_by != FIXED and targets is not None:
+            batch[self._target] = np.ascontiguousarray(targets[rows])
+        elif self._told_by == REQUIRED and self._target not in feed:
+            batch[self._target] = np.full(1, -1)
         each = {k: v[rows] if k in self._by_sample and v.ndim and self._per_sample and len(v) == count else v for k, v in extra.items()}
         return each | batch
 

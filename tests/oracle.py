@@ -165,7 +165,7 @@ class Evaluator(ReferenceEvaluator):
 
 def run(model: onnx.ModelProto, feed: Feed, optimise: bool = False) -> dict[str, np.ndarray]:
     """All outputs, by ONNX Runtime where it has the kernels (it lacks some for float64), else by ONNX's reference evaluator."""
-    names = [o.name for o in model.graph.output]
+    names, feed = [o.name for o in model.graph.output], told(model, feed)
     if any(n.op_type in ("Shrink", "GRU", "LSTM") for n in model.graph.node) and any(a.dtype == np.float64 for a in feed.values()):
         return dict(zip(names, Evaluator(model).run(None, feed), strict=True))
     try:
@@ -179,6 +179,14 @@ def run(model: onnx.ModelProto, feed: Feed, optimise: bool = False) -> dict[str,
             raise
         return dict(zip(names, Evaluator(model).run(None, feed), strict=True))
     return dict(zip(names, session.run(None, feed), strict=True))
+
+
+def told(model: onnx.ModelProto, feed: Feed) -> Feed:
+    """``feed``, with the predicted class where it leaves out the class that a converted model must be told."""
+    given = {*feed, *(t.name for t in model.graph.initializer)}
+    ours = any(p.key == "onnxsal.parameters" for p in model.metadata_props)
+    missing = [i.name for i in model.graph.input if ours and i.name.endswith("target") and i.name not in given]
+    return feed | dict.fromkeys(missing, np.full(1, -1))
 
 
 def session_of(model: onnx.ModelProto, optimise: bool = True) -> ort.InferenceSession:

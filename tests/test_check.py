@@ -70,6 +70,7 @@ OPTIONS: dict[str, list[Any]] = {
     "input": ["x", "c1", "nonsense", "w1"],
     "output": ["y", "nonsense", "r2"],
     "target": [1, (1,), 99, "nonsense", (1, 2)],
+    "target_input": ["required", "fixed", "optional", "nonsense", 3],
     "score": ["probability", "raw", "nonsense"],
     "layer": ["r1", "nonsense", "x"],
     "prefix": ["why/"],
@@ -87,6 +88,7 @@ OPTIONS: dict[str, list[Any]] = {
 def test_every_option_of_convert_is_told_alike(method: str, option: str):
     for value in OPTIONS[option]:
         told_alike(cnn(), method, **{option: value})
+    assert option != "target_input" or "never be explained" in told_alike(cnn(), method, target_input="required", target=1)
 
 
 def test_what_a_model_lacks_is_told_alike():

@@ -90,7 +90,7 @@ def leftovers(folder: Path) -> list[str]:
 def test_convert_writes_a_model_and_says_what_was_done(here: Path) -> None:
     out = here / "explained.onnx"
     told = done("convert", here / "cnn.onnx", out, "--method", "ig", "--n-steps", 7).stdout
-    for word in ("explained.onnx", "integrated_gradients", "n_steps=7", "attribution", "residual", "target, baseline", "MB"):
+    for word in ("explained.onnx", "integrated_gradients", "n_steps=7", "attribution", "residual", "input 'target'", "MB"):
         assert word in told
     model = onnx.load(out)
     assert model.graph.output[0].name == "probabilities"
@@ -100,7 +100,7 @@ def test_convert_writes_a_model_and_says_what_was_done(here: Path) -> None:
 def test_convert_facts_for_machines(here: Path) -> None:
     facts = answer("convert", here / "cnn.onnx", here / "out.onnx", "-m", "gradient", "--prefix", "why/", "--target", "cat")
     assert facts["added_outputs"] == ["why/attribution", "why/saliency_map", "why/explained_class", "why/explained_score"]
-    assert facts["optional_inputs"] == ["why/target"]
+    assert (facts["target_input"], facts["optional_inputs"]) == ("fixed", [])
     assert facts["converted_bytes"] == (here / "out.onnx").stat().st_size
     default = next(i for i in onnx.load(here / "out.onnx").graph.initializer if i.name == "why/target")
     assert onnx.numpy_helper.to_array(default).tolist() == [2]
@@ -217,7 +217,8 @@ def test_batches_give_the_same_as_single_pictures(here: Path, size: int) -> None
 
 
 def test_a_converted_model_is_run_as_it_is(here: Path) -> None:
-    done("convert", here / "cnn.onnx", here / "explained.onnx", "-m", "ig", "--n-steps", 6, "-t", 3, "--prefix", "x_")
+    words = ("-m", "ig", "--n-steps", 6, "-t", 3, "--prefix", "x_", "--target-input", "optional")
+    done("convert", here / "cnn.onnx", here / "explained.onnx", *words)
     picture, preprocess = here / "pictures" / "one.png", here / "cnn.toml"
     common = ("explain", here / "explained.onnx", picture, "--preprocess", preprocess, "-o", here / "out")
     (built_in,) = answer(*common)

@@ -224,7 +224,8 @@ def test_the_loop_is_in_the_one_file(method: str, settings: dict, batch: int | N
     assert [n.op_type for n in made.graph.node].count("Loop") == 1
     assert not [o.domain for o in made.opset_import if o.domain not in ("", "ai.onnx")]
     session = ort.InferenceSession(str(tmp_path / "alone" / "explained.onnx"), providers=["CPUExecutionProvider"])
-    found = dict(zip((o.name for o in session.get_outputs()), session.run(None, {session.get_inputs()[0].name: x}), strict=True))
+    feed = {session.get_inputs()[0].name: x, "target": np.asarray([-1], np.int64)}
+    found = dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
     wanted = onnxsal.Explainer(model, method, **settings).explain(x)
     close(found["saliency_map"], wanted.saliency_map, 1e-5)
     close(found["attribution"], wanted.attribution, 1e-5)

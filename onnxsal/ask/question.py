@@ -63,6 +63,13 @@ class Question:
         return (2,) if self.binary else self.sample_shape
 
     @property
+    def class_count(self) -> int | None:
+        """The number of classes of a sample; ``None`` where it is known at run time only."""
+        if self.start.shape is None or not all(isinstance(d, int) for d in self.class_shape):
+            return None
+        return int(np.prod([d for d in self.class_shape if isinstance(d, int)], dtype=np.int64))
+
+    @property
     def single(self) -> bool:
         """Whether a sample has one score."""
         return self.start.shape is not None and all(d == 1 for d in self.sample_shape)

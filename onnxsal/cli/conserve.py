@@ -49,7 +49,7 @@ def _random(explainer: Explainer, step: Any) -> Iterator[dict[str, np.ndarray]]:
     for number in range(RANDOM):
         step(f"random input {number + 1}")
         one = {}
-        for tensor in explainer.session.inputs:
+        for tensor in explainer.inputs:
             sizes = [1 if axis == 0 and not isinstance(d, int) else d for axis, d in enumerate(tensor.shape or [None])]
             if tensor.dtype is None or tensor.dtype.kind != "f" or not all(isinstance(d, int) for d in sizes):
                 raise InputError(

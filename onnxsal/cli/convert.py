@@ -14,9 +14,17 @@ from onnxsal.cli.shell import progress, say, show, show_json
 from onnxsal.errors import OutputError
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.convert import Conversion, conversion
+from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED
 from onnxsal.graph.assemble import set_metadata
 from onnxsal.graph.load import load_model, save_model
 from onnxsal.runtime.beside import as_metadata
+
+TOLD = {
+    REQUIRED: "fed in every run, as input '{}target': -1 is the predicted one",
+    OPTIONAL: "fed as input '{}target', by ONNX Runtime's own API, or built in",
+    FIXED: "built in; no other can be explained",
+}
+"""How a converted model is told the class."""
 
 
 @o.takes_asked
@@ -54,6 +62,8 @@ def _facts(made: Conversion, model: Path, out: Path, seconds: float) -> dict[str
         "parameters": made.settings,
         "input": made.question.x.name,
         "output": made.question.output,
+        "prefix": made.prefix,
+        "target_input": made.target_input,
         "optional_inputs": [i.name for i in made.proto.graph.input if i.name in weights],
         "outputs": own,
         "added_outputs": [o.name for o in made.proto.graph.output if o.name not in own],
@@ -71,7 +81,8 @@ def _told(facts: dict[str, Any]) -> str:
     lines = [
         ("explains", f"'{facts['output']}' at '{facts['input']}' by {facts['method']} ({settings})"),
         ("outputs", f"{', '.join(facts['outputs'])}; added: {', '.join(facts['added_outputs'])}"),
-        ("optional inputs", ", ".join(facts["optional_inputs"])),
+        ("class", TOLD[facts["target_input"]].format(facts["prefix"])),
+        *([("optional inputs", ", ".join(facts["optional_inputs"]))] if facts["optional_inputs"] else []),
         *(("pass", line) for line in facts["passes"]),
         ("size", megabytes),
         ("time", f"{facts['seconds']:.2f} s"),

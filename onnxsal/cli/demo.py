@@ -76,7 +76,7 @@ def demo(
             for file in files[:1] if method.name in ONCE else files:
                 step(f"{method.name}: {names[file]}")
                 x = feed.required.normalise(shown[file][None])
-                sample = Sample(file, names[file], {explainer.session.inputs[0].name: x}, shown[file])
+                sample = Sample(file, names[file], {explainer.inputs[0].name: x}, shown[file])
                 one = explainer.explain(sample.feed)
                 if method.name == OCCLUSION:
                     one = occluded.keep(explainer, file, one)

@@ -86,7 +86,7 @@ def explain(
     records = []
     damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:
-        apart = set(explainer.conversion.question.samples) == {t.name for t in explainer.session.inputs}
+        apart = set(explainer.conversion.question.samples) == {t.name for t in explainer.inputs}
         for group in batches(samples(files, file_names(files), feed, explainer, step, damaged), batch_size if apart else 1):
             for sample, one in _explained(explainer, group, feed.target(target), damaged):
                 records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{explainer.method}", style, show_path))
@@ -243,7 +243,7 @@ def samples(
 
 def _read(file: Path, name: str, feed: o.Feeding, explainer: Explainer) -> Iterable[Sample]:
     """The samples of one file, which is a picture or an array with any number of them."""
-    question, inputs = explainer.conversion.question, explainer.session.inputs
+    question, inputs = explainer.conversion.question, explainer.inputs
     if file.suffix.lower() not in ARRAYS:
         shown = feed.required.display(file)
         return [Sample(file, name, {_picture_input(inputs, question.x.name): feed.required.normalise(shown[None])}, shown)]

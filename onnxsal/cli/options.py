@@ -60,6 +60,14 @@ Target = Annotated[
         "--target", "-t", help="The class: an index, a label, or 3,10,20 into scores of higher rank.", show_default="the predicted class"
     ),
 ]
+TargetInput = Annotated[
+    str | None,
+    typer.Option(
+        help="How the converted model is told the class: required (by an input that is always fed), fixed (the class of --target or the "
+        "predicted one is built in), or optional (by an input that need not be fed, for ONNX Runtime's own API).",
+        show_default="required; fixed with --target",
+    ),
+]
 Prefix = Annotated[str, typer.Option(help="Put before every name that is added to the model.", show_default=False)]
 PreprocessFile = Annotated[
     Path | None,
@@ -215,6 +223,7 @@ class Asked:
     input: Input = None
     output: Output = None
     target: Target = None
+    target_input: TargetInput = None
     score: Score = None
     batched: Batched = None
     layout: Layout = None
@@ -238,7 +247,7 @@ class Asked:
     def keywords(self, feed: Feeding, several: bool = False) -> dict[str, Any]:
         """Keywords for ``convert``; ``several`` leaves the data of ``--on`` to the verb."""
         given: dict[str, Any] = {"target": feed.target(self.target), "prefix": self.prefix or None, "components": self.components or None}
-        given |= {"example": None if several else example_of(self.on, feed)}
+        given |= {"target_input": self.target_input, "example": None if several else example_of(self.on, feed)}
         asked = (self.input, self.output, self.score, self.quantize, self.batched, self.layout, self.grid)
         own = conversion_options(feed, self.param, *asked)
         return {k: v for k, v in given.items() if v is not None} | own

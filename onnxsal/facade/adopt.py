@@ -16,6 +16,7 @@ from onnxsal.ask.samples import sample_inputs
 from onnxsal.engine.method import Method, get_method, known_methods
 from onnxsal.errors import MethodError, ModelError
 from onnxsal.facade.convert import Conversion
+from onnxsal.facade.target import OPTIONAL
 from onnxsal.facts.axes import picture_of
 from onnxsal.facts.grounds import Found
 from onnxsal.graph import Model
@@ -39,6 +40,7 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     try:
         record = json.loads(metadata[f"{METADATA}parameters"])
         asked = {key: record.pop(key) for key in ("input", "output", "score", "prefix", "target")}
+        asked["target_input"] = record.pop("target_input", OPTIONAL)
         given_layout, samples, binary = record.pop("layout", None), record.pop("samples", None), record.pop("binary", False)
         found = tuple(Found.read(entry) for entry in json.loads(metadata.get(f"{METADATA}facts", "[]")))
     except (KeyError, TypeError, ValueError) as error:
@@ -57,7 +59,8 @@ def adopt(model: Source, method: str | Path | Method | None = None, given: Mappi
     question = replace(question, binary=binary, grid=grid, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = known_methods().get(name) or Method(name, name, "", "")
-    return Conversion(proto, question, known, record | {"score": asked["score"]}, log, asked["prefix"])
+    settings = record | {"score": asked["score"]}
+    return Conversion(proto, question, known, settings, log, asked["prefix"], target_input=asked["target_input"])
 
 
 def _refuse_other(name: str, method: str | Path | Method | None, built_in: Mapping[str, Any], given: Mapping[str, Any]) -> None:

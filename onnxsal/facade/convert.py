@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
@@ -20,17 +19,16 @@ from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
 from onnxsal.engine.method import Method, get_method, known_methods
 from onnxsal.engine.plan import Plan
-from onnxsal.errors import MethodError, TargetError
+from onnxsal.errors import MethodError
+from onnxsal.facade.target import FIXED, OPTIONAL, Target, refuse_other_rows, target_index, target_input_of, target_port
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
-from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods.build import Build, Result, quantized, with_colours, wrapper_of
 from onnxsal.methods.head import emit_head
 
-Target = int | Sequence[int] | np.ndarray | None
 Example = np.ndarray | Mapping[str, np.ndarray] | None
 """Data of the kind that the model is fed with: an array for its only input, or arrays by input."""
 
@@ -40,7 +38,8 @@ DEFAULT_METHOD = "fullgrad"
 @dataclass(frozen=True)
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
-    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any.
+    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and
+    how the model is told the class.
     """
 
     proto: onnx.ModelProto
@@ -51,6 +50,7 @@ class Conversion:
     prefix: str = ""
     plans: tuple[Plan, ...] = ()
     layer: Layer | None = None
+    target_input: str = OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Decision:
     method: Method
     settings: dict[str, Any]
     target: np.ndarray
+    target_input: str
     prefix: str
     edges: dict[str, np.ndarray | None]
     components: bool
@@ -79,6 +80,7 @@ def convert(
     input: str | None = None,
     output: str | None = None,
     target: Target = None,
+    target_input: str | None = None,
     score: str | None = None,
     layer: str | None = None,
     prefix: str = "",
@@ -95,18 +97,21 @@ def convert(
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
 
     ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them), an alias or a TOML file. The
-    result keeps the original inputs and outputs and adds the optional int64 input ``target`` [1] or [N] (-1 = the predicted class
-    of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W]
-    (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law,
-    ``residual`` float32 [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that
-    reaches the input. ``prefix`` is put before all names that are added.
+    result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted class of each
+    sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W] (images only),
+    ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32 [N], its
+    relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN.
+    ``prefix`` is put before all names that are added.
 
-    ``input`` names the input or inner tensor to explain, ``output`` the output; ``target`` sets the default class: an index, one
-    per sample, or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``score`` is
-    "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's input, for methods
-    with ``baseline="black"`` or bounds. ``quantize`` floors each saliency map to that many levels between its smallest and largest
-    value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation, where
-    the method has parts. Other keywords are the method's.
+    ``input`` names the input or inner tensor to explain, ``output`` the output. ``target`` builds a class in: an index, one per sample,
+    or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``target_input`` says how the
+    model is told the class: "required" (default), the input ``target`` is fed in every run; "fixed" (default where ``target`` is given),
+    there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
+    only ONNX Runtime's own API can replace, and methods with a baseline have such an input ``baseline`` too (else it is built in).
+    ``score`` is "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's input,
+    for methods with ``baseline="black"`` or bounds. ``quantize`` floors each saliency map to that many levels between its smallest and
+    largest value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation,
+    where the method has parts. Other keywords are the method's.
 
     Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves
     it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a
@@ -126,6 +131,7 @@ def convert(
         input=input,
         output=output,
         target=target,
+        target_input=target_input,
         score=score,
         layer=layer,
         prefix=prefix,
@@ -148,6 +154,7 @@ def decide(
     input: str | None = None,
     output: str | None = None,
     target: Target = None,
+    target_input: str | None = None,
     score: str | None = None,
     layer: str | None = None,
     prefix: str = "",
@@ -190,11 +197,13 @@ def decide(
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
-    index = target_index(question, target)
+    index, how = target_index(question, target), target_input_of(target_input, target)
+    if how == FIXED:
+        refuse_other_rows(question, index)
     asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}
-    asked["binary"] = question.binary
-    return Decision(question, chosen, settings, index, prefix, edges, components, quantize, asked, model, prepared.log)
+    asked |= {"binary": question.binary, "target_input": how}
+    return Decision(question, chosen, settings, index, how, prefix, edges, components, quantize, asked, model, prepared.log)
 
 
 def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, opened: bool = True, **options: Any) -> Conversion:
@@ -228,7 +237,7 @@ def emit(decided: Decision, opened: bool = True) -> Conversion:
         },
     )
     done = settings | {"score": question.score}
-    return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer)
+    return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer, decided.target_input)
 
 
 def _walks(method: Method, settings: Mapping[str, Any]) -> Iterator[Method]:
@@ -251,14 +260,14 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     op = Emit(question.model, f"{prefix}{PREFIX}")
     if question.x.dtype == TensorProto.DOUBLE:
         op.dtype = TensorProto.DOUBLE
-    shape = (f"{prefix}targets",)
-    asked = Port(Value(f"{prefix}target", TensorProto.INT64, shape), TensorProto.INT64, shape, decided.target)
+    asked = target_port(prefix, decided.target_input, decided.target)
+    checked = decided.target_input == FIXED and question.class_count is not None
     with op.named("head"):
-        head = emit_head(op, question, question.start, asked.value)
+        head = emit_head(op, question, question.start, asked.value if asked.fed or asked.default is not None else None, checked)
     settings = dict(decided.settings)
     method = decided.method.bound(with_colours(settings, edges))
-    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges, [asked], decided.components)
-    build.quantize = decided.quantize
+    build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges, [asked])
+    build.want_components, build.quantize, build.optional = decided.components, decided.quantize, decided.target_input == OPTIONAL
     with op.named(method.wrap or "walk"):
         result = wrapper_of(method).build(build)
         outputs = _outputs(build, result)
@@ -267,9 +276,9 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
 
 def _outputs(build: Build, result: Result) -> list[Port]:
     """The contract's outputs, under their public names."""
-    op, x, name = build.op, build.question.x, build.name
+    op, x = build.op, build.question.x
     batch = (x.shape[0] if x.shape and build.question.batched else 1,)
-    ports = [Port(op.Identity(result.attribution, name=name("attribution")), op.dtype, x.shape)]
+    ports = [build.told("attribution", result.attribution, op.dtype, x.shape)]
     pixels = result.saliency or build.pixels(result.attribution)
     axes = build.question.picture
     if build.quantize is not None and pixels is None:
@@ -277,15 +286,19 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     pixels = pixels if pixels is None or build.quantize is None else quantized(op, pixels, build.quantize)
     if pixels is not None and axes is not None and x.shape is not None:
         shape = (x.shape[0], x.shape[axes[1]], x.shape[axes[2]])
-        single = op.Identity if op.dtype == TensorProto.FLOAT else partial(op.Cast, to=TensorProto.FLOAT)
-        ports.append(Port(single(pixels, name=name("saliency_map")), TensorProto.FLOAT, shape))
-    ports.append(Port(op.Identity(build.head.explained_class, name=name("explained_class")), TensorProto.INT64, batch))
-    ports.append(Port(op.Cast(build.head.score, to=TensorProto.FLOAT, name=name("explained_score")), TensorProto.FLOAT, batch))
+        ports.append(build.told("saliency_map", _single(op, pixels), TensorProto.FLOAT, shape))
+    ports.append(build.told_class(batch))
+    ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))
     if result.residual is not None:
-        ports.append(Port(op.Identity(result.residual, name=name("residual")), TensorProto.FLOAT, batch))
+        ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))
     if result.reached is not None:
-        ports.append(Port(op.Identity(result.reached, name=name("reached")), TensorProto.FLOAT, batch))
+        ports.append(build.told("reached", result.reached, TensorProto.FLOAT, batch))
     return [*ports, *build.components]
+
+
+def _single(op: Emit, value: Value) -> Value:
+    """``value``, of the compute type, in float32."""
+    return value if op.dtype == TensorProto.FLOAT else op.Cast(value, to=TensorProto.FLOAT)
 
 
 def colour(name: str, value: np.ndarray | None) -> np.ndarray | None:
@@ -299,53 +312,3 @@ def colour(name: str, value: np.ndarray | None) -> np.ndarray | None:
     if numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
         raise MethodError(f"{name}={value!r} is no pixel: give its value in the model's input as a finite number or array.")
     return numbers
-
-
-def target_index(question: Question, target: Target) -> np.ndarray:
-    """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
-    if target is None:
-        return np.asarray([-1], np.int64)
-    shape = question.class_shape
-    try:
-        index = np.atleast_1d(np.asarray(target))
-    except ValueError:
-        index = np.zeros(0)
-    if (
-        index.dtype.kind not in "iu"
-        or index.ndim != 1
-        or not index.size
-        or (len(index) > 1 and not question.batched and not isinstance(target, tuple))
-    ):
-        raise TargetError(
-            f"target {target!r} is not a class: give a whole number, one per sample, or a tuple that indexes the scores of a sample. "
-            "Labels are understood where they are given (labels= of Explainer, --labels)."
-        )
-    if isinstance(target, tuple):
-        sizes = [d for d in shape if isinstance(d, int)]
-        if shape and len(target) == len(shape) == len(sizes) + 1 and not isinstance(shape[0], int):
-            sizes = [max(int(target[0]), 0) + 1, *sizes]  # an open first size decides nothing; the run refuses what lies past it
-        elif len(sizes) < len(shape):
-            raise TargetError(
-                f"target {target}: the scores '{question.start.name}' have shape {list(shape)} per sample, known only at run time; "
-                "give flat indices as an array, np.asarray([...])."
-            )
-        if len(target) != len(sizes) or any(not 0 <= t < d for t, d in zip(target, sizes, strict=True)):
-            raise TargetError(
-                f"target {target} is not an index into the scores '{question.start.name}', whose shape per sample is {sizes}."
-            )
-        return np.asarray([np.ravel_multi_index(target, sizes)], np.int64)
-    flat = isinstance(target, np.ndarray) and target.ndim == 1
-    if sum(d != 1 for d in shape) > 1 and not flat and bool((index >= 0).any()):
-        raise TargetError(
-            f"target {target} is one number, but the scores '{question.start.name}' are {shape_text(shape)} for each sample. "
-            f"Give a tuple of {len(shape)} numbers; an array [N] is understood as flat indices, as explained_class returns them."
-        )
-    index = index.astype(np.int64)
-    if shape and all(isinstance(d, int) for d in shape):
-        count = int(np.prod([d for d in shape if isinstance(d, int)]))
-        if index.size and (index.max() >= count or index.min() < -1):
-            raise TargetError(
-                f"target {target} is out of range: the scores '{question.start.name}' have {count} classes, "
-                f"0 to {count - 1} (-1 = predicted)."
-            )
-    return index

@@ -17,12 +17,16 @@ from onnxsal.graph.model import Model, Value, all_names
 
 @dataclass(frozen=True)
 class Port:
-    """A graph input or output to declare. An input with a ``default`` is optional: it also gets an initialiser."""
+    """A graph input or output to declare. An input with a ``default`` is optional: it also gets an initialiser.
+
+    ``fed=False``: a constant of that name, which no caller can feed (without a default, the name is only kept free).
+    """
 
     value: Value
     dtype: int
     shape: Shape | None
     default: np.ndarray | None = None
+    fed: bool = True
 
 
 def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
@@ -42,7 +46,8 @@ def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[P
     proto.graph.node.extend(nodes)
     proto.graph.initializer.extend(initializers)
     for port in inputs:
-        proto.graph.input.append(_declare(port))
+        if port.fed:
+            proto.graph.input.append(_declare(port))
         if port.default is not None:
             proto.graph.initializer.append(numpy_helper.from_array(port.default, port.value.name))
     proto.graph.output.extend(_declare(p) for p in outputs)

@@ -18,6 +18,7 @@ from onnxsal.errors import MethodError, near_miss
 from onnxsal.facts.grounds import Found
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port
+from onnxsal.graph.infer import Shape
 from onnxsal.methods.head import Head, emit_seed
 
 _TINY = 1e-6
@@ -38,7 +39,10 @@ class Result:
 
 @dataclass
 class Build:
-    """One conversion in progress: the question, the method with its settings, where nodes go, and what was added so far."""
+    """One conversion in progress: the question, the method with its settings, where nodes go, and what was added so far.
+
+    ``optional``: inputs that need not be fed are wanted; else what they would hold is built in.
+    """
 
     op: Emit
     question: Question
@@ -51,6 +55,7 @@ class Build:
     want_components: bool = False
     components: list[Port] = field(default_factory=list)
     quantize: int | None = None
+    optional: bool = False
     plans: dict[tuple[str, str, str], Plan] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
     layer: Layer | None = None
@@ -85,11 +90,31 @@ class Build:
         """A part of the explanation as a float32 output of its own, [N] or [N, H, W], computed only if components are wanted."""
         if not self.want_components:
             return
-        named = self.op.Cast(value(), to=TensorProto.FLOAT, name=self.name(name))
-        self.components.append(Port(named, TensorProto.FLOAT, tuple(f"{name}_{i}" for i in range(rank))))
+        single = self.op.Cast(value(), to=TensorProto.FLOAT)
+        self.components.append(self.told(name, single, TensorProto.FLOAT, tuple(f"{name}_{i}" for i in range(rank))))
+
+    def told(self, name: str, value: Value, kind: int, shape: Shape | None) -> Port:
+        """``value``, of element type ``kind`` and with a row per sample, as the output ``name``: NaN where the class does not exist."""
+        op, exists = self.op, self.head.exists
+        if exists is None:
+            return Port(op.Identity(value, name=self.name(name)), kind, shape)
+        # 0 or NaN is added: half the time of a Where on all of the value
+        lost = op.cached("lost", lambda: op.Where(exists, 0.0, float("nan")))
+        rank = len(shape or ()) if self.question.batched else 1
+        if kind != op.dtype:
+            lost = op.cached(("lost", kind), lambda: op.Cast(lost, to=kind))
+        if rank > 1:
+            lost = op.cached(("lost", kind, rank), lambda: op.Unsqueeze(lost, list(range(1, rank))))
+        return Port(op.Add(value, lost, name=self.name(name)), kind, shape)
+
+    def told_class(self, shape: Shape) -> Port:
+        """int64 ``explained_class`` [N]: -2 where the class that is asked for does not exist."""
+        op, head = self.op, self.head
+        told = head.explained_class if head.exists is None else op.Where(head.exists, head.explained_class, -2)
+        return Port(op.Identity(told, name=self.name("explained_class")), TensorProto.INT64, shape)
 
     def baseline(self, setting: str = "baseline") -> Value:
-        """The optional graph input ``baseline``: broadcastable to the explained input; by default what the setting of that name says."""
+        """The tensor ``baseline``, broadcastable to the explained input: what the setting of that name says, or what is fed instead."""
         chosen = self.settings.get(setting, 0.0)
         rank = self.question.x.rank
         if isinstance(chosen, str):
@@ -106,7 +131,7 @@ class Build:
             raise MethodError(f"the baseline has {default.ndim} dimensions; the explained input has {rank}.")
         default = default.reshape((1,) * (rank - default.ndim) + default.shape)
         value = Value(self.name("baseline"), self.op.dtype, tuple(f"baseline_{i}" for i in range(rank)))
-        self.inputs.append(Port(value, self.op.dtype, value.shape, default))
+        self.inputs.append(Port(value, self.op.dtype, value.shape, default, self.optional))
         return value
 
     def sum_per_sample(self, value: Value) -> Value:

@@ -11,7 +11,6 @@ from onnx import TensorProto
 from onnxsal.engine.method import Part
 from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
-from onnxsal.graph.assemble import Port
 from onnxsal.methods.build import Build, Result, with_colours, wrap, wrapper_of
 
 Fold = Callable[[Emit, Sequence[Value]], Value]
@@ -83,8 +82,8 @@ def _part(build: Build, part: Part, number: int) -> Shown:
         pixels = found.saliency or own.pixels(found.attribution)
         for name, value in (("residual", found.residual), ("reached", found.reached)):
             if value is not None:
-                named = op.Cast(value, to=TensorProto.FLOAT, name=own.name(name))
-                build.components.append(Port(named, TensorProto.FLOAT, (f"{label}/samples",)))
+                single = op.Cast(value, to=TensorProto.FLOAT)
+                build.components.append(own.told(name, single, TensorProto.FLOAT, (f"{label}/samples",)))
         rank = build.question.x.rank
         axes = list(range(1 if build.question.batched else 0, rank))
         scaled = _rescaled(op, found.attribution, part.rescale, axes)

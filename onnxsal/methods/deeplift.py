@@ -15,7 +15,7 @@ from onnxsal.methods.head import emit_seed, score_of, scores
 def deeplift(build: Build) -> Result:
     """``A = m (x - x0)`` with multipliers m; residual ``|sum A - (f(x) - f(x0))| / |f(x) - f(x0)|`` (summation to delta).
 
-    The reference x0 is the optional input ``baseline``; the class is that of the input.
+    The reference x0 is the tensor ``baseline``; the class is that of the input.
     """
     op, question = build.op, build.question
     if question.squash:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from onnxsal.ask.question import Question
 from onnxsal.graph import Emit, Value
@@ -13,10 +14,15 @@ from onnxsal.graph.helpers import recast, reshape_like, signal_type
 
 @dataclass(frozen=True)
 class Head:
-    """Emitted once per graph: int64 ``explained_class`` [N] and ``score`` [N] of each sample, in the type that attributions have."""
+    """Emitted once per graph: int64 ``explained_class`` [N] and ``score`` [N] of each sample, in the type that attributions have.
+
+    ``exists`` [N] is false where the class that is asked for does not exist; the walk then starts from the nearest one that does, and
+    what it returns is no answer (``Build.told``). ``None``: every class was known to exist when the graph was written.
+    """
 
     explained_class: Value
     score: Value
+    exists: Value | None = None
 
 
 def scores(op: Emit, question: Question, start: Value) -> Value:
@@ -47,16 +53,38 @@ def _rows(op: Emit, question: Question, value: Value, probabilities: bool) -> Va
     return op.Concat(op.Sub(1.0, rows) if probabilities else op.Neg(rows), rows, axis=1)
 
 
-def emit_head(op: Emit, question: Question, start: Value, target: Value) -> Head:
-    """The explained class (``target``, or the best class of each sample where it is negative) and its score."""
+def emit_head(op: Emit, question: Question, start: Value, target: Value | None, checked: bool = False) -> Head:
+    """The explained class (``target``, or the best class of each sample where it is -1, or where there is no target) and its score.
+
+    A class exists where it is -1 or one of 0 ... K - 1. ``checked``: all of ``target`` are known to be.
+    """
     rows = scores(op, question, start)
-    best = op.ArgMax(rows, axis=1, keepdims=0)
-    chosen = op.Where(op.Less(target, 0), best, target)
-    return Head(chosen, recast(op, score_of(op, rows, chosen), signal_type(start), op.dtype))
+    chosen, exists = op.ArgMax(rows, axis=1, keepdims=0), None
+    if target is not None:
+        chosen = op.Where(op.Equal(target, -1), chosen, target)
+    if target is not None and not checked:
+        count = class_count(op, question, rows)
+        last = op.const(count - 1) if isinstance(count, int) else op.Sub(count, 1)
+        chosen = op.Clip(chosen, 0, last)
+        exists = _within(op, target, last, TensorProto.FLOAT if question.class_count in range(2**24) else TensorProto.DOUBLE)
+    return Head(chosen, recast(op, score_of(op, rows, chosen), signal_type(start), op.dtype), exists)
+
+
+def _within(op: Emit, target: Value, last: Value, kind: int) -> Value:
+    """-1 <= target <= last, compared in floating-point ``kind``: OpenVINO drops the upper half of an int64, but not before this Cast."""
+    number = op.Cast(target, to=kind)
+    least = np.asarray(-1, helper.tensor_dtype_to_np_dtype(kind))
+    return op.Equal(number, op.Clip(number, op.const(least), op.Cast(last, to=kind)))
+
+
+def class_count(op: Emit, question: Question, rows: Value) -> int | Value:
+    """The number of classes K, as a scalar of the graph (from the ``rows`` of scores [N, K]) where it is known at run time only."""
+    known = question.class_count
+    return known if known is not None else op.Squeeze(op.Shape(rows, start=1, end=2), [0])
 
 
 def score_of(op: Emit, rows: Value, chosen: Value) -> Value:
-    """rows[n, chosen[n]]; an index past the last class fails at run time rather than explaining something else."""
+    """rows[n, chosen[n]], of classes that exist."""
     return op.Squeeze(op.GatherElements(rows, op.Unsqueeze(chosen, [1]), axis=1), [1])
 
 
@@ -90,12 +118,10 @@ def _signs(op: Emit, start: Value, chosen: Value) -> Value:
 
 def _one_hot(op: Emit, question: Question, start: Value, chosen: Value) -> Value:
     """1 at the explained class, 0 elsewhere."""
-    shape, each = start.shape, question.sample_shape
-    if shape is not None and all(isinstance(d, int) for d in each):
-        classes = int(np.prod([d for d in each if isinstance(d, int)], dtype=np.int64))
-        index = op.const(np.arange(classes, dtype=np.int64)[None, :])
+    shape, count = start.shape, question.class_count
+    if count is not None:
+        index = op.const(np.arange(count, dtype=np.int64)[None, :])
     else:
-        count = op.Squeeze(op.Shape(scores(op, question, start), start=1, end=2), [0])
-        index = op.Unsqueeze(op.Range(0, count, 1), [0])
+        index = op.Unsqueeze(op.Range(0, class_count(op, question, scores(op, question, start)), 1), [0])
     hot = op.Cast(op.Equal(index, op.Unsqueeze(chosen, [1])), to=signal_type(start))
     return hot if shape is not None and len(shape) == 2 and question.batched else reshape_like(op, hot, start)

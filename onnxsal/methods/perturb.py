@@ -70,7 +70,7 @@ def side(op: Emit, x: Value, axis: int) -> Size:
 
 
 def replacement(build: Build, axes: tuple[int, int, int], window: Sequence[Size]) -> Value:
-    """What stands in the window, broadcastable to the input: a number, an array or black (the optional input ``baseline``), or made of it.
+    """What stands in the window, broadcastable to the input: a number, an array or black (the tensor ``baseline``), or made of it.
 
     ``mean`` is each channel's mean over each picture; ``blur`` the picture averaged twice over squares a little larger than the window.
     """

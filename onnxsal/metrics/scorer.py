@@ -14,7 +14,7 @@ from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, TargetError
 from onnxsal.explainer import Explainer, Target
 from onnxsal.facade.adopt import original_outputs
-from onnxsal.facade.convert import target_index
+from onnxsal.facade.target import target_index
 from onnxsal.facts.part import cut_out
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model
@@ -33,8 +33,11 @@ Make = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def forward_model(explainer: Explainer) -> onnx.ModelProto:
     """The model that an ``Explainer`` explains, without the explanation: what its original outputs need, weights and all."""
-    converted = explainer.conversion.proto
-    return needed(converted, original_outputs(converted, explainer.conversion.prefix))
+    made = explainer.conversion
+    forward = needed(made.proto, original_outputs(made.proto, made.prefix))
+    for entry in [i for i in forward.graph.input if i.name == f"{made.prefix}target"]:
+        forward.graph.input.remove(entry)
+    return forward
 
 
 def needed(proto: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:

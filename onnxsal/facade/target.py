@@ -1,0 +1,125 @@
+"""The class that is explained: which one is asked for, and how a converted model is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxsal.ask.question import Question
+from onnxsal.errors import TargetError, near_miss
+from onnxsal.graph import Value
+from onnxsal.graph.assemble import Port
+from onnxsal.graph.infer import shape_text
+
+Target = int | Sequence[int] | np.ndarray | None
+
+OPTIONAL, REQUIRED, FIXED = "optional", "required", "fixed"
+TARGET_INPUTS = (OPTIONAL, REQUIRED, FIXED)
+"""``required``: a plain input. ``fixed``: none, the class is built in. ``optional``: an input that is also an initialiser; of the runtimes
+that were tried only ONNX Runtime's own API can feed one (README)."""
+
+
+def target_input_of(asked: str | None, target: Target) -> str:
+    """How a converted model is told the class: as ``asked``, else ``fixed`` where a class is given, else ``required``.
+
+    Raises ``TargetError`` for an unknown word, and for a class beside an input that is always fed.
+    """
+    if asked is None:
+        return REQUIRED if target is None else FIXED
+    if asked not in TARGET_INPUTS:
+        hint = near_miss(asked, TARGET_INPUTS) if isinstance(asked, str) else ""
+        raise TargetError(f"unknown target_input {asked!r}{hint}; known: {', '.join(TARGET_INPUTS)}.")
+    if asked == REQUIRED and target is not None:
+        raise TargetError(
+            f"target {target} would never be explained: with target_input='{REQUIRED}' the class is what is fed, in every run. Leave one "
+            f"of the two out, or choose '{OPTIONAL}' (the class is explained where none is fed) or '{FIXED}' (no other can be)."
+        )
+    return asked
+
+
+def target_port(prefix: str, how: str, index: np.ndarray) -> Port:
+    """The tensor ``target`` [1] or [N] of a converted model: an input, a constant, or, for the predicted class, no more than its name."""
+    shape = (f"{prefix}targets",)
+    value = Value(f"{prefix}target", TensorProto.INT64, shape)
+    default = None if how == REQUIRED or (how == FIXED and (index == -1).all()) else index
+    return Port(value, TensorProto.INT64, shape, default, how != FIXED)
+
+
+def refuse_other_class(
+    question: Question, told: np.ndarray, targets: np.ndarray | None, outputs: Mapping[str, np.ndarray], fixed: bool, built_in: bool
+) -> None:
+    """Raises ``TargetError`` where ``told``, the classes [N] that a run explained, are not those that were asked for.
+
+    A class does not exist (where only the run tells how many there are), or the model explains one class only (``fixed``): one that is
+    ``built_in``, else the predicted one. ``outputs`` are the model's own.
+    """
+    if (told == -2).any():
+        own = outputs.get(question.output)
+        count = question.class_count or (None if own is None or own.size % len(told) else own.size // len(told))
+        raise out_of_range("that is built in" if targets is None else targets.tolist(), question.start.name, count)
+    if fixed and targets is not None and ((targets != told) & ((targets != -1) | built_in)).any():
+        raise TargetError(
+            f"target {targets.tolist()} cannot be explained: the model was converted with target_input='{FIXED}', and explains "
+            f"{'class' if built_in else 'the predicted class'} {told.tolist()}. Convert the original model again, with "
+            f"target_input='{REQUIRED}' (--target-input {REQUIRED})."
+        )
+
+
+def refuse_other_rows(question: Question, index: np.ndarray) -> None:
+    """Raises ``TargetError`` where classes that are built in, one for each sample, do not fit the batch that the model is made for."""
+    size = (question.x.shape or (None,))[0]
+    if len(index) > 1 and question.batched and isinstance(size, int) and size != len(index):
+        raise TargetError(f"{len(index)} targets were given, and the model takes {size} sample(s); give one, or one per sample.")
+
+
+def target_index(question: Question, target: Target) -> np.ndarray:
+    """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
+    if target is None:
+        return np.asarray([-1], np.int64)
+    shape = question.class_shape
+    try:
+        index = np.atleast_1d(np.asarray(target))
+    except ValueError:
+        index = np.zeros(0)
+    if (
+        index.dtype.kind not in "iu"
+        or index.ndim != 1
+        or not index.size
+        or (len(index) > 1 and not question.batched and not isinstance(target, tuple))
+    ):
+        raise TargetError(
+            f"target {target!r} is not a class: give a whole number, one per sample, or a tuple that indexes the scores of a sample. "
+            "Labels are understood where they are given (labels= of Explainer, --labels)."
+        )
+    if isinstance(target, tuple):
+        sizes = [d for d in shape if isinstance(d, int)]
+        if shape and len(target) == len(shape) == len(sizes) + 1 and not isinstance(shape[0], int):
+            sizes = [max(int(target[0]), 0) + 1, *sizes]  # an open first size decides nothing; the run refuses what lies past it
+        elif len(sizes) < len(shape):
+            raise TargetError(
+                f"target {target}: the scores '{question.start.name}' have shape {list(shape)} per sample, known only at run time; "
+                "give flat indices as an array, np.asarray([...])."
+            )
+        if len(target) != len(sizes) or any(not 0 <= t < d for t, d in zip(target, sizes, strict=True)):
+            raise TargetError(
+                f"target {target} is not an index into the scores '{question.start.name}', whose shape per sample is {sizes}."
+            )
+        return np.asarray([np.ravel_multi_index(target, sizes)], np.int64)
+    flat = isinstance(target, np.ndarray) and target.ndim == 1
+    if sum(d != 1 for d in shape) > 1 and not flat and bool((index >= 0).any()):
+        raise TargetError(
+            f"target {target} is one number, but the scores '{question.start.name}' are {shape_text(shape)} for each sample. "
+            f"Give a tuple of {len(shape)} numbers; an array [N] is understood as flat indices, as explained_class returns them."
+        )
+    count = question.class_count
+    if index.min() < -1 or index.max() >= (2**63 if count is None else count):
+        raise out_of_range(target, question.start.name, count)
+    return index.astype(np.int64)
+
+
+def out_of_range(target: object, scores: str, count: int | None) -> TargetError:
+    """What is said of a class that does not exist; ``count`` is the number of classes, where it is known."""
+    known = "" if count is None else f": the scores '{scores}' have {count} classes, 0 to {count - 1}"
+    return TargetError(f"target {target} is out of range{known} (-1 = predicted).")
