@@ -196,6 +196,7 @@ class _Fit:
             "peak_megabytes": peak_megabytes(),
             "left_out": self.left_out,
             "provider": self.session.providers[0],
+            "provider_options": self.session.provider_options,
         }
         return Patterns(learned, self.digest, self.done, facts)
 
