@@ -30,6 +30,7 @@ from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods import WRAPPERS
 from onnxsal.methods.build import Build, Result, quantized
 from onnxsal.methods.head import emit_head
+from onnxsal.ops.apart import keep_apart
 
 Target = int | Sequence[int] | np.ndarray | None
 Example = np.ndarray | Mapping[str, np.ndarray] | None
@@ -256,7 +257,7 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     with op.named(method.wrap or "walk"):
         result = WRAPPERS[method.wrap](build)
         outputs = _outputs(build, result)
-    return build, assemble(question.model, op, build.inputs, outputs)
+    return build, keep_apart(assemble(question.model, op, build.inputs, outputs), op.prefix)
 
 
 def _outputs(build: Build, result: Result) -> list[Port]:
