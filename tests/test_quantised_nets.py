@@ -83,7 +83,7 @@ def explained(model: onnx.ModelProto, method: str, seed: int) -> str:
     given = options_of(model, method, seed)
     if given is None:
         return "no patterns"
-    said = onnxsal.check(model, "cpu", method, **given).problem
+    said = onnxsal.check(model, "cpu", method, compare=False, **given).problem
     if said:
         with pytest.raises(OnnxsalError) as refused:
             onnxsal.convert(model, method, **given)

@@ -134,6 +134,18 @@ def open_session(
     return Session(session, wanted)
 
 
+def optimised(model: Source) -> onnx.ModelProto:
+    """The graph that ONNX Runtime's default optimisation makes of a model for the CPU of this machine, and no other."""
+    with _openable(model) as (what, source), tempfile.TemporaryDirectory(prefix="onnxsal-", ignore_cleanup_errors=True) as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.enable_mem_pattern = options.enable_mem_reuse = False
+        options.optimized_model_filepath = str(Path(folder) / "model.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.data")
+        _create(what, source, options, resolve(None))
+        return onnx.load(options.optimized_model_filepath)
+
+
 def _create(what: str, source: str | bytes, options: ort.SessionOptions, wanted: Resolved) -> ort.InferenceSession:
     """Try the providers in order. ``get_providers()`` of the finished session is the only true answer: ONNX Runtime falls back silently."""
     built_in = ort.get_available_providers()
