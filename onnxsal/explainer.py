@@ -26,7 +26,7 @@ from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
-from onnxsal.runtime.providers import Providers
+from onnxsal.runtime.providers import Providers, resolve
 from onnxsal.runtime.session import Session, Tensor
 
 Target = int | str | Sequence[int] | np.ndarray | None
@@ -51,7 +51,7 @@ class Explanation:
     that hold a row for each); ``seconds`` the time of the run;
     ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too); ``reached``
     float32 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``doubt`` a reason to read all of
-    the maps with care ('' = none).
+    the maps with care ('' = none); ``provider_options`` the options that were set for each of the ``providers``, such as use_tf32.
     """
 
     attribution: np.ndarray
@@ -68,6 +68,7 @@ class Explanation:
     partial: bool = False
     reached: np.ndarray | None = None
     doubt: str = ""
+    provider_options: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -96,6 +97,7 @@ class Explanation:
             self.partial,
             None if self.reached is None else self.reached[one],
             self.doubt,
+            self.provider_options,
         )
 
     @property
@@ -142,6 +144,7 @@ class Explanation:
             "residual": None if self.residual is None else self.residual.tolist(),
             "reached": None if self.reached is None else self.reached.tolist(),
             "providers": self.providers,
+            "provider_options": self.provider_options,
             "seconds": self.seconds,
             "warnings": self.warnings,
         }
@@ -173,7 +176,8 @@ class Explainer:
     """Explains batches with one method, in one session that stays open; nothing is kept between calls.
 
     ``model``, ``method`` and the keywords are those of ``convert``; ``providers`` is what ONNX Runtime takes, or a short word
-    ("cpu", "cuda"): what is asked for and not obtained is an error. A model that is already converted is run as it is: leave
+    ("cpu", "cuda"): what is asked for and not obtained is an error. Float32 is computed as float32; ``tf32=True`` lets CUDA round to
+    10 bits of mantissa, which is faster and can spoil a map. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
     fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named. A model that does not tell the
     number of axes of its input is converted by the first ``explain``, with its data as the ``example``. ``target_input`` is "optional"
@@ -186,6 +190,7 @@ class Explainer:
         method: str | Path | Method | None = None,
         *,
         providers: Providers = None,
+        tf32: bool = False,
         batch_size: int | None = None,
         labels: Sequence[str] | None = None,
         prefix: str = "",
@@ -200,7 +205,7 @@ class Explainer:
         self._adopted = built_in is not None
         self._asked = method or (built_in.method.name if built_in else DEFAULT_METHOD)
         self._options = {
-            "providers": providers,
+            "providers": resolve(providers, tf32),
             "batch_size": batch_size,
             "labels": labels,
             "prefix": prefix,
@@ -435,7 +440,8 @@ class Explainer:
             components,
             self.conversion.method.partial,
             added["reached"],
-            self.conversion.question.doubt,
+            "; ".join(filter(None, (self.conversion.question.doubt, self.session.rounds))),
+            self.session.provider_options,
         )
 
 

@@ -6,6 +6,7 @@ plus the rounding errors of this very input, held constant; that one has ordinar
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +17,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxsal
-from onnxsal.errors import PlanError
+from onnxsal.errors import OnnxsalError, PlanError
+from onnxsal.facts import tags
 from onnxsal.ops.registry import REGISTRY, Case
 from tests.oracle import draw, run, scaled_derivative
+from tests.quantised_nets import quantised_net
 from tests.test_ops import bias_model
 
 SPANS = {
@@ -300,3 +303,51 @@ def test_a_cast_to_integers_ends_the_signal_with_a_reason() -> None:
     model = model_of(nodes, {"x": np.ones(3, np.float32)}, {})
     with pytest.raises(PlanError, match=r"truncate.*int64"):
         onnxsal.vjp(model, wrt=["x"], outputs=["y"])
+
+
+# ----- what cannot saturate -----
+
+POOLED = [("QuantizeLinear", "x s z", "a"), ("DequantizeLinear", "a s z", "b"), ("AveragePool", "b", "c")]
+ENDS: dict[str, tuple[list[tuple[str, str, str]], float, bool]] = {
+    "a softmax on its own grid": ([("Softmax", "x", "c")], 1 / 255, True),
+    "a softmax on a grid that ends before 1": ([("Softmax", "x", "c")], 1 / 260, False),
+    "a ReLU6 on its own grid": ([("Clip", "x low high", "c")], 6 / 255, True),
+    "a ReLU6 that was calibrated to 5": ([("Clip", "x low high", "c")], 5 / 255, False),
+    "a ReLU": ([("Relu", "x", "c")], 0.1, False),
+    "a pool of what was on this grid": (POOLED, 0.05, True),
+    "the input": ([("Identity", "x", "c")], 0.1, False),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_nothing_is_compared_where_nothing_can_saturate(name: str) -> None:
+    """And where something can, it is: the signal stops at 300."""
+    first, scale, never = ENDS[name]
+    nodes = [
+        *(helper.make_node(o, i.split(), [r], **({"kernel_shape": [2, 2]} if "Pool" in o else {})) for o, i, r in first),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["q"], name="last"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    x = np.linspace(-300, 300, 32, dtype=np.float32).reshape(1, 2, 4, 4)
+    stored = {"s": np.float32(scale), "z": np.uint8(0), "low": np.float32(0), "high": np.float32(6)}
+    used = {n for node in nodes for n in node.input}
+    made = onnxsal.vjp(model_of(nodes, {"x": x}, {k: v for k, v in stored.items() if k in used}, dynamic=True), wrt=["x"], outputs=["y"])
+    assert any("/last/" in n.name and n.op_type == "Where" for n in made.graph.node) is not never
+
+
+@pytest.mark.parametrize("method", ["gradient", "fullgrad"])
+def test_the_map_is_the_same_bit_for_bit(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is proved never to saturate does not, on inputs of any size: with all comparisons in place nothing changes."""
+    compared = 0
+    for seed in (1, 2, 8, 11, 12):
+        model = quantised_net(seed)[0]
+        sizes = [d.dim_value or 3 for d in model.graph.input[0].type.tensor_type.shape.dim]
+        feed = {"x": np.random.default_rng(seed).normal(size=sizes).astype(np.float32) * np.float32([[[[0.3]]], [[[3]]], [[[300]]]])}
+        with contextlib.suppress(OnnxsalError), monkeypatch.context() as patched:  # one that is refused is no case
+            found = onnxsal.convert(model, method, score="raw")
+            patched.setattr(tags, "is_unsaturated", lambda node: False)
+            expected, got = run(onnxsal.convert(model, method, score="raw"), feed), run(found, feed)
+            for name in ("attribution", "saliency_map"):
+                np.testing.assert_array_equal(got[name], expected[name])
+            compared += len(found.graph.node) < len(onnxsal.convert(model, method, score="raw").graph.node)
+    assert compared >= 4

@@ -43,17 +43,19 @@ X = np.arange(-3, 3, dtype=np.float32).reshape(2, 3)
 
 # ----- providers -----
 
+EXACT = {"use_tf32": "0"}
+
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         (None, [(CPU, {})]),
         ("cpu", [(CPU, {})]),
-        ("cuda,cpu", [(CUDA, {}), (CPU, {})]),
-        ([CUDA, "cpu"], [(CUDA, {}), (CPU, {})]),
-        (("cuda", {"device_id": 1}), [(CUDA, {"device_id": "1"})]),
-        ([("CUDAExecutionProvider", {"device_id": 0}), "cpu"], [(CUDA, {"device_id": "0"}), (CPU, {})]),
-        ("TRT, gpu", [("TensorrtExecutionProvider", {}), (CUDA, {})]),
+        ("cuda,cpu", [(CUDA, EXACT), (CPU, {})]),
+        ([CUDA, "cpu"], [(CUDA, EXACT), (CPU, {})]),
+        (("cuda", {"device_id": 1}), [(CUDA, {"device_id": "1"} | EXACT)]),
+        ([("CUDAExecutionProvider", {"device_id": 0}), "cpu"], [(CUDA, {"device_id": "0"} | EXACT), (CPU, {})]),
+        ("TRT, gpu", [("TensorrtExecutionProvider", {}), (CUDA, EXACT)]),
         (["cpu", CPU], [(CPU, {})]),
     ],
 )

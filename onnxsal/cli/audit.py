@@ -10,12 +10,13 @@ import typer
 
 from onnxsal.cli import options as o
 from onnxsal.cli.evaluate import DATA_HELP, chosen_ways
-from onnxsal.cli.explain import near
+from onnxsal.cli.explain import near, tell_providers
 from onnxsal.cli.shell import CHECK_FAILED, progress, say, show, show_json
 from onnxsal.report.audit import DEFAULT_METHODS, MEASURED, Asked
 from onnxsal.report.audit import audit as audited
 from onnxsal.report.audit_gate import BY_METHOD, METRICS, WHOLE, read_limits
 from onnxsal.report.audit_page import save_audit
+from onnxsal.runtime.providers import resolve
 
 LIMITS_HELP = (
     "End with status 1 if a limit is broken: residual>1e-3,deletion[gradcam]>0.3. Names: "
@@ -61,6 +62,7 @@ def audit(
         Path | None, typer.Option(help="Preprocessing of the other model.", show_default="the one beside it, else the model's")
     ] = None,
     provider: o.Provider = "cpu",
+    tf32: o.Tf32 = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: forget what an interrupted run left.")] = False,
     json: o.Json = False,
 ) -> None:
@@ -87,7 +89,7 @@ def audit(
         samples=samples,
         measured=measured,
         seed=seed,
-        providers=provider,
+        providers=resolve(provider, tf32),
         options=options,
     )
     with progress(f"auditing {model.name}") as tell:
@@ -114,6 +116,7 @@ def _tell(facts: dict[str, Any], files: dict[str, str]) -> None:
     )
     for finding in findings:
         show(f"\n{finding['severity']}: {finding['title']}\n  {finding['text']}\n  {finding['advice']}")
+    tell_providers(facts["model"])
     for damaged in data["damaged"]:
         say(f"left out '{damaged['name']}': {damaged['why']}", "warning")
     show("\n" + "\n".join(f"{kind}: {near(file)}" for kind, file in files.items()))

@@ -13,7 +13,7 @@ import typer
 
 import onnxsal
 from onnxsal.cli import options as o
-from onnxsal.cli.explain import Sample, file_names, law, named, near, open_explainer, row, write
+from onnxsal.cli.explain import Sample, file_names, law, named, near, open_explainer, row, tell_providers, write
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
@@ -24,6 +24,7 @@ from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.report.artefacts import Style
 from onnxsal.report.sheet import Cell, Row, contact_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
+from onnxsal.runtime.providers import resolve
 
 OCCLUSION = "occlusion"
 
@@ -48,10 +49,12 @@ def demo(
     labels: o.LabelsFile = None,
     preprocess: o.PreprocessFile = None,
     provider: o.Provider = "cpu",
+    tf32: o.Tf32 = False,
     json: o.Json = False,
 ) -> None:
     """Explain pictures with every method: a table, the pictures, and one contact sheet to look at."""
     model, files = _defaults(model, pictures or [])
+    wanted = resolve(provider, tf32)
     feed = o.feeding(model, preprocess, labels)
     shown = {file: feed.required.display(file) for file in files}
     names = dict(zip(files, file_names(files), strict=True))
@@ -69,7 +72,7 @@ def demo(
             parts = method.name in (DEFAULT_METHOD, OCCLUSION)
             given = {"black": feed.black, "white": feed.white, "components": parts, **QUICK.get(method.name, {})}
             try:
-                explainer = open_explainer(feed, method, provider, 1, given)
+                explainer = open_explainer(feed, method, wanted, 1, given)
             except (PlanError, UnsupportedError, MethodError) as error:  # not for this model, or not without more than a picture
                 refused.append({"method": method.name, "why": str(error)})
                 continue
@@ -138,6 +141,7 @@ def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: P
         lines.append((Path(facts["source"]).name, facts["method"], *numbers, _coefficient(facts["occlusion_correlation"]), ms, picture))
     columns = ("photograph", "method", "predicted", "score", "residual", "reached", "occlusion r", "ms", "picture")
     show_table(columns, lines, ("score", "residual", "reached", "occlusion r", "ms"))
+    tell_providers(records[0])
     if any(facts["occlusion_correlation"] for facts in records):
         show("occlusion r: correlation of the map's mean in a window with the fall of the score when it is hidden, on this photograph")
     for method in dict.fromkeys(facts["method"] for facts in records):

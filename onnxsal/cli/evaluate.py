@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxsal.cli import options as o
-from onnxsal.cli.explain import near
+from onnxsal.cli.explain import near, tell_providers
 from onnxsal.cli.parameters import read_parameters
 from onnxsal.cli.shell import counted, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
@@ -20,6 +20,7 @@ from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, MEASURES, Settings
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.evaluation import better, save_evaluation
+from onnxsal.runtime.providers import resolve
 
 DATA_HELP = "A folder of pictures (sub-folders named by class; masks in masks/ beside images/), a .csv (file, label, mask), a .npy or .npz."
 METHODS_HELP = (
@@ -65,6 +66,7 @@ def evaluate(
     labels: o.LabelsFile = None,
     preprocess: o.PreprocessFile = None,
     provider: o.Provider = "cpu",
+    tf32: o.Tf32 = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one run.")] = 16,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: forget what an earlier run left in the folder.")] = False,
     json: o.Json = False,
@@ -99,7 +101,7 @@ def evaluate(
             target=target if target in (PREDICTED, LABEL) else _index(feed, target),
             samples=samples,
             state=out / STATE,
-            providers=provider,
+            providers=resolve(provider, tf32),
             batch_size=batch_size,
             progress=told,
             **{k: v for k, v in (("input", input), ("output", output), ("score", score)) if v is not None},
@@ -170,6 +172,7 @@ def _tell(found: Evaluation, facts: dict[str, Any]) -> None:
         used = range(6 if base else 4)
         show_table([columns[i] for i in used], [[c[i] for i in used] for c in cells], columns[1:])
     files = facts["files"]
+    tell_providers(facts)
     show(f"\n{len(found.samples)} samples, {facts['labelled']} labelled, {facts['masked']} with masks")
     show(f"every sample: {near(files['samples'])}; every pair of methods: {near(files['differences'])}; all of it: {near(files['json'])}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +14,14 @@ import typer
 
 from onnxsal.cli import options as o
 from onnxsal.cli.parameters import PRESET, read_array
-from onnxsal.cli.shell import progress, say, show_json, show_table
+from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.errors import ExampleNeeded, InputError
 from onnxsal.explainer import Explainer, Explanation
 from onnxsal.report.artefacts import MATLAB, Style, record, save_artefacts
 from onnxsal.report.parts import parts_sheet
 from onnxsal.report.path import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
+from onnxsal.runtime.providers import Providers, as_text, resolve
 from onnxsal.runtime.session import Tensor
 
 ARRAYS = (".npy", ".npz")
@@ -60,6 +61,7 @@ def explain(
     labels: o.LabelsFile = None,
     preprocess: o.PreprocessFile = None,
     provider: o.Provider = "cpu",
+    tf32: o.Tf32 = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in one run.")] = 1,
     quantize: o.Quantize = None,
     palette: Annotated[str | None, typer.Option(help=PALETTE_HELP, show_default=False)] = None,
@@ -77,12 +79,13 @@ def explain(
         {"components": True} if components else {}
     )
     style = MATLAB if given.get(PRESET) == "matlab" and palette is None else Style(palette)
+    wanted = resolve(provider, tf32)
     with progress(f"building the explanation into {model.name}"):
         try:
-            explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
+            explainer = open_explainer(feed, o.chosen_method(method, rules), wanted, batch_size, given)
         except ExampleNeeded:
             given["example"] = o.example_of(files[:1], feed)
-            explainer = open_explainer(feed, o.chosen_method(method, rules), provider, batch_size, given)
+            explainer = open_explainer(feed, o.chosen_method(method, rules), wanted, batch_size, given)
     records = []
     damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:
@@ -117,9 +120,9 @@ def _explained(
         yield sample, whole if len(group) == 1 else whole[number]
 
 
-def open_explainer(feed: o.Feeding, method: Any, provider: str, batch_size: int, given: dict[str, Any]) -> Explainer:
+def open_explainer(feed: o.Feeding, method: Any, providers: Providers, batch_size: int, given: dict[str, Any]) -> Explainer:
     """The explainer of a model on a provider; labels that do not fit the model's classes are an error."""
-    explainer = Explainer(feed.model, method, providers=provider, batch_size=batch_size, labels=feed.labels, **given)
+    explainer = Explainer(feed.model, method, providers=providers, batch_size=batch_size, labels=feed.labels, **given)
     question = explainer.conversion.question
     classes = question.class_shape
     if feed.labels is not None and len(classes) == 1 and isinstance(classes[0], int) and classes[0] != len(feed.labels):
@@ -163,6 +166,13 @@ def tell(records: Sequence[dict[str, Any]], json: bool) -> None:
         return
     columns = ("input", "predicted", "explained", "score", "residual", "reached", "ms", "picture")
     show_table(columns, [row(r) for r in records], ("score", "residual", "reached", "ms"))
+    tell_providers(records[0])
+
+
+def tell_providers(facts: Mapping[str, Any]) -> None:
+    """What it was computed on, where options were set there that decide how exact the numbers are."""
+    if facts["provider_options"]:
+        show(f"computed on {as_text(facts['providers'], facts['provider_options'])}")
 
 
 def row(facts: dict[str, Any]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from onnxsal.methods.patterns.file import Patterns
 from onnxsal.metrics.signal import signal_quality
 from onnxsal.report.bars import quality_chart
 from onnxsal.runtime.pictures import save_picture
+from onnxsal.runtime.providers import as_text, resolve
 
 DATA_HELP = "A folder of pictures, or a .npy, .npz, .parquet or .zarr file: what the model was trained on, or like it."
 
@@ -36,6 +37,7 @@ def fit_patterns(
         typer.Option(help="Two more sets of data: compute the signal quality of each layer on them.", show_default=False),
     ] = None,
     provider: o.Provider = "cpu",
+    tf32: o.Tf32 = False,
     json: o.Json = False,
 ) -> None:
     """Learn the patterns that patternnet and pattern_attribution need, in one pass over the data."""
@@ -47,7 +49,7 @@ def fit_patterns(
     elif state.exists() and not json:
         say(f"going on from '{state}', which an interrupted run left; --fresh begins anew")
     feed = o.feeding(model, preprocess)
-    settings: dict[str, Any] = {"preprocess": feed.preprocess, "batch_size": batch_size, "providers": provider}
+    settings: dict[str, Any] = {"preprocess": feed.preprocess, "batch_size": batch_size, "providers": resolve(provider, tf32)}
     with counted(f"learning patterns of {model.name}") as told:
         learned = fit.fit_patterns(model, data, layers=layers, samples=samples, state=state, progress=told, **settings)
     learned.save(out)
@@ -90,9 +92,10 @@ def _tell(facts: dict[str, Any]) -> None:
     show_table(names, rows, names[2:])
     if facts["left_out"]:
         say(f"{facts['left_out']} sample(s) did not fill a batch of the model, whose size is fixed, and were left out", "warning")
+    where = as_text([facts["provider"]], facts["provider_options"])
     peak = "" if facts["peak_megabytes"] is None else f", process {facts['peak_megabytes']:.0f} MB at most"
     show(
-        f"{facts['patterns']}: {facts['samples']} samples, {facts['images_per_second']:.1f} a second on {facts['provider']}; "
+        f"{facts['patterns']}: {facts['samples']} samples, {facts['images_per_second']:.1f} a second on {where}; "
         f"sums {facts['sums_megabytes']:.1f} MB{peak}; file {facts['bytes'] / 1e6:.1f} MB"
     )
     if "chart" in facts:

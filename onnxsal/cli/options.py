@@ -78,6 +78,9 @@ PreprocessFile = Annotated[
 ]
 LabelsFile = Annotated[Path | None, typer.Option(help="Names of the classes.", show_default="those beside the model")]
 Provider = Annotated[str, typer.Option(help="ONNX Runtime's execution provider; 'cuda,cpu' accepts the CPU where there is no GPU.")]
+Tf32 = Annotated[
+    bool, typer.Option("--tf32", help="Let CUDA round float32 to TF32 (10 bits of mantissa): faster, and a map may be far off.")
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(

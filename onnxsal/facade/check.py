@@ -9,12 +9,14 @@ from typing import Any
 
 import onnx
 
+from onnxsal.ask.guard import as_example
 from onnxsal.ask.kernels import missing_kernels
 from onnxsal.ask.layers import layers_of
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import MethodError, OnnxsalError
 from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, decide, emit
+from onnxsal.facade.drift import Drift, drift
 from onnxsal.facts.grounds import Found, fact_lines
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
@@ -28,7 +30,8 @@ class Report:
     ``problem`` is why it cannot ('' = it can); ``missing`` maps (operator, element types) of the *converted* model to the number of
     its nodes that have no kernel on ``provider`` (and would run on the CPU); ``forward_missing`` counts those of the original. ``layers``
     are the candidates for a class activation map, the one that is taken first (for methods with a target layer). ``found`` says of each
-    fact how it is known, ``doubt`` what is not known and was assumed ('' = nothing).
+    fact how it is known, ``doubt`` what is not known and was assumed ('' = nothing), ``drift`` how far the model's own outputs move
+    (``None`` = not asked, or it cannot be explained).
     """
 
     method: str
@@ -45,6 +48,7 @@ class Report:
     layers: tuple[str, ...] = ()
     found: tuple[Found, ...] = ()
     doubt: str = ""
+    drift: Drift | None = None
 
     @property
     def ok(self) -> bool:
@@ -53,7 +57,8 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        lists = {"passes": list(self.passes), "layers": list(self.layers), "found": [fact.as_dict() for fact in self.found]}
+        lists: dict[str, Any] = {"passes": list(self.passes), "layers": list(self.layers), "found": [fact.as_dict() for fact in self.found]}
+        lists["drift"] = None if self.drift is None else self.drift.as_dict()
         return {**self.__dict__, "ok": self.ok, **lists, "missing": dict(self.missing), "forward_missing": dict(self.forward_missing)}
 
     def __str__(self) -> str:
@@ -73,13 +78,17 @@ class Report:
         for what, count in self.missing.items():
             own = self.forward_missing.get(what, 0)
             lines.append(f"no {self.provider} kernel for {what}: {count} node(s) {falls} ({own} of them in the original model)")
+        lines += [str(self.drift)] if self.drift else []
         return "\n".join(lines)
 
 
-def check(model: Source, provider: str = "cuda", method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Report:
+def check(
+    model: Source, provider: str = "cuda", method: str | Path | Method = DEFAULT_METHOD, compare: bool = True, **options: Any
+) -> Report:
     """Can this model be explained, what is known of it and how, and does every node of the converted one have a kernel on ``provider``?
 
-    ``options`` are those of ``convert``. Never raises for what the model lacks: that is ``Report.problem``, in the words of ``convert``.
+    ``options`` are those of ``convert``. ``compare`` also runs original and converted file once, to see how far the model's own outputs
+    move. Never raises for what the model lacks: that is ``Report.problem``, in the words of ``convert``.
     """
     chosen = get_method(method)
     proto = load_model(model)
@@ -114,6 +123,7 @@ def check(model: Source, provider: str = "cuda", method: str | Path | Method = D
         _candidates(made),
         made.question.found,
         made.question.doubt,
+        drift(model, proto, made.proto, as_example(proto, options.get("example"), options.get("input"))) if compare else None,
     )
 
 

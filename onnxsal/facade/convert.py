@@ -28,6 +28,7 @@ from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods.build import Build, Result, quantized, with_colours, wrapper_of
 from onnxsal.methods.head import emit_head
+from onnxsal.ops.apart import keep_apart
 
 Example = np.ndarray | Mapping[str, np.ndarray] | None
 """Data of the kind that the model is fed with: an array for its only input, or arrays by input."""
@@ -100,8 +101,9 @@ def convert(
     result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted class of each
     sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W] (images only),
     ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32 [N], its
-    relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN.
-    ``prefix`` is put before all names that are added.
+    relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input. For a
+    sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN. ``prefix`` is put before all
+    names that are added.
 
     ``input`` names the input or inner tensor to explain, ``output`` the output. ``target`` builds a class in: an index, one per sample,
     or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``target_input`` says how the
@@ -271,7 +273,7 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     with op.named(method.wrap or "walk"):
         result = wrapper_of(method).build(build)
         outputs = _outputs(build, result)
-    return build, assemble(question.model, op, build.inputs, outputs)
+    return build, keep_apart(assemble(question.model, op, build.inputs, outputs), op.prefix)
 
 
 def _outputs(build: Build, result: Result) -> list[Port]:

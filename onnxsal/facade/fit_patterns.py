@@ -23,6 +23,7 @@ from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import model_sha256, refuse_converted
 from onnxsal.methods.patterns.file import Patterns, layer_patterns, named_layers
 from onnxsal.methods.patterns.statistics import Sums, emit_sums, estimate
+from onnxsal.ops.apart import keep_apart
 from onnxsal.runtime.beside import beside
 from onnxsal.runtime.data import Data, open_data
 from onnxsal.runtime.data import Source as DataSource
@@ -196,6 +197,7 @@ class _Fit:
             "peak_megabytes": peak_megabytes(),
             "left_out": self.left_out,
             "provider": self.session.providers[0],
+            "provider_options": self.session.provider_options,
         }
         return Patterns(learned, self.digest, self.done, facts)
 
@@ -207,7 +209,7 @@ def with_sums(model: Model, layers: Sequence[LinearLayer], names: Sequence[tuple
         for value, name in zip(emit_sums(op, layer), pair, strict=True):
             with op.at(layer.node):
                 ports.append(Port(op.Identity(value, name=name), op.dtype, (None, None)))
-    return assemble(model, op, [], ports)
+    return keep_apart(assemble(model, op, [], ports), op.prefix)
 
 
 def _chosen(layers: dict[str, LinearLayer], wanted: str | Sequence[str] | None) -> dict[str, LinearLayer]:

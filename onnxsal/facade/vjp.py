@@ -17,6 +17,7 @@ from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import refuse_converted
+from onnxsal.ops.apart import keep_apart
 
 
 def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Sequence[str] | None = None) -> onnx.ModelProto:
@@ -46,7 +47,7 @@ def vjp(model: Source, wrt: str | Sequence[str] | None = None, outputs: str | Se
             )
             ports.append(Port(result, dtype, shape))
     cotangents = [Port(v, v.dtype, v.shape) for v in given.values()]
-    result = assemble(plain, op, cotangents, ports)
+    result = keep_apart(assemble(plain, op, cotangents, ports), op.prefix)
     refuse_contradiction(result, f"{PREFIX}/")
     return result
 

@@ -9,7 +9,7 @@ from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.solve import reached
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.ops.registry import facts_of, family_of, spec_of
-from onnxsal.ops.statements import ANY
+from onnxsal.ops.statements import ANY, UNSATURATED
 
 RECTIFIER = "rectifier"
 """Zero below zero, the identity just above: Relu, Clip(0, .), Max(x, 0), and the QuantizeLinear that swallowed one of them."""
@@ -30,6 +30,11 @@ SUMMED, MULTIPLIED = "scattered_sum", "scattered_product"
 def is_rectifier(node: NodeView) -> bool:
     """Whether the node cuts its input off at zero from below."""
     return facts_of(node).rectifies(node, lambda i: bounds_of(node.model, node.proto.input[i]))
+
+
+def is_unsaturated(node: NodeView) -> bool:
+    """Whether a node that saturates cuts nothing off, as its input lies within its ends whatever the input of the model is."""
+    return facts_of(node).unsaturated(node, lambda i: bounds_of(node.model, node.proto.input[i]))
 
 
 def is_relu(node: NodeView) -> bool:
@@ -114,6 +119,7 @@ def _tags(model: Model) -> dict[int, frozenset[str]]:
         SUMMED: {n.index for n in model.nodes if family_of(n) == "movement" and n.attr("reduction") == "add"},
         MULTIPLIED: {n.index for n in model.nodes if family_of(n) == "movement" and n.attr("reduction") == "mul"},
         LAYER: {layer.node.index for layer in layers},
+        UNSATURATED: {n.index for n in model.nodes if is_unsaturated(n)},
         TAIL: {n.index for layer in layers for n in layer.tail},
     }
     tagged = set().union(*holding.values())

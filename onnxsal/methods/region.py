@@ -13,6 +13,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.helpers import ones_like, reshape_like
 from onnxsal.graph.load import Source, load_model
+from onnxsal.ops.apart import keep_apart
 from onnxsal.ops.registry import OpSpec, spec_of, vjp
 
 BENDING = ("activation", "select", "max_pool", "elementwise")
@@ -47,7 +48,7 @@ def region_model(model: Source, input: str | None = None, output: str | None = N
                 for i, slope in enumerate(slopes):
                     named = op.Identity(slope, name=f"region/{node.name}/{i}")
                     ports.append(Port(Value(named.name), op.dtype, None))
-    return assemble(question.model, op, [], ports)
+    return keep_apart(assemble(question.model, op, [], ports), op.prefix)
 
 
 def _is_affine(spec: OpSpec, node: NodeView) -> bool:

@@ -126,7 +126,7 @@ class _Run:
         self.settings, self.target, self.record, self.options, self.progress = settings, target, record, options, progress
         shown = {k: v for k, v in options.items() if v is not None}
         self.model_sha256 = model_sha256(model)
-        self.base = _hash([version("onnxsal"), self.model_sha256, scorer.session.providers, str(target), shown])
+        self.base = _hash([version("onnxsal"), self.model_sha256, scorer.session.obtained, str(target), shown])
         self.lost: dict[tuple[str, str], dict[str, str]] = {}  # (way, sample) -> metric -> the error, tried again in the next run
         self.digests = self._digests()
         self.fresh = 0
@@ -165,7 +165,7 @@ class _Run:
             self.progress(round((way + share) * count), ways * count)
 
     def _conversion(self, way: Way) -> dict[str, Any]:
-        return {**self.options, **way.parameters, "providers": self.scorer.session.providers, "batch_size": self.scorer.batch_size}
+        return {**self.options, **way.parameters, "providers": self.scorer.session.obtained, "batch_size": self.scorer.batch_size}
 
     # ----- what is done -----
 
@@ -322,6 +322,7 @@ class _Run:
             "model": str(self.model) if isinstance(self.model, str | Path) else "",
             "model_sha256": self.model_sha256,
             "providers": self.scorer.session.providers,
+            "provider_options": self.scorer.session.provider_options,
             "input": str(self.scorer.session.inputs[0]),
             "output": self.scorer.question.output,
             "target": self.target,
@@ -329,7 +330,7 @@ class _Run:
             "samples": len(self.data),
             "labelled": self.data.labelled,
             "masked": self.data.masked,
-            "notes": list(self.data.notes),
+            "notes": [*self.data.notes, *filter(None, [self.scorer.session.rounds])],
             "measured_now": self.fresh,
         }
 

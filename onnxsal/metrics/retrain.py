@@ -134,7 +134,7 @@ def _retrain(
     for done, (share, seed) in enumerate(pairs):
         if record.get(share, seed) is None:
             changed = [p.x if share == 0 else _changed(p, share, fill, keep) for p in sets]
-            model = Scorer(train(changed[0], sets[0].labels, seed), providers=explainer.providers)
+            model = Scorer(train(changed[0], sets[0].labels, seed), providers=explainer.session.obtained)
             record.put(share, seed, float((model.predict(changed[1]) == sets[1].labels).mean()))
         if progress is not None:
             progress(done + 1, len(pairs))

@@ -136,7 +136,7 @@ def data_randomization(
         raise InputError(f"{len(inputs)} inputs and {len(labels)} labels do not belong together.")
     permuted = np.random.default_rng(seed).permutation(labels)
     model = train(inputs, permuted, seed)
-    accuracy = float((Scorer(model, providers=explainer.providers).predict(np.asarray(inputs)) == permuted).mean())
+    accuracy = float((Scorer(model, providers=explainer.session.obtained).predict(np.asarray(inputs)) == permuted).mean())
     original = explainer.explain(x, target)
     other = explainer.on(model).explain(x, original.target)
     places: Places = scorer_of(explainer).places(np.asarray(x))

@@ -197,7 +197,7 @@ def scorer_of(explainer: Explainer | Scorer) -> Scorer:
         question = explainer.conversion.question
         plain = forward_model(explainer)
         _OPEN[explainer] = Scorer(
-            plain, input=question.x.name, output=question.output, providers=explainer.providers, batch_size=explainer.batch_size
+            plain, input=question.x.name, output=question.output, providers=explainer.session.obtained, batch_size=explainer.batch_size
         )
     return _OPEN[explainer]
 

@@ -17,6 +17,7 @@ from onnxsal.graph import Emit, Model
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.patterns.file import LayerPatterns, Patterns, load_patterns, named_layers, patterns_for
+from onnxsal.ops.apart import keep_apart
 from onnxsal.runtime.data import Source as DataSource
 from onnxsal.runtime.data import open_data
 from onnxsal.runtime.preprocess import Preprocess
@@ -134,7 +135,7 @@ def _with_layers(model: Model, layers: Sequence[LinearLayer]) -> onnx.ModelProto
             for end, value in (("x", layer.node.x), ("y", layer.y)):
                 shape = tuple(None for _ in value.shape or ())
                 ports.append(Port(op.Identity(value, name=f"{_NAME}/{i}/{end}"), op.dtype, shape))
-    return assemble(model, op, [], ports)
+    return keep_apart(assemble(model, op, [], ports), op.prefix)
 
 
 def samples_of(layer: LinearLayer, x: np.ndarray, y: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

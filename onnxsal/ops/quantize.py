@@ -20,7 +20,7 @@ from onnxsal.ops import squashing
 from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.ranges import at, grid, product
 from onnxsal.ops.registry import case, gradient_of, not_yet
-from onnxsal.ops.statements import ANY, MIXED, Moved, Of, Range
+from onnxsal.ops.statements import ANY, MIXED, UNSATURATED, Moved, Of, Range
 
 LIMITS: dict[str, tuple[float, float]] = {
     "INT2": (-2.5, 1.5),
@@ -104,13 +104,20 @@ def _to_scale(op: Emit, node: NodeView, g: Value) -> Value:
     return op.ReduceSum(op.Reshape(g, target), [axis + 1], keepdims=0)
 
 
+def _passed(op: Emit, node: NodeView, scale: Value, value: Value) -> Value:
+    """``value`` where x does not saturate, else 0; nothing is compared where that is known for all that can arrive."""
+    if UNSATURATED in node.tags:
+        return value
+    return mask(op, inside_range(op, node.x, node.y.dtype, scale, _zero(op, node)), value)
+
+
 def _quantize_bias(op: Emit, node: NodeView) -> Value | None:
     """q less x / scale inside the range for x, plus it for the scale: rounding, zero point and saturation."""
     q = as_compute(op, node.y)
     if node.want(0) and node.want(1):
         return q
     scale = _scale(op, node)
-    linear = mask(op, inside_range(op, node.x, node.y.dtype, scale, _zero(op, node)), op.Div(node.x, scale))
+    linear = _passed(op, node, scale, op.Div(node.x, scale))
     return op.Sub(q, linear) if node.want(0) else op.Add(q, linear)
 
 
@@ -147,6 +154,21 @@ def _dequantized_range(node: NodeView, of: Of) -> Range:
     return product((codes[0] - above, codes[1] - below), scale)
 
 
+def _unsaturated(node: NodeView, of: Of) -> bool:
+    """Whether every value that can arrive rounds to one of the type's own: what was on the same grid before, a softmax, a ReLU6.
+
+    Nothing is then compared, and ONNX Runtime may fuse what comes before the quantiser with it, as nobody else reads that.
+    """
+    name, known = TensorProto.DataType.Name(node.y.dtype), _ends(node)
+    if name not in LIMITS or known is None:
+        return False
+    (small, large), (below, above) = known
+    (least, most), (low, high) = LIMITS[name], of(0)
+    slack = 1e-5 * (most - least)  # the scale, and what arrives, are rounded to the precision of float32
+    lowest, highest = product((low, low), (1 / large, 1 / small)), product((high, high), (1 / large, 1 / small))
+    return lowest[0] + below >= least + slack and highest[1] + above <= most - slack
+
+
 def _swallowed_relu(node: NodeView, of: Of) -> bool:
     """Whether the grid begins at zero and something below it can arrive: what it cuts off is then a ReLU that the quantiser left out.
 
@@ -164,6 +186,7 @@ def _swallowed_relu(node: NodeView, of: Of) -> bool:
     head=squashing.on_a_grid,
     axes=first_aligned,
     rectifies=_swallowed_relu,
+    unsaturated=_unsaturated,
     range=_quantized_range,
     bias=_quantize_bias,
     carries=[0],
@@ -193,7 +216,7 @@ def _swallowed_relu(node: NodeView, of: Of) -> bool:
 def quantize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dq / scale where x lies inside the clipping range, else 0; dscale = -x dx / scale, summed over the elements that share it."""
     scale = _scale(op, node)
-    dx = mask(op, inside_range(op, node.x, node.y.dtype, scale, _zero(op, node)), op.Div(dy, scale))
+    dx = _passed(op, node, scale, op.Div(dy, scale))
     dscale = _to_scale(op, node, op.Neg(op.Div(op.Mul(dx, node.x), scale))) if node.want(1) else None
     return node.grads(dx, dscale)
 

@@ -143,6 +143,7 @@ def gradient_of(
     axes: AxesRule | None = None,
     pictures: bool = False,
     rectifies: Callable[[NodeView, Of], bool] = Facts.rectifies,
+    unsaturated: Callable[[NodeView, Of], bool] = Facts.unsaturated,
     head: HeadRule | Mapping[str, HeadRule] | None = None,
     places: PlacesRule | Mapping[str, PlacesRule] | None = None,
     edge: EdgeRule | Edge | None = None,
@@ -163,7 +164,8 @@ def gradient_of(
     keeps the weights of each of its units, where that is what the operator does. ``trained`` lists the inputs that training fits.
     ``keeps`` tells that y is x again, ``fills(node)`` whether a movement puts constants beside what it moves. ``range`` says between which
     values its first output lies: always, or as a function of the ranges of the inputs; ``axes`` where the axes of its inputs are in its
-    outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero;
+    outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero,
+    ``unsaturated`` whether it cuts nothing off of what can arrive;
     ``head`` what its first output is as a function of scores, ``places`` where on a picture the elements of its outputs come from
     (default: as the family), for all ``op_types`` or for each of those named. ``edge`` says what may become of finite inputs: a slope or an
     output that is infinite or no number; ``wild`` what infinities among its inputs make of its output; ``power`` of which exponent it is;
@@ -186,7 +188,9 @@ def gradient_of(
             squashes = head.get(op_type) if isinstance(head, Mapping) else head
             placed = places.get(op_type) if isinstance(places, Mapping) else places
             placed = placed or PLACES_OF_FAMILIES.get(family, lost)
-            stated = Facts(_always(range), axes, pictures, rectifies, squashes, _at_all(edge), wild, power, level, places=placed)
+            stated = Facts(
+                _always(range), axes, pictures, rectifies, unsaturated, squashes, _at_all(edge), wild, power, level, places=placed
+            )
             outputs = None if carries is None else tuple(carries)
             known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
             REGISTRY[key] = OpSpec(*known, roles, scaling, units, tuple(trained), keeps, fills, stated, gradient.__module__)

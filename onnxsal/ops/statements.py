@@ -149,20 +149,25 @@ AxesRule = Callable[[NodeView, int, int, int], Moved]
 it is more than a setting that is the same for all."""
 
 
+UNSATURATED = "unsaturated"
+"""Tag of a node that cuts nothing off, whatever the input of the model is."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What an operator does to facts about tensors (``facts/`` solves them).
 
     ``range``: between which values its output lies; ``axes``: where axes of its inputs are in its outputs (``None``: as its family says,
     or not known). ``pictures``: the standard defines it on [N, C, ...]. ``rectifies`` tells whether it cuts its first input off at zero: 0
-    below, the identity just above. ``head``: what its first output is as a function of scores (``ops/squashing.py``);
-    ``places``: where on a picture its elements come from (``ops/places.py``).
+    below, the identity just above; ``unsaturated`` whether nothing that can arrive lies where it saturates. ``head``: what its first
+    output is as a function of scores (``ops/squashing.py``); ``places``: where on a picture its elements come from (``ops/places.py``).
     """
 
     range: RangeRule | None = None
     axes: AxesRule | None = None
     pictures: bool = False
     rectifies: Callable[[NodeView, Of], bool] = lambda node, of: False
+    unsaturated: Callable[[NodeView, Of], bool] = lambda node, of: False
     head: HeadRule | None = None
     edge: EdgeRule | None = None
     """What may become of finite inputs (``None``: nothing)."""

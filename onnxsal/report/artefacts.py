@@ -50,6 +50,7 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
         "method": one.method,
         "parameters": one.parameters,
         "providers": one.providers,
+        "provider_options": one.provider_options,
         "seconds": one.seconds,
         "warnings": one.warnings,
     }

@@ -162,7 +162,7 @@ def _data(asked: Asked, own: Subject) -> Dataset:
 def _kept(state: Record, what: str, own: Subject, other: Subject | None, seen: Seen, asked: Asked, make: Callable[[], Any]) -> Any:
     """A result about all pictures together, from the record if it is there."""
     lines = [seen.base[n] for n in seen.names]
-    about = [version("onnxsal"), what, own.sha256, repr(own.preprocess), own.scorer.session.providers, asked.seed]
+    about = [version("onnxsal"), what, own.sha256, repr(own.preprocess), own.scorer.session.obtained, asked.seed]
     about += [[w.name, get_method(w.method or "").sha256, w.parameters] for w in asked.ways]
     about += [None if other is None else [other.sha256, repr(other.preprocess)], {k: v for k, v in asked.options.items() if v is not None}]
     key, digest = key_of(about), key_of([[x["sample"], x["digest"]] for x in lines])
@@ -261,7 +261,7 @@ def _evaluations(
                 preprocess=asked.preprocess,
                 labels=asked.labels,
                 state=state,
-                providers=own.scorer.session.providers,
+                providers=own.scorer.session.obtained,
                 batch_size=CHUNK,
                 progress=partial(_say, tell, what),
                 **asked.options,

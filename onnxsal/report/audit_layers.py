@@ -101,7 +101,7 @@ class Side:
             have = {o.name for o in proto.graph.output}
             extra = [onnx.helper.make_tensor_value_info(n, self.model.value(n).dtype, None) for n in names if n not in have]
             proto.graph.output.extend(extra)
-            self._open = open_session(proto, self.who.scorer.session.providers)
+            self._open = open_session(proto, self.who.scorer.session.obtained)
         return self._open
 
 

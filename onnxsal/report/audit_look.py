@@ -64,7 +64,7 @@ class Subject:
         """The explainer of one way."""
         edges = {} if self.preprocess is None else {"black": self.preprocess.black(), "white": self.preprocess.white()}
         given = {**edges, **self.options, **way.parameters, **more}
-        return Explainer(self.model, way.method, providers=self.scorer.session.providers, batch_size=CHUNK, **given)
+        return Explainer(self.model, way.method, providers=self.scorer.session.obtained, batch_size=CHUNK, **given)
 
 
 def subject(model: Source, preprocess: Preprocess | None, providers: Any, options: Mapping[str, Any]) -> Subject:
@@ -141,7 +141,7 @@ class Looking:
         made = [] if way is None else [get_method(way.method or "").sha256, way.parameters]
         pair = [] if who is self.own else [self.own.sha256, repr(self.own.preprocess)]
         told = {k: v for k, v in who.options.items() if v is not None}
-        return key_of([version("onnxsal"), who.sha256, who.scorer.session.providers, repr(who.preprocess), told, made, pair])
+        return key_of([version("onnxsal"), who.sha256, who.scorer.session.obtained, repr(who.preprocess), told, made, pair])
 
     def _take(self, data: Dataset, name: str, explainers: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
         """Whether everything about a picture was recorded by an earlier run; it is then taken over."""

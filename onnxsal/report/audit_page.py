@@ -21,6 +21,7 @@ from onnxsal.report.audit_findings_maps import SAME
 from onnxsal.report.audit_gate import BY_METHOD, WHOLE
 from onnxsal.report.curves import line_chart
 from onnxsal.runtime.files import write_whole
+from onnxsal.runtime.providers import as_text
 
 TEMPLATE = "audit.html.j2"
 
@@ -70,6 +71,7 @@ def render(found: Audit) -> str:
         table=_table(facts),
         tied=tied_methods(facts),
         same=SAME,
+        told_providers=as_text(facts["model"]["providers"], facts["model"]["provider_options"]),
         weight=weight / max(len(found.pictures), 1) / 1024,
         limits_known={**WHOLE, **BY_METHOD},
         **parts,

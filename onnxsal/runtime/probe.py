@@ -40,6 +40,14 @@ def compare_models(
     return worst
 
 
+def first_run(model: onnx.ModelProto, example: Feed | None = None) -> tuple[Feed, dict[str, Any]]:
+    """One feed that the model runs on, as written, with its outputs: the ``example``, and random data for inputs that it lacks.
+
+    Raises ``ExampleNeeded`` and ``InputError`` as ``compare_models``, ``ModelError`` where nothing can run the model.
+    """
+    return next(iter(_runs(model, _runner(model, model), None, example or {})))
+
+
 def refuse_other_types(before: onnx.ModelProto | bytes, after: onnx.ModelProto) -> None:
     """What is known without a run: ONNX Runtime opens both, and the outputs kept their types. Raises ``ModelError``."""
     types = [{t.name: t.type for t in open_session(model, optimise=False).outputs} for model in (before, after)]

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,19 +23,22 @@ Resolved = list[tuple[str, dict[str, str]]]
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
 SUFFIX = "ExecutionProvider"
 
 OTHER_WORDS = {"gpu": CUDA, "trt": TENSORRT, "directml": "DmlExecutionProvider", "nv_tensorrt_rtx": "NvTensorRTRTXExecutionProvider"}
 """Usual words beside the official name without its suffix (``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ...)."""
 
 
-def resolve(providers: Providers) -> Resolved:
+def resolve(providers: Providers, tf32: bool = False) -> Resolved:
     """``"cuda"``, ``"cuda,cpu"``, ``["cuda", "cpu"]``, ``("cuda", {"device_id": 1})`` or official names as (official name, options).
 
-    ``None`` is the CPU. The order is the order of preference; whatever follows the first is a fallback that the caller allows.
+    ``None`` is the CPU. The order is the order of preference; whatever follows the first is a fallback that the caller allows. Where a
+    provider would round float32 to fewer bits by itself, the option that forbids it is added (``exactness``); an option that the caller
+    gives always stands. ``tf32`` lets CUDA round; it is an error where no CUDA is named.
     """
     if providers is None:
-        return [(CPU, {})]
+        providers = CPU
     choices: list[Choice]
     if isinstance(providers, str):
         choices = [word.strip() for word in providers.split(",") if word.strip()]
@@ -48,8 +52,41 @@ def resolve(providers: Providers) -> Resolved:
     for choice in choices:
         name, options = _official(choice)
         if name not in [known for known, _ in resolved]:
-            resolved.append((name, options))
+            resolved.append((name, {**exactness(name, options, tf32), **options}))
+    if tf32 and CUDA not in [name for name, _ in resolved]:
+        names = ", ".join(name for name, _ in resolved)
+        raise ProviderError(f"tf32 is a way in which {CUDA} rounds, and only {names} was asked for: leave it out, or ask for cuda.")
     return resolved
+
+
+def exactness(name: str, options: Mapping[str, str], tf32: bool = False) -> dict[str, str]:
+    """The options with which a provider computes float32 as float32, where its own default is less.
+
+    CUDA multiplies in TF32 (10 bits of mantissa) by default: the gradient of a MobileNetV2 is then 39 % off. OpenVINO takes bfloat16 on
+    some CPUs and float16 on GPUs; an NPU has no float32, there it is asked for the best it has.
+    """
+    if name == CUDA:
+        return {"use_tf32": "1" if tf32 else "0"}
+    device = options.get("device_type", "")
+    if name == OPENVINO and "load_config" not in options and "_FP" not in device:
+        return {"precision": "ACCURACY" if "NPU" in device else "FP32"}
+    return {}
+
+
+def rounds(obtained: Resolved) -> str:
+    """Why results are less exact than float32 although nobody asked for it: what no option of ONNX Runtime can forbid ('' = nothing)."""
+    if obtained[0][0] == TENSORRT and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
+        return (
+            f"{TENSORRT} rounds float32 to TF32 (10 bits of mantissa), and ONNX Runtime has no option against it: "
+            "set the environment variable NVIDIA_TF32_OVERRIDE=0 before the process starts, or take cuda"
+        )
+    return ""
+
+
+def as_text(providers: Sequence[str], options: Mapping[str, Mapping[str, str]]) -> str:
+    """Providers with the options that were set, as in ``CUDAExecutionProvider (use_tf32=0), CPUExecutionProvider``."""
+    told = {name: ", ".join(f"{k}={v}" for k, v in options.get(name, {}).items()) for name in providers}
+    return ", ".join(f"{name} ({text})" if text else name for name, text in told.items())
 
 
 def _official(choice: Choice) -> tuple[str, dict[str, str]]:

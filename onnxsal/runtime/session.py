@@ -18,7 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from onnxsal.errors import InputError, ModelError, OnnxsalError, TargetError, near_miss
 from onnxsal.large import serialised, write_in_two
-from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, silent_loading
+from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, rounds, silent_loading
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -48,11 +48,20 @@ class Tensor:
 
 
 class Session:
-    """A model that is open and ready to run; made by ``open_session``."""
+    """A model that is open and ready to run; made by ``open_session``.
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    ``providers`` are those it really has, ``provider_options`` what was set for them, as ONNX Runtime reports it; ``obtained`` is both, as
+    ``open_session`` takes it for a session like this one. ``rounds`` says why results may be less exact than float32 ('' = they are not).
+    """
+
+    def __init__(self, session: ort.InferenceSession, wanted: Resolved) -> None:
         self._session = session
         self.providers: list[str] = session.get_providers()
+        asked, told = dict(wanted), session.get_provider_options()
+        options = {name: {k: told.get(name, {}).get(k, v) for k, v in asked.get(name, {}).items()} for name in self.providers}
+        self.provider_options: dict[str, dict[str, str]] = {name: set_ for name, set_ in options.items() if set_}
+        self.obtained: Resolved = list(options.items())
+        self.rounds = rounds(self.obtained)
         self.inputs = tuple(map(_tensor, session.get_inputs()))
         self.optional = tuple(map(_tensor, session.get_overridable_initializers()))
         self.outputs = tuple(map(_tensor, session.get_outputs()))
@@ -122,7 +131,19 @@ def open_session(
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with silent_loading(wanted):
             session = _create(what, source, options, wanted)
-    return Session(session)
+    return Session(session, wanted)
+
+
+def optimised(model: Source) -> onnx.ModelProto:
+    """The graph that ONNX Runtime's default optimisation makes of a model for the CPU of this machine, and no other."""
+    with _openable(model) as (what, source), tempfile.TemporaryDirectory(prefix="onnxsal-", ignore_cleanup_errors=True) as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.enable_mem_pattern = options.enable_mem_reuse = False
+        options.optimized_model_filepath = str(Path(folder) / "model.onnx")
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.data")
+        _create(what, source, options, resolve(None))
+        return onnx.load(options.optimized_model_filepath)
 
 
 def _create(what: str, source: str | bytes, options: ort.SessionOptions, wanted: Resolved) -> ort.InferenceSession:

@@ -1,0 +1,71 @@
+"""How far a model's own outputs move: by ONNX Runtime's optimisation alone, and by what reads beside them in the converted file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxsal.errors import OnnxsalError
+from onnxsal.facts.part import cut_out
+from onnxsal.facts.solve import ancestors
+from onnxsal.graph import Model
+from onnxsal.graph.load import Source
+from onnxsal.runtime.probe import first_run, relative_difference
+from onnxsal.runtime.session import open_session, optimised
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Largest difference of an output, relative to its largest value, on one example on this machine's CPU.
+
+    ``converted``: the converted file's from the original's, both as ONNX Runtime optimises by default; ``optimisation``: the original's as
+    optimised from the original's as written. ``why``: why there are no figures ('' = there are).
+    """
+
+    converted: float | None
+    optimisation: float | None
+    why: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.why:
+            return f"the model's own outputs were not compared: {self.why}"
+        return (
+            f"own outputs, as ONNX Runtime optimises by default: {self.converted:.1e} from the original's, "
+            f"which optimisation alone moves by {self.optimisation:.1e}"
+        )
+
+
+def drift(model: Source, before: onnx.ModelProto, after: onnx.ModelProto, example: Mapping[str, np.ndarray]) -> Drift:
+    """Run ``model`` (``before`` is its proto) as written and optimised, and ``after`` optimised, once each.
+
+    Of ``after`` only what its own outputs need is run, as optimisation left it: what the explanation adds may take minutes.
+    """
+    names = [o.name for o in before.graph.output]
+    try:
+        feed, written = first_run(before, example)
+        own = open_session(model).run(feed, names)
+        part = open_session(_needed(optimised(after), names), optimise=False)
+        ours = part.run({t.name: feed[t.name] for t in part.inputs}, names)
+    except OnnxsalError as error:
+        return Drift(None, None, str(error))
+    return Drift(_gap(own, ours), _gap(written, own))
+
+
+def _gap(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+    return max((relative_difference(a[name], b[name]) for name in a), default=0.0)
+
+
+def _needed(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    used = ancestors(Model(proto), names)
+    part = cut_out(proto, used)
+    part.graph.input.extend(i for i in proto.graph.input if i.name in used)
+    part.graph.output.extend(o for o in proto.graph.output if o.name in names)
+    return part
