@@ -17,9 +17,9 @@ from onnxsal.errors import ExampleNeeded, InputError, MethodError, ModelError, P
 from onnxsal.facts.part import part_of
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Model
-from onnxsal.graph.infer import contradiction, without_weights
+from onnxsal.graph.infer import contradiction
 from onnxsal.graph.load import Source, load_model
-from onnxsal.large import serialised
+from onnxsal.large import Apart, separable, weights_as_inputs
 from onnxsal.ops.registry import known
 from onnxsal.passes import Compare, Comparison, Prepared, prepare
 from onnxsal.runtime.feeds import fed_inputs
@@ -70,7 +70,7 @@ def comparing(example: Mapping[str, np.ndarray] | None = None) -> Compare:
     Where the model runs on no feed that was tried, ONNX Runtime must at least open the result, with outputs of the same types.
     """
 
-    def compare(before: bytes | onnx.ModelProto, after: onnx.ModelProto) -> Comparison:
+    def compare(before: Apart, after: onnx.ModelProto) -> Comparison:
         try:
             return Comparison(compare_models(before, after, example=example), "on the data given" if example else "")
         except ExampleNeeded as unknown:
@@ -121,12 +121,20 @@ def refuse_unopenable(source: Source, proto: onnx.ModelProto) -> str:
     elsewhere = ""
     with _blaming_whom(source):
         try:
-            open_session(without_weights(proto) if serialised(proto) is None else proto, "cpu", optimise=False, planned=False)
+            _open_as_written(proto)
         except ModelError as refused:
             elsewhere = _kernels_elsewhere(refused, proto) or _custom_beside(proto)
             if not elsewhere:
                 raise
     return elsewhere
+
+
+def _open_as_written(proto: onnx.ModelProto) -> None:
+    """ONNX Runtime builds ``proto``, without the weights' data: only their type, sizes and completeness matter. Raises ``ModelError``."""
+    try:
+        open_session(weights_as_inputs(proto, separable(proto)), "cpu", optimise=False, threads=1, planned=False)
+    except ModelError:  # it may have been the form: the model as it is decides, and its refusal names what is wrong with it
+        open_session(proto, "cpu", optimise=False, planned=False)
 
 
 def open_converted(source: Source, proto: onnx.ModelProto, providers: Providers) -> Session:

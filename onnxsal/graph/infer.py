@@ -11,13 +11,11 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxsal.errors import ModelError
+from onnxsal.large import WEIGHT, light_copy
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
 Types = dict[str, tuple[int, Shape | None]]
-
-_FOLD_LIMIT = 1024
-"""Initialisers with more elements than this are weights, not shape arithmetic; shape inference does not need their data."""
 
 _ROUNDS = 4
 """A folded shape can make the next one static; deeper chains than this stay dynamic, which is slower but as right."""
@@ -104,28 +102,14 @@ def _inferred(light: onnx.ModelProto) -> onnx.ModelProto:
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the weights' data (they are most of the memory), and without what trips shape inference."""
-    light = onnx.ModelProto(ir_version=proto.ir_version)
-    light.opset_import.extend(proto.opset_import)
-    light.functions.extend(proto.functions)
+    light = light_copy(proto)
     light.graph.name = proto.graph.name or "graph"
-    light.graph.node.extend(proto.graph.node)
     for node in light.graph.node:
         if node.op_type == "GroupNormalization":
             # onnx infers nothing for it, nor for what follows. Its output has the type and shape of its first input, which a Dropout's
             # has too, and neither is ever folded into a constant.
             node.op_type = "Dropout"
             del node.input[1:], node.attribute[:]
-    light.graph.input.extend(proto.graph.input)
-    light.graph.output.extend(proto.graph.output)
-    light.graph.value_info.extend(proto.graph.value_info)
-    declared = {i.name for i in proto.graph.input}
-    for tensor in proto.graph.initializer:
-        if int(np.prod(tensor.dims, dtype=np.int64)) <= _FOLD_LIMIT:
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in declared:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    for sparse in proto.graph.sparse_initializer:
-        light.graph.sparse_initializer.append(sparse)
     if any(a.name == "ceil_mode" and a.i for n in light.graph.node for a in n.attribute):
         # Below opset 22 inference also counts windows that would begin beyond the input, which no runtime makes.
         for entry in light.opset_import:
@@ -172,11 +156,7 @@ def constant_value(node: onnx.NodeProto) -> np.ndarray | None:
 
 def _is_small(types: Types, name: str) -> bool:
     shape = types.get(name, (0, None))[1]
-    return (
-        shape is not None
-        and all(isinstance(d, int) for d in shape)
-        and int(np.prod([d for d in shape if isinstance(d, int)])) <= _FOLD_LIMIT
-    )
+    return shape is not None and all(isinstance(d, int) for d in shape) and int(np.prod([d for d in shape if isinstance(d, int)])) <= WEIGHT
 
 
 def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
@@ -191,7 +171,7 @@ def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
             continue
         if is_stored(node):
             value = constant_value(node)
-            if value is not None and value.size <= _FOLD_LIMIT and value.dtype.kind in "ifub":
+            if value is not None and value.size <= WEIGHT and value.dtype.kind in "ifub":
                 feeds[node.output[0]] = value
                 available.add(node.output[0])
         elif node.op_type == "Shape":  # the operator that this knowledge is for: its value comes from a shape, not from values
