@@ -17,6 +17,9 @@ Dim = int | str | None
 Shape = tuple[Dim, ...]
 Types = dict[str, tuple[int, Shape | None]]
 
+_VECTOR = 1 << 16
+"""The longest vector whose values ONNX's inference may follow: it takes some 40 MB for it."""
+
 _ROUNDS = 4
 """A folded shape can make the next one static; deeper chains than this stay dynamic, which is slower but as right."""
 
@@ -80,7 +83,7 @@ def _differ(declared: Dim, computed: Dim, symbols: set[str]) -> bool:
 def contradiction(proto: onnx.ModelProto) -> str:
     """What ONNX's strict inference of types and shapes says against a model ('' = nothing). ONNX Runtime forgives some of it."""
     try:
-        onnx.shape_inference.infer_shapes(without_weights(proto), check_type=True, strict_mode=True, data_prop=True)
+        infer_shapes(without_weights(proto), check_type=True, strict_mode=True)
     except Exception as error:  # onnx raises several kinds here, without a common base
         return str(error)
     return ""
@@ -93,9 +96,22 @@ def shape_text(shape: Shape | None) -> str:
     return f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
 
 
+def infer_shapes(proto: onnx.ModelProto, **checks: bool) -> onnx.ModelProto:
+    """ONNX's inference of types and shapes (``checks``: ``check_type``, ``strict_mode``), which also follows the values of sizes.
+
+    It follows those of every vector of integers, one by one, known or not, at hundreds of bytes each; that is left out where a vector is
+    long. Raises what onnx raises.
+    """
+    plain = onnx.shape_inference.infer_shapes(proto, **checks)
+    vectors = (shape[0] for _, shape in _types(plain).values() if shape is not None and len(shape) == 1)
+    if any(isinstance(size, int) and size > _VECTOR for size in vectors):
+        return plain
+    return onnx.shape_inference.infer_shapes(proto, data_prop=True, **checks)
+
+
 def _inferred(light: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(light, data_prop=True)
+        return infer_shapes(light)
     except Exception as error:  # onnx raises several kinds here, without a common base
         raise ModelError(f"the model contradicts itself: {error}. Run onnx.checker.check_model on it, or export it again.") from error
 

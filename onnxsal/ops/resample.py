@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.adjoints import identity_matrix, linear_adjoint, reshape_parts, shape_parts
-from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
+from onnxsal.graph.adjoints import Part, identity_matrix, linear_adjoint, reshape_parts, scatter_axis, shape_parts, sizes
+from onnxsal.graph.helpers import axes_of, cast, reshape_like, same_dim, zeros_like
 from onnxsal.ops.axes import samples_only
 from onnxsal.ops.places import resized
 from onnxsal.ops.ranges import ZERO, by_sign, hull
@@ -90,31 +90,77 @@ def _pick(op: Emit, node: NodeView, i: int, positions: list[int]) -> Value | np.
     return op.Gather(node.input(i), positions) if known is None else known[positions]
 
 
-def _matrix(op: Emit, node: NodeView, axis: int) -> Value:
-    """What the node makes of the rows of the identity along one axis: the transposed interpolation matrix, as the runtime computes it."""
+def _of_signals(op: Emit, node: NodeView, axis: int, signals: Value, count: Part) -> Value:
+    """What the node makes of ``count`` signals along one axis, [count, n] -> [count, m], as the runtime computes it."""
     listed, keeps = _listed(node), node.attr("keep_aspect_ratio_policy") != "stretch"
     k = listed.index(axis)
-    eye = identity_matrix(op, node.x, axis)
     if keeps and _given(node, SIZES) and len(listed) > 1:
-        return _matrix_among_others(op, node, axis, eye)
+        return _among_others(op, node, axis, signals, count)
     roi = _pick(op, node, ROI, [k, k + len(listed)]) if _crops(node) else None
     scales, sizes = _pick(op, node, SCALES, [k]), _pick(op, node, SIZES, [k])
-    return op.clone(node, [eye, roi, scales, sizes], axes=[1], keep_aspect_ratio_policy="stretch", extrapolation_value=0.0)
+    return op.clone(node, [signals, roi, scales, sizes], axes=[1], keep_aspect_ratio_policy="stretch", extrapolation_value=0.0)
 
 
-def _matrix_among_others(op: Emit, node: NodeView, axis: int, eye: Value) -> Value:
+def _among_others(op: Emit, node: NodeView, axis: int, signals: Value, count: Part) -> Value:
     """The same where one scale for all axes follows from all sizes: every axis is there, constant along the others."""
     x, listed = node.x, _listed(node)
     if _crops(node):
         raise UnsupportedError(
             f"{node.label}: no gradient is known for keep_aspect_ratio_policy together with tf_crop_and_resize. Give scales, or stretch."
         )
-    rows = reshape_parts(op, eye, [(x, axis), 1, *((x, a) if a == axis else 1 for a in listed)])
+    rows = reshape_parts(op, signals, [count, 1, *((x, a) if a == axis else 1 for a in listed)])
     rows = op.Expand(rows, shape_parts(op, [1, 1, *((x, a) for a in listed)]))
     axes = list(range(2, len(listed) + 2))
     out = op.clone(node, [rows, None, None, node.input(SIZES)], axes=axes)
     others = [p for p, a in zip(axes, listed, strict=True) if a != axis]
     return op.Reshape(op.Slice(out, [0] * len(others), [1] * len(others), others), [0, -1])
+
+
+def _matrix(op: Emit, node: NodeView, axis: int) -> Value:
+    """The transposed interpolation matrix [n, m]: what the node makes of the rows of the identity."""
+    return _of_signals(op, node, axis, identity_matrix(op, node.x, axis), (node.x, axis))
+
+
+TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
+"""How many neighbours in turn an entry is made of; with antialias there are more."""
+
+LONGEST = 1 << 20
+"""A matrix of more elements is not written down."""
+
+_DIGIT = 4096
+"""Numbers of neighbours are read in digits to this base, so that rounding cannot blur them."""
+
+
+def _by_taps(op: Emit, node: NodeView, dy: Value, axis: int) -> Value:
+    """dx = sum over taps of weight * dy, added where each tap lies: the work and memory of a line, not of a matrix.
+
+    With k taps, each entry has one neighbour among every k-th of the input. What the node makes of ones at these is its weight; of their
+    numbers, weight times number.
+    """
+    x, taps = node.x, TAPS[node.attr("mode")]
+    number = op.Range(0, op.Reshape(sizes(op, x, [axis]), np.zeros(0, np.int64)), 1)
+    combs = cast(op, op.Equal(op.Mod(number, taps), np.arange(taps)[:, None]))
+    turn = op.Div(number, taps)
+    digits = [op.Mul(combs, cast(op, digit)) for digit in (op.Mod(turn, _DIGIT), op.Div(turn, _DIGIT))]
+    made = _of_signals(op, node, axis, op.Concat(combs, *digits, axis=0), 3 * taps)
+    weights, low, high = op.Split(made, axis=0, num_outputs=3, outputs=3)
+    divisor = op.Where(op.Equal(weights, 0.0), 1.0, weights)
+    low, high = (op.Cast(op.Round(op.Div(part, divisor)), to=TensorProto.INT64) for part in (low, high))
+    at = op.Add(op.Mul(op.Add(op.Mul(high, _DIGIT), low), taps), np.arange(taps)[:, None])
+    at = op.Where(op.Equal(weights, 0.0), np.asarray(0), at)
+    dx = None
+    for k in range(taps):
+        weight = op.Reshape(op.Slice(weights, [k], [k + 1], [0]), [-1] + [1] * (x.rank - 1 - axis))
+        part = scatter_axis(op, op.Mul(dy, weight), op.Reshape(op.Slice(at, [k], [k + 1], [0]), [-1]), x, axis)
+        dx = part if dx is None else op.Add(dx, part)
+    assert dx is not None
+    return dx
+
+
+def _is_long(node: NodeView, axis: int) -> bool:
+    """Whether the matrix of an axis would be large, or may be for all that is known."""
+    before, after = node.x.dim(axis), node.y.dim(axis)
+    return before is None or after is None or before * after > LONGEST
 
 
 def _extrapolated(op: Emit, node: NodeView) -> Value | None:
@@ -179,7 +225,8 @@ def _resized_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     ],
 )
 def resize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks.
+    """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks. Along
+    a single axis that is long, its neighbours one by one.
 
     roi and scales have a derivative of 0 in mode nearest, and none that is known in the others.
     """
@@ -197,6 +244,8 @@ def _resize_x(op: Emit, node: NodeView, dy: Value) -> Value:
         return dy
     if blocks is not None:
         return _sum_blocks(op, dy, node.x.dim(1) or 0, node.x.rank, blocks)
+    if len(axes) == 1 and not node.attr("antialias") and _is_long(node, axes[0]):
+        return _by_taps(op, node, dy, axes[0])
     return linear_adjoint(op, dy, node.x, {a: _matrix(op, node, a) for a in axes})
 
 

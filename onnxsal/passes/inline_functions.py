@@ -8,6 +8,7 @@ import onnx
 from onnx import inliner
 
 from onnxsal.errors import ModelError
+from onnxsal.graph.infer import infer_shapes
 from onnxsal.large import light_copy
 from onnxsal.passes.base import Outcome, Pass, forget_unused_domains
 
@@ -56,7 +57,7 @@ def has_body(op_type: str, opset: int) -> bool:
 
 def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every tensor has its type written down, initialisers included: bodies are chosen by type."""
-    typed = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    typed = infer_shapes(proto)
     written = {v.name for v in (*typed.graph.value_info, *typed.graph.input)}
     typed.graph.value_info.extend(
         onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in typed.graph.initializer if t.name not in written
