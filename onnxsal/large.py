@@ -128,11 +128,16 @@ class Apart:
     """
 
     light: onnx.ModelProto
-    weights: Mapping[str, np.ndarray]
+    weights: Mapping[str, bytes]
 
     def fed(self) -> onnx.ModelProto:
-        """The model with the weights as inputs, to be fed with them."""
+        """The model with the weights as inputs, to be fed with ``arrays``."""
         return weights_as_inputs(self.light, self.weights)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights by name, as they are fed: views."""
+        kinds = {t.name: (_FED[t.data_type], tuple(t.dims)) for t in self.light.graph.initializer if t.name in self.weights}
+        return {name: np.frombuffer(self.weights[name], dtype).reshape(shape) for name, (dtype, shape) in kinds.items()}
 
     def whole(self) -> onnx.ModelProto:
         """The model as it was."""
@@ -140,23 +145,21 @@ class Apart:
         whole.CopyFrom(self.light)
         for tensor in whole.graph.initializer:
             if tensor.name in self.weights:
-                tensor.raw_data = self.weights[tensor.name].tobytes()
+                tensor.raw_data = self.weights[tensor.name]
         return whole
 
 
 def apart(model: onnx.ModelProto, like: Apart | None = None) -> Apart:
     """``model`` with its weights apart; a weight that is the same in ``like`` is shared with it."""
-    gone, weights = separable(model), dict[str, np.ndarray]()
-    result = onnx.ModelProto()
-    _copy_fields(model, result, but="graph")
-    _copy_fields(model.graph, result.graph, but="initializer")
+    gone, weights = separable(model), dict[str, bytes]()
+    light = onnx.ModelProto()
+    _copy_fields(model, light, but="graph")
+    _copy_fields(model.graph, light.graph, but="initializer")
     for tensor in model.graph.initializer:
         if tensor.name not in gone:
-            result.graph.initializer.append(tensor)
+            light.graph.initializer.append(tensor)
             continue
-        _copy_fields(tensor, result.graph.initializer.add(), but="raw_data")
-        array = numpy_helper.to_array(tensor)
-        known = None if like is None else like.weights.get(tensor.name)
-        same = known is not None and known.dtype == array.dtype and np.array_equal(known.view(np.uint8), array.view(np.uint8))
-        weights[tensor.name] = known if known is not None and same else array
-    return Apart(result, weights)
+        _copy_fields(tensor, light.graph.initializer.add(), but="raw_data")
+        data, known = tensor.raw_data, None if like is None else like.weights.get(tensor.name)
+        weights[tensor.name] = known if known is not None and known == data else data
+    return Apart(light, weights)

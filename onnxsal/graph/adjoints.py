@@ -169,16 +169,18 @@ def join(op: Emit, first: Ints, second: Ints) -> Ints:
     return np.concatenate([first, second])
 
 
-def scatter_axis(op: Emit, dy: Value, index: Value, x: Value, axis: int) -> Value:
-    """Adjoint of taking ``x`` at the 1-D ``index`` along ``axis``: dx[.., index[k], ..] += dy[.., k, ..].
+def scatter_axis(op: Emit, dy: Value, index: Value, x: Value, axis: int, shape: Sequence[Part] | None = None) -> Value:
+    """Adjoint of taking ``x`` at the 1-D ``index`` along ``axis``: dx[.., index[k], ..] += dy[.., k, ..]. dx may have another ``shape``.
 
     ScatterElements, because ONNX Runtime's ScatterND adds from several threads without a lock where indices repeat.
     """
     column = op.Reshape(index, [-1] + [1] * (x.rank - 1 - axis)) if axis < x.rank - 1 else index
     if x.rank > 1:
-        ones = [1 if a == axis else (x, a) for a in range(x.rank)]
+        ones = [1 if a == axis else (x, a) if shape is None else shape[a] for a in range(x.rank)]
         column = op.Expand(column, shape_parts(op, ones))
-    return op.ScatterElements(zeros_like(op, x), column, dy, axis=axis, reduction="add")
+    zero = helper.make_tensor("zero", op.dtype, [1], [0.0])
+    room = zeros_like(op, x) if shape is None else op.ConstantOfShape(shape_parts(op, shape), value=zero)
+    return op.ScatterElements(room, column, dy, axis=axis, reduction="add")
 
 
 def scatter_back(op: Emit, dy: Value, x: Value, move: Callable[[Value], Value], fills: bool = False) -> Value:

@@ -122,45 +122,47 @@ def _matrix(op: Emit, node: NodeView, axis: int) -> Value:
 
 
 TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
-"""How many neighbours in turn an entry is made of; with antialias there are more."""
+"""How many neighbours in turn an entry is made of; with antialias as many times more as there are more of them."""
 
 LONGEST = 1 << 20
-"""A matrix of more elements is not written down."""
+"""Neither an identity nor a matrix of more elements is written down."""
 
 _DIGIT = 4096
 """Numbers of neighbours are read in digits to this base, so that rounding cannot blur them."""
 
 
-def _by_taps(op: Emit, node: NodeView, dy: Value, axis: int) -> Value:
-    """dx = sum over taps of weight * dy, added where each tap lies: the work and memory of a line, not of a matrix.
+def _taps(node: NodeView, axis: int, alone: bool) -> int | None:
+    """The number of neighbours, where they are taken one by one along this axis; ``None``: by a matrix.
 
-    With k taps, each entry has one neighbour among every k-th of the input. What the node makes of ones at these is its weight; of their
-    numbers, weight times number.
+    That is where the matrix would be large, or might be, as along the open and only axis of a sound.
     """
-    x, taps = node.x, TAPS[node.attr("mode")]
+    before, after, taps = node.x.dim(axis), node.y.dim(axis), TAPS[node.attr("mode")]
+    if before is None or after is None:
+        return taps if alone and not node.attr("antialias") else None
+    if before * max(before, after) <= LONGEST:
+        return None
+    return math.ceil(taps * max(1.0, before / max(after - 1, 1))) + 3 if node.attr("antialias") and taps > 1 else taps
+
+
+def _by_taps(op: Emit, node: NodeView, dy: Value, axis: int, taps: int, shape: list[Part]) -> Value:
+    """dx[i] = sum over entries j and their taps that are i of weight * dy[j]: the work and memory of a line, not of a matrix.
+
+    Of ``taps`` neighbours in turn one is among every so manieth of the input. What the node makes of ones there is its weight; what it
+    makes of their numbers is weight times number. ``shape`` is that of dx, whose other axes may not be resized yet.
+    """
+    x = node.x
     number = op.Range(0, op.Reshape(sizes(op, x, [axis]), np.zeros(0, np.int64)), 1)
     combs = cast(op, op.Equal(op.Mod(number, taps), np.arange(taps)[:, None]))
     turn = op.Div(number, taps)
     digits = [op.Mul(combs, cast(op, digit)) for digit in (op.Mod(turn, _DIGIT), op.Div(turn, _DIGIT))]
-    made = _of_signals(op, node, axis, op.Concat(combs, *digits, axis=0), 3 * taps)
-    weights, low, high = op.Split(made, axis=0, num_outputs=3, outputs=3)
-    divisor = op.Where(op.Equal(weights, 0.0), 1.0, weights)
-    low, high = (op.Cast(op.Round(op.Div(part, divisor)), to=TensorProto.INT64) for part in (low, high))
+    weights, *sums = op.Split(_of_signals(op, node, axis, op.Concat(combs, *digits, axis=0), 3 * taps), axis=0, num_outputs=3, outputs=3)
+    absent = op.Equal(weights, 0.0)
+    low, high = (op.Cast(op.Round(op.Div(part, op.Where(absent, 1.0, weights))), to=TensorProto.INT64) for part in sums)
     at = op.Add(op.Mul(op.Add(op.Mul(high, _DIGIT), low), taps), np.arange(taps)[:, None])
-    at = op.Where(op.Equal(weights, 0.0), np.asarray(0), at)
-    dx = None
-    for k in range(taps):
-        weight = op.Reshape(op.Slice(weights, [k], [k + 1], [0]), [-1] + [1] * (x.rank - 1 - axis))
-        part = scatter_axis(op, op.Mul(dy, weight), op.Reshape(op.Slice(at, [k], [k + 1], [0]), [-1]), x, axis)
-        dx = part if dx is None else op.Add(dx, part)
-    assert dx is not None
-    return dx
-
-
-def _is_long(node: NodeView, axis: int) -> bool:
-    """Whether the matrix of an axis would be large, or may be for all that is known."""
-    before, after = node.x.dim(axis), node.y.dim(axis)
-    return before is None or after is None or before * after > LONGEST
+    at = op.Where(absent, np.asarray(0), at)
+    spread = op.Mul(op.Unsqueeze(dy, [axis]), op.Unsqueeze(weights, list(range(2, 1 + x.rank - axis))) if axis < x.rank - 1 else weights)
+    flat = op.Reshape(spread, shape_parts(op, [*shape[:axis], -1, *shape[axis + 1 :]]))
+    return scatter_axis(op, flat, op.Reshape(at, [-1]), x, axis, shape)
 
 
 def _extrapolated(op: Emit, node: NodeView) -> Value | None:
@@ -222,11 +224,13 @@ def _resized_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
         case((1, 1, 4, 5), None, scales_of(2.3, 0.7), axes=[2, 3], coordinate_transformation_mode="half_pixel_symmetric", opset=19),
         case((1, 2, 2, 3, 2), None, scales_of(1, 1, 2, 1.5, 1), mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
         case((2, 3), None, scales_of(1, 1)),
+        case((2, 9), None, None, ints(4), axes=[1], mode="linear", coordinate_transformation_mode="align_corners"),
+        case((2, 5), None, None, ints(12), axes=[1], mode="cubic"),
     ],
 )
 def resize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks. Along
-    a single axis that is long, its neighbours one by one.
+    an axis that is long, the neighbours one by one.
 
     roi and scales have a derivative of 0 in mode nearest, and none that is known in the others.
     """
@@ -244,9 +248,12 @@ def _resize_x(op: Emit, node: NodeView, dy: Value) -> Value:
         return dy
     if blocks is not None:
         return _sum_blocks(op, dy, node.x.dim(1) or 0, node.x.rank, blocks)
-    if len(axes) == 1 and not node.attr("antialias") and _is_long(node, axes[0]):
-        return _by_taps(op, node, dy, axes[0])
-    return linear_adjoint(op, dy, node.x, {a: _matrix(op, node, a) for a in axes})
+    taps = {a: k for a in axes if (k := _taps(node, a, len(axes) == 1)) is not None}
+    left = set(axes)
+    for axis, count in taps.items():
+        left.discard(axis)
+        dy = _by_taps(op, node, dy, axis, count, [(node.y if a in left else node.x, a) for a in range(node.x.rank)])
+    return linear_adjoint(op, dy, node.x, {a: _matrix(op, node, a) for a in axes if a not in taps})
 
 
 # ----- patches -----

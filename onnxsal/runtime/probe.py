@@ -59,11 +59,11 @@ def _runner(model: Apart) -> Callable[[Feed], dict[str, Any]]:
             evaluator = ReferenceEvaluator(model.fed())
         except Exception:  # the reference evaluator raises anything; what matters to the user is why ONNX Runtime refused
             raise refused from None
-    names = [o.name for o in model.light.graph.output]
+    names, weights = [o.name for o in model.light.graph.output], model.arrays()
 
     def run(feed: Feed) -> dict[str, Any]:
         try:
-            return dict(zip(names, evaluator.run(None, {**model.weights, **feed}), strict=True))
+            return dict(zip(names, evaluator.run(None, {**weights, **feed}), strict=True))
         except Exception as error:
             raise ModelError(f"the model runs neither in ONNX Runtime nor in ONNX's reference evaluator: {error}.") from error
 

@@ -122,7 +122,7 @@ def open_session(
             opened = open_session(model.fed(), providers, optimise, threads, spinning, planned)
         except ModelError:
             return open_session(model.whole(), providers, optimise, threads, spinning, planned)
-        return opened.fed_with(model.weights)
+        return opened.fed_with(model.arrays())
     wanted = resolve(providers)
     with _openable(model) as (what, source):
         options = ort.SessionOptions()
