@@ -18,10 +18,10 @@ from onnxsal.errors import ExampleNeeded, InputError, MethodError, ModelError, O
 from onnxsal.facts.part import part_of
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import FLOATS, Model
-from onnxsal.graph.infer import contradiction, without_weights
+from onnxsal.graph.infer import contradiction
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.widen import float32_twin, unit_of
-from onnxsal.large import serialised
+from onnxsal.large import Apart, separable, weights_as_inputs
 from onnxsal.ops.registry import known
 from onnxsal.passes import Compare, Comparison, Prepared, prepare
 from onnxsal.runtime.feeds import fed_inputs
@@ -73,7 +73,7 @@ def comparing(example: Mapping[str, np.ndarray] | None = None) -> Compare:
     half-precision model whose outputs changed is compared as its float32 twin: see ``_without_rounding``.
     """
 
-    def compare(before: bytes | onnx.ModelProto, after: onnx.ModelProto) -> Comparison:
+    def compare(before: Apart, after: onnx.ModelProto) -> Comparison:
         try:
             difference = compare_models(before, after, example=example)
             found = Comparison(difference, "on the data given" if example else "")
@@ -90,9 +90,7 @@ def comparing(example: Mapping[str, np.ndarray] | None = None) -> Compare:
     return compare
 
 
-def _without_rounding(
-    found: Comparison, before: bytes | onnx.ModelProto, after: onnx.ModelProto, example: Mapping[str, np.ndarray] | None
-) -> Comparison:
+def _without_rounding(found: Comparison, before: Apart, after: onnx.ModelProto, example: Mapping[str, np.ndarray] | None) -> Comparison:
     """``found``, or what there is to say of the float32 twins of half-precision models.
 
     ONNX Runtime rounds such a model between the nodes that it has no kernels for, and these change with the opset: so outputs differ
@@ -104,9 +102,8 @@ def _without_rounding(
         return found
     half = f"in half precision the outputs differ by {found.difference:.1e}"
     try:
-        first = onnx.ModelProto.FromString(before) if isinstance(before, bytes) else before
         given = {name: _wide(array) for name, array in (example or {}).items()}
-        wide = compare_models(float32_twin(first), float32_twin(after), example=given)
+        wide = compare_models(float32_twin(before.whole()), float32_twin(after), example=given)
     except (OnnxsalError, MemoryError) as error:
         return replace(found, limit=unit, note=f"one unit in the last place is allowed: the float32 twin does not run: {error}")
     return Comparison(wide, f"{found.note + ', ' if found.note else ''}all of it in float32; {half}")
@@ -152,12 +149,20 @@ def refuse_unopenable(source: Source, proto: onnx.ModelProto) -> str:
     elsewhere = ""
     with _blaming_whom(source):
         try:
-            open_session(without_weights(proto) if serialised(proto) is None else proto, "cpu", optimise=False, planned=False)
+            _open_as_written(proto)
         except ModelError as refused:
             elsewhere = _kernels_elsewhere(refused, proto) or _custom_beside(proto)
             if not elsewhere:
                 raise
     return elsewhere
+
+
+def _open_as_written(proto: onnx.ModelProto) -> None:
+    """ONNX Runtime builds ``proto``, without the weights' data: only their type, sizes and completeness matter. Raises ``ModelError``."""
+    try:
+        open_session(weights_as_inputs(proto, separable(proto)), "cpu", optimise=False, threads=1, planned=False)
+    except ModelError:  # it may have been the form: the model as it is decides, and its refusal names what is wrong with it
+        open_session(proto, "cpu", optimise=False, planned=False)
 
 
 def open_converted(source: Source, proto: onnx.ModelProto, providers: Providers) -> Session:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 
 from onnxsal.errors import TargetError
 from onnxsal.facts.axes import origins, row_axes
@@ -19,6 +18,7 @@ from onnxsal.facts.part import part_of
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model, Value
 from onnxsal.graph.infer import Dim, Shape, shape_text
+from onnxsal.large import Apart
 from onnxsal.ops.registry import known
 from onnxsal.runtime.rows import Seen, watch_rows
 
@@ -105,7 +105,7 @@ class _Case:
                     same.append(name)
         return tuple(n for n in self.inputs if n in same)
 
-    def _part(self) -> onnx.ModelProto:
+    def _part(self) -> Apart:
         inner = [] if self.x.name in self.inputs else [self.x.name]
         return part_of(self.model, list(dict.fromkeys([self.start.name, *inner])))
 

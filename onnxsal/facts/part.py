@@ -9,6 +9,7 @@ from onnx import helper
 
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model
+from onnxsal.large import Apart, apart
 
 
 def cut_out(proto: onnx.ModelProto, used: set[str]) -> onnx.ModelProto:
@@ -23,10 +24,10 @@ def cut_out(proto: onnx.ModelProto, used: set[str]) -> onnx.ModelProto:
     return part
 
 
-def part_of(model: Model, outputs: Sequence[str]) -> onnx.ModelProto:
+def part_of(model: Model, outputs: Sequence[str]) -> Apart:
     """A model of the nodes that ``outputs`` (any tensors) need, with the inputs they need; no declared shape but the inputs' is kept."""
-    used = ancestors(model, outputs)
-    part = cut_out(model.proto, used)
+    used, whole = ancestors(model, outputs), apart(model.proto)
+    part = cut_out(whole.light, used)
     part.graph.input.extend(i for i in model.proto.graph.input if i.name in used)
     part.graph.output.extend(helper.make_tensor_value_info(n, model.value(n).dtype, None) for n in outputs)
-    return part
+    return Apart(part, {name: weight for name, weight in whole.weights.items() if name in used})

@@ -129,6 +129,39 @@ def _any(amounts: Ints) -> bool:
     return isinstance(amounts, Value) or bool(np.any(amounts))
 
 
+def frame_back(op: Emit, dy: Value, x: Value, axis: int, before: int, after: int, mode: str) -> Value:
+    """Adjoint of a frame along one axis: ``dy`` inside it, plus its parts added back where ``mode`` copied them from.
+
+    "reflect" mirrors at the first and the last entry, "edge" repeats these, "wrap" goes on with the other end (by no more than there is).
+    Negative amounts cut ``x`` first. By slices and zeros: a matrix would hold the square of the axis.
+    """
+    cut, (left, right) = [max(-n, 0) for n in (before, after)], [max(n, 0) for n in (before, after)]
+    length = calc(op).Sub(sizes(op, x, [axis]), [sum(cut)])
+
+    def part(start: int, end: int, step: int = 1) -> Value:
+        return op.Slice(dy, [start], [end], [axis], [step])
+
+    def placed(g: Value, count: int, offset: int, at_end: bool) -> Value:
+        """``count`` entries among zeros, ``offset`` before the end or behind the start."""
+        near, rest = np.asarray([offset]), calc(op).Sub(length, [count + offset])
+        return pad_zeros(op, g, rest if at_end else near, near if at_end else rest, [axis], x.rank)
+
+    total = part(left, -right if right else END)
+    for count, at_end in ((left, False), (right, True)):
+        if not count:
+            continue
+        if mode == "reflect":
+            mirrored = part(-1, -count - 1, -1) if at_end else part(count - 1, -END, -1)
+            copied = placed(mirrored, count, 1, at_end)
+        elif mode == "edge":
+            own = part(-count, END) if at_end else part(0, count)
+            copied = placed(op.ReduceSum(own, [axis], keepdims=1), 1, 0, at_end)
+        else:
+            copied = placed(part(-count, END) if at_end else part(0, count), count, 0, not at_end)
+        total = op.Add(total, copied)
+    return pad_zeros(op, total, np.asarray(cut[:1]), np.asarray(cut[1:]), [axis], x.rank)
+
+
 def join(op: Emit, first: Ints, second: Ints) -> Ints:
     """Two lists of integers after each other."""
     if isinstance(first, Value) or isinstance(second, Value):
@@ -136,16 +169,18 @@ def join(op: Emit, first: Ints, second: Ints) -> Ints:
     return np.concatenate([first, second])
 
 
-def scatter_axis(op: Emit, dy: Value, index: Value, x: Value, axis: int) -> Value:
-    """Adjoint of taking ``x`` at the 1-D ``index`` along ``axis``: dx[.., index[k], ..] += dy[.., k, ..].
+def scatter_axis(op: Emit, dy: Value, index: Value, x: Value, axis: int, shape: Sequence[Part] | None = None) -> Value:
+    """Adjoint of taking ``x`` at the 1-D ``index`` along ``axis``: dx[.., index[k], ..] += dy[.., k, ..]. dx may have another ``shape``.
 
     ScatterElements, because ONNX Runtime's ScatterND adds from several threads without a lock where indices repeat.
     """
     column = op.Reshape(index, [-1] + [1] * (x.rank - 1 - axis)) if axis < x.rank - 1 else index
     if x.rank > 1:
-        ones = [1 if a == axis else (x, a) for a in range(x.rank)]
+        ones = [1 if a == axis else (x, a) if shape is None else shape[a] for a in range(x.rank)]
         column = op.Expand(column, shape_parts(op, ones))
-    return op.ScatterElements(zeros_like(op, x), column, dy, axis=axis, reduction="add")
+    zero = helper.make_tensor("zero", op.dtype, [1], [0.0])
+    room = zeros_like(op, x) if shape is None else op.ConstantOfShape(shape_parts(op, shape), value=zero)
+    return op.ScatterElements(room, column, dy, axis=axis, reduction="add")
 
 
 def scatter_back(op: Emit, dy: Value, x: Value, move: Callable[[Value], Value], fills: bool = False) -> Value:

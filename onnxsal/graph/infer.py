@@ -11,13 +11,14 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxsal.errors import ModelError
+from onnxsal.large import WEIGHT, light_copy
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
 Types = dict[str, tuple[int, Shape | None]]
 
-_FOLD_LIMIT = 1024
-"""Initialisers with more elements than this are weights, not shape arithmetic; shape inference does not need their data."""
+_VECTOR = 1 << 16
+"""The longest vector whose values ONNX's inference may follow: it takes some 40 MB for it."""
 
 _ROUNDS = 4
 """A folded shape can make the next one static; deeper chains than this stay dynamic, which is slower but as right."""
@@ -82,7 +83,7 @@ def _differ(declared: Dim, computed: Dim, symbols: set[str]) -> bool:
 def contradiction(proto: onnx.ModelProto) -> str:
     """What ONNX's strict inference of types and shapes says against a model ('' = nothing). ONNX Runtime forgives some of it."""
     try:
-        onnx.shape_inference.infer_shapes(without_weights(proto), check_type=True, strict_mode=True, data_prop=True)
+        infer_shapes(without_weights(proto), check_type=True, strict_mode=True)
     except Exception as error:  # onnx raises several kinds here, without a common base
         return str(error)
     return ""
@@ -95,37 +96,36 @@ def shape_text(shape: Shape | None) -> str:
     return f"[{', '.join('?' if d is None else str(d) for d in shape)}]"
 
 
+def infer_shapes(proto: onnx.ModelProto, **checks: bool) -> onnx.ModelProto:
+    """ONNX's inference of types and shapes (``checks``: ``check_type``, ``strict_mode``), which also follows the values of sizes.
+
+    It follows those of every vector of integers, one by one, known or not, at hundreds of bytes each; that is left out where a vector is
+    long. Raises what onnx raises.
+    """
+    plain = onnx.shape_inference.infer_shapes(proto, **checks)
+    vectors = (shape[0] for _, shape in _types(plain).values() if shape is not None and len(shape) == 1)
+    if any(isinstance(size, int) and size > _VECTOR for size in vectors):
+        return plain
+    return onnx.shape_inference.infer_shapes(proto, data_prop=True, **checks)
+
+
 def _inferred(light: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(light, data_prop=True)
+        return infer_shapes(light)
     except Exception as error:  # onnx raises several kinds here, without a common base
         raise ModelError(f"the model contradicts itself: {error}. Run onnx.checker.check_model on it, or export it again.") from error
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the weights' data (they are most of the memory), and without what trips shape inference."""
-    light = onnx.ModelProto(ir_version=proto.ir_version)
-    light.opset_import.extend(proto.opset_import)
-    light.functions.extend(proto.functions)
+    light = light_copy(proto)
     light.graph.name = proto.graph.name or "graph"
-    light.graph.node.extend(proto.graph.node)
     for node in light.graph.node:
         if node.op_type == "GroupNormalization":
             # onnx infers nothing for it, nor for what follows. Its output has the type and shape of its first input, which a Dropout's
             # has too, and neither is ever folded into a constant.
             node.op_type = "Dropout"
             del node.input[1:], node.attribute[:]
-    light.graph.input.extend(proto.graph.input)
-    light.graph.output.extend(proto.graph.output)
-    light.graph.value_info.extend(proto.graph.value_info)
-    declared = {i.name for i in proto.graph.input}
-    for tensor in proto.graph.initializer:
-        if int(np.prod(tensor.dims, dtype=np.int64)) <= _FOLD_LIMIT:
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in declared:
-            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    for sparse in proto.graph.sparse_initializer:
-        light.graph.sparse_initializer.append(sparse)
     if any(a.name == "ceil_mode" and a.i for n in light.graph.node for a in n.attribute):
         # Below opset 22 inference also counts windows that would begin beyond the input, which no runtime makes.
         for entry in light.opset_import:
@@ -172,11 +172,7 @@ def constant_value(node: onnx.NodeProto) -> np.ndarray | None:
 
 def _is_small(types: Types, name: str) -> bool:
     shape = types.get(name, (0, None))[1]
-    return (
-        shape is not None
-        and all(isinstance(d, int) for d in shape)
-        and int(np.prod([d for d in shape if isinstance(d, int)])) <= _FOLD_LIMIT
-    )
+    return shape is not None and all(isinstance(d, int) for d in shape) and int(np.prod([d for d in shape if isinstance(d, int)])) <= WEIGHT
 
 
 def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
@@ -189,7 +185,7 @@ def _fold(light: onnx.ModelProto, types: Types) -> dict[str, np.ndarray]:
     for node in (_by_values(n, types) for n in light.graph.node if n.domain in ("", "ai.onnx")):
         if is_stored(node):
             value = constant_value(node)
-            if value is not None and value.size <= _FOLD_LIMIT and value.dtype.kind in "ifub":
+            if value is not None and value.size <= WEIGHT and value.dtype.kind in "ifub":
                 feeds[node.output[0]] = value
                 available.add(node.output[0])
         elif node.op_type == "Shape":  # the operator that this knowledge is for: its value comes from a shape, not from values

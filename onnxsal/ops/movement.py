@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
@@ -9,9 +11,8 @@ from onnxsal.graph.adjoints import (
     Part,
     calc,
     crop_or_pad,
-    identity_matrix,
+    frame_back,
     int_operand,
-    linear_adjoint,
     reshape_parts,
     scatter_axis,
     scatter_back,
@@ -242,6 +243,13 @@ def _pads_with_a_value(node: NodeView) -> bool:
     return node.attr("mode") == "constant" and (pads is None or any(p > 0 for p in pads))
 
 
+def _copied_once(x: Value, axes: Sequence[int], pads: np.ndarray, mode: str) -> bool:
+    """Whether each side of the frame copies an entry once, or the edge alone: a wrapped frame may go round several times."""
+    rooms = [x.dim(a) for a in axes]
+    cut = np.minimum(pads, 0).reshape(2, -1).sum(0)
+    return mode != "wrap" or all(d is not None and d + c >= n for d, c, n in zip(rooms, cut, pads.reshape(2, -1).max(0), strict=True))
+
+
 @gradient_of(
     "Pad",
     family="movement",
@@ -262,6 +270,9 @@ def _pads_with_a_value(node: NodeView) -> bool:
         case((1, 3, 4, 5), ints(0, 0, 1, 2, 0, 0, 2, 1), mode="edge"),
         case((1, 3, 4), ints(0, 0, 3, 0, 0, 2), mode="reflect"),
         case((3, 4), ints(1, 2, 2, 1), mode="wrap", opset=19),
+        case((3, 4), ints(-1, 9, 2, -1), mode="wrap", opset=19),
+        case((5, 4), ints(-1, 2, 3, -1), mode="reflect"),
+        case((3, 4), ints(-2, 5, 5, -1), mode="edge"),
         case((3, 4), ints(0, 0, 0, 0)),
     ],
 )
@@ -275,12 +286,11 @@ def pad(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         before = pads[:half] if isinstance(pads, np.ndarray) else op.Slice(pads, [0], [half])
         after = pads[half:] if isinstance(pads, np.ndarray) else op.Slice(pads, [half], [2 * half])
         dx = crop_or_pad(op, dy, calc(op).Neg(before), calc(op).Neg(after), axes, x.rank)
-    elif axes is not None and isinstance(pads, np.ndarray):
-        matrices = {}
+    elif axes is not None and isinstance(pads, np.ndarray) and _copied_once(x, axes, pads, mode):
+        dx = dy
         for axis, before, after in zip(axes, pads[: len(axes)].tolist(), pads[len(axes) :].tolist(), strict=True):
             if before or after:
-                matrices[axis] = op.clone(node, [identity_matrix(op, x, axis), [0, before, 0, after]])
-        dx = linear_adjoint(op, dy, x, matrices)
+                dx = frame_back(op, dx, x, axis, before, after, mode)
     else:
         numbered = [node.input(1), None, node.optional(3)]
         dx = scatter_back(op, dy, x, lambda numbers: op.clone(node, [numbers, *numbered]), fills=mode == "constant")

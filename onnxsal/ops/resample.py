@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.adjoints import identity_matrix, linear_adjoint, reshape_parts, shape_parts
-from onnxsal.graph.helpers import axes_of, reshape_like, same_dim, zeros_like
+from onnxsal.graph.adjoints import Part, identity_matrix, linear_adjoint, reshape_parts, scatter_axis, shape_parts, sizes
+from onnxsal.graph.helpers import axes_of, cast, reshape_like, same_dim, zeros_like
 from onnxsal.ops.axes import samples_only
 from onnxsal.ops.places import resized
 from onnxsal.ops.ranges import ZERO, by_sign, hull
@@ -90,31 +90,79 @@ def _pick(op: Emit, node: NodeView, i: int, positions: list[int]) -> Value | np.
     return op.Gather(node.input(i), positions) if known is None else known[positions]
 
 
-def _matrix(op: Emit, node: NodeView, axis: int) -> Value:
-    """What the node makes of the rows of the identity along one axis: the transposed interpolation matrix, as the runtime computes it."""
+def _of_signals(op: Emit, node: NodeView, axis: int, signals: Value, count: Part) -> Value:
+    """What the node makes of ``count`` signals along one axis, [count, n] -> [count, m], as the runtime computes it."""
     listed, keeps = _listed(node), node.attr("keep_aspect_ratio_policy") != "stretch"
     k = listed.index(axis)
-    eye = identity_matrix(op, node.x, axis)
     if keeps and _given(node, SIZES) and len(listed) > 1:
-        return _matrix_among_others(op, node, axis, eye)
+        return _among_others(op, node, axis, signals, count)
     roi = _pick(op, node, ROI, [k, k + len(listed)]) if _crops(node) else None
     scales, sizes = _pick(op, node, SCALES, [k]), _pick(op, node, SIZES, [k])
-    return op.clone(node, [eye, roi, scales, sizes], axes=[1], keep_aspect_ratio_policy="stretch", extrapolation_value=0.0)
+    return op.clone(node, [signals, roi, scales, sizes], axes=[1], keep_aspect_ratio_policy="stretch", extrapolation_value=0.0)
 
 
-def _matrix_among_others(op: Emit, node: NodeView, axis: int, eye: Value) -> Value:
+def _among_others(op: Emit, node: NodeView, axis: int, signals: Value, count: Part) -> Value:
     """The same where one scale for all axes follows from all sizes: every axis is there, constant along the others."""
     x, listed = node.x, _listed(node)
     if _crops(node):
         raise UnsupportedError(
             f"{node.label}: no gradient is known for keep_aspect_ratio_policy together with tf_crop_and_resize. Give scales, or stretch."
         )
-    rows = reshape_parts(op, eye, [(x, axis), 1, *((x, a) if a == axis else 1 for a in listed)])
+    rows = reshape_parts(op, signals, [count, 1, *((x, a) if a == axis else 1 for a in listed)])
     rows = op.Expand(rows, shape_parts(op, [1, 1, *((x, a) for a in listed)]))
     axes = list(range(2, len(listed) + 2))
     out = op.clone(node, [rows, None, None, node.input(SIZES)], axes=axes)
     others = [p for p, a in zip(axes, listed, strict=True) if a != axis]
     return op.Reshape(op.Slice(out, [0] * len(others), [1] * len(others), others), [0, -1])
+
+
+def _matrix(op: Emit, node: NodeView, axis: int) -> Value:
+    """The transposed interpolation matrix [n, m]: what the node makes of the rows of the identity."""
+    return _of_signals(op, node, axis, identity_matrix(op, node.x, axis), (node.x, axis))
+
+
+TAPS = {"nearest": 1, "linear": 2, "cubic": 4}
+"""How many neighbours in turn an entry is made of; with antialias as many times more as there are more of them."""
+
+LONGEST = 1 << 20
+"""Neither an identity nor a matrix of more elements is written down."""
+
+_DIGIT = 4096
+"""Numbers of neighbours are read in digits to this base, so that rounding cannot blur them."""
+
+
+def _taps(node: NodeView, axis: int, alone: bool) -> int | None:
+    """The number of neighbours, where they are taken one by one along this axis; ``None``: by a matrix.
+
+    That is where the matrix would be large, or might be, as along the open and only axis of a sound.
+    """
+    before, after, taps = node.x.dim(axis), node.y.dim(axis), TAPS[node.attr("mode")]
+    if before is None or after is None:
+        return taps if alone and not node.attr("antialias") else None
+    if before * max(before, after) <= LONGEST:
+        return None
+    return math.ceil(taps * max(1.0, before / max(after - 1, 1))) + 3 if node.attr("antialias") and taps > 1 else taps
+
+
+def _by_taps(op: Emit, node: NodeView, dy: Value, axis: int, taps: int, shape: list[Part]) -> Value:
+    """dx[i] = sum over entries j and their taps that are i of weight * dy[j]: the work and memory of a line, not of a matrix.
+
+    Of ``taps`` neighbours in turn one is among every so manieth of the input. What the node makes of ones there is its weight; what it
+    makes of their numbers is weight times number. ``shape`` is that of dx, whose other axes may not be resized yet.
+    """
+    x = node.x
+    number = op.Range(0, op.Reshape(sizes(op, x, [axis]), np.zeros(0, np.int64)), 1)
+    combs = cast(op, op.Equal(op.Mod(number, taps), np.arange(taps)[:, None]))
+    turn = op.Div(number, taps)
+    digits = [op.Mul(combs, cast(op, digit)) for digit in (op.Mod(turn, _DIGIT), op.Div(turn, _DIGIT))]
+    weights, *sums = op.Split(_of_signals(op, node, axis, op.Concat(combs, *digits, axis=0), 3 * taps), axis=0, num_outputs=3, outputs=3)
+    absent = op.Equal(weights, 0.0)
+    low, high = (op.Cast(op.Round(op.Div(part, op.Where(absent, 1.0, weights))), to=TensorProto.INT64) for part in sums)
+    at = op.Add(op.Mul(op.Add(op.Mul(high, _DIGIT), low), taps), np.arange(taps)[:, None])
+    at = op.Where(absent, np.asarray(0), at)
+    spread = op.Mul(op.Unsqueeze(dy, [axis]), op.Unsqueeze(weights, list(range(2, 1 + x.rank - axis))) if axis < x.rank - 1 else weights)
+    flat = op.Reshape(spread, shape_parts(op, [*shape[:axis], -1, *shape[axis + 1 :]]))
+    return scatter_axis(op, flat, op.Reshape(at, [-1]), x, axis, shape)
 
 
 def _extrapolated(op: Emit, node: NodeView) -> Value | None:
@@ -176,10 +224,13 @@ def _resized_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
         case((1, 1, 4, 5), None, scales_of(2.3, 0.7), axes=[2, 3], coordinate_transformation_mode="half_pixel_symmetric", opset=19),
         case((1, 2, 2, 3, 2), None, scales_of(1, 1, 2, 1.5, 1), mode="linear", coordinate_transformation_mode="pytorch_half_pixel"),
         case((2, 3), None, scales_of(1, 1)),
+        case((2, 9), None, None, ints(4), axes=[1], mode="linear", coordinate_transformation_mode="align_corners"),
+        case((2, 5), None, None, ints(12), axes=[1], mode="cubic"),
     ],
 )
 def resize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks.
+    """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks. Along
+    an axis that is long, the neighbours one by one.
 
     roi and scales have a derivative of 0 in mode nearest, and none that is known in the others.
     """
@@ -197,7 +248,12 @@ def _resize_x(op: Emit, node: NodeView, dy: Value) -> Value:
         return dy
     if blocks is not None:
         return _sum_blocks(op, dy, node.x.dim(1) or 0, node.x.rank, blocks)
-    return linear_adjoint(op, dy, node.x, {a: _matrix(op, node, a) for a in axes})
+    taps = {a: k for a in axes if (k := _taps(node, a, len(axes) == 1)) is not None}
+    left = set(axes)
+    for axis, count in taps.items():
+        left.discard(axis)
+        dy = _by_taps(op, node, dy, axis, count, [(node.y if a in left else node.x, a) for a in range(node.x.rank)])
+    return linear_adjoint(op, dy, node.x, {a: _matrix(op, node, a) for a in axes if a not in taps})
 
 
 # ----- patches -----

@@ -10,7 +10,7 @@ import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.graph import Model
-from onnxsal.large import serialised
+from onnxsal.large import Apart, apart
 from onnxsal.passes.base import Outcome, Pass
 from onnxsal.passes.declarations import DECLARATIONS
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
@@ -46,7 +46,7 @@ class Comparison:
         return self.difference is not None and self.difference <= self.limit
 
 
-Compare = Callable[[bytes | onnx.ModelProto, onnx.ModelProto], Comparison]
+Compare = Callable[[Apart, onnx.ModelProto], Comparison]
 """Runs the model before and after it was rewritten."""
 
 
@@ -76,16 +76,6 @@ def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> lis
     ]
 
 
-def _snapshot(proto: onnx.ModelProto) -> bytes | onnx.ModelProto:
-    """The model as it is now; as a copy where it outgrows what can be serialised in one piece."""
-    data = serialised(proto)
-    if data is not None:
-        return data
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    return copy
-
-
 def prepare(
     proto: onnx.ModelProto, known: Known, compare: Compare | None = None, example: Mapping[str, np.ndarray] | None = None
 ) -> Prepared:
@@ -95,12 +85,12 @@ def prepare(
     outputs differ by more than rounding: then the rewrite was wrong for this model and no map could be trusted. Where they
     could not be compared the result is in ``doubt``.
     """
-    before: bytes | onnx.ModelProto | None = None
+    before: Apart | None = None
     log: list[str] = []
     rewritten: list[str] = []
     for step in passes(known, example):
         if step.rewrites and compare is not None and before is None and not step.requires(proto):
-            before = _snapshot(proto)
+            before = apart(proto)
         outcome = step(proto)
         if outcome.changed:
             log.append(f"{step.name}: {outcome.detail}")

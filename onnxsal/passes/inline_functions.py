@@ -8,21 +8,19 @@ import onnx
 from onnx import inliner
 
 from onnxsal.errors import ModelError
+from onnxsal.graph.infer import infer_shapes
+from onnxsal.large import light_copy
 from onnxsal.passes.base import Outcome, Pass, forget_unused_domains
-from onnxsal.passes.light import put_back, take_out
 
 Known = Callable[[str, str], bool]
 
 
 def _inline(proto: onnx.ModelProto) -> Outcome:
     names = sorted({f.name for f in proto.functions})
-    kept = take_out(proto)
     try:
-        result = inliner.inline_local_functions(_typed(proto), convert_version=True)
+        result = inliner.inline_local_functions(_typed(light_copy(proto)), convert_version=True)
     except Exception as error:
         raise ModelError(f"the model's local functions {names} cannot be inlined: {error}. Export it without functions.") from error
-    finally:
-        put_back(proto, kept)
     domains = {f.domain for f in proto.functions}
     _replace_graph(proto, result)
     forget_unused_domains(proto, domains)
@@ -59,7 +57,7 @@ def has_body(op_type: str, opset: int) -> bool:
 
 def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every tensor has its type written down, initialisers included: bodies are chosen by type."""
-    typed = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    typed = infer_shapes(proto)
     written = {v.name for v in (*typed.graph.value_info, *typed.graph.input)}
     typed.graph.value_info.extend(
         onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in typed.graph.initializer if t.name not in written
@@ -78,15 +76,12 @@ def expand_bodies(known: Known) -> Pass:
     def run(proto: onnx.ModelProto) -> Outcome:
         expanded: list[str] = []
         while names := [n for n in wanted(proto) if n not in expanded]:
-            kept = take_out(proto)
             try:
                 result = inliner.inline_selected_functions(
-                    _typed(proto), [("", n) for n in names], exclude=False, inline_schema_functions=True
+                    _typed(light_copy(proto)), [("", n) for n in names], exclude=False, inline_schema_functions=True
                 )
             except Exception as error:
                 raise ModelError(f"operators {names} cannot be expanded by their function bodies: {error}.") from error
-            finally:
-                put_back(proto, kept)
             _replace_graph(proto, result)
             expanded += names
         return Outcome(len(expanded), f"expanded by their function bodies: {', '.join(expanded)}" if expanded else "")

@@ -6,9 +6,9 @@ import onnx
 from onnx import version_converter
 
 from onnxsal.errors import ModelError
+from onnxsal.large import light_copy
 from onnxsal.ops.history import REPAIRS
 from onnxsal.passes.base import Outcome, Pass
-from onnxsal.passes.light import put_back, take_out
 
 LOWEST = 18
 """Reductions take their axes as an input, and ScatterElements reduces, from this opset on: rules are written for it."""
@@ -45,16 +45,13 @@ def _run(proto: onnx.ModelProto) -> Outcome:
             repair.apply(proto)
     metadata = {n.output[0]: (n.doc_string, list(n.metadata_props)) for n in proto.graph.node if n.output}
     proto.ir_version = max(proto.ir_version, IR_VERSION)
-    kept = take_out(proto)
     try:
-        result = version_converter.convert_version(proto, LOWEST)
+        result = version_converter.convert_version(light_copy(proto), LOWEST)
     except Exception as error:
         raise ModelError(
             f"the model uses opset {before}, and ONNX's version converter cannot raise it to {LOWEST}: {error}. "
             f"Export it with opset_version={LOWEST} or higher."
         ) from error
-    finally:
-        put_back(proto, kept)
     _take_graph(proto, result)
     for repair in REPAIRS:
         if before < repair.since and not repair.first:

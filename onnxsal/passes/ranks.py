@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from onnxsal.graph.infer import without_weights
+from onnxsal.graph.infer import infer_shapes, without_weights
 from onnxsal.passes.base import Outcome, Pass
 
 HIGHEST = 6
@@ -52,7 +52,7 @@ def possible_ranks(proto: onnx.ModelProto, name: str) -> list[int]:
         light.CopyFrom(without_weights(proto))
         _declare(next(v for v in light.graph.input if v.name == name), rank)
         try:
-            onnx.shape_inference.infer_shapes(light, strict_mode=True, data_prop=True)
+            infer_shapes(light, strict_mode=True)
         except Exception:  # onnx raises several kinds here, without a common base: each is the contradiction looked for
             continue
         fitting.append(rank)

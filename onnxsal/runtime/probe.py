@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from onnxsal.errors import ExampleNeeded, InputError, ModelError, OnnxsalError
+from onnxsal.large import Apart, apart
 from onnxsal.runtime.feeds import Choice, accepted, fed_inputs, feed_of
 from onnxsal.runtime.session import Feed, open_session
 
@@ -18,7 +19,7 @@ ENOUGH = 10_000
 
 
 def compare_models(
-    before: onnx.ModelProto | bytes, after: onnx.ModelProto, feeds: Feed | Iterable[Feed] | None = None, example: Feed | None = None
+    before: onnx.ModelProto | Apart, after: onnx.ModelProto, feeds: Feed | Iterable[Feed] | None = None, example: Feed | None = None
 ) -> float:
     """The largest relative difference of ``before``'s outputs in ``after``: max |b - a| / max |a|, per output tensor.
 
@@ -27,13 +28,13 @@ def compare_models(
     ONNX Runtime has no kernels runs in ONNX's reference evaluator. Raises ``ExampleNeeded`` where the model runs on no random feed,
     ``InputError`` where it does not run on the example.
     """
-    data, before = before, onnx.ModelProto.FromString(before) if isinstance(before, bytes) else before
-    names = [o.name for o in before.graph.output]
+    before = before if isinstance(before, Apart) else apart(before)
+    names = [o.name for o in before.light.graph.output]
     lost = set(names) - {o.name for o in after.graph.output}
     if lost:
         raise ModelError(f"the rewritten model lost outputs: {', '.join(sorted(lost))}.")
-    runs = list(_runs(before, _runner(before, data), feeds, example or {}))  # one session after the other: each holds the weights once more
-    second, worst = open_session(after, optimise=False), 0.0
+    runs = list(_runs(before.light, _runner(before), feeds, example or {}))
+    second, worst = open_session(apart(after, before), optimise=False), 0.0
     for feed, kept in runs:
         now = second.run(feed, names)
         worst = max(worst, *(relative_difference(kept[n], now[n]) for n in names))
@@ -45,31 +46,32 @@ def first_run(model: onnx.ModelProto, example: Feed | None = None) -> tuple[Feed
 
     Raises ``ExampleNeeded`` and ``InputError`` as ``compare_models``, ``ModelError`` where nothing can run the model.
     """
-    return next(iter(_runs(model, _runner(model, model), None, example or {})))
+    return next(iter(_runs(model, _runner(apart(model)), None, example or {})))
 
 
-def refuse_other_types(before: onnx.ModelProto | bytes, after: onnx.ModelProto) -> None:
+def refuse_other_types(before: Apart, after: onnx.ModelProto) -> None:
     """What is known without a run: ONNX Runtime opens both, and the outputs kept their types. Raises ``ModelError``."""
-    types = [{t.name: t.type for t in open_session(model, optimise=False).outputs} for model in (before, after)]
+    both = (before, apart(after, before))
+    types = [{t.name: t.type for t in open_session(model, optimise=False, planned=False).outputs} for model in both]
     changed = [f"'{name}' {kind} -> {types[1].get(name)}" for name, kind in types[0].items() if types[1].get(name) != kind]
     if changed:
         raise ModelError(f"rewriting the model changed the types of its outputs: {', '.join(changed)}.")
 
 
-def _runner(model: onnx.ModelProto, data: onnx.ModelProto | bytes) -> Any:
-    """``feed -> outputs`` for a model as it is; ``data`` is the same model, serialised if it is at hand (weights are slow to write)."""
+def _runner(model: Apart) -> Callable[[Feed], dict[str, Any]]:
+    """``feed -> outputs`` for a model as it is."""
     try:
-        return open_session(data, optimise=False).run
+        return open_session(model, optimise=False).run
     except ModelError as refused:
         try:
-            evaluator = ReferenceEvaluator(model)
+            evaluator = ReferenceEvaluator(model.fed())
         except Exception:  # the reference evaluator raises anything; what matters to the user is why ONNX Runtime refused
             raise refused from None
-    names = [o.name for o in model.graph.output]
+    names, weights = [o.name for o in model.light.graph.output], model.arrays()
 
     def run(feed: Feed) -> dict[str, Any]:
         try:
-            return dict(zip(names, evaluator.run(None, dict(feed)), strict=True))
+            return dict(zip(names, evaluator.run(None, {**weights, **feed}), strict=True))
         except Exception as error:
             raise ModelError(f"the model runs neither in ONNX Runtime nor in ONNX's reference evaluator: {error}.") from error
 

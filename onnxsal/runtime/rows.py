@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnxsal.errors import OnnxsalError
+from onnxsal.large import Apart
 from onnxsal.runtime.feeds import Choice, accepted, feed_of, rows_of
 from onnxsal.runtime.session import Array, Feed, Session, open_session
 
@@ -34,21 +35,22 @@ class Seen:
 
 
 def watch_rows(
-    model: onnx.ModelProto,
+    part: Apart,
     rows: Collection[str],
     sizes: Mapping[str, int] | None = None,
     batch: int = 3,
     example: Feed | None = None,
 ) -> Seen | None:
-    """Run ``model`` on ``example``, or else on random input, then with one row of the inputs ``rows`` changed after the other; ``None``
+    """Run ``part`` on ``example``, or else on random input, then with one row of the inputs ``rows`` changed after the other; ``None``
     where it does not run.
 
     An open first dimension has ``batch`` rows, those of the example repeated; ``sizes`` gives other numbers of rows for some inputs.
     """
     try:
-        session = open_session(model)
+        session = open_session(part)
     except OnnxsalError:
         return None
+    model = part.light
     given = _given(model, example or {}, sizes or {}, batch)
 
     def attempt(choice: Choice) -> tuple[dict[str, Array], dict[str, Array], list[tuple[int, dict[str, Array]]]]:

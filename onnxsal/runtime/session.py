@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from onnxsal.errors import InputError, ModelError, OnnxsalError, TargetError, near_miss
-from onnxsal.large import serialised, write_in_two
+from onnxsal.large import Apart, serialised, write_in_two
 from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, rounds, silent_loading
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -51,18 +51,20 @@ class Session:
     """A model that is open and ready to run; made by ``open_session``.
 
     ``providers`` are those it really has, ``provider_options`` what was set for them, as ONNX Runtime reports it; ``obtained`` is both, as
-    ``open_session`` takes it for a session like this one. ``rounds`` says why results may be less exact than float32 ('' = they are not).
+    ``open_session`` takes it for a session like this one; ``weights`` are fed to it in every run. ``rounds`` says why results may be less
+    exact than float32 ('' = they are not).
     """
 
-    def __init__(self, session: ort.InferenceSession, wanted: Resolved) -> None:
+    def __init__(self, session: ort.InferenceSession, wanted: Resolved, weights: Mapping[str, Array] | None = None) -> None:
         self._session = session
+        self._weights = dict(weights or {})
         self.providers: list[str] = session.get_providers()
         asked, told = dict(wanted), session.get_provider_options()
         options = {name: {k: told.get(name, {}).get(k, v) for k, v in asked.get(name, {}).items()} for name in self.providers}
         self.provider_options: dict[str, dict[str, str]] = {name: set_ for name, set_ in options.items() if set_}
         self.obtained: Resolved = list(options.items())
         self.rounds = rounds(self.obtained)
-        self.inputs = tuple(map(_tensor, session.get_inputs()))
+        self.inputs = tuple(t for t in map(_tensor, session.get_inputs()) if t.name not in self._weights)
         self.optional = tuple(map(_tensor, session.get_overridable_initializers()))
         self.outputs = tuple(map(_tensor, session.get_outputs()))
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
@@ -70,13 +72,17 @@ class Session:
         self._options = ort.RunOptions()
         self._options.log_severity_level = _SILENT
 
+    def fed_with(self, weights: Mapping[str, Array]) -> Session:
+        """The same session, whose inputs ``weights`` are fed in every run."""
+        return Session(self._session, self.obtained, weights)
+
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """The named outputs (all, in the model's order, where none are named); arrays must have the declared types and shapes."""
         names = [t.name for t in self.outputs] if outputs is None else list(outputs)
         self._check_outputs(names)
         arrays = self._check_feed(feed)
         try:
-            values = self._session.run(names, arrays, self._options)
+            values = self._session.run(names, self._weights | arrays, self._options)
         except _RAISED as error:
             raise _run_error(error, arrays) from error
         return dict(zip(names, values, strict=True))
@@ -104,20 +110,29 @@ class Session:
 
 
 def open_session(
-    model: Source,
+    model: Source | Apart,
     providers: Providers = None,
     optimise: bool = True,
     threads: int | None = None,
     spinning: bool = True,
     planned: bool = True,
 ) -> Session:
-    """Open a path, bytes or ``ModelProto`` on the first provider that can be had (``providers.resolve`` says what may be named).
+    """Open a path, bytes, ``ModelProto`` or ``Apart`` on the first provider that can be had (``providers.resolve`` says what may be named).
 
     A provider asked for and not obtained is an error unless a fallback was listed after it. ``optimise=False`` runs the graph as it is
     written; ``threads`` limits the threads of one operator (default: one per core). ``spinning=False`` lets threads without work
     sleep: sessions that take turns, as in a timing, then do not slow each other. ``planned=False`` leaves out the plan of which tensors
     share memory, most of the time of opening a large graph, for a session that hardly runs.
+
+    A model whose weights are ``Apart`` is opened without them and fed with them in every run: quick to open and nothing is copied, for a
+    session that runs a few times. What is refused so is opened as a whole, which tells whether the model itself is at fault.
     """
+    if isinstance(model, Apart):
+        try:
+            opened = open_session(model.fed(), providers, optimise, threads, spinning, planned)
+        except ModelError:
+            return open_session(model.whole(), providers, optimise, threads, spinning, planned)
+        return opened.fed_with(model.arrays())
     wanted = resolve(providers)
     with _openable(model) as (what, source):
         options = ort.SessionOptions()

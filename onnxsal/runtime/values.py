@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnxsal.errors import OnnxsalError
+from onnxsal.large import Apart
 from onnxsal.runtime.feeds import Choice, accepted, feed_of
 from onnxsal.runtime.probe import ENOUGH
 from onnxsal.runtime.session import Array, Feed, open_session
@@ -45,7 +46,7 @@ class Values:
         return f"{self.low:.3g} to {self.high:.3g} in {self.runs} runs{sums}"
 
 
-def watch_values(model: onnx.ModelProto, feed: Feed | None = None) -> Values | None:
+def watch_values(model: Apart, feed: Feed | None = None) -> Values | None:
     """The values of ``model``'s one output on ``feed``, if one is given, and on random input of several sizes of numbers.
 
     ``None`` where the model runs on none of them with a finite result.
@@ -54,8 +55,8 @@ def watch_values(model: onnx.ModelProto, feed: Feed | None = None) -> Values | N
         session = open_session(model)
     except OnnxsalError:
         return None
-    (name,) = [o.name for o in model.graph.output]
-    found = [y for one in _feeds(model, feed, session.run) if (y := one[name]).size and np.isfinite(y).all()]
+    (name,) = [o.name for o in model.light.graph.output]
+    found = [y for one in _feeds(model.light, feed, session.run) if (y := one[name]).size and np.isfinite(y).all()]
     if not found:
         return None
     axes = [a for a in range(found[0].ndim) if all(y.ndim == found[0].ndim and _sums_to_one(y, a) for y in found)]

@@ -1,0 +1,143 @@
+"""Memory grows with the model and its tensors: sizes and ratios, measured in processes of their own or read off the graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import onnxsal
+from onnxsal.graph import Model
+from onnxsal.graph.infer import Shape
+from onnxsal.ops.registry import REGISTRY, OpSpec
+from tests.oracle import one_node_model
+
+STRETCH = 512
+"""An axis of a few entries becomes one of about a thousand, whose square no tensor of the model comes near."""
+
+
+def elements(shape: Shape | None) -> int:
+    known = shape is not None and all(isinstance(d, int) for d in shape)
+    return int(np.prod([d for d in shape or () if isinstance(d, int)])) if known else 0
+
+
+def stretched(spec: OpSpec) -> list[float]:
+    """Largest tensor of the gradient over largest tensor of the model, with the last axis of each input of each case made long."""
+    ratios = []
+    for test in spec.cases:
+        for i, shape in enumerate(test.inputs):
+            if not isinstance(shape, tuple) or not shape or test.straight_through:
+                continue
+            longer = (*test.inputs[:i], (*shape[:-1], shape[-1] * STRETCH), *test.inputs[i + 1 :])
+            try:
+                model, _, wrt = one_node_model(spec, dataclasses.replace(test, inputs=longer), dtype=np.float32)
+                wrt = [w for w in wrt if int(w[1:]) not in spec.stops]
+                derived = onnxsal.vjp(model, wrt=wrt, outputs=[o.name for o in model.graph.output] if spec.many else ["y0"])
+            except Exception:  # the operands of most cases fit their own sizes only, and whoever looks at them says so in his own way
+                continue
+            sizes = [[elements(shape) for _, shape in Model(m).types.values()] for m in (model, derived)]
+            ratios.append(max(sizes[1]) / max(1, *sizes[0]))
+    return ratios
+
+
+def test_no_tensor_of_a_gradient_is_the_square_of_an_axis():
+    """Read off the shapes: a reflected frame around a sound of 44,100 samples once was a matrix of 7.7 GB."""
+    found = {spec.op_type: ratios for spec in REGISTRY.values() if (ratios := stretched(spec))}
+    assert len(found) > 100
+    assert {"Pad", "Resize", "Conv", "MaxPool", "CumSum", "Softmax"} <= set(found)
+    assert {name: max(ratios) for name, ratios in found.items() if max(ratios) > 20} == {}
+
+
+# ----- peaks, each of a process that has only been started -----
+
+PEAKS = '''
+import os, resource, sys
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+import onnxsal
+
+FLOAT = TensorProto.FLOAT
+
+
+def model(nodes, x, y, weights, opset=18):
+    inputs, outputs = ([helper.make_tensor_value_info(n, FLOAT, s)] for n, s in (("x", x), ("y", y)))
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(a, n) for n, a in weights.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def heavy(opset, last="Identity"):
+    """40 MB of weights: two Gemms and a convolution."""
+    shapes = {"k": (64, 16, 3, 3), "w": (1024, 4096), "v": (4096, 1400)}
+    weights = {n: np.full(s, 1e-3, np.float32) for n, s in shapes.items()} | {"f": np.array([0, -1])}
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Reshape", ["r", "f"], ["g"]),
+        helper.make_node("Gemm", ["g", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("Gemm", ["a", "v"], ["b"]),
+        helper.make_node(last, ["b"], ["y"]),
+    ]
+    return model(nodes, ["N", 16, 4, 4], ["N", 1400], weights, opset)
+
+
+def sound(mode):
+    """A frame around 20,000 samples, then a resampled filter."""
+    nodes = [
+        helper.make_node("Pad", ["x", "p"], ["f"], mode=mode),
+        helper.make_node("Conv", ["f", "k"], ["c"], strides=[16]),
+        helper.make_node("Resize", ["c", "", "s"], ["z"], mode="linear"),
+        helper.make_node("Relu", ["z"], ["r"]),
+        helper.make_node("ReduceMean", ["r", "a"], ["y"], keepdims=0),
+    ]
+    weights = {"p": np.array([0, 0, 64, 0, 0, 64]), "k": np.full((4, 1, 32), 0.1, np.float32), "a": np.array([2])}
+    return model(nodes, [1, 1, 20000], [1, 4], weights | {"s": np.array([1, 1, 8], np.float32)})
+
+
+def explain(given, method):
+    x = np.ones((1, 1, 20000), np.float32)
+    assert np.isfinite(onnxsal.Explainer(given, method, providers="cpu").explain(x, 1).attribution).all()
+
+
+def relu():
+    return model([helper.make_node("Relu", ["x"], ["y"])], [1 << 22, 4], [1 << 22, 4], {})
+
+
+def peak(task):
+    """MB above what the process holds when the task begins: a fork, whose own peak it is."""
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0, task
+        return
+    begin = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+    TASKS[task]()
+    print(task, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - begin) / 1e6, flush=True)
+    os._exit(0)
+
+
+folder, TASKS = sys.argv[1], {}
+for opset, last in ((18, "Identity"), (13, "Identity"), (18, "Cos")):  # opened only; compared; run to see what values it takes
+    path = f"{folder}/{opset}{last}.onnx"
+    onnx.save(heavy(opset, last), path)
+    TASKS[f"convert {opset} {last}"] = lambda path=path: onnxsal.convert(path, "fullgrad")
+for mode, method in (("reflect", "gradient"), ("edge", "fullgrad")):
+    TASKS[f"explain {mode} {method}"] = lambda mode=mode, method=method: explain(sound(mode), method)
+TASKS["check"] = lambda: onnxsal.check(relu(), "cpu", "fullgrad")
+for task in TASKS:
+    peak(task)
+'''
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux")
+def test_peaks(tmp_path):
+    """A conversion takes at most 4 x the file; an explanation and a check take no more than the samples and a session."""
+    done = subprocess.run([sys.executable, "-c", PEAKS, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300)
+    peaks = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()}
+    size = (tmp_path / "18Identity.onnx").stat().st_size / 1e6
+    assert size > 35
+    assert {task: value for task, value in peaks.items() if task.startswith("convert") and value > 4 * size} == {}
+    assert {task: value for task, value in peaks.items() if not task.startswith("convert") and value > 150} == {}
+    assert len(peaks) == 6
