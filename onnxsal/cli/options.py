@@ -238,7 +238,7 @@ class Asked:
     def keywords(self, feed: Feeding, several: bool = False) -> dict[str, Any]:
         """Keywords for ``convert``; ``several`` leaves the data of ``--on`` to the verb."""
         given: dict[str, Any] = {"target": feed.target(self.target), "prefix": self.prefix or None, "components": self.components or None}
-        given |= {"example": None if several else example_of(self.on, feed)}
+        given |= {"example": None if several else example_of(self.on, feed), "labels": feed.labels}
         asked = (self.input, self.output, self.score, self.quantize, self.batched, self.layout, self.grid)
         own = conversion_options(feed, self.param, *asked)
         return {k: v for k, v in given.items() if v is not None} | own

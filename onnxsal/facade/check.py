@@ -13,7 +13,7 @@ from onnxsal.ask.kernels import missing_kernels
 from onnxsal.ask.layers import layers_of
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method, get_method
-from onnxsal.errors import MethodError, OnnxsalError
+from onnxsal.errors import InputError, MethodError, OnnxsalError
 from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, decide, emit
 from onnxsal.facts.grounds import Found, fact_lines
 from onnxsal.graph import Model
@@ -91,7 +91,7 @@ def check(model: Source, provider: str = "cuda", method: str | Path | Method = D
         decided = decide(proto, chosen, **options)
         question = decided.question
         made = emit(decided)
-    except MethodError:  # the question is wrong, not the model
+    except (InputError, MethodError):  # the question, or the data or labels given with it, are wrong, not the model
         raise
     except OnnxsalError as error:
         first, last = (next(iter(names), "") for names in (forward.input_names, forward.output_names))

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.ask import guard
+from onnxsal.ask.labels import classes_of, refuse_misfit
 from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
 from onnxsal.engine.method import Method, get_method, shipped_methods
@@ -159,9 +160,13 @@ def decide(
     layout: str | None = None,
     example: Example = None,
     grid: Sequence[int] | str | None = None,
+    labels: Sequence[str] | None = None,
     **parameters: Any,
 ) -> Decision:
-    """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything."""
+    """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything.
+
+    ``labels``: names of the classes, of which nothing is built; raises ``InputError`` where they do not fit the model.
+    """
     chosen = get_method(method)
     if layer is not None and "layer" not in chosen.parameters:
         raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for {_with_layer()}.")
@@ -192,6 +197,7 @@ def decide(
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
+    refuse_misfit(labels, classes_of(question), question.output)
     index = target_index(question, target)
     asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
     asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}

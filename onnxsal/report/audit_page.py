@@ -18,7 +18,6 @@ from onnxsal.metrics.measures import MEASURES
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.audit import Audit
 from onnxsal.report.audit_findings_maps import SAME
-from onnxsal.report.audit_gate import BY_METHOD, WHOLE
 from onnxsal.report.curves import line_chart
 from onnxsal.runtime.files import write_whole
 
@@ -62,6 +61,7 @@ def render(found: Audit) -> str:
         facts=facts,
         shown=methods,
         pictures=found.pictures,
+        shown_at={p["name"]: i for i, p in enumerate(facts["pictures"])},
         maps=found.maps,
         other_maps=found.other_maps,
         figures=figures(found.evaluations),
@@ -71,7 +71,6 @@ def render(found: Audit) -> str:
         tied=tied_methods(facts),
         same=SAME,
         weight=weight / max(len(found.pictures), 1) / 1024,
-        limits_known={**WHOLE, **BY_METHOD},
         **parts,
     )
 
