@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import onnx
 
 from onnxsal.ask.kernels import missing_kernels
+from onnxsal.ask.labels import classes_of, refuse_misfit
 from onnxsal.ask.layers import layers_of
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method, get_method
-from onnxsal.errors import InputError, MethodError, OnnxsalError
+from onnxsal.errors import MethodError, OnnxsalError
 from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, decide, emit
 from onnxsal.facts.grounds import Found, fact_lines
 from onnxsal.graph import Model
@@ -76,10 +77,17 @@ class Report:
         return "\n".join(lines)
 
 
-def check(model: Source, provider: str = "cuda", method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Report:
+def check(
+    model: Source,
+    provider: str = "cuda",
+    method: str | Path | Method = DEFAULT_METHOD,
+    labels: Sequence[str] | None = None,
+    **options: Any,
+) -> Report:
     """Can this model be explained, what is known of it and how, and does every node of the converted one have a kernel on ``provider``?
 
     ``options`` are those of ``convert``. Never raises for what the model lacks: that is ``Report.problem``, in the words of ``convert``.
+    ``labels`` that do not fit the model's classes are no fault of the model, and raise ``InputError``.
     """
     chosen = get_method(method)
     proto = load_model(model)
@@ -91,14 +99,16 @@ def check(model: Source, provider: str = "cuda", method: str | Path | Method = D
         decided = decide(proto, chosen, **options)
         question = decided.question
         made = emit(decided)
-    except (InputError, MethodError):  # the question, or the data or labels given with it, are wrong, not the model
+    except MethodError:  # the question is wrong, not the model
         raise
     except OnnxsalError as error:
         first, last = (next(iter(names), "") for names in (forward.input_names, forward.output_names))
         refused = Report(chosen.name, provider, release(provider), str(error), first, last, len(forward.nodes), 0, (), {}, absent)
         if question is None:
             return refused
+        refuse_misfit(labels, classes_of(question), question.output)
         return replace(refused, input=question.x.name, output=question.output, found=question.found, doubt=question.doubt)
+    refuse_misfit(labels, classes_of(made.question), made.question.output)
     return Report(
         chosen.name,
         provider,
