@@ -20,6 +20,7 @@ from onnxsal.metrics.evaluation import Way
 from onnxsal.report.audit import Asked
 from onnxsal.report.audit import audit as run_audit
 from onnxsal.report.audit_gate import KNOWN, WHOLE, Limit, broken_limits, read_limits
+from onnxsal.report.audit_layers import _value_errors
 from onnxsal.report.audit_page import schema
 from onnxsal.runtime.preprocess_files import load_preprocess
 from tests.small_models import make, node
@@ -305,6 +306,33 @@ def test_a_model_that_fails_disagrees_with_the_audited_one(data: Path, tmp_path:
     assert turned["against"]["accuracy"]["top5"] == 1
 
 
+def test_a_layer_that_holds_or_gives_no_numbers_is_broken(data: Path, tmp_path: Path):
+    good, proto = saved(cheating(HONEST), tmp_path / "good.onnx"), cheating(HONEST)
+    (weight,) = [t for t in proto.graph.initializer if t.name == "w"]
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0, 0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, "w"))
+    _, facts = audit(good, data, "--against", saved(proto, tmp_path / "bad.onnx"), "-o", tmp_path / "r", *ON)
+    assert [layer["name"] for layer in facts["against"]["layers"] if layer["broken"]] == ["logits"]
+    assert "Layer 'logits' is broken in 'bad.onnx'" in [f["title"] for f in facts["findings"]]
+    assert (facts["against"]["agree"], facts["accuracy"]["top1"]) == (0, 0.5)
+
+    class Side:
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def carrier(self, name: str) -> str:
+            return name
+
+        def values(self, x: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+            return {n: np.array([1.0, self.value]) for n in names}
+
+    one = (np.zeros(1), np.zeros(1))
+    for value in (np.nan, np.inf):
+        assert _value_errors(Side(2.0), Side(value), ["t"], [one])["t"][0] == np.inf  # type: ignore[arg-type]
+    assert _value_errors(Side(2.0), Side(2.0), ["t"], [one])["t"] == (0, 1)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("tail", [CHEATS["nan"], WITHOUT_A_MAP], ids=["answers", "maps"])
 def test_failures_are_remembered_by_a_run_that_goes_on(data: Path, tmp_path: Path, tail: list[onnx.NodeProto]):
     model = saved(cheating(tail), tmp_path / "m.onnx")
@@ -316,6 +344,19 @@ def test_failures_are_remembered_by_a_run_that_goes_on(data: Path, tmp_path: Pat
     state = (tmp_path / "work" / "pictures.jsonl").read_bytes()
     assert state.count(b'"kind": "base"') == COUNT  # nothing was looked at again
     assert told
+
+
+def test_evaluate_names_the_samples_that_the_model_fails_on(data: Path, tmp_path: Path):
+    model = saved(cheating(CHEATS["nan"]), tmp_path / "m.onnx")
+    words = ["evaluate", str(model), str(data), "-m", "gradient", "--metrics", "deletion", "--step", "32", "-o", str(tmp_path / "r")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    dark = [f"{DARK}/{i}.png" for i in range(COUNT) if i % 2 == DARK]
+    facts = json.loads((tmp_path / "r" / "evaluation.json").read_text(encoding="utf-8"))
+    assert [row["sample"] for row in facts["lost"] if row["method"] == "gradient" and row["sample"] in dark] == dark
+    assert all("NaN" in row["why"]["deletion"] for row in facts["lost"])
+    assert f"fails on {len({row['sample'] for row in facts['lost']})} sample(s)" in result.stderr
+    assert dark[0] in result.stderr
 
 
 # ----- labels -----

@@ -68,7 +68,7 @@ def _broken(layers: Sequence[Facts], other: str) -> Finding:
     """The layers at fault, the one with the clearest fault first; what follows it is not named."""
     first = max(layers, key=lambda x: max(x["weights"] or 0, x["values"] or 0))
     words = []
-    if first["weights"] is not None and first["weights"] > 0.25:
+    if first["weights"] is not None and not first["weights"] <= 0.25:
         words.append(
             f"its weights are {_times(first['weights_factor'])} those of the audited model (relative error {first['weights']:.2g})"
         )

@@ -46,8 +46,8 @@ class Layer:
     @property
     def broken(self) -> bool:
         """Whether the fault is in this layer rather than before it."""
-        stored = self.weights is not None and self.weights > OFF
-        given = self.values is not None and self.values > OFF and self.values > JUMP * self.before
+        stored = self.weights is not None and not self.weights <= OFF  # NaN is as broken as it gets
+        given = self.values is not None and not self.values <= OFF and not self.values <= JUMP * self.before
         return stored or given
 
     def as_dict(self) -> dict[str, Any]:
