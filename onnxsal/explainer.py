@@ -6,7 +6,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxsal.ask.guard import open_converted
+from onnxsal.ask.labels import classes_of, refuse_misfit
 from onnxsal.ask.origin import origin
 from onnxsal.engine.method import Method
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
@@ -39,6 +40,10 @@ REACHED = (0.1, 2.0)
 
 ADDED = ("attribution", "saliency_map", "explained_class", "explained_score", "residual", "reached")
 """Outputs that the contract adds; everything else a converted model returns is the original's."""
+
+
+ROWS = ("attribution", "saliency_map", "target", "score", "residual", "reached")
+"""Fields of an ``Explanation`` that hold a row for each sample."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +86,11 @@ class Explanation:
         place = range(len(self))[index]
         if len(self) == 1:
             return self
-        one = slice(place, place + 1)
-        return Explanation(
-            self.attribution[one],
-            None if self.saliency_map is None else self.saliency_map[one],
-            self.target[one],
-            self.score[one],
-            None if self.residual is None else self.residual[one],
-            {k: v[one] if v.ndim and len(v) == len(self) else v for k, v in self.outputs.items()},
-            self.providers,
-            self.seconds / max(len(self), 1),
-            self.method,
-            self.parameters,
-            {k: v[one] for k, v in self.components.items()},
-            self.partial,
-            None if self.reached is None else self.reached[one],
-            self.doubt,
-            self.provider_options,
-        )
+        rows = {k: v for k in ROWS if (v := getattr(self, k)) is not None}
+        outputs = {k: v[place : place + 1] if v.ndim and len(v) == len(self) else v for k, v in self.outputs.items()}
+        components = {k: v[place : place + 1] for k, v in self.components.items()}
+        one = {k: v[place : place + 1] for k, v in rows.items()}
+        return replace(self, **one, outputs=outputs, components=components, seconds=self.seconds / max(len(self), 1))
 
     @property
     def warnings(self) -> list[str]:
@@ -179,9 +171,10 @@ class Explainer:
     ("cpu", "cuda"): what is asked for and not obtained is an error. Float32 is computed as float32; ``tf32=True`` lets CUDA round to
     10 bits of mantissa, which is faster and can spoil a map. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
-    fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named. A model that does not tell the
-    number of axes of its input is converted by the first ``explain``, with its data as the ``example``. ``target_input`` is "optional"
-    where it is not given, as ONNX Runtime's own API runs the model: ``target`` is then the class where ``explain`` is given none.
+    fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named; one for each class, else
+    ``InputError``. A model that does not tell the number of axes of its input is converted by the first ``explain``, with its data as the
+    ``example``. ``target_input`` is "optional" where it is not given, as ONNX Runtime's own API runs the model: ``target`` is then the
+    class where ``explain`` is given none.
     """
 
     def __init__(
@@ -229,6 +222,7 @@ class Explainer:
     def _open(self, source: Source, made: Conversion) -> None:
         """Open the session of a converted model, and note how it is fed."""
         self._waiting = None
+        refuse_misfit(self.labels, classes_of(made.question), made.question.output)
         self.conversion = made
         self.session: Session = open_converted(source, made.proto, self._options["providers"])
         self._prefix = made.prefix

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnxsal.backward import RULES
+from onnxsal.backward.deeplift import REFERENCE
 from onnxsal.facts.reach import reach
 from onnxsal.graph import Emit, Model, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
@@ -20,10 +21,15 @@ def active_node(model: Model, wrt: str) -> NodeView:
 
 
 def with_rule(proto: onnx.ModelProto, name: str, wrt: Sequence[str], **parameters: Any) -> onnx.ModelProto:
-    """The model with input ``R`` (relevance at its first output) and outputs ``R/<input>``: one rule applied to its last node."""
+    """The model with input ``R`` (relevance at its first output) and outputs ``R/<input>``: one rule applied to its last node.
+
+    A node before it with the name of the last one and "0" is the same node on a reference, for the rules that need one.
+    """
     model = Model(onnx.ModelProto.FromString(proto.SerializeToString()))
     node = reach(model, wrt, [model.nodes[-1].proto.output[0]]).path[-1]
     op = Emit(model)
+    twins = [n for n in model.nodes if n.proto.name == f"{node.proto.name}0"]
+    op.context[REFERENCE] = dict(zip([node.index], twins, strict=False))
     given = Value("R", node.y.dtype, node.y.shape)
     with op.at(node):
         answer = RULES[name].apply(op, node, [given, *[None] * (len(node.proto.output) - 1)], **parameters)

@@ -106,10 +106,80 @@ def wplus(layer: Layer, r: Array, epsilon: float = 1e-5, bias: str = "ignore", o
     return (parts * (r / total)[:, None]).sum(0)
 
 
-def norm(layer: Layer, r: Array, epsilon_: float = 1e-6) -> Array:
-    return epsilon(layer, r, epsilon_, "ignore")
+def norm(layer: Layer, r: Array, epsilon: float = 1e-6) -> Array:
+    parts = layer.W * layer.a
+    return (parts * divided(r, parts.sum(1), epsilon)[:, None]).sum(0)
+
+
+def gradient(layer: Layer, r: Array) -> Array:
+    return layer.W.T @ r
 
 
 TWINS: dict[str, Callable[..., Array]] = {
-    f.__name__: f for f in (lrp_zero, epsilon, alpha_beta, zplus, gamma, wsquare, flat, zbox, wplus, norm)
+    f.__name__: f for f in (lrp_zero, epsilon, alpha_beta, zplus, gamma, wsquare, flat, zbox, wplus, norm, gradient)
+}
+"""Rules that cross a linear layer by its matrix."""
+
+
+# ----- rules for other nodes: x are the values of all inputs, x0 those on a reference -----
+
+
+def guided(r: Array, x: Array) -> list[Array]:
+    return [np.where(x > 0, plus(r), 0)]
+
+
+def deconvnet(r: Array, x: Array) -> list[Array]:
+    return [plus(r)]
+
+
+def pass_(r: Array, x: Array) -> list[Array]:
+    return [r]
+
+
+def through(r: Array, *xs: Array) -> list[Array]:
+    return [r for _ in xs]
+
+
+def split(r: Array, *xs: Array, how: str = "ratio", epsilon: float = 1e-6) -> list[Array]:
+    if how == "signed":
+        return [x * divided(r, sum(xs), epsilon) for x in xs]
+    sizes = [np.abs(x) if how == "ratio" else np.ones_like(x) for x in xs]
+    return [r * size / sum(sizes) for size in sizes]
+
+
+def share(r: Array, *xs: Array, epsilon: float = 1e-6) -> list[Array]:
+    y = np.prod(xs, axis=0)
+    return [y * divided(r, len(xs) * y, epsilon) for _ in xs]
+
+
+def as_average(r: Array, x: Array, epsilon: float = 1e-5) -> list[Array]:
+    mean = x.reshape(*r.shape[:2], r.shape[2], 2, r.shape[3], 2).mean((3, 5))
+    return [x / 4 * np.kron(r / (mean + epsilon), np.ones((2, 2)))]
+
+
+def patterns(r: Array, x: Array, kernel: Array | None = None, times_weight: bool = False) -> list[Array]:
+    return [r @ kernel]
+
+
+def rescale(r: Array, x: Array, x0: Array, threshold: float = 1e-7) -> list[Array]:
+    y, y0 = (1 / (1 + np.exp(-v)) for v in (x, x0))
+    near = np.abs(x - x0) < threshold
+    return [r * np.where(near, y * (1 - y), (y - y0) / np.where(near, 1, x - x0))]
+
+
+def rescale_max(r: Array, x: Array, x0: Array, threshold: float = 1e-7) -> list[Array]:
+    """One window over all of [1, 1, 1, K]."""
+    m, top = r.item(), max(x.max(), x0.max())
+    given = m * (top - x0.max()) * (x == x.max()) + m * (x.max() - top) * (x0 == x0.max())
+    near = np.abs(x - x0) < threshold
+    return [np.where(near, 0, given / np.where(near, 1, x - x0))]
+
+
+def midpoint(r: Array, a: Array, b: Array, a0: Array, b0: Array) -> list[Array]:
+    return [r * (b + b0) / 2, r * (a + a0) / 2]
+
+
+OTHER_TWINS: dict[str, Callable[..., list[Array]]] = {
+    f.__name__.rstrip("_"): f
+    for f in (guided, deconvnet, pass_, through, split, share, as_average, patterns, rescale, rescale_max, midpoint)
 }

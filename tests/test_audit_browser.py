@@ -58,7 +58,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     (folder / "data" / "1" / "cut.png").write_bytes(b"\x89PNG\r\n")
     how = load_preprocess(folder / "marked.toml")
     ways = [Way(m, m) for m in ("gradient", "fullgrad", "gradcam")]
-    limits = read_limits("deletion>0,agreement<0", [w.name for w in ways], True)
+    limits = read_limits("deletion>0,agreement<=0", [w.name for w in ways], True)
     return audit(Asked(model, folder / "data", ways, how, against=broken, against_preprocess=how, limits=limits, measured=16))
 
 

@@ -145,6 +145,72 @@ def test_a_pictures_own_transparency_is_its_mask(tmp_path: Path) -> None:
     assert next(iter(open_dataset(tmp_path, INPUT, HOW))).mask is None
 
 
+def image_of(kind: str) -> Image.Image:
+    """A mask, or a picture with or without transparency, of which nothing or everything is object but for "half"."""
+    whole = {"all": 255, "nothing": 0, "grey": 90, "half": 255}[kind.removeprefix("clear ")]
+    values = np.full((20, 20), whole, np.uint8)
+    if kind.endswith("half"):
+        values[10:] = 0
+    if kind.startswith("clear "):
+        return Image.fromarray(np.dstack([np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8), values]))
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "why"),
+    [
+        ("alpha", "half", "has no transparency"),  # bright above, dark below: brightness is no mask
+        ("alpha", "all", "has no transparency"),
+        ("alpha", "clear all", "has no transparency"),
+        ("alpha", "clear nothing", "calls nothing"),
+        ("alpha", "clear grey", "calls nothing"),
+        ("alpha", "clear half", ""),
+        *(
+            (how, kind, why)
+            for how in ("folder", "table")
+            for kind, why in (("all", "calls all"), ("nothing", "calls nothing"), ("half", ""))
+        ),
+        *(("folder", kind, why) for kind, why in (("clear nothing", "calls nothing"), ("clear half", ""))),
+        *(("arrays", kind, why) for kind, why in (("all", "calls all"), ("nothing", "calls nothing"), ("half", ""))),
+    ],
+)
+def test_a_mask_without_inside_or_outside_is_refused(tmp_path: Path, how: str, kind: str, why: str) -> None:
+    """And what is no mask is never taken for one; ``why`` '' = a mask that is fine."""
+    data, masks, image = tmp_path / "data", None, image_of(kind)
+    (data / "images").mkdir(parents=True)
+    (image if how == "alpha" else picture(0)).save(data / "images" / "a.png")
+    if how == "alpha":
+        data, masks = data / "images", "alpha"
+    elif how == "folder":
+        (data / "masks").mkdir()
+        image.save(data / "masks" / "a.png")
+    elif how == "table":
+        image.save(data / "m.png")
+        (data / "all.csv").write_text("file,mask\nimages/a.png,m.png\n")
+    else:
+        data = tmp_path / "a.npz"
+        np.savez(data, x=np.zeros((1, 3, 20, 20)), masks=np.asarray(image)[None] > 127)
+    found = open_dataset(data, INPUT, None if how == "arrays" else HOW, masks=masks)
+    samples = list(found)
+    assert len(samples) == (not why)
+    assert [why in said for said in found.damaged.values()] == [True] * bool(why)
+    if why:
+        assert "a.png" in found.damaged["a.png"] if how in ("alpha", "folder") else found.damaged
+    else:
+        assert samples[0].mask[0].all()
+        assert not samples[0].mask[-1].any()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "audit"])
+def test_alpha_masks_of_pictures_without_transparency_end_a_run(model: Path, folder: Path, verb: str) -> None:
+    (folder / "images" / "bee" / "z.png").unlink()
+    words = [verb, str(model), str(folder / "images"), "--masks", "alpha", "-m", "gradient", "-o", str(folder / "out")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2, result.output
+    assert "could be used: bee/a.png" in result.stderr
+    assert "has no transparency, so it does not say where its object is. Give masks as files" in result.stderr
+
+
 def test_arrays(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 3, SIDE, SIDE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import onnxsal
 from onnxsal import Explainer
 from onnxsal.errors import InputError
+from onnxsal.explainer import ROWS, Explanation
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node, segmenter, tokens, two_inputs, unbatched
 
@@ -40,6 +42,17 @@ def test_seven_samples_through_any_batch(direct: dict[str, np.ndarray], batch: i
     assert found.providers == ["CPUExecutionProvider"]
     assert found.seconds > 0
     assert found.components == {}
+
+
+def test_every_array_of_an_explanation_is_cut_into_samples():
+    """A field that is added and not told to hold rows would keep those of all samples in the explanation of one."""
+    arrays = {f.name for f in fields(Explanation) if str(f.type).startswith("np.ndarray")}
+    assert arrays == set(ROWS)
+    found = Explainer(cnn(), "lrp_epsilon").explain(X)
+    for i, one in enumerate(found):
+        for name in ROWS:
+            np.testing.assert_array_equal(getattr(one, name), getattr(found, name)[i : i + 1])
+        assert one.seconds == found.seconds / 7
 
 
 @pytest.mark.parametrize("batch", ["N", 3])

@@ -13,7 +13,7 @@ from onnxsal.backward.affine import MAPS
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.ops.registry import REGISTRY, Case, OpSpec
 from tests.lrp_models import jacobian, with_rule
-from tests.lrp_twins import TWINS, Layer
+from tests.lrp_twins import OTHER_TWINS, TWINS, Layer
 from tests.oracle import one_node_model, run
 from tests.small_models import make, node
 
@@ -34,7 +34,29 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("zbox", {"low": -2.0, "high": 2.0}),
     ("wplus", {"epsilon": 20.0}),
     ("wplus", {"epsilon": 20.0, "bias": "absorb", "ones": True}),
+    ("norm", {"epsilon": 0.2}),
+    ("gradient", {}),
 ]
+
+KERNEL = np.arange(6.0).reshape(2, 3) - 2
+
+OTHER_SETTINGS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [  # rule, node, its attributes, the rule's parameters
+    ("guided", "Relu", {}, {}),
+    ("deconvnet", "Relu", {}, {}),
+    ("pass", "Relu", {}, {}),
+    ("through", "Add", {}, {}),
+    ("split", "Add", {}, {}),
+    ("split", "Add", {}, {"how": "symmetric"}),
+    ("split", "Add", {}, {"how": "signed", "epsilon": 0.1}),
+    ("share", "Mul", {}, {"epsilon": 0.1}),
+    ("as_average", "MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}, {"epsilon": 0.25}),
+    ("patterns", "Gemm", {"transB": 1}, {"kernel": KERNEL}),
+    ("rescale", "Sigmoid", {}, {"threshold": 0.4}),
+    ("rescale_max", "MaxPool", {"kernel_shape": [1, 4]}, {"threshold": 0.2}),
+    ("midpoint", "Mul", {}, {}),
+]
+REFERENCED = ("rescale", "rescale_max", "midpoint")
+SHAPES = {"as_average": ([1, 2, 4, 6], [1, 2, 2, 3]), "patterns": ([2, 3], [2, 2]), "rescale_max": ([1, 1, 1, 4], [1, 1, 1, 1])}
 
 REFUSED = ("parts of its weight", "counts the inputs")
 
@@ -99,11 +121,32 @@ def test_rules_equal_their_matrix_forms(spec: OpSpec, test: Case, i: int) -> Non
     assert tried == len(SETTINGS) or mixed is not None
 
 
-def test_every_rule_of_affine_maps_has_a_twin() -> None:
-    """A rule without a matrix form would be tested against itself."""
-    own = {n for n, r in RULES.items() if r.apply.__module__ == "onnxsal.backward.lrp"}
-    assert own - {"pass", "as_average"} == set(TWINS)
+def test_every_rule_has_a_twin_and_every_twin_is_held_against_its_rule() -> None:
+    """A rule without a twin would be tested against itself, and a twin without a row of settings is compared with nothing."""
+    assert sorted([*TWINS, *OTHER_TWINS]) == sorted(RULES)
+    assert {rule for rule, _ in SETTINGS} == set(TWINS)
+    assert {rule for rule, *_ in OTHER_SETTINGS} == set(OTHER_TWINS)
     assert {n for n, r in RULES.items() if r.families == frozenset(MAPS)} >= {"epsilon", "lrp_zero", "norm"}
+
+
+@pytest.mark.parametrize(("rule", "op_type", "attributes", "parameters"), OTHER_SETTINGS, ids=lambda v: v if isinstance(v, str) else "")
+def test_rules_for_other_nodes_equal_their_twins(rule: str, op_type: str, attributes: dict[str, Any], parameters: dict[str, Any]) -> None:
+    rng = np.random.default_rng(7)
+    shape, out = SHAPES.get(rule, ([3, 5], [3, 5]))
+    count = 2 if op_type in ("Add", "Mul") else 1
+    names, before = [f"x{i}" for i in range(count)], [f"x{i}0" for i in range(count)] if rule in REFERENCED else []
+    weights = {"w": rng.standard_normal((2, 3))} if op_type == "Gemm" else {}
+    nodes = [node(op_type, " ".join([*names, *weights]), "y", **attributes)]
+    nodes[:0] = [node(op_type, " ".join(before), "y0", **attributes)] if before else []
+    inputs = dict.fromkeys([*names, *before], shape)
+    model = make(nodes, inputs, {"y": out}, weights, types=dict.fromkeys([*inputs, "y"], 11))
+    feed = {n: rng.standard_normal(shape) for n in inputs}
+    r = rng.standard_normal(out)
+    got = run(with_rule(model, rule, names, **parameters), {**feed, "R": r})
+    wanted = OTHER_TWINS[rule](r, *feed.values(), **parameters)
+    assert len(wanted) == count
+    for name, twin in zip(names, wanted, strict=True):
+        np.testing.assert_allclose(got[f"R/{name}"], twin, rtol=1e-9, atol=1e-12)
 
 
 def pooling_cases() -> list:

@@ -9,7 +9,9 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import onnx
@@ -22,7 +24,8 @@ import onnxsal
 from onnxsal import metrics
 from onnxsal.errors import InputError, ModelError, TargetError
 from onnxsal.methods.region import region_model
-from onnxsal.metrics.faithfulness import auc, curve_pixels
+from onnxsal.metrics.curve import CurveOptions, CurveSettings, curve_pixels
+from onnxsal.metrics.faithfulness import auc
 from onnxsal.metrics.libraries import MissingLibraryError
 from onnxsal.metrics.places import places_of
 from onnxsal.metrics.ranking import ranks, tied
@@ -262,6 +265,24 @@ def test_points_of_the_protocols():
     keio = curve_pixels(224**2, "keio")
     assert len(keio) == 101
     assert keio[[0, -1]].tolist() == [501, 224**2]
+
+
+def test_curve_settings_are_told_once(explainer: onnxsal.Explainer, x: np.ndarray, maps: np.ndarray):
+    """The keywords are the fields, an evaluation hands on all of them, and a wrong value is refused before anything runs."""
+    assert get_type_hints(CurveOptions) == {
+        f.name: t for f, t in zip(fields(CurveSettings), get_type_hints(CurveSettings).values(), strict=True)
+    }
+    given = {"protocol": "keio", "substrate": "mean", "step": 9, "ties": "stable", "score": "logit", "seed": 4}
+    asked = metrics.Settings(**given).curves(BLACK)
+    assert (asked.black is BLACK, asked.changed(black=None)) == (True, CurveSettings(**given))
+    for measure in (metrics.insertion, metrics.deletion):
+        told = measure(explainer, x, maps, None, CurveSettings(**given))
+        np.testing.assert_array_equal(told.scores, measure(explainer, x, maps, **given).scores)
+        np.testing.assert_array_equal(told.scores, measure(explainer, x, maps, None, CurveSettings(), **given).scores)
+    for name, wrong in (("protocol", "rize"), ("substrate", "grey"), ("ties", "none"), ("score", "raw"), ("step", 0)):
+        for refusing in (CurveSettings, metrics.Settings, CurveSettings().changed):
+            with pytest.raises(InputError, match=f"^{name}"):
+                refusing(**{name: wrong})
 
 
 @pytest.mark.parametrize(("inserting", "protocol"), [(True, "rise"), (False, "rise"), (True, "keio"), (False, "keio")])

@@ -12,7 +12,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 import onnxsal
 from onnxsal.ask.guard import compare_on_random_input
-from onnxsal.errors import ModelError
+from onnxsal.errors import ModelError, PlanError
 from onnxsal.facts.heads import head_of
 from onnxsal.facts.tags import RECTIFIER, tags_of
 from onnxsal.graph import Model
@@ -284,6 +284,32 @@ def test_bodies_within_bodies_are_expanded_too():
     assert not {"HardSwish", "HardSigmoid"} & set(ops_of(prepared.model.proto))
     x = draw(2, 4)
     np.testing.assert_allclose(run(model, {"x": x})["y"], run(prepared.model.proto, {"x": x})["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_messages_name_an_expanded_operator_by_its_own_name():
+    """What stands in the model is the loss: its LogSoftmax is nowhere to be found in it."""
+    nodes = [node("MatMul", "x w", "l"), node("SoftmaxCrossEntropyLoss", "l t", "y", reduction="none", name="loss")]
+    types = {"t": TensorProto.INT64}
+    model = make(nodes, {"x": ["N", 4], "t": ["N"]}, {"y": ["N"]}, {"w": draw(4, 3)}, types=types)
+    with pytest.raises(PlanError, match=r"node 'loss/SoftmaxCrossEntropyLoss/LogSoftmax\d+' \(LogSoftmax"):
+        onnxsal.convert(model, "lrp_epsilon")
+
+
+@pytest.mark.parametrize("name", ["first", ""])
+def test_the_nodes_of_a_body_are_called_by_the_node_that_it_is_of(name: str):
+    """Two of one operator in a row, one within the body of another: every node of a body bears the name of its own node, no other does."""
+
+    def knows(domain: str, op_type: str) -> bool:
+        return domain == "" and op_type not in ("HardSwish", "HardSigmoid", "Mish")
+
+    nodes = [node("Relu", "x", "a"), node("HardSwish", "a", "b", name=name), node("HardSwish", "b", "c"), node("Mish", "c", "d")]
+    prepared = plain(make([*nodes, node("Neg", "d", "y")], {"x": ["N", 4]}, {"y": ["N", 4]}), knows)
+    names = [n.name for n in prepared.model.proto.graph.node]
+    assert (names[0], names[-1]) == ("a", "y")
+    owners = [n.split("/")[:2] for n in names[1:-1]]
+    wanted = [[name or "b", "HardSwish"], ["c", "HardSwish"], ["d", "Mish"]]
+    assert [o for i, o in enumerate(owners) if o not in owners[:i]] == wanted
+    assert len(set(names)) == len(names)
 
 
 def test_known_operators_are_left_whole():

@@ -14,14 +14,13 @@ from onnxsal.cli.explain import near, tell_providers
 from onnxsal.cli.shell import CHECK_FAILED, progress, say, show, show_json
 from onnxsal.report.audit import DEFAULT_METHODS, MEASURED, Asked
 from onnxsal.report.audit import audit as audited
-from onnxsal.report.audit_gate import BY_METHOD, METRICS, WHOLE, read_limits
+from onnxsal.report.audit_gate import KNOWN, read_limits
 from onnxsal.report.audit_page import save_audit
 from onnxsal.runtime.providers import resolve
 
 LIMITS_HELP = (
-    "End with status 1 if a limit is broken: residual>1e-3,deletion[gradcam]>0.3. Names: "
-    + ", ".join((*WHOLE, *BY_METHOD, *METRICS))
-    + ". The worst method counts, unless one is named in brackets."
+    "End with status 1 if a limit is broken, or what it is about could not be measured: residual>1e-3,deletion[gradcam]>0.3. May be given "
+    f"several times. Names: {', '.join(KNOWN)}. The worst method counts, unless one is named in brackets."
 )
 
 
@@ -46,7 +45,7 @@ def audit(
         Path | None,
         typer.Option(help="Another model of the same classes to compare with: a candidate, an int8 version.", show_default=False),
     ] = None,
-    fail_if: Annotated[str | None, typer.Option("--fail-if", metavar="LIMITS", help=LIMITS_HELP, show_default=False)] = None,
+    fail_if: Annotated[list[str] | None, typer.Option("--fail-if", metavar="LIMITS", help=LIMITS_HELP, show_default=False)] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Take this many pictures, drawn by the seed.", show_default="all")] = None,
     measured: Annotated[int, typer.Option(min=1, help="Measure insertion and deletion on this many of them.")] = MEASURED,
     masks: Annotated[
@@ -72,7 +71,7 @@ def audit(
     feed = o.feeding(model, preprocess, labels)
     second = None if against is None else o.feeding(against, against_preprocess, labels)
     ways = chosen_ways(methods)
-    limits = read_limits(fail_if, [w.name for w in ways], against is not None)
+    limits = read_limits(fail_if or (), [w.name for w in ways], against is not None)
     if fresh and work.is_dir():
         shutil.rmtree(work)
     options = {k: v for k, v in (("input", input), ("output", output), ("score", score)) if v is not None}
@@ -119,4 +118,6 @@ def _tell(facts: dict[str, Any], files: dict[str, str]) -> None:
     tell_providers(facts["model"])
     for damaged in data["damaged"]:
         say(f"left out '{damaged['name']}': {damaged['why']}", "warning")
+    for failed in data["failed"]:
+        say(f"no answer to '{failed['name']}': {failed['why']}", "warning")
     show("\n" + "\n".join(f"{kind}: {near(file)}" for kind, file in files.items()))

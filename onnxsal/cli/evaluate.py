@@ -174,7 +174,8 @@ def _tell(found: Evaluation, facts: dict[str, Any]) -> None:
     files = facts["files"]
     tell_providers(facts)
     show(f"\n{len(found.samples)} samples, {facts['labelled']} labelled, {facts['masked']} with masks")
-    show(f"every sample: {near(files['samples'])}; every pair of methods: {near(files['differences'])}; all of it: {near(files['json'])}")
+    names = {"samples": "every sample", "differences": "every pair of methods", "json": "all of it"}
+    show("; ".join(f"{words}: {near(files[kind])}" for kind, words in names.items() if kind in files))
 
 
 def _rank(mean: float, larger: bool) -> float:
@@ -196,6 +197,9 @@ def _warn(found: Evaluation) -> None:
         say(f"{name} refused: {why}", "warning")
     for name, why in found.damaged.items():
         say(f"left out: {name}: {why}", "warning")
+    lost = list(dict.fromkeys(name for _, name in found.lost))
+    if lost:
+        say(f"the model, or a map of it, fails on {len(lost)} sample(s), which have no value: {', '.join(lost)}", "warning")
     for note in found.facts["notes"]:
         say(note)
     for way in found.ways:

@@ -122,15 +122,7 @@ def _explained(
 
 def open_explainer(feed: o.Feeding, method: Any, providers: Providers, batch_size: int, given: dict[str, Any]) -> Explainer:
     """The explainer of a model on a provider; labels that do not fit the model's classes are an error."""
-    explainer = Explainer(feed.model, method, providers=providers, batch_size=batch_size, labels=feed.labels, **given)
-    question = explainer.conversion.question
-    classes = question.class_shape
-    if feed.labels is not None and len(classes) == 1 and isinstance(classes[0], int) and classes[0] != len(feed.labels):
-        raise InputError(
-            f"there are {len(feed.labels)} labels, but output '{question.output}' has {classes[0]} classes, so names would go to the wrong "
-            "ones. Give --labels FILE with one name for each class."
-        )
-    return explainer
+    return Explainer(feed.model, method, providers=providers, batch_size=batch_size, labels=feed.labels, **given)
 
 
 def write(

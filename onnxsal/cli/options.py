@@ -250,7 +250,8 @@ class Asked:
     def keywords(self, feed: Feeding, several: bool = False) -> dict[str, Any]:
         """Keywords for ``convert``; ``several`` leaves the data of ``--on`` to the verb."""
         given: dict[str, Any] = {"target": feed.target(self.target), "prefix": self.prefix or None, "components": self.components or None}
-        given |= {"target_input": self.target_input, "example": None if several else example_of(self.on, feed)}
+        on = None if several else example_of(self.on, feed)
+        given |= {"target_input": self.target_input, "example": on, "labels": feed.labels}
         asked = (self.input, self.output, self.score, self.quantize, self.batched, self.layout, self.grid)
         own = conversion_options(feed, self.param, *asked)
         return {k: v for k, v in given.items() if v is not None} | own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import onnx
 
 from onnxsal.ask.guard import as_example
 from onnxsal.ask.kernels import missing_kernels
+from onnxsal.ask.labels import classes_of, refuse_misfit
 from onnxsal.ask.layers import layers_of
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method, get_method
@@ -83,12 +84,18 @@ class Report:
 
 
 def check(
-    model: Source, provider: str = "cuda", method: str | Path | Method = DEFAULT_METHOD, compare: bool = True, **options: Any
+    model: Source,
+    provider: str = "cuda",
+    method: str | Path | Method = DEFAULT_METHOD,
+    compare: bool = True,
+    labels: Sequence[str] | None = None,
+    **options: Any,
 ) -> Report:
     """Can this model be explained, what is known of it and how, and does every node of the converted one have a kernel on ``provider``?
 
     ``options`` are those of ``convert``. ``compare`` also runs original and converted file once, to see how far the model's own outputs
-    move. Never raises for what the model lacks: that is ``Report.problem``, in the words of ``convert``.
+    move. Never raises for what the model lacks: that is ``Report.problem``, in the words of ``convert``. ``labels`` that do not fit the
+    model's classes are no fault of the model, and raise ``InputError``.
     """
     chosen = get_method(method)
     proto = load_model(model)
@@ -107,7 +114,9 @@ def check(
         refused = Report(chosen.name, provider, release(provider), str(error), first, last, len(forward.nodes), 0, (), {}, absent)
         if question is None:
             return refused
+        refuse_misfit(labels, classes_of(question), question.output)
         return replace(refused, input=question.x.name, output=question.output, found=question.found, doubt=question.doubt)
+    refuse_misfit(labels, classes_of(made.question), made.question.output)
     return Report(
         chosen.name,
         provider,

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.ask import guard
+from onnxsal.ask.labels import classes_of, refuse_misfit
 from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
 from onnxsal.engine.method import Method, get_method, known_methods
@@ -168,9 +169,13 @@ def decide(
     layout: str | None = None,
     example: Example = None,
     grid: Sequence[int] | str | None = None,
+    labels: Sequence[str] | None = None,
     **parameters: Any,
 ) -> Decision:
-    """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything."""
+    """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything.
+
+    ``labels``: names of the classes, of which nothing is built; raises ``InputError`` where they do not fit the model.
+    """
     chosen = get_method(method)
     wrapper_of(chosen)
     if layer is not None and "layer" not in chosen.parameters:
@@ -199,6 +204,7 @@ def decide(
     if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
         raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
     edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
+    refuse_misfit(labels, classes_of(question), question.output)
     index, how = target_index(question, target), target_input_of(target_input, target)
     if how == FIXED:
         refuse_other_rows(question, index)

@@ -2,6 +2,7 @@
 
 from onnxsal.metrics.axioms import WeakDependence, completeness, weak_dependence
 from onnxsal.metrics.conservation import Conservation, conservation
+from onnxsal.metrics.curve import CurveSettings
 from onnxsal.metrics.dataset import open_dataset
 from onnxsal.metrics.evaluate import evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
@@ -34,6 +35,7 @@ __all__ = [
     "Attention",
     "Conservation",
     "Curve",
+    "CurveSettings",
     "DataRandomization",
     "Dataset",
     "Evaluation",

@@ -50,9 +50,9 @@ def open_dataset(
 ) -> Dataset:
     """The data set at ``path`` for the model's input ``tensor``; pictures need ``preprocess``, labels given as words need ``labels``.
 
-    ``masks`` is a folder of masks, or "alpha" where the pictures' own transparency is the mask. In a mask the object is white (a mask
-    with transparency: opaque; one with the values 0 and 1: 1). Arrays of bytes [N, H, W, 3] are pictures. Raises ``InputError`` where
-    nothing can be read; single damaged samples are found when they are read.
+    ``masks`` is a folder of masks, or "alpha" where the pictures' own transparency is the mask (a picture without any cannot be read).
+    In a mask the object is white (a mask with transparency: opaque; one with the values 0 and 1: 1). Arrays of bytes [N, H, W, 3] are
+    pictures. Raises ``InputError`` where nothing can be read; single damaged samples are found when they are read.
     """
     source, how = Path(path), _Reader(tensor, preprocess, labels)
     suffix = source.suffix.lower()
@@ -107,8 +107,8 @@ class _Reader:
 
         def read() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
             seen = how.display(file)
-            source = file if alpha else mask
-            return how.normalise(seen[None]), seen, None if source is None else read_mask(source, how)
+            found = read_alpha(file, how) if alpha else None if mask is None else read_mask(mask, how)
+            return how.normalise(seen[None]), seen, found
 
         def content() -> list[bytes]:
             return [f.read_bytes() for f in (file, mask) if f is not None]
@@ -119,8 +119,27 @@ class _Reader:
 def read_mask(file: Path | np.ndarray, how: Preprocess) -> np.ndarray:
     """A mask cut and resized as the pictures are: bool [H, W]."""
     image = Image.fromarray(file) if isinstance(file, np.ndarray) else _opened(file)
+    alpha = _alpha(image)
+    return _cut(np.asarray(image.convert("L")) if alpha is None else alpha, how)
+
+
+def read_alpha(file: Path, how: Preprocess) -> np.ndarray:
+    """The opaque part of a picture as its mask: bool [H, W]. Raises ``InputError`` where nothing of it is transparent."""
+    alpha = _alpha(_opened(file))
+    if alpha is None:
+        raise InputError(
+            f"picture '{file}' has no transparency, so it does not say where its object is. Give masks as files (--masks FOLDER), or none."
+        )
+    return _cut(alpha, how)
+
+
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    """How opaque each pixel is, 0..255; ``None`` where all of them are entirely."""
     alpha = np.asarray(image.convert("RGBA").getchannel("A")) if image.mode in WITH_ALPHA else None
-    grey = np.asarray(image.convert("L")) if alpha is None or alpha.min() == 255 else alpha
+    return None if alpha is None or alpha.min() == 255 else alpha
+
+
+def _cut(grey: np.ndarray, how: Preprocess) -> np.ndarray:
     binary = Image.fromarray(np.where(grey > (127 if grey.max() > 1 else 0), 255, 0).astype(np.uint8))
     return np.asarray(replace(how, interpolation="nearest").display(binary)[..., 0] > 127)
 

@@ -61,7 +61,8 @@ def evaluate(
     ``methods`` are names, or ``Way``s with parameters; ``metrics`` those of ``MEASURES`` and "id_score". Maps are of the class ``target``:
     "predicted", "label" or an index. ``samples``: this many, drawn by the seed. ``state``: a file that keeps what is done, by sample:
     an interrupted run goes on, another method or metric is added to what is there. ``options`` are ``convert``'s (input, output, score,
-    black, white, layer). A method that cannot explain the model is listed as refused; if all are, ``PlanError`` says why.
+    black, white, layer). A method that cannot explain the model is listed as refused; if all are, ``PlanError`` says why. ``labels``, and
+    the labels of the data, that do not fit the number of classes are refused. A sample on which the model fails is in ``Evaluation.lost``.
     """
     settings = settings or Settings()
     asked = {key: options.get(key) for key in ("input", "output", "batched", "layout")}
@@ -70,6 +71,7 @@ def evaluate(
         data = open_dataset(data, scorer.session.inputs[0], preprocess, labels, masks)
     if samples is not None:
         data = data.some(samples, settings.seed)
+    scorer.refuse_misfit(labels, data)
     measures = chosen_measures(metrics)
     if preprocess is not None:
         options = {"black": preprocess.black(), "white": preprocess.white(), **options}
@@ -150,12 +152,18 @@ class _Run:
                 for batch in batches:
                     self._measure(way, explainer, batch, pending)
                 self._tell(number, len(ways), i + 1, len(chunks))
+        if not self._whole():
+            raise InputError(
+                f"none of the {len(self.data)} samples could be used: "
+                + "; ".join(f"{n}: {why}" for n, why in list(self.data.damaged.items())[:3])
+            )
         if refused and len(refused) == sum(not w.baseline for w in ways):
             raise PlanError("no method can explain this model:\n" + "\n".join(f"{k}: {v}" for k, v in refused.items()))
         kept = [w for w in ways if w.name not in refused]
         rows = {(w.name, s): row for w in kept for s in self.data.names if (row := self._row(w, s)) is not None}
         return Evaluation(
-            tuple(kept), columns_of(self.measures), self._whole(), rows, refused, dict(self.data.damaged), self._facts(), self.settings.seed
+            *(tuple(kept), columns_of(self.measures), self._whole(), rows, refused, dict(self.data.damaged), self._facts()),
+            *(self.settings.seed, self.lost),
         )
 
     def _tell(self, way: int, ways: int, chunk: int, chunks: int) -> None:

@@ -47,7 +47,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that ``evaluate`` found. ``refused`` way -> why, ``damaged`` sample -> why, ``facts`` the settings."""
+    """Everything that ``evaluate`` found. ``refused`` way -> why, ``damaged`` sample -> why, ``facts`` the settings; ``lost`` (way, sample)
+    -> metric -> why: the model, or a map of it, fails on a sample that was read, or on what the metric makes of it.
+    """
 
     ways: tuple[Way, ...]
     columns: dict[str, Column]
@@ -57,6 +59,7 @@ class Evaluation:
     damaged: dict[str, str]
     facts: dict[str, Any]
     seed: int = 0
+    lost: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
     def values(self, way: str, column: str) -> np.ndarray:
         """One column of one way, [N] in the order of ``samples``; NaN where a sample has no value."""

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 
 from onnxsal.errors import InputError, near_miss
 from onnxsal.explainer import Explainer, Explanation, Target
+from onnxsal.metrics.curve import SCORES, CurveOptions, CurveSettings
 from onnxsal.metrics.places import CONSTANT, Maps, Places, constant, flagged, maps_at
 from onnxsal.metrics.ranking import ranks, tied
 from onnxsal.metrics.scorer import Progress, Scorer, composites, scorer_of
 from onnxsal.metrics.similarity import pearson, spearman
 from onnxsal.metrics.substrate import substrate as substrate_of
 
-PROTOCOLS = ("rise", "keio")
-
 PERCENT = (0.1, 0.5, 1, 3, 5, 7, 10, 25, 50, 75)
 
-SCORES = ("probability", "logit")
+DEFAULTS = CurveSettings()
 
 TINY = 1e-6
 """A score closer to zero than this has no meaningful relative change."""
@@ -128,27 +127,17 @@ def insertion(
     x: np.ndarray,
     maps: Maps | None = None,
     target: Target = None,
+    settings: CurveSettings = DEFAULTS,
     *,
-    protocol: str = "rise",
-    substrate: str | None = None,
-    step: int | None = None,
-    ties: str = "random",
-    score: str = "probability",
-    black: np.ndarray | float | None = None,
-    seed: int = 0,
     progress: Progress | None = None,
+    **options: Unpack[CurveOptions],
 ) -> Curve:
     """Area under the score while the most salient pixels of ``x`` [N, ...] are put back first; auc [N] in [0, 1], larger is better.
 
     ``maps`` [N, H, W] (default: those of ``explainer``; a ``Scorer`` will do where they are given). ``target``: default the class
-    predicted for the whole picture. ``protocol`` "rise": points at 0, step, 2 step ... all pixels, starting from the blurred picture;
-    ``step`` defaults to a 28th of the pixels (8 x 224 of 224 x 224). "keio": points at step (i + 1) + 1 pixels up to all of them,
-    starting from black; ``step`` defaults to 500 of 224 x 224 in proportion; their thresholds take all ties (``ties="inclusive"``),
-    and they score the labelled class: give it as ``target``. ``substrate``: blur, black (give ``black``), mean, zero_norm. ``ties``:
-    random (seeded), stable, inclusive, see ``ranks``. ``score``: probability or logit. Petsiuk et al. 2018, arXiv 1806.07421; Otsuki et
-    al. 2024, arXiv 2407.09115.
+    predicted for the whole picture. ``settings``, or its fields as keywords: see ``CurveSettings``, which names the sources.
     """
-    return _curve(_ask(explainer, x, maps, target), True, protocol, substrate, step, ties, score, black, seed, progress)
+    return _curve(_ask(explainer, x, maps, target), True, settings.changed(**options), progress)
 
 
 def deletion(
@@ -156,21 +145,16 @@ def deletion(
     x: np.ndarray,
     maps: Maps | None = None,
     target: Target = None,
+    settings: CurveSettings = DEFAULTS,
     *,
-    protocol: str = "rise",
-    substrate: str | None = None,
-    step: int | None = None,
-    ties: str = "random",
-    score: str = "probability",
-    black: np.ndarray | float | None = None,
-    seed: int = 0,
     progress: Progress | None = None,
+    **options: Unpack[CurveOptions],
 ) -> Curve:
     """Area under the score while the most salient pixels of ``x`` [N, ...] are taken away first; auc [N] in [0, 1], smaller is better.
 
-    As ``insertion``, from the whole picture; ``protocol`` "rise" replaces by zeros in the model's input, "keio" by black. Same sources.
+    Arguments and sources as for ``insertion``.
     """
-    return _curve(_ask(explainer, x, maps, target), False, protocol, substrate, step, ties, score, black, seed, progress)
+    return _curve(_ask(explainer, x, maps, target), False, settings.changed(**options), progress)
 
 
 def id_score(
@@ -178,25 +162,19 @@ def id_score(
     x: np.ndarray,
     maps: Maps | None = None,
     target: Target = None,
+    settings: CurveSettings = DEFAULTS,
     *,
-    protocol: str = "rise",
-    substrate: str | None = None,
-    step: int | None = None,
-    ties: str = "random",
-    score: str = "probability",
-    black: np.ndarray | float | None = None,
-    seed: int = 0,
     progress: Progress | None = None,
+    **options: Unpack[CurveOptions],
 ) -> IdScore:
     """Insertion auc - deletion auc [N], in [-1, 1], larger is better; arguments as for ``insertion``. Otsuki et al. 2024, arXiv 2407.09115.
 
     Ties decide: under ``ties="inclusive"`` a map of few levels is inserted all at once and deleted all at once, so that even
     quantised noise scores near 1. The result says how many pixels are tied, and a ``TieWarning`` is given above a tenth.
     """
-    asked = _ask(explainer, x, maps, target)
-    halves = [_halves(progress, i) for i in range(2)]
-    put = _curve(asked, True, protocol, substrate, step, ties, score, black, seed, halves[0])
-    taken = _curve(asked, False, protocol, substrate, step, ties, score, black, seed, halves[1], warn=False)
+    asked, settings = _ask(explainer, x, maps, target), settings.changed(**options)
+    put = _curve(asked, True, settings, _halves(progress, 0))
+    taken = _curve(asked, False, settings, _halves(progress, 1), warn=False)
     return IdScore(put.auc - taken.auc, put, taken)
 
 
@@ -204,47 +182,17 @@ def _halves(progress: Progress | None, half: int) -> Progress | None:
     return None if progress is None else lambda done, total: progress(done + half * total, 2 * total)
 
 
-def curve_pixels(count: int, protocol: str, step: int | None = None) -> np.ndarray:
-    """How many of ``count`` pixels are changed at each point of a curve, [K]."""
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol '{protocol}' is not one of {', '.join(PROTOCOLS)}{near_miss(protocol, PROTOCOLS)}.")
-    if step is None:
-        step = math.ceil(count / 28) if protocol == "rise" else max(1, round(count * 500 / 224**2))
-    if step < 1:
-        raise InputError(f"step={step} pixels is no step; give 1 or more.")
-    if protocol == "rise":
-        return np.minimum(np.arange(math.ceil(count / step) + 1) * step, count)
-    return np.minimum((np.arange(math.ceil(count / step)) + 1) * step + 1, count)
-
-
-def _curve(
-    asked: _Asked,
-    inserting: bool,
-    protocol: str,
-    substrate: str | None,
-    step: int | None,
-    ties: str,
-    score: str,
-    black: np.ndarray | float | None,
-    seed: int,
-    progress: Progress | None,
-    warn: bool = True,
-) -> Curve:
-    if score not in SCORES:
-        raise InputError(f"score '{score}' is not one of {', '.join(SCORES)}{near_miss(score, SCORES)}.")
-    counts = curve_pixels(asked.places.count, protocol, step)
-    if len(counts) < 2:
-        raise InputError(f"step={step} leaves {len(counts)} point(s) of a curve over {asked.places.count} pixels; take a smaller one.")
-    name = substrate or ("black" if protocol == "keio" else "blur" if inserting else "zero_norm")
-    other = substrate_of(name, asked.x, asked.places, black)
+def _curve(asked: _Asked, inserting: bool, settings: CurveSettings, progress: Progress | None, warn: bool = True) -> Curve:
+    counts = settings.pixels(asked.places.count)
+    other = substrate_of(settings.stand_in(inserting), asked.x, asked.places, settings.black)
     bad = constant(asked.maps)
     good = np.flatnonzero(~bad)
     scores = np.full((len(asked.x), len(counts)), np.nan)
     if len(good):
         base, top = (other, asked.x) if inserting else (asked.x, other)
-        make = composites(base, top, _first(asked, good, counts, ties, seed))
+        make = composites(base, top, _first(asked, good, counts, settings.ties, settings.seed))
         logit, probability = asked.scorer.evaluate(make, good, len(counts), asked.target[good], progress)
-        scores[good] = logit if score == "logit" else probability
+        scores[good] = logit if settings.score == "logit" else probability
     found = tied(asked.maps, warn)
     return Curve(scores, counts, auc(scores), asked.target, found.distinct, found.share, flagged((bad, CONSTANT)))
 

@@ -10,7 +10,7 @@ import numpy as np
 from onnxsal.errors import InputError, near_miss
 from onnxsal.explainer import Explainer
 from onnxsal.metrics import faithfulness, localisation, sanity
-from onnxsal.metrics.ranking import TIES
+from onnxsal.metrics.curve import CurveSettings
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.metrics.substrate import SUBSTRATES
 
@@ -35,21 +35,15 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        closed = {
-            "protocol": faithfulness.PROTOCOLS,
-            "score": faithfulness.SCORES,
-            "ties": TIES,
-            "removal": SUBSTRATES,
-            "substrate": SUBSTRATES,
-        }
-        for name, known in closed.items():
-            value = getattr(self, name)
-            if value not in known and not (name == "substrate" and value is None):
-                raise InputError(f"{name} '{value}' is not one of {', '.join(known)}{near_miss(str(value), known)}.")
-        if self.step is not None and self.step < 1:
-            raise InputError(f"step={self.step} is no number of pixels; give 1 or more.")
+        self.curves()
+        if self.removal not in SUBSTRATES:
+            raise InputError(f"removal '{self.removal}' is not one of {', '.join(SUBSTRATES)}{near_miss(str(self.removal), SUBSTRATES)}.")
         if not self.percent or min(self.percent) <= 0 or max(self.percent) > 100:
             raise InputError(f"percent={self.percent} must be numbers above 0 and up to 100.")
+
+    def curves(self, black: np.ndarray | None = None) -> CurveSettings:
+        """Those of insertion and deletion; ``black`` is a black pixel in the model's input."""
+        return CurveSettings(self.protocol, self.substrate, self.step, self.ties, self.score, black, self.seed)
 
 
 @dataclass(frozen=True)
@@ -124,8 +118,7 @@ def _curve(name: str) -> Callable[[Task], Found]:
         if s.protocol == "keio":  # the published procedure explains the predicted class and scores the labelled one
             target = task.labels
         measure = getattr(faithfulness, name)
-        asked = {"protocol": s.protocol, "substrate": s.substrate, "step": s.step, "ties": s.ties, "score": s.score, "seed": s.seed}
-        found = measure(task.scorer, task.x, task.maps, target, black=task.black, **asked)
+        found = measure(task.scorer, task.x, task.maps, target, s.curves(task.black))
         share = found.pixels / task.scorer.places(task.x).count
         return Found({name: found.auc}, found.flags, {name: (share, found.scores)})
 

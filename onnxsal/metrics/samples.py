@@ -92,7 +92,7 @@ class Dataset:
         return found.hexdigest()[:20]
 
     def read(self, name: str) -> Sample:
-        """One sample. Raises ``InputError`` where it is damaged."""
+        """One sample. Raises ``InputError`` where it is damaged, or its mask has no inside or no outside."""
         entry = self._entries[name]
         digest = self.digest(name)
         x, picture, mask = entry.read()
@@ -101,6 +101,12 @@ class Dataset:
         if mask is not None and picture is not None and mask.shape != picture.shape[:2]:
             raise InputError(
                 f"the mask of '{name}' is {mask.shape[0]}x{mask.shape[1]} where the model sees {picture.shape[0]}x{picture.shape[1]}."
+            )
+        if mask is not None and mask.all() == mask.any():
+            part = "all" if mask.all() else "nothing"
+            raise InputError(
+                f"the mask of '{name}' calls {part} that the model sees of the picture object, so no map can lie on it or beside it. "
+                "Give the mask of the object, in which the object is white, or none."
             )
         return Sample(name, digest, x, picture, entry.label, mask)
 

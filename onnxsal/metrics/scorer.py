@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 
 from onnxsal.ask.guard import plain_model
+from onnxsal.ask.labels import classes_of, refuse_misfit
 from onnxsal.ask.question import Question, ask
-from onnxsal.errors import InputError, TargetError
+from onnxsal.errors import InputError, ModelError, TargetError
 from onnxsal.explainer import Explainer, Target
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.target import target_index
@@ -21,6 +22,7 @@ from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA
 from onnxsal.metrics.places import Places, places_of
+from onnxsal.metrics.samples import Dataset
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import open_session
 
@@ -91,6 +93,33 @@ class Scorer:
         self._fixed = declared[0] if declared and isinstance(declared[0], int) else None
         self.batch_size = self._fixed or batch_size or 16
 
+    def refuse_misfit(self, labels: Sequence[str] | None, data: Dataset) -> None:
+        """Raise ``InputError`` for names, and ``TargetError`` for labels of samples, that do not fit the number of the model's classes.
+
+        Where the graph leaves that number open, the first sample that can be read and scored tells it.
+        """
+        given = {n: label for n in data.names if (label := data.label(n)) is not None}
+        names = count = classes_of(self.question)
+        if count is None and (given or labels is not None) and (first := self._first(data)) is not None:
+            count = self._columns(first, first).shape[1]
+            names = count if first.ndim == 2 else None
+        refuse_misfit(labels, names, self.question.output)
+        wrong = [n for n, label in given.items() if count is not None and not 0 <= label < count]
+        if wrong:
+            raise TargetError(
+                f"{len(wrong)} of {len(given)} labels are none of the {count} classes of the model: '{wrong[0]}' is labelled "
+                f"{given[wrong[0]]}. Give the labels of this model, or its indices, which begin at 0."
+            )
+
+    def _first(self, data: Dataset) -> np.ndarray | None:
+        """The scores of the first sample that has any."""
+        for sample in data.samples():
+            try:
+                return self._start(sample.x)
+            except (InputError, ModelError):  # what becomes of this sample is told where it is measured
+                continue
+        return None
+
     def places(self, x: np.ndarray) -> Places:
         """Where the pictures ``x`` can be changed."""
         return places_of(x, self.question.picture)
@@ -119,6 +148,13 @@ class Scorer:
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The best class of each sample, int64 [N]; the lowest one where several are best."""
         return self.logits(x).argmax(1)
+
+    def answers(self, x: np.ndarray) -> np.ndarray:
+        """The same, and -1 for a sample that the model has no answer to: it returns NaN, or breaks off."""
+        try:
+            return self.predict(x)
+        except (InputError, ModelError):
+            return np.full(1, -1) if len(x) == 1 else np.concatenate([self.answers(x[i : i + 1]) for i in range(len(x))])
 
     def evaluate(
         self, make: Make, samples: np.ndarray, steps: int, target: np.ndarray, progress: Progress | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
 from onnx import inliner
@@ -65,6 +65,19 @@ def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
     return typed
 
 
+def _name_bodies(before: onnx.ModelProto, after: onnx.ModelProto, operators: Sequence[str]) -> None:
+    """Nodes of a body are called ``<node>/<operator>/<node of the body><number>``, so that messages say what stands in the user's model."""
+    taken = {t.name for t in (*before.graph.input, *before.graph.initializer)} | {o for n in before.graph.node for o in n.output}
+    owner = {o: n for n in before.graph.node if n.op_type in operators and n.domain in ("", "ai.onnx") for o in n.output if o}
+    kept = {o for n in before.graph.node for o in n.output} - owner.keys()
+    for number, node in reversed(list(enumerate(after.graph.node))):
+        of = next((owner[o] for o in node.output if o in owner), None)
+        if of is None or kept & set(node.output):
+            continue
+        node.name = f"{of.name or of.output[0]}/{of.op_type}/{node.op_type}{number}"
+        owner |= {name: of for name in node.input if name and name not in taken}
+
+
 def expand_bodies(known: Known) -> Pass:
     """A pass that expands standard operators that are not ``known`` (domain, operator) but have a function body."""
 
@@ -82,6 +95,7 @@ def expand_bodies(known: Known) -> Pass:
                 )
             except Exception as error:
                 raise ModelError(f"operators {names} cannot be expanded by their function bodies: {error}.") from error
+            _name_bodies(proto, result, names)
             _replace_graph(proto, result)
             expanded += names
         return Outcome(len(expanded), f"expanded by their function bodies: {', '.join(expanded)}" if expanded else "")

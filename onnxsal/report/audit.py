@@ -25,6 +25,7 @@ from onnxsal.report.audit_against import against, comparable, compare_models
 from onnxsal.report.audit_card import card, coverage
 from onnxsal.report.audit_checks import accuracy, flow, rims, sanity
 from onnxsal.report.audit_colours import colour_check
+from onnxsal.report.audit_failures import lost_rows
 from onnxsal.report.audit_findings import find
 from onnxsal.report.audit_gate import Limit, broken_limits
 from onnxsal.report.audit_look import CHUNK, Looking, Seen, Subject, Tell, key_of, subject
@@ -85,15 +86,19 @@ def audit(asked: Asked, work: Path | None = None, tell: Tell = lambda text: None
     other = None if asked.against is None else subject(asked.against, asked.against_preprocess, asked.providers, asked.options)
     comparable(own, other)
     data = _data(asked, own)
+    for who in (own, other):
+        if who is not None:
+            who.scorer.refuse_misfit(asked.labels, data)
     if other is not None and other.preprocess is None and own.preprocess is not None:
         raise InputError("the model has preprocessing and the one it is compared with has none: give --against-preprocess FILE.")
     state = Record(None if work is None else work / PICTURE_STATE)
     with state.alone():
         seen = Looking(own, other, asked.ways, state, tell).all(data)
         if not seen.names:
+            whys = [*seen.damaged.items(), *((n, str(line["why"])) for n, line in seen.failed.items())]
             raise InputError(
                 f"none of the {len(data.names)} pictures in '{asked.data}' could be used: "
-                + "; ".join(f"{n}: {why}" for n, why in list(seen.damaged.items())[:3])
+                + "; ".join(f"{n}: {why}" for n, why in whys[:3])
             )
         ways = [w for w in asked.ways if w.name not in seen.refused]
         tell("testing places at the border")
@@ -126,6 +131,7 @@ def audit(asked: Asked, work: Path | None = None, tell: Tell = lambda text: None
             "masked": data.masked,
             "notes": list(data.notes),
             "damaged": [{"name": n, "why": why} for n, why in seen.damaged.items()],
+            "failed": [{"name": n, "label": _label(line["label"], asked.labels), "why": line["why"]} for n, line in seen.failed.items()],
         },
         "settings": {
             "seed": asked.seed,
@@ -135,13 +141,14 @@ def audit(asked: Asked, work: Path | None = None, tell: Tell = lambda text: None
         },
         "methods": [_method(w, seen) for w in asked.ways],
         "pictures": [_picture(n, seen, ways, evaluations[0], asked.labels) for n in seen.names],
-        "accuracy": accuracy(seen.base, seen.names),
+        "accuracy": accuracy(seen, seen.base),
         "metrics": [{**row, "title": e.columns[row["metric"]].title} for e in evaluations for row in summary_table(e)],
         "sanity": [sanity(evaluations[1], w) for w in ways],
         "flow": flows,
         "coverage": coverage(own, asked.model, asked.ways, {**_edges(asked.preprocess), **asked.options}),
         "checks": {"channels": _colours(seen), "marks": marks, "rim": rims(seen, ways)},
         "against": None if other is None else against(own, other, asked.labels, seen, ways, layers),
+        "lost": lost_rows(seen, marks, evaluations),
     }
     facts["findings"] = find(facts, evaluations)
     facts["limits"] = broken_limits(asked.limits, facts)
@@ -196,6 +203,10 @@ def named(index: int, labels: Sequence[str] | None) -> dict[str, Any]:
     return {"class": index, "label": labels[index] if labels is not None and 0 <= index < len(labels) else None}
 
 
+def _label(index: int | None, labels: Sequence[str] | None) -> dict[str, Any] | None:
+    return None if index is None else named(index, labels)
+
+
 def _answers(line: Mapping[str, Any], labels: Sequence[str] | None) -> list[dict[str, Any]]:
     return [{**named(i, labels), "probability": p} for i, p in line["top"]]
 
@@ -203,7 +214,7 @@ def _answers(line: Mapping[str, Any], labels: Sequence[str] | None) -> list[dict
 def _picture(name: str, seen: Seen, ways: Sequence[Way], found: Evaluation, labels: Sequence[str] | None) -> dict[str, Any]:
     base = seen.base[name]
     maps = {}
-    for way in ways:
+    for way in (w for w in ways if (w.name, name) in seen.maps):
         line = seen.maps[way.name, name]
         row = found.rows.get((way.name, name))
         values = {} if row is None else {k: None if np.isnan(v) else float(v) for k, v in row.values.items()}
@@ -216,7 +227,7 @@ def _picture(name: str, seen: Seen, ways: Sequence[Way], found: Evaluation, labe
             "tied": None if row is None else row.tied,
         }
     told = {"name": name, "sha": base["digest"], "size": base["size"], "predicted": _answers(base, labels), "maps": maps}
-    told["label"] = None if base["label"] is None else named(base["label"], labels)
+    told["label"] = _label(base["label"], labels)
     told["right"] = base.get("right")
     told["against"] = None
     if name in seen.other:

@@ -54,9 +54,10 @@ def compare_models(own: Subject, other: Subject, data: Dataset, seen: Seen) -> l
 def against(
     own: Subject, other: Subject, labels: Sequence[str] | None, seen: Seen, ways: Sequence[Way], layers: list[Any]
 ) -> dict[str, Any]:
-    """Do the two agree, and for the same reasons?"""
-    agree = [seen.other[n]["top"][0][0] == seen.base[n]["top"][0][0] for n in seen.names]
-    probability = [seen.other[n]["top"][0][1] - seen.base[n]["top"][0][1] for n in seen.names]
+    """Do the two agree, and for the same reasons? On a picture that one of them fails on they do not agree."""
+    both = [n for n in seen.names if n in seen.other]
+    agree = [seen.other[n]["top"][0][0] == seen.base[n]["top"][0][0] for n in both]
+    probability = [seen.other[n]["top"][0][1] - seen.base[n]["top"][0][1] for n in both]
     rows = []
     for way in ways:
         like = [seen.other_maps[way.name, n]["likeness"] for n in seen.names if (way.name, n) in seen.other_maps]
@@ -71,9 +72,9 @@ def against(
     return {
         "model": card(other, labels),
         "agree": int(np.sum(agree)),
-        "n": len(agree),
+        "n": len(seen.read),
         "confidence_change": summarise(probability, CONFIDENCE).as_dict(),
-        "accuracy": accuracy(seen.other, seen.names),
+        "accuracy": accuracy(seen, seen.other),
         "methods": rows,
         "layers": layers,
     }

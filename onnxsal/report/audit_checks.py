@@ -20,18 +20,18 @@ KEPT = 0.5
 """Rank correlation and SSIM with the maps of a model with random weights from which on a map does not depend on them enough."""
 
 
-def accuracy(lines: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
-    """How often the first answer, and one of the first five, is right; ``None`` without labels."""
-    rows = [lines[n] for n in names if lines[n].get("right") is not None]
-    if not rows:
+def accuracy(seen: Seen, lines: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How often the first answer, and one of the first five, is right; ``None`` without labels.
+
+    Of all labelled pictures that were read: where the model that ``lines`` are of gives no answer, it is wrong.
+    """
+    labels = {n: label for n in seen.read if (label := seen.label(n)) is not None}
+    if not labels:
         return None
-    classes = len({r["label"] for r in rows})
-    return {
-        "n": len(rows),
-        "classes": classes,
-        "top1": float(np.mean([r["right"] for r in rows])),
-        "top5": float(np.mean([r["right5"] for r in rows])),
+    shares = {
+        top: float(np.mean([lines.get(n, {}).get(key, False) for n in labels])) for top, key in (("top1", "right"), ("top5", "right5"))
     }
+    return {"n": len(labels), "classes": len(set(labels.values())), **shares}
 
 
 def sanity(found: Evaluation, way: Way) -> dict[str, Any]:
@@ -57,7 +57,9 @@ def flow(own: Subject, ways: Sequence[Way], data: Dataset, seen: Seen) -> list[d
         wrapper = wrapper_of(get_method(way.method or ""))
         if not wrapper.shares:
             continue
-        samples = [s for batch in data.batches(CHUNK, seen.names[:CHUNK]) for s in batch]
+        samples = [s for batch in data.batches(CHUNK, seen.mapped(way.name)[:CHUNK]) for s in batch]
+        if not samples:
+            continue
         explainer = own.explainer(way, components=True)
         if wrapper.books:
             found = conservation(explainer, [s.x for s in samples])
@@ -92,13 +94,13 @@ def rims(seen: Seen, ways: Sequence[Way]) -> list[dict[str, Any]]:
     """How dense each method's maps are at the border, compared with the whole picture."""
     told = []
     for way in ways:
-        pairs = [seen.maps[way.name, n]["rim"] for n in seen.names]
+        pairs = [seen.maps[way.name, n]["rim"] for n in seen.mapped(way.name)]
         density = [share / area for share, area in pairs]
         told.append(
             {
                 "method": way.name,
                 "width": RIM,
-                "area": float(np.mean([a for _, a in pairs])),
+                "area": float(np.mean([a for _, a in pairs])) if pairs else 0.0,
                 "density": summarise(density, CONFIDENCE).as_dict(),
             }
         )

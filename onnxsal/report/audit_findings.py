@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxsal.metrics.evaluation import Evaluation
+from onnxsal.report import audit_failures as of_failures
 from onnxsal.report import audit_findings_maps as of_maps
 from onnxsal.report import audit_findings_model as of_model
 from onnxsal.report.audit_finding import FEW, SERIOUS, WARNING, Facts, Finding, finding, percent
@@ -67,7 +68,7 @@ def _broken(layers: Sequence[Facts], other: str) -> Finding:
     """The layers at fault, the one with the clearest fault first; what follows it is not named."""
     first = max(layers, key=lambda x: max(x["weights"] or 0, x["values"] or 0))
     words = []
-    if first["weights"] is not None and first["weights"] > 0.25:
+    if first["weights"] is not None and not first["weights"] <= 0.25:
         words.append(
             f"its weights are {_times(first['weights_factor'])} those of the audited model (relative error {first['weights']:.2g})"
         )
@@ -95,6 +96,7 @@ def _times(factor: float | None) -> str:
 Judge: TypeAlias = Callable[[Facts, Sequence[Evaluation]], Iterator[Finding]]
 
 JUDGES: tuple[Judge, ...] = (
+    of_failures.failures,
     *(of_model.channels, of_model.marks, of_model.rims, of_model.background, of_model.accuracy),
     *(of_maps.sanity, of_maps.laws, of_maps.biases, of_maps.flat, of_maps.faithful, of_maps.refused),
     against,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxsal.errors import ModelError
 from onnxsal.graph import FLOATS, Model, NodeView
 from onnxsal.graph.load import load_model
 from onnxsal.ops.registry import family_of, spec_of
@@ -45,8 +46,8 @@ class Layer:
     @property
     def broken(self) -> bool:
         """Whether the fault is in this layer rather than before it."""
-        stored = self.weights is not None and self.weights > OFF
-        given = self.values is not None and self.values > OFF and self.values > JUMP * self.before
+        stored = self.weights is not None and not self.weights <= OFF  # NaN is as broken as it gets
+        given = self.values is not None and not self.values <= OFF and not self.values <= JUMP * self.before
         return stored or given
 
     def as_dict(self) -> dict[str, Any]:
@@ -177,11 +178,14 @@ def _value_errors(a: Side, b: Side, names: Sequence[str], pairs: Sequence[tuple[
     sums: Counter[str] = Counter()
     kept = {n: np.zeros(3) for n in names}
     for x, y in pairs:
-        left, right = a.values(x, _once(carriers[0])), b.values(y, _once(carriers[1]))
+        try:
+            left, right = a.values(x, _once(carriers[0])), b.values(y, _once(carriers[1]))
+        except ModelError:  # a model that breaks off on this picture: it is listed as failed, and has no values to compare
+            continue
         for name, p, q in zip(names, *carriers, strict=True):
             u, v = left[p], right[q]
-            if u.shape == v.shape and np.isfinite(u).all() and np.isfinite(v).all():
-                kept[name] += ((u * u).sum(), (v * v).sum(), (u * v).sum())
+            if u.shape == v.shape and np.isfinite(u).all():
+                kept[name] += ((u * u).sum(), (v * v).sum(), (u * v).sum()) if np.isfinite(v).all() else (1.0, np.inf, 0.0)
                 sums[name] += 1
     return {n: _error(kept[n]) for n in names if sums[n]}
 

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -43,7 +44,9 @@ SIDE, SMALL = 144, 96
 
 TOP = 5
 
-UNUSABLE = (InputError, ModelError, TargetError)
+FAILS = (InputError, ModelError, TargetError)
+"""What a model, or a map of it, ends with on a picture that was read: it does not take it, breaks off, or answers NaN."""
+
 REFUSED = (PlanError, UnsupportedError, MethodError)
 
 Tell = Callable[[str], None]
@@ -76,7 +79,10 @@ def subject(model: Source, preprocess: Preprocess | None, providers: Any, option
 
 @dataclass
 class Seen:
-    """Everything that was noted: lines by picture, and by way and picture. ``refused`` way -> why; ``failed`` picture -> why."""
+    """Everything that was noted: lines by picture, and by way and picture. ``refused`` way -> why; ``damaged`` picture -> why it cannot
+    be read. A picture that was read and has no answer is the model's failure, not the picture's: ``failed`` picture -> its label and why.
+    ``lost`` (what, way, picture) -> why, of everything else that the model or a map of it failed to give.
+    """
 
     names: list[str] = field(default_factory=list)
     base: dict[str, Line] = field(default_factory=dict)
@@ -86,6 +92,22 @@ class Seen:
     refused: dict[str, str] = field(default_factory=dict)
     other_refused: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Line] = field(default_factory=dict)
+    lost: dict[tuple[str, str, str], str] = field(default_factory=dict)
+
+    @property
+    def read(self) -> list[str]:
+        """The pictures that were read: those with an answer, then those on which the model fails."""
+        return [*self.names, *self.failed]
+
+    def label(self, name: str) -> int | None:
+        """The label of a picture that was read."""
+        found: int | None = (self.base.get(name) or self.failed[name])["label"]
+        return found
+
+    def mapped(self, way: str) -> list[str]:
+        """The pictures that have a map by one way."""
+        return [n for n in self.names if (way, n) in self.maps]
 
 
 class Looking:
@@ -108,6 +130,7 @@ class Looking:
                     self._look(group, explainers, others)
         self.seen.damaged = {**data.damaged, **self.seen.damaged}
         self.seen.names = [n for n in data.names if n in self.seen.base and n not in self.seen.damaged]
+        self.seen.failed = {n: self.seen.failed[n] for n in data.names if n in self.seen.failed}
         return self.seen
 
     def _explainers(self, who: Subject, refused: dict[str, str]) -> dict[str, tuple[Way, Explainer]]:
@@ -146,102 +169,139 @@ class Looking:
     def _take(self, data: Dataset, name: str, explainers: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
         """Whether everything about a picture was recorded by an earlier run; it is then taken over."""
         digest = data.digest(name)
+
+        def known(who: Subject, ways: Mapping[str, Any]) -> dict[str, Line | None]:
+            return {w: self.record.get(self._keys(who, way), name, digest) for w, (way, _) in ways.items()}
+
         base = self.record.get(self._keys(self.own), name, digest)
-        if base is not None and "why" in base:
-            self.seen.damaged[name] = base["why"]
-            return True
-        found = {w: self.record.get(self._keys(self.own, way), name, digest) for w, (way, _) in explainers.items()}
-        lines: list[Line | None] = [base, *found.values()]
-        second, changed = None, dict[str, Line | None]()
+        found = {} if base is None or "why" in base else known(self.own, explainers)
+        lines: list[Line | None] = [base, *_of_ways(found)]
         if self.other is not None:
             second = self.record.get(self._keys(self.other), name, digest)
-            changed = {w: self.record.get(self._keys(self.other, way), name, digest) for w, (way, _) in others.items() if w in explainers}
-            lines += [second, *changed.values()]
-        if any(line is None for line in lines):
+            both = {} if second is None or "why" in second else {w: o for w, o in others.items() if _good(found.get(w))}
+            lines += [second, *_of_ways(known(self.other, both))]
+        whole = [line for line in lines if line is not None]
+        if len(whole) < len(lines):
             return False
-        self._keep(name, base, second, found, changed)
+        self._keep(whole)
         return True
 
-    def _keep(self, name: str, base: Any, other: Any, maps: Mapping[str, Any], other_maps: Mapping[str, Any]) -> None:
-        self.seen.base[name] = base
-        self.seen.maps |= {(w, name): line for w, line in maps.items()}
-        if other is not None:
-            self.seen.other[name] = other
-        self.seen.other_maps |= {(w, name): line for w, line in other_maps.items()}
+    def _keep(self, lines: Sequence[Line]) -> None:
+        kept = {"map": self.seen.maps, "other map": self.seen.other_maps}
+        for line in lines:
+            kind, way, name = line["kind"], line.get("way", ""), line["sample"]
+            if kind == "base" and "why" in line:
+                self.seen.failed[name] = line
+            elif "why" in line:
+                self.seen.lost[kind, way, name] = line["why"]
+            elif kind in kept:
+                kept[kind][way, name] = line
+            else:
+                (self.seen.base if kind == "base" else self.seen.other)[name] = line
+            if "unordered" in line:
+                self.seen.lost["colours", "", name] = line["unordered"]
 
     # ----- what is new -----
 
     def _look(self, group: list[Sample], explainers: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-        """Note everything about pictures of one shape; a group that fails is tried picture by picture."""
+        """Note everything about pictures of one shape; where something fails, picture by picture."""
         try:
             lines = self._lines(group, explainers, others)
-        except UNUSABLE as error:
-            if len(group) > 1:
-                for sample in group:
-                    self._look([sample], explainers, others)
-                return
-            (sample,) = group
-            self.seen.damaged[sample.name] = str(error)
-            self.record.put([{"key": self._keys(self.own), "sample": sample.name, "digest": sample.digest, "why": str(error)}])
+        except FAILS:
+            if len(group) == 1:
+                raise
+            for sample in group:
+                self._look([sample], explainers, others)
             return
         self.record.put(lines)
-        for sample in group:
-            mine = [line for line in lines if line["sample"] == sample.name]
-            self._keep(
-                sample.name,
-                next(line for line in mine if line["kind"] == "base"),
-                next((line for line in mine if line["kind"] == "other"), None),
-                {line["way"]: line for line in mine if line["kind"] == "map"},
-                {line["way"]: line for line in mine if line["kind"] == "other map"},
-            )
+        self._keep(lines)
+
+    def _part(self, group: list[Sample], who: Subject, kind: str, way: Way | None, make: Callable[[], list[Line]]) -> list[Line]:
+        """One line for each picture of a group; for a single one that fails, why."""
+        head: Line = {"kind": kind, "key": self._keys(who, way), **({} if way is None else {"way": way.name})}
+        try:
+            made = make()
+        except FAILS as error:
+            if len(group) > 1:
+                raise
+            made = [{"label": group[0].label, "why": str(error)}]
+        return [{"sample": s.name, "digest": s.digest, **head, **one} for s, one in zip(group, made, strict=True)]
 
     def _lines(self, group: list[Sample], explainers: Mapping[str, Any], others: Mapping[str, Any]) -> list[Line]:
         x = np.concatenate([s.x for s in group])
         shown = [picture_of(s, self.own.scorer) for s in group]
-        heads = [{"sample": s.name, "digest": s.digest} for s in group]
-        scores = self.own.scorer.probabilities(x)
-        target = scores.argmax(1)
-        order = colour_facts(group, x, scores, self.own.scorer, self.own.preprocess)
-        lines = []
-        for i, sample in enumerate(group):
-            base = {"label": sample.label, "size": [*shown[i].shape[:2]], "picture": data_uri(shown[i]), **answers(scores[i], sample.label)}
-            lines.append({**heads[i], "kind": "base", "key": self._keys(self.own), **base, "order": order[i]})
+        lines = self._part(group, self.own, "base", None, partial(self._base, group, x, shown))
+        target = None if any("why" in line for line in lines) else np.array([line["top"][0][0] for line in lines])
         found: dict[str, Explanation] = {}
-        for name, (way, explainer) in explainers.items():
+
+        def mapped(name: str, explainer: Explainer) -> list[Line]:
             found[name] = explainer.explain(x, target)
-            for i in range(len(group)):
-                one = map_facts(found[name][i], shown[i])
-                lines.append({**heads[i], "kind": "map", "way": name, "key": self._keys(self.own, way), **one})
-        if self.other is not None:
-            lines += self._other_lines(group, shown, heads, target, found, others)
-        return lines
+            return [map_facts(found[name][i], picture) for i, picture in enumerate(shown)]
+
+        if target is not None:
+            for name, (way, explainer) in explainers.items():
+                lines += self._part(group, self.own, "map", way, partial(mapped, name, explainer))
+        return lines if self.other is None else [*lines, *self._other_lines(self.other, group, shown, target, found, others)]
+
+    def _base(self, group: list[Sample], x: np.ndarray, shown: Sequence[np.ndarray]) -> list[Line]:
+        """The answers, and what becomes of them when the colours are exchanged."""
+        scores = self.own.scorer.probabilities(x)
+        told: Line = {}
+        try:
+            order = colour_facts(group, x, scores, self.own.scorer, self.own.preprocess)
+        except FAILS as error:
+            if len(group) > 1:
+                raise
+            order, told = [None], {"unordered": str(error)}
+        return [
+            {
+                "label": s.label,
+                "size": [*shown[i].shape[:2]],
+                "picture": data_uri(shown[i]),
+                **answers(scores[i], s.label),
+                "order": order[i],
+            }
+            | told
+            for i, s in enumerate(group)
+        ]
 
     def _other_lines(
         self,
+        other: Subject,
         group: list[Sample],
         shown: Sequence[np.ndarray],
-        heads: Sequence[Line],
-        target: np.ndarray,
+        target: np.ndarray | None,
         found: Mapping[str, Explanation],
         others: Mapping[str, Any],
     ) -> list[Line]:
         """The same of the model it is compared with, asked about the same class."""
-        assert self.other is not None
-        prepared = self.other.preprocess
+        prepared = other.preprocess
         x = np.concatenate([s.x for s in group]) if prepared is None else prepared.normalise(np.stack(shown))
-        scores = self.other.scorer.probabilities(x)
-        lines = []
-        for i, sample in enumerate(group):
-            lines.append({**heads[i], "kind": "other", "key": self._keys(self.other), **answers(scores[i], sample.label)})
-        for name, (way, explainer) in others.items():
-            if name not in found:
-                continue
+
+        def answered() -> list[Line]:
+            return [answers(scores, s.label) for scores, s in zip(other.scorer.probabilities(x), group, strict=True)]
+
+        def mapped(name: str, explainer: Explainer) -> list[Line]:
             again = explainer.explain(x, target)
-            for i in range(len(group)):
-                one = map_facts(again[i], shown[i])
-                one["likeness"] = likeness(found[name].saliency_map, again.saliency_map, i)
-                lines.append({**heads[i], "kind": "other map", "way": name, "key": self._keys(self.other, way), **one})
+            like = [likeness(found[name].saliency_map, again.saliency_map, i) for i in range(len(group))]
+            return [{**map_facts(again[i], shown[i]), "likeness": like[i]} for i in range(len(group))]
+
+        lines = self._part(group, other, "other", None, answered)
+        if any("why" in line for line in lines):
+            return lines
+        for name, (way, explainer) in others.items():
+            if name in found:
+                lines += self._part(group, other, "other map", way, partial(mapped, name, explainer))
         return lines
+
+
+def _good(line: Line | None) -> bool:
+    return line is not None and "why" not in line
+
+
+def _of_ways(lines: Mapping[str, Line | None]) -> list[Line | None]:
+    """Recorded lines under the names that the ways have now."""
+    return [None if line is None else {**line, "way": way} for way, line in lines.items()]
 
 
 def key_of(value: Any) -> str:
@@ -258,8 +318,6 @@ def _same_shape(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 def answers(scores: np.ndarray, label: int | None) -> Line:
     """The best classes with their probabilities, and whether the first one is right."""
-    if label is not None and not 0 <= label < len(scores):
-        raise TargetError(f"label {label} is none of the {len(scores)} classes")
     best = np.argsort(-scores, kind="stable")[:TOP]
     told: Line = {"top": [[int(i), float(scores[i])] for i in best]}
     if label is not None:

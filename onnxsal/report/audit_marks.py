@@ -31,7 +31,8 @@ COLUMNS = ("left", "left middle", "right middle", "right")
 class Mark:
     """A place at the border that was tested for a class: ``relevance`` is its share of the maps, ``area`` of the picture; ``copied``
     of ``onto`` pictures of other classes became the class when the place was copied into them; ``left`` of ``covered`` pictures of
-    the class left it when the place was replaced by that of another picture. ``seen_by`` is the method whose maps led there.
+    the class left it when the place was replaced by that of another picture; on ``failed`` of all these the model gave no answer.
+    ``seen_by`` is the method whose maps led there.
     """
 
     cls: int
@@ -44,6 +45,7 @@ class Mark:
     onto: int
     left: int
     covered: int
+    failed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -126,8 +128,9 @@ def _tested(
         onto[where] = own[np.arange(len(others)) % len(own)][where]
         covered = own.copy()
         covered[where] = others[np.arange(len(own)) % len(others)][where]
-        copied = int((scorer.predict(onto) == cls).sum())
-        left = int((scorer.predict(covered) != cls).sum())
+        became, stayed = scorer.answers(onto), scorer.answers(covered)
+        copied, failed = int((became == cls).sum()), int((became < 0).sum() + (stayed < 0).sum())
+        left = int(((stayed != cls) & (stayed >= 0)).sum())
         area = float(np.prod([cut[a].stop - cut[a].start for a in axes]) / np.prod([own.shape[a] for a in axes]))
-        found.append(Mark(cls, cell, place_name(cell), way, share, area, copied, len(others), left, len(own)))
+        found.append(Mark(cls, cell, place_name(cell), way, share, area, copied, len(others), left, len(own), failed))
     return found

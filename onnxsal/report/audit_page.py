@@ -18,7 +18,6 @@ from onnxsal.metrics.measures import MEASURES
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.audit import Audit
 from onnxsal.report.audit_findings_maps import SAME
-from onnxsal.report.audit_gate import BY_METHOD, WHOLE
 from onnxsal.report.curves import line_chart
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.providers import as_text
@@ -63,6 +62,7 @@ def render(found: Audit) -> str:
         facts=facts,
         shown=methods,
         pictures=found.pictures,
+        shown_at={p["name"]: i for i, p in enumerate(facts["pictures"])},
         maps=found.maps,
         other_maps=found.other_maps,
         figures=figures(found.evaluations),
@@ -73,7 +73,6 @@ def render(found: Audit) -> str:
         same=SAME,
         told_providers=as_text(facts["model"]["providers"], facts["model"]["provider_options"]),
         weight=weight / max(len(found.pictures), 1) / 1024,
-        limits_known={**WHOLE, **BY_METHOD},
         **parts,
     )
 

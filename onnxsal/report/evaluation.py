@@ -49,6 +49,7 @@ def save_evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
         for w in found.ways
     ]
     facts = {**found.facts, "ways": ways, "refused": found.refused, "damaged": found.damaged}
+    facts["lost"] = [{"method": way, "sample": name, "why": why} for (way, name), why in found.lost.items()]
     facts |= {"metrics": {k: {"better": better(found, k), "title": c.title} for k, c in found.columns.items()}}
     facts |= {"summary": means, "differences": differences, "files": files}
     write_whole(files["json"], (as_json(facts) + "\n").encode())

@@ -1,0 +1,23 @@
+"""Do names of classes belong to the model? One name for each class, or every name would stand at another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxsal.ask.question import Question
+from onnxsal.errors import InputError
+
+
+def classes_of(question: Question) -> int | None:
+    """How many classes a sample's scores are of; ``None`` where the model leaves that open, or has scores of higher rank."""
+    shape = question.class_shape
+    return shape[0] if len(shape) == 1 and isinstance(shape[0], int) else None
+
+
+def refuse_misfit(labels: Sequence[str] | None, classes: int | None, output: str) -> None:
+    """Raise ``InputError`` for labels that are more or fewer than the classes of an output."""
+    if labels is not None and classes is not None and classes != len(labels):
+        raise InputError(
+            f"there are {len(labels)} labels, but output '{output}' has {classes} classes, so names would go to the wrong "
+            "ones. Give --labels FILE with one name for each class."
+        )
