@@ -133,8 +133,6 @@ def masked(singular: str, *around: str) -> onnx.ModelProto:
     made, last = [], "x"
     for text, attributes in [*SINGULAR[singular], *(maker for name in around for maker in AROUND[name])]:
         op_type, *names = text.split()
-        if op_type == "MatMul" and names[1] == "row":
-            attributes = {}
         made.append(node(op_type, " ".join(last if n == "$" else n for n in names), f"t{len(made)}", **attributes))
         last = f"t{len(made) - 1}"
     made += [node("Greater", "kept zero", "k"), node("Where", f"k {last} x", "chosen"), node("MatMul", "chosen w", "y")]
