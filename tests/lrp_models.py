@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnxsal.backward import RULES
-from onnxsal.backward.deeplift import REFERENCE
+from onnxsal.backward.walk import Walk
 from onnxsal.facts.reach import reach
 from onnxsal.graph import Emit, Model, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
@@ -29,7 +29,7 @@ def with_rule(proto: onnx.ModelProto, name: str, wrt: Sequence[str], **parameter
     node = reach(model, wrt, [model.nodes[-1].proto.output[0]]).path[-1]
     op = Emit(model)
     twins = [n for n in model.nodes if n.proto.name == f"{node.proto.name}0"]
-    op.context[REFERENCE] = dict(zip([node.index], twins, strict=False))
+    op.walk = Walk(reference=dict(zip([node.index], twins, strict=False)))
     given = Value("R", node.y.dtype, node.y.shape)
     with op.at(node):
         answer = RULES[name].apply(op, node, [given, *[None] * (len(node.proto.output) - 1)], **parameters)

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from onnx import helper
 
-from onnxsal.backward.book import Book, book_of
+from onnxsal.backward.book import Book
 from onnxsal.backward.padding import present
+from onnxsal.backward.walk import walk_of
 from onnxsal.errors import UnsupportedError
 from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
@@ -56,7 +57,7 @@ class Affine:
 
     def sum(self, op: Emit) -> tuple[Value, int]:
         """z and its sign; max(z, 0), which is never negative, where no relevance arrives for other z (see engine.rectified)."""
-        behind = op.context.get("rectified", {}).get(self.z.name)
+        behind = walk_of(op).rectified.get(self.z.name)
         return (self.z, 0) if behind is None else (behind, 1)
 
     def _inputs(self, op: Emit, a: Value, weight: Value | None) -> list[Value | None]:
@@ -213,7 +214,7 @@ def lost(op: Emit, affine: Affine, relevance: Value, s: Value, total: Value) -> 
 
 def enter(op: Emit, affine: Affine, s: Value, bias: Value | None, leak: Leak | None) -> None:
     """Write down the bias's share, sum s b, and the leak of one sum, if a book is kept."""
-    book = book_of(op)
+    book = walk_of(op).book
     if book is None:
         return
     if leak is not None:
@@ -224,7 +225,7 @@ def enter(op: Emit, affine: Affine, s: Value, bias: Value | None, leak: Leak | N
 
 def _over_flat(op: Emit, affine: Affine, s: Value) -> Value:
     """s, summed along the axes on which the bias does not change, but for that of the samples."""
-    book = book_of(op)
+    book = walk_of(op).book
     samples = None if book is None or book.alone else book.layout(affine.node.y).samples
     axes = [axis for axis in affine.flat if axis != samples]
     return op.cached(("over flat", s.name), lambda: op.ReduceSum(s, axes, keepdims=1)) if axes else s
@@ -268,7 +269,7 @@ def spread(op: Emit, affine: Affine, share: Value) -> Value:
         sent = affine.backward(op, by_live_sums(op, share, count), weight)
         if carried is None:
             return sent
-        if (book := book_of(op)) is not None:  # units that see constants only, as at the corner of a wide frame
+        if (book := walk_of(op).book) is not None:  # units that see constants only, as at the corner of a wide frame
             book.bias.append((book.total(op, affine.node.y, op.Where(_alive(op, count, 1), 0.0, share)), op.dtype))
         return op.Mul(sent, carried)
     view, channels = thin

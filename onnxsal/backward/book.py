@@ -74,8 +74,3 @@ def sum_of_parts(op: Emit, parts: Value, layout: Layout, x: Value) -> Value:
     count, runs = dim_of(op, x, 0), layout.runs
     table = op.Reshape(parts, op.Concat([-1], count, [runs], axis=0) if runs else op.Concat(count, [-1], axis=0))
     return op.ReduceSum(table, [0, 2] if runs else [1], keepdims=0)
-
-
-def book_of(op: Emit) -> Book | None:
-    """The book of this walk, if it keeps one."""
-    return op.context.get("book")

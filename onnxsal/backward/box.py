@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from onnxsal.backward.affine import Affine
+from onnxsal.backward.walk import walk_of
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import like_shape
@@ -19,7 +20,7 @@ ELEMENTWISE = ("movement", "add", "product", "quantize")
 
 def bounds_at(op: Emit, affine: Affine, low: Any, high: Any) -> tuple[Value, Value]:
     """The bounds in the shape of the layer's input. What normalises the input inside the model is applied to them too."""
-    x: Value = op.context.get("input", affine.a)
+    x = walk_of(op).input or affine.a
     ends = [_given(op, affine.node, x, value, name) for value, name in ((low, "low"), (high, "high"))]
     between = [] if x.name == affine.a.name else dependents(affine.node.model, x.name, [affine.a.name])
     if not between:

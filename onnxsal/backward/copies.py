@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxsal.backward.book import Book
+from onnxsal.backward.walk import walk_of
 from onnxsal.errors import UnsupportedError
 from onnxsal.facts.axes import moved
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
@@ -21,9 +22,6 @@ Signals = Sequence[Value | None]
 
 COPIES = ("movement", "max_pool", "select")
 """Families whose outputs are elements of their inputs, but for scattered ones that meet (``is_copy``)."""
-
-ENDS = "zeros get nothing"
-"""Key of the walk's context: tensor -> whether its elements that are 0 get none of the signal."""
 
 
 def is_copy(node: NodeView) -> bool:
@@ -53,7 +51,7 @@ class Constants:
         """Whether no relevance can land on them: there are none, or all are 0 where zeros get nothing."""
         if not self.given and not self.fills:
             return True
-        return bool(op.context.get(ENDS, {}).get(node.y.name)) and all(is_zero(node.const(i)) for i in self.given)
+        return walk_of(op).zeros_get_nothing.get(node.y.name, False) and all(is_zero(node.const(i)) for i in self.given)
 
 
 def accounted(op: Emit, node: NodeView, dys: Signals, book: Book) -> Signals:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxsal.backward.registry import rule
+from onnxsal.backward.walk import walk_of
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import over, times, unbroadcast
@@ -16,13 +17,10 @@ from onnxsal.ops.statements import Roles
 
 Signals = Sequence[Value | None]
 
-REFERENCE = "reference"
-"""Key of the walk's context: node index -> the same node on the reference input."""
-
 
 def reference_of(op: Emit, node: NodeView) -> NodeView:
     """The node as it is on the reference input."""
-    twins: dict[int, NodeView] | None = op.context.get(REFERENCE)
+    twins = walk_of(op).reference
     if twins is None or node.index not in twins:
         raise UnsupportedError(f'{node.label}: DeepLIFT\'s rules need the activations of a reference; use wrap = "deeplift".')
     twin = twins[node.index]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxsal.backward.book import book_of
 from onnxsal.backward.copies import accounted, is_copy
 from onnxsal.backward.registry import rule
+from onnxsal.backward.walk import walk_of
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.ops.registry import vjp
 
@@ -19,7 +19,7 @@ def _copies_zeros(node: NodeView, parameters: Mapping[str, Any], arrives: bool) 
 @rule("gradient", vanishes=_copies_zeros)
 def gradient(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
     """dx_i = J_i^T dy. Of relevance, what a copy sends to constants is written down."""
-    book = book_of(op)
+    book = walk_of(op).book
     return vjp(op, node, dys) if book is None or not is_copy(node) else accounted(op, node, dys, book)
 
 

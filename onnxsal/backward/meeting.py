@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxsal.backward.book import book_of
 from onnxsal.backward.registry import rule
 from onnxsal.backward.residual import SMALLEST, SPLITS
+from onnxsal.backward.walk import walk_of
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import ones_like, signed_epsilon, zeros_like
@@ -56,7 +56,7 @@ def _count(op: Emit, spots: Spots, followed: Sequence[int]) -> Value:
 
 
 def _enter(op: Emit, node: NodeView, bias: Value | None = None, leak: Value | None = None) -> None:
-    book = book_of(op)
+    book = walk_of(op).book
     if book is not None and bias is not None:
         book.bias.append((book.total(op, node.y, bias), op.dtype))
     if book is not None and leak is not None:

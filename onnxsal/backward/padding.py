@@ -6,6 +6,7 @@ weights but not at activations (w^2, flat, equal parts) must leave it out too, o
 
 from __future__ import annotations
 
+from onnxsal.backward.walk import walk_of
 from onnxsal.graph import FLOATS, Emit, Model, NodeView, Value
 from onnxsal.graph.helpers import ones_like, zeros_like
 from onnxsal.ops.registry import spec_of
@@ -14,7 +15,7 @@ from onnxsal.ops.registry import spec_of
 def present(op: Emit, model: Model, a: Value) -> Value | None:
     """1 where an element of ``a`` comes from an element of the tensor before, 0 where it was filled in; ``None``: none was."""
     chain, filled, name = [], 0, a.name
-    source: Value | None = op.context.get("input")
+    source = walk_of(op).input
     while source is None or name != source.name:
         node = model.producer.get(name)
         position = None if node is None else _data(node)

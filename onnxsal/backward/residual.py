@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxsal.backward.book import book_of
 from onnxsal.backward.registry import rule
+from onnxsal.backward.walk import walk_of
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.solve import ancestors
@@ -82,7 +82,7 @@ def _shares(op: Emit, node: NodeView, roles: Roles, r: Value, takers: list[int],
 
 def _leak(op: Emit, node: NodeView, s: Value, added: Value) -> None:
     """Write down what the stabiliser takes."""
-    book = book_of(op)
+    book = walk_of(op).book
     if book is not None:
         book.leak.append((book.total(op, node.y, s, added), op.dtype))
 

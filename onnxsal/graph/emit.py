@@ -36,8 +36,8 @@ class Emit:
         self.model = model
         self.prefix = prefix
         self.dtype: int = TensorProto.FLOAT
-        self.context: dict[str, Any] = {}
-        """What a wrapper lays out for the rules of its walk: the book of lost relevance, the activations of a reference."""
+        self.walk: object = None
+        """What a wrapper lays out for the rules of its walk (``backward.walk.Walk``)."""
         self.shares = False
         """Whether a node that is there already, on the same inputs, is used again: for several walks over one model."""
         self._scope = prefix

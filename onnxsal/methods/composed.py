@@ -76,7 +76,7 @@ def _part(build: Build, part: Part, number: int) -> Shown:
         name=lambda name: build.name(f"{label}/{name}"),
         layer=None,
     )
-    op.context = {}
+    op.walk = None
     with op.named(label):
         found = wrapper_of(method).build(own)
         pixels = found.saliency or own.pixels(found.attribution)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxsal.backward.deeplift import REFERENCE
+from onnxsal.backward.walk import Walk
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError
 from onnxsal.graph.helpers import like_shape, recast, signal_type
@@ -26,7 +26,8 @@ def deeplift(build: Build) -> Result:
     reference = like_shape(op, build.baseline(), x)
     view = replica(question.model, x.name, [start.name], prefix)
     replay(op, view, f"{prefix}/{x.name}", reference)
-    op.context[REFERENCE] = {n.index: t for n, t in zip(dependents(question.model, x.name, [start.name]), view.nodes, strict=True)}
+    twins = zip(dependents(question.model, x.name, [start.name]), view.nodes, strict=True)
+    op.walk = Walk(reference={n.index: twin for n, twin in twins})
     seed = emit_seed(op, question, start, build.head.explained_class)
     multipliers = traverse(op, plan, {start.name: seed})[x.name]
     moved = op.Sub(x, reference)

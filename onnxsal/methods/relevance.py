@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from onnxsal.ask.question import begin
 from onnxsal.backward.book import Book
-from onnxsal.backward.copies import ENDS
+from onnxsal.backward.walk import Walk
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.rectified import rectified, zeros_get_nothing
 from onnxsal.engine.traverse import Visit, traverse
@@ -59,7 +59,7 @@ def relevance(build: Build) -> Result:
     places = layouts(question.model, question.x, [s.node for s in plan.steps], batched=question.batched, picture=None)
     book = Book(question.x if question.batched else None, places)
     cuts: Cuts = {}
-    op.context |= {"book": book, "input": question.x, "rectified": rectified(plan), ENDS: zeros_get_nothing(plan)}
+    op.walk = Walk(question.x, book, rectified(plan), zeros_get_nothing(plan))
     signals = traverse(op, plan, {start.name: seed(build, start)}, _meeting(cuts, cuts_of(plan, book), book))
     if question.x.name not in signals:
         raise UnsupportedError(
