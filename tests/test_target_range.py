@@ -12,7 +12,7 @@ import onnxsal
 from onnxsal.engine.method import get_method
 from onnxsal.errors import MethodError, TargetError
 from tests.oracle import run
-from tests.small_models import cnn, draw, segmenter, tokens, unbatched
+from tests.small_models import cnn, draw, make, node, segmenter, tokens, unbatched
 from tests.test_contract import FITTED, METHODS, QUICK, convert
 
 X = draw(4, 3, 8, 8, seed=3)
@@ -83,6 +83,7 @@ KINDS: dict[str, tuple[onnx.ModelProto, dict[str, np.ndarray], dict[str, Any], l
     "classes-known-at-run-time": (segmenter(size="S"), {"x": draw(4, 3, 6, 6)}, {}, [71, 72, 0, -36], [1, 3]),
     "tokens": (tokens(), {"ids": np.arange(20).reshape(4, 5) % 11}, {"input": "embedded"}, [0, 3, 2, -9], [1, 3]),
     "one-sample": (unbatched(), {"x": draw(7, 4)}, {}, [3], [0]),
+    "one-number": (make([node("Mul", "x w", "y")], {"x": []}, {"y": [3]}, {"w": draw(3)}), {"x": np.asarray(2, np.float32)}, {}, [3], [0]),
 }
 """Model, feed, options, the class of each sample, the samples that have none."""
 
@@ -97,7 +98,7 @@ def test_every_kind_of_model(method: str, kind: str):
     model, feed, options, target, lost = KINDS[kind]
     quick = {k: v for k, v in QUICK.items() if k in get_method(method).parameters}
     made = onnxsal.convert(model, method, **quick, **options)
-    if kind != "one-sample":
+    if kind not in ("one-sample", "one-number"):
         told(made, feed, int64(*target), lost)
         return
     found = run(made, feed | {"target": int64(*target)})  # the attribution is shaped like the input, without an axis of samples

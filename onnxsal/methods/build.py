@@ -100,11 +100,12 @@ class Build:
             return Port(op.Identity(value, name=self.name(name)), kind, shape)
         # 0 or NaN is added: half the time of a Where on all of the value
         lost = op.cached("lost", lambda: op.Where(exists, 0.0, float("nan")))
-        rank = len(shape or ()) if self.question.batched else 1
+        rank = len(shape or ()) if self.question.batched or not shape else 1
         if kind != op.dtype:
             lost = op.cached(("lost", kind), lambda: op.Cast(lost, to=kind))
-        if rank > 1:
-            lost = op.cached(("lost", kind, rank), lambda: op.Unsqueeze(lost, list(range(1, rank))))
+        if rank != 1:
+            fitted = op.Unsqueeze if rank else op.Squeeze
+            lost = op.cached(("lost", kind, rank), lambda: fitted(lost, list(range(1, rank)) or [0]))
         return Port(op.Add(value, lost, name=self.name(name)), kind, shape)
 
     def told_class(self, shape: Shape) -> Port:
