@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxsal.backward.registry import rule
+from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.ops.registry import spec_of, vjp
+from onnxsal.ops.quantize import straight_through
+from onnxsal.ops.registry import family_of, spec_of, vjp
 
 COPIES = ("movement", "max_pool", "select")
 """Families whose outputs are elements of their inputs, but for scattered ones that are added to what is there."""
@@ -34,8 +36,12 @@ def guided(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Va
     return vjp(op, node, [None if dy is None else op.Relu(dy) for dy in dys])
 
 
-@rule("deconvnet", families=("activation", "select"))
+@rule("deconvnet", families=RECTIFIERS)
 def deconvnet(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
     """dx = max(dy, 0), whatever the sign of z. Zeiler and Fergus 2013, arXiv 1311.2901."""
     signal = None if dys[0] is None else op.Relu(dys[0])
+    if signal is not None and family_of(node) == "quantize":
+        if any(node.wants[1:]):
+            raise UnsupportedError(f"{node.label}: rule 'deconvnet' takes a rectifier whose grid is stored; this one follows the data.")
+        signal = straight_through(op, node, signal)
     return [signal if wanted else None for wanted in node.wants]
