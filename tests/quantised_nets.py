@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[Any, int]] = {
 """Types of quantised tensors, and the first opset that has them."""
 
 OPSETS = (13, 17, 19, 21)
-ROUNDINGS = ("pair", "by channel", "by hand", "half", "half scale", "dynamic", "between", "twice", "another scale")
+ROUNDINGS = ("pair", "by channel", "by hand", "half", "half scale", "dynamic", "between", "twice", "another scale", "swallowed")
 INTEGER = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 
 
@@ -94,6 +94,8 @@ class Net:
             kind = "uint8"
         if how == "half scale" and self.opset < 19:
             how = "pair"
+        if how == "swallowed":
+            kind = "uint8"
         if how == "microsoft":
             kind = str(self.pick(["uint16", "int16", "uint8"]))
         self.used.append(f"{how} {kind}")
@@ -103,6 +105,9 @@ class Net:
         if how == "dynamic":
             q = self.add("DynamicQuantizeLinear", x, outputs=3)
             return self.add("DequantizeLinear", q, f"{q[:-2]}_1", f"{q[:-2]}_2")
+        if how == "swallowed":  # a ReLU that the quantiser left to the grid, which begins at zero
+            scale, zero = self.const(0.02), self.const(0, np.uint8)
+            return self.add("DequantizeLinear", self.add("QuantizeLinear", x, scale, zero), scale, zero)
         if how == "half":
             return self.add("Cast", self.add("Cast", self._spelled("pair", kind, x, channels, rank), to=HALF), to=FLOAT)
         if how == "half scale":

@@ -17,6 +17,8 @@ from onnxsal.methods.patterns.fit import with_sums
 
 import onnxsal
 from onnxsal.ask.guard import plain_model
+from onnxsal.backward.gradient import RECTIFIERS
+from onnxsal.backward.registry import RULES
 from onnxsal.engine.method import shipped_methods
 from onnxsal.errors import InputError, OnnxsalError, PlanError
 from onnxsal.facts.linear_layers import linear_layers
@@ -144,6 +146,14 @@ def test_the_two_moves_that_onnx_runtime_fails_at(kind: Any, opset: int, apart: 
             assert np.isfinite(array).all()
 
 
+def test_the_class_is_looked_up_in_numbers_and_not_in_float8() -> None:
+    """ONNX Runtime would let ArgMax read the quantised scores."""
+    nodes = [node("MatMul", "x w", "m"), node("QuantizeLinear", "m s z", "q"), node("DequantizeLinear", "q s z", "y")]
+    stored = {"w": draw(4, 5), "s": np.float32(0.05), "z": np.asarray(0).astype(ml_dtypes.float8_e4m3fn)}
+    made = onnxsal.convert(make(nodes, {"x": ["N", 4]}, {"y": ["N", 5]}, stored, opset=19), "gradient", score="raw")
+    opened(made).run(None, {"x": draw(3, 4, seed=2)})
+
+
 def learning(model: onnx.ModelProto) -> onnx.ModelProto:
     """What ``fit_patterns`` runs."""
     plain = plain_model(onnx.ModelProto.FromString(model.SerializeToString()))
@@ -157,3 +167,27 @@ def test_deeplift_has_no_rule_for_a_grid_that_follows_the_data() -> None:
     model = make(nodes, {"x": [1, 4]}, {"y": [1, 5]}, {"w": draw(4, 5)})
     with pytest.raises(PlanError, match="follows all of them"):
         onnxsal.convert(model, "deeplift", batched=True)
+
+
+@pytest.mark.parametrize("method", ["deconvnet", "guided_backprop"])
+def test_a_rectifier_that_the_quantiser_swallowed_is_one(method: str) -> None:
+    """As ONNX Runtime's quantiser writes it: the grid of what a layer makes begins at zero. The map is as with the ReLU."""
+    stored = {"w": draw(4, 3, 3, 3), "v": draw(4, 5, seed=1), "s": np.float32(0.001), "z": np.uint16(0)}
+    ends = [node("GlobalAveragePool", "r", "m"), node("Flatten", "m", "f"), node("MatMul", "f v", "y")]
+    grid = [node("QuantizeLinear", "c s z", "q"), node("DequantizeLinear", "q s z", "r")]
+    x = np.random.default_rng(3).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    found = []
+    for middle in (grid, [node("Relu", "c", "r")]):
+        model = make([node("Conv", "x w", "c"), *middle, *ends], {"x": ["N", 3, 8, 8]}, {"y": ["N", 5]}, stored, opset=21)
+        found.append(onnxsal.Explainer(model, method).explain(x, 1).attribution)
+    quantised, plain = found
+    assert np.any(plain)
+    np.testing.assert_allclose(quantised, plain, atol=1e-5 * np.abs(plain).max())
+
+
+def test_every_rule_for_rectifiers_takes_all_that_are_tagged_so() -> None:
+    """A method's rows say "rectifier", however it is spelt: no rule that they name may take fewer families."""
+    rows = {row.use for method in shipped_methods().values() for row in method.rules if "rectifier" in row.match.get("tag", ())}
+    assert {"guided", "deconvnet"} <= rows
+    for name in rows:
+        assert set(RULES[name].families) >= set(RECTIFIERS), name

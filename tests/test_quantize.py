@@ -339,7 +339,7 @@ def test_nothing_is_compared_where_nothing_can_saturate(name: str) -> None:
 def test_the_map_is_the_same_bit_for_bit(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is proved never to saturate does not, on inputs of any size: with all comparisons in place nothing changes."""
     compared = 0
-    for seed in (1, 2, 8, 11, 12):
+    for seed in (1, 9, 10, 11, 12):
         model = quantised_net(seed)[0]
         sizes = [d.dim_value or 3 for d in model.graph.input[0].type.tensor_type.shape.dim]
         feed = {"x": np.random.default_rng(seed).normal(size=sizes).astype(np.float32) * np.float32([[[[0.3]]], [[[3]]], [[[300]]]])}

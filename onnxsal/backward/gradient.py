@@ -8,8 +8,10 @@ from typing import Any
 from onnxsal.backward.copies import accounted, is_copy
 from onnxsal.backward.registry import rule
 from onnxsal.backward.walk import walk_of
+from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.ops.registry import vjp
+from onnxsal.ops.quantize import straight_through
+from onnxsal.ops.registry import family_of, vjp
 
 
 def _copies_zeros(node: NodeView, parameters: Mapping[str, Any], arrives: bool) -> bool:
@@ -33,8 +35,12 @@ def guided(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Va
     return vjp(op, node, [None if dy is None else op.Relu(dy) for dy in dys])
 
 
-@rule("deconvnet", families=("activation", "select"))
+@rule("deconvnet", families=RECTIFIERS)
 def deconvnet(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequence[Value | None]:
     """dx = max(dy, 0), whatever the sign of z. Zeiler and Fergus 2013, arXiv 1311.2901."""
     signal = None if dys[0] is None else op.Relu(dys[0])
+    if signal is not None and family_of(node) == "quantize":
+        if any(node.wants[1:]):
+            raise UnsupportedError(f"{node.label}: rule 'deconvnet' takes a rectifier whose grid is stored; this one follows the data.")
+        signal = straight_through(op, node, signal)
     return [signal if wanted else None for wanted in node.wants]

@@ -2,8 +2,8 @@
 
 ONNX Runtime moves Reshape, Transpose and their kind from behind a DequantizeLinear to before it, and from before a QuantizeLinear to
 behind it. Two such moves end in a file that does not open (seen in 1.31): on float8, where there are no kernels for them, and on int8 from
-opset 21 on, where it makes uint8 of the numbers and not of the declared type. A Sum of one operand between the two is a plain copy, and
-nothing is moved past it.
+opset 21 on, where it makes uint8 of the numbers and not of the declared type. And it lets ArgMax read the quantised numbers themselves,
+float8 too. A Sum of one operand between the two is a plain copy, and nothing is moved past it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def _separate(graph: onnx.GraphProto, types: Mapping[str, int], prefix: str, ops
 def _is_moved(node: onnx.NodeProto, prefix: str) -> bool:
     """An added node that ONNX Runtime may move past a change of type (or one of its kind: a copy too many does no harm)."""
     spec = REGISTRY.get((node.domain, node.op_type))
-    return node.name.startswith(prefix) and spec is not None and spec.family in ("movement", "max_pool")
+    moved = node.op_type == "ArgMax" or (spec is not None and spec.family in ("movement", "max_pool"))
+    return moved and node.name.startswith(prefix)
 
 
 def _is_risky(node: onnx.NodeProto, types: Mapping[str, int], opset: int) -> bool:

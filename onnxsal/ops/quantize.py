@@ -104,6 +104,11 @@ def _to_scale(op: Emit, node: NodeView, g: Value) -> Value:
     return op.ReduceSum(op.Reshape(g, target), [axis + 1], keepdims=0)
 
 
+def straight_through(op: Emit, node: NodeView, dy: Value) -> Value:
+    """dy per step of the grid as a signal at x, as if the node only divided by its scale and nothing saturated."""
+    return op.Div(dy, _scale(op, node))
+
+
 def _passed(op: Emit, node: NodeView, scale: Value, value: Value) -> Value:
     """``value`` where x does not saturate, else 0; nothing is compared where that is known for all that can arrive."""
     if UNSATURATED in node.tags:
