@@ -41,6 +41,7 @@ def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[P
         )
     proto.graph.node.extend(nodes)
     proto.graph.initializer.extend(initializers)
+    proto.graph.value_info.extend(op.declarations(nodes))
     for port in inputs:
         proto.graph.input.append(_declare(port))
         if port.default is not None:
