@@ -14,6 +14,7 @@ from onnxsal.graph import Model
 from onnxsal.graph.infer import Shape
 from onnxsal.ops.registry import REGISTRY, OpSpec
 from tests.oracle import one_node_model
+from tests.small_models import cnn
 
 STRETCH = 512
 """An axis of a few entries becomes one of about a thousand, whose square no tensor of the model comes near."""
@@ -141,3 +142,13 @@ def test_peaks(tmp_path):
     assert {task: value for task, value in peaks.items() if task.startswith("convert") and value > 4 * size} == {}
     assert {task: value for task, value in peaks.items() if not task.startswith("convert") and value > 150} == {}
     assert len(peaks) == 6
+
+
+def test_a_signal_has_the_declared_shape_of_what_it_explains():
+    """Sizes that a runtime does not know are memory that it does not reuse, and time: opening a FullGrad file of NASNet took 10 s."""
+    model = cnn(size=12)
+    converted = Model(onnxsal.convert(model, "gradient"))
+    own = {n.proto.output[0] for n in Model(model).nodes}
+    lost = [n for n in converted.nodes if n.y.rank == 4 and n.proto.output[0] not in own and n.y.shape[0] != converted.value("x").shape[0]]
+    assert [n.name for n in lost] == []
+    assert sum(n.y.rank == 4 for n in converted.nodes) > 8

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.graph import Emit, Value
+from onnxsal.graph.helpers import signal_type
 
 Visit = Callable[[Step, list[Value | None]], None]
 
@@ -26,7 +27,8 @@ def traverse(op: Emit, plan: Plan, seeds: Mapping[str, Value], visit: Visit | No
             answer = step.rule.apply(op, step.node, dys, **step.parameters)
         for name, signal in zip(step.node.proto.input, answer, strict=True):
             if signal is not None:
-                arrived.setdefault(name, []).append(signal)
+                value = step.node.model.value(name)
+                arrived.setdefault(name, []).append(op.declared(signal, signal_type(value), value))
     return {name: total for name in plan.wrt if (total := _sum(op, arrived, name)) is not None}
 
 

@@ -45,6 +45,7 @@ def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[P
         )
     proto.graph.node.extend(nodes)
     proto.graph.initializer.extend(initializers)
+    proto.graph.value_info.extend(op.declarations(nodes))
     for port in inputs:
         if port.fed:
             proto.graph.input.append(_declare(port))

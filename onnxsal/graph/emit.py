@@ -48,6 +48,7 @@ class Emit:
         self._cache: dict[Any, Value] = {}
         self._counter: dict[str | tuple[str, str], int] = {}
         self._keep: list[str] = []
+        self._declared: dict[str, onnx.ValueInfoProto] = {}
 
     # ----- where we are -----
 
@@ -175,6 +176,21 @@ class Emit:
         added = [helper.make_attribute(k, v) for k, v in overrides.items() if v is not None]
         self._copied[emitted.name] = [*kept, *added]
         return result
+
+    def declared(self, value: Value, dtype: int, like: Value) -> Value:
+        """``value``, of which the file will say that it has this type and the shape of ``like``, a forward tensor.
+
+        A runtime reuses the memory of tensors whose sizes it knows to be the same; others it compares with each other in vain, which took
+        most of the time of opening a large file. Inference alone loses a size at many a Reshape and wherever it depends on the target.
+        """
+        if like.shape is not None:
+            self._declared.setdefault(value.name, helper.make_tensor_value_info(value.name, dtype, list(like.shape)))
+        return value
+
+    def declarations(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.ValueInfoProto]:
+        """What is ``declared`` of the tensors that ``nodes`` make."""
+        made = {name for node in nodes for name in node.output}
+        return [info for name, info in self._declared.items() if name in made]
 
     def insert(self, node: NodeView) -> None:
         """A node as it is, with its own tensor names (``replay``)."""

@@ -101,6 +101,7 @@ def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Valu
     Computed from ``start`` itself, so that it is right for every point of a path and every class given at run time.
     """
     hot = _signs(op, start, chosen) if question.binary else _one_hot(op, question, start, chosen)
+    hot = op.declared(hot, signal_type(start), start)  # the target's own size is no symbol of the model
     if not question.squash:
         return hot
     p = squashed(op, question, start, question.squash)
