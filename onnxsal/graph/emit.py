@@ -22,6 +22,10 @@ Operand = Value | float | int | bool | Sequence[int] | Sequence[float] | np.ndar
 
 PREFIX = "onnxsal"
 
+MANY = 2000
+"""Added nodes from which on the file says what shape signals have. ONNX Runtime's search for memory to reuse grows with the square of the
+tensors whose sizes it does not know (9 s for 6,000 of them); what it finds saves that, and costs 2 to 5 % of a run."""
+
 
 class Emit:
     """Collects nodes that read a forward model; ``op.<Operator>(*operands, **attributes)`` appends one and returns its output.
@@ -180,7 +184,7 @@ class Emit:
     def declared(self, value: Value, dtype: int, like: Value) -> Value:
         """``value``, of which the file will say that it has this type and the shape of ``like``, a forward tensor.
 
-        A runtime reuses the memory of tensors whose sizes it knows to be the same; others it compares with each other in vain, which took
+        A runtime reuses the memory of tensors whose sizes it knows to be the same; others it compares with each other in vain, which is
         most of the time of opening a large file. Inference alone loses a size at many a Reshape and wherever it depends on the target.
         """
         if like.shape is not None:
@@ -188,7 +192,9 @@ class Emit:
         return value
 
     def declarations(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.ValueInfoProto]:
-        """What is ``declared`` of the tensors that ``nodes`` make."""
+        """What is ``declared`` of the tensors that ``nodes`` make, if these are ``MANY``."""
+        if len(nodes) <= MANY:
+            return []
         made = {name for node in nodes for name in node.output}
         return [info for name, info in self._declared.items() if name in made]
 
