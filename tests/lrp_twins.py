@@ -152,6 +152,15 @@ def share(r: Array, *xs: Array, epsilon: float = 1e-6) -> list[Array]:
     return [y * divided(r, len(xs) * y, epsilon) for _ in xs]
 
 
+def meet(r: Array, data: Array, updates: Array, *, spots: Array, how: str = "ratio", epsilon: float = 1e-6) -> list[Array]:
+    """Elements of ``updates`` are added to row i of ``data`` at the columns ``spots[i]``."""
+    first, second = (x if how == "signed" else np.abs(x) if how == "ratio" else np.ones_like(x) for x in (data, updates))
+    total = first.copy()
+    np.add.at(total, (np.arange(len(spots))[:, None], spots), second)
+    share = divided(r, total, epsilon) if how == "signed" else r / total
+    return [first * share, second * np.take_along_axis(share, spots, axis=1)]
+
+
 def as_average(r: Array, x: Array, epsilon: float = 1e-5) -> list[Array]:
     mean = x.reshape(*r.shape[:2], r.shape[2], 2, r.shape[3], 2).mean((3, 5))
     return [x / 4 * np.kron(r / (mean + epsilon), np.ones((2, 2)))]
@@ -181,5 +190,5 @@ def midpoint(r: Array, a: Array, b: Array, a0: Array, b0: Array) -> list[Array]:
 
 OTHER_TWINS: dict[str, Callable[..., list[Array]]] = {
     f.__name__.rstrip("_"): f
-    for f in (guided, deconvnet, pass_, through, split, share, as_average, patterns, rescale, rescale_max, midpoint)
+    for f in (guided, deconvnet, pass_, through, split, share, meet, as_average, patterns, rescale, rescale_max, midpoint)
 }

@@ -39,6 +39,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 KERNEL = np.arange(6.0).reshape(2, 3) - 2
+SPOTS = np.array([[0, 0, 4, 2, 2], [1, 1, 1, 3, 0], [4, 3, 2, 1, 0]])
+"""Where the elements of a row go: some meet, some places get none."""
 
 OTHER_SETTINGS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [  # rule, node, its attributes, the rule's parameters
     ("guided", "Relu", {}, {}),
@@ -49,6 +51,10 @@ OTHER_SETTINGS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [  # rul
     ("split", "Add", {}, {"how": "symmetric"}),
     ("split", "Add", {}, {"how": "signed", "epsilon": 0.1}),
     ("share", "Mul", {}, {"epsilon": 0.1}),
+    *(
+        ("meet", "ScatterElements", {"axis": 1, "reduction": "add"}, {"how": how, "epsilon": 0.1})
+        for how in ("ratio", "symmetric", "signed")
+    ),
     ("as_average", "MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}, {"epsilon": 0.25}),
     ("patterns", "Gemm", {"transB": 1}, {"kernel": KERNEL}),
     ("rescale", "Sigmoid", {}, {"threshold": 0.4}),
@@ -133,17 +139,19 @@ def test_every_rule_has_a_twin_and_every_twin_is_held_against_its_rule() -> None
 def test_rules_for_other_nodes_equal_their_twins(rule: str, op_type: str, attributes: dict[str, Any], parameters: dict[str, Any]) -> None:
     rng = np.random.default_rng(7)
     shape, out = SHAPES.get(rule, ([3, 5], [3, 5]))
-    count = 2 if op_type in ("Add", "Mul") else 1
+    count = 2 if op_type in ("Add", "Mul", "ScatterElements") else 1
     names, before = [f"x{i}" for i in range(count)], [f"x{i}0" for i in range(count)] if rule in REFERENCED else []
     weights = {"w": rng.standard_normal((2, 3))} if op_type == "Gemm" else {}
-    nodes = [node(op_type, " ".join([*names, *weights]), "y", **attributes)]
+    weights |= {"spots": SPOTS} if op_type == "ScatterElements" else {}
+    nodes = [node(op_type, " ".join([*names[:1], *weights, *names[1:]]), "y", **attributes)]
     nodes[:0] = [node(op_type, " ".join(before), "y0", **attributes)] if before else []
     inputs = dict.fromkeys([*names, *before], shape)
     model = make(nodes, inputs, {"y": out}, weights, types=dict.fromkeys([*inputs, "y"], 11))
     feed = {n: rng.standard_normal(shape) for n in inputs}
     r = rng.standard_normal(out)
     got = run(with_rule(model, rule, names, **parameters), {**feed, "R": r})
-    wanted = OTHER_TWINS[rule](r, *feed.values(), **parameters)
+    spots = {"spots": SPOTS} if rule == "meet" else {}
+    wanted = OTHER_TWINS[rule](r, *feed.values(), **parameters, **spots)
     assert len(wanted) == count
     for name, twin in zip(names, wanted, strict=True):
         np.testing.assert_allclose(got[f"R/{name}"], twin, rtol=1e-9, atol=1e-12)

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnxsal.methods.patterns.fit import with_sums
 
 import onnxsal
 from onnxsal.ask.guard import plain_model
@@ -21,6 +20,7 @@ from onnxsal.backward.gradient import RECTIFIERS
 from onnxsal.backward.registry import RULES
 from onnxsal.engine.method import shipped_methods
 from onnxsal.errors import InputError, OnnxsalError, PlanError
+from onnxsal.facade.fit_patterns import with_sums
 from onnxsal.facts.linear_layers import linear_layers
 from onnxsal.graph.standard import nodes as nodes_of
 from tests.quantised_nets import quantised_net

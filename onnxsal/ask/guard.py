@@ -21,7 +21,7 @@ from onnxsal.graph import FLOATS, Model
 from onnxsal.graph.infer import contradiction
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.widen import float32_twin, unit_of
-from onnxsal.large import Apart, separable, weights_as_inputs
+from onnxsal.large import Apart, apart, separable, weights_as_inputs
 from onnxsal.ops.registry import known
 from onnxsal.passes import Compare, Comparison, Prepared, prepare
 from onnxsal.runtime.feeds import fed_inputs
@@ -73,7 +73,8 @@ def comparing(example: Mapping[str, np.ndarray] | None = None) -> Compare:
     half-precision model whose outputs changed is compared as its float32 twin: see ``_without_rounding``.
     """
 
-    def compare(before: Apart, after: onnx.ModelProto) -> Comparison:
+    def compare(original: onnx.ModelProto | Apart, after: onnx.ModelProto) -> Comparison:
+        before = original if isinstance(original, Apart) else apart(original)
         try:
             difference = compare_models(before, after, example=example)
             found = Comparison(difference, "on the data given" if example else "")

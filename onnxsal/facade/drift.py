@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,8 +15,12 @@ from onnxsal.facts.part import cut_out
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source
+from onnxsal.runtime.feeds import fed_inputs
 from onnxsal.runtime.probe import first_run, relative_difference
 from onnxsal.runtime.session import open_session, optimised
+
+MOST = 2**22
+"""Random numbers that a model is fed with to be compared, at most: the pictures of 224 x 224 of a batch of 27."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ def drift(model: Source, before: onnx.ModelProto, after: onnx.ModelProto, exampl
     Of ``after`` only what its own outputs need is run, as optimisation left it: what the explanation adds may take minutes.
     """
     names = [o.name for o in before.graph.output]
+    drawn = sum(_elements(value) for value in fed_inputs(before) if value.name not in example)
+    if drawn > MOST:
+        return Drift(None, None, f"random input would be {drawn:,} numbers; give data (--on FILE, example=)")
     try:
         feed, written = first_run(before, example)
         own = open_session(model).run(feed, names)
@@ -57,6 +65,11 @@ def drift(model: Source, before: onnx.ModelProto, after: onnx.ModelProto, exampl
     except OnnxsalError as error:
         return Drift(None, None, str(error))
     return Drift(_gap(own, ours), _gap(written, own))
+
+
+def _elements(value: onnx.ValueInfoProto) -> int:
+    """The elements of an input, its open sizes taken as 1."""
+    return math.prod(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
 
 
 def _gap(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:

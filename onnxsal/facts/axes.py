@@ -167,7 +167,7 @@ def _first_use(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
     for node in model.nodes:
         known = found.get(node.proto.input[0] if node.proto.input else "", {}) if facts_of(node).pictures else {}
         labels = {spot.place: label for label, spot in known.items() if spot.how in (APART, MIXED)}
-        if len(labels) == 4 and labels.get(0) == 0:
+        if labels.get(0) == 0 and {1, 2, 3} <= set(labels):
             return (labels[1], labels[2], labels[3]), node
     return None
 

@@ -46,7 +46,7 @@ class Comparison:
         return self.difference is not None and self.difference <= self.limit
 
 
-Compare = Callable[[Apart, onnx.ModelProto], Comparison]
+Compare = Callable[[onnx.ModelProto | Apart, onnx.ModelProto], Comparison]
 """Runs the model before and after it was rewritten."""
 
 
