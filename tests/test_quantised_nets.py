@@ -91,7 +91,7 @@ def explained(model: onnx.ModelProto, method: str, seed: int) -> str:
             onnxsal.convert(model, method, **given)
         assert str(refused.value) == said
         return said
-    made = onnxsal.convert(model, method, **given)
+    made = onnxsal.convert(model, method, target_input="fixed", **given)
     session = opened(made)
     names = [o.name for o in session.get_outputs()]
     found = dict(zip(names, session.run(None, {"x": picture(model, seed)}), strict=True))
@@ -140,7 +140,7 @@ def test_the_two_moves_that_onnx_runtime_fails_at(kind: Any, opset: int, apart: 
     """
     model = rounded_first(kind, opset)
     feed = {"x": picture(model, 0)}
-    for made in (onnxsal.convert(model, "occlusion", window=4, stride=4), learning(model)):
+    for made in (onnxsal.convert(model, "occlusion", target_input="fixed", window=4, stride=4), learning(model)):
         assert any("/apart/" in n.name for n in nodes_of(made)) == apart
         for array in opened(made).run(None, feed):
             assert np.isfinite(array).all()
@@ -150,7 +150,7 @@ def test_the_class_is_looked_up_in_numbers_and_not_in_float8() -> None:
     """ONNX Runtime would let ArgMax read the quantised scores."""
     nodes = [node("MatMul", "x w", "m"), node("QuantizeLinear", "m s z", "q"), node("DequantizeLinear", "q s z", "y")]
     stored = {"w": draw(4, 5), "s": np.float32(0.05), "z": np.asarray(0).astype(ml_dtypes.float8_e4m3fn)}
-    made = onnxsal.convert(make(nodes, {"x": ["N", 4]}, {"y": ["N", 5]}, stored, opset=19), "gradient", score="raw")
+    made = onnxsal.convert(make(nodes, {"x": ["N", 4]}, {"y": ["N", 5]}, stored, opset=19), "gradient", score="raw", target_input="fixed")
     opened(made).run(None, {"x": draw(3, 4, seed=2)})
 
 
