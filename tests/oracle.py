@@ -164,6 +164,15 @@ class GatherElements(OpRun):
         return (x[tuple(places)],)
 
 
+class Identity(OpRun):
+    """Without the copy that onnx's own evaluator makes, of weights too, in every run."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (x,)
+
+
 class Evaluator(ReferenceEvaluator):
     """ONNX's reference evaluator with the operators above, also inside function bodies (which it builds by its own class)."""
 
@@ -171,7 +180,7 @@ class Evaluator(ReferenceEvaluator):
         super().__init__(proto, **options | {"new_ops": [*OPERATORS, *WINDOWS]})
 
 
-OPERATORS = [LRN, LpNormalization, MaxPool, MeanVarianceNormalization, Erf, Shrink, GatherElements, RNN, GRU, LSTM]
+OPERATORS = [LRN, LpNormalization, MaxPool, MeanVarianceNormalization, Erf, Shrink, GatherElements, Identity, RNN, GRU, LSTM]
 
 
 def run(model: onnx.ModelProto, feed: Feed, optimise: bool = False) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ import resource
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,12 @@ def bounded(entry: Entry, cache: Path, seconds: float, memory: float) -> dict[st
     return record
 
 
-def used() -> float:
-    """Seconds of the processor that all models took so far."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return children.ru_utime + children.ru_stime
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME", help="models with NAME in their name")
     parser.add_argument("--quick", action="store_true", help="models that need nothing but the test extras")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder for what is downloaded (default: {CACHE})")
+    parser.add_argument("--jobs", type=int, default=1, help="models measured side by side")
     parser.add_argument("--seconds", type=float, default=120, help="bound for each model, of the processor's time")
     parser.add_argument("--memory", type=float, default=12, help="bound for each model, in GiB")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
@@ -94,10 +90,13 @@ def main() -> int:
     if not chosen:
         parser.error(f"no model has '{args.only}' in its name; known: {', '.join(e.name for e in TABLE)}")
     records = {}
-    for i, entry in enumerate(chosen, 1):
-        spent = used()
-        records[entry.name] = bounded(entry, args.cache, args.seconds, args.memory)
-        print(f"{i}/{len(chosen)} {summary(entry, records[entry.name])} ({used() - spent:.0f} s)", flush=True)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        measured = pool.map(lambda entry: bounded(entry, args.cache, args.seconds, args.memory), chosen)
+        for i, (entry, record) in enumerate(zip(chosen, measured, strict=True), 1):
+            records[entry.name] = record
+            print(f"{i}/{len(chosen)} {summary(entry, record)}", flush=True)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{children.ru_utime + children.ru_stime:.0f} s of the processor")
     if len(chosen) == len(TABLE):
         PAGE.write_text(page(records), encoding="utf-8")
         print(f"written: {PAGE.relative_to(ROOT)}")

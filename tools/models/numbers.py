@@ -241,6 +241,10 @@ def cast(proto: onnx.ModelProto, old: int, new: int) -> onnx.ModelProto:
     made = onnx.ModelProto.FromString(proto.SerializeToString())
     kept = {name for node in nodes_of(made.graph) if node.op_type in ("Resize", "Upsample") for name in node.input[1:]}  # always float32
     cast_graph(made.graph, old, new, kept)
+    if facts(made)["opset"] < 13:  # the default axis was another one then, which onnx's own evaluator does not know
+        for node in nodes_of(made.graph):
+            if node.op_type in ("Softmax", "LogSoftmax") and not node.attribute:
+                node.attribute.append(helper.make_attribute("axis", 1))
     return made
 
 

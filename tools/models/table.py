@@ -210,7 +210,8 @@ def sounds() -> list[Entry]:
                       lambda: {"audio": voice(1, 4000), "fmin": np.asarray(60, np.float32), "fmax": np.asarray(900, np.float32)},
                       input="audio", output="confidence")),
         Entry("voicefilter embedder, dynamic int8", "whose voice: DynamicQuantizeLSTM", filtered, "Apache-2.0",
-              shipped(filtered, "embedder.int8.onnx", lambda: {"mel_window": noise(2, 80, 40)})),
+              shipped(filtered, "embedder.int8.onnx", lambda: {"mel_window": noise(1, 80, 40)}, batched=False,
+                      note="rounded by the range of the whole batch, so what is fed is one sample")),
     ]  # fmt: skip
 
 
@@ -244,7 +245,8 @@ def texts() -> list[Entry]:
               looked_up(names, "resources/encoder.onnx", "src",
                         lambda: {"src": ids(2, 8, high=40), "src_mask": np.zeros((2, 8), bool)}, output="memory_out")),
         Entry("text2tashkeel, dynamic int8", "diacritics: DynamicQuantizeLSTM", tashkeel, "Apache-2.0",
-              looked_up(tashkeel, "bilstm.int8.onnx", "input_ids", lambda: {"input_ids": ids(2, 9, high=40)})),
+              shipped(tashkeel, "bilstm.int8.onnx", lambda: {"input_ids": ids(1, 9, high=40)}, batched=False,
+                      input="/lstm/Transpose_output_0", note="rounded by the range of the whole batch, so what is fed is one sample")),
         Entry("traceforge encoder, dynamic int8", "T5 encoder, MatMulInteger", title, "MIT",
               looked_up(title, "span/encoder.onnx", "input_ids", titled)),
     ]  # fmt: skip
