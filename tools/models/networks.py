@@ -218,7 +218,7 @@ def qdq(proto: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> tuple[onnx.Mo
 
     class Data(CalibrationDataReader):
         def __init__(self) -> None:
-            self.rest = iter([{k: np.asarray(3 * v, v.dtype) for k, v in feed.items()}])  # so that no score saturates
+            self.rest = iter([{k: np.asarray(2 * v, v.dtype) for k, v in feed.items()}])  # so that no score saturates
 
         def get_next(self) -> Any:
             return next(self.rest, None)

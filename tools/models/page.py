@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tools.models.numbers import FEW_STEPS, METHODS
@@ -30,8 +31,18 @@ of its own.
 - **zeros**: the share of the gradient that is exactly 0: padding that a mask hides, tokens that a causal mask cuts off, units that are off.
 - A method: "yes" (finite, and not zero everywhere in any sample), "no" with the number of the reason below, or what is wrong.
 
-All settings are the defaults, but integrated gradients has {steps} steps. Versions: {versions}.
+All settings are the defaults, but integrated gradients has {steps} steps. Versions:
+{versions}.
 """
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on beside the models."""
+    found = {}
+    for name in ("onnxruntime-gpu", "onnxruntime", "onnx", "torch", "tf2onnx", "keras", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):  # one of the two builds of ONNX Runtime
+            found[name] = version(name)
+    return found
 
 
 def page(records: Mapping[str, dict[str, Any]]) -> str:
@@ -39,10 +50,9 @@ def page(records: Mapping[str, dict[str, Any]]) -> str:
     rows = [row(entry, records[entry.name], reasons) for entry in TABLE]
     had = [r for r in records.values() if "absent" not in r]
     works = {m: sum(r.get("methods", {}).get(m) == "works" for r in had) for m in METHODS}
-    names = ("onnxruntime-gpu", "onnx", "torch", "tf2onnx", "keras", "numpy")
     intro = INTRO.format(
         tried=len(TABLE), had=len(had), gradients=works["gradient"], fullgrads=works["fullgrad"], residual=RESIDUAL,
-        steps=FEW_STEPS["integrated_gradients"]["n_steps"], versions=", ".join(f"{name} {version(name)}" for name in names),
+        steps=FEW_STEPS["integrated_gradients"]["n_steps"], versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )  # fmt: skip
     heads = [
         "model",
@@ -68,7 +78,7 @@ def row(entry: Entry, record: dict[str, Any], reasons: dict[str, list[str]]) -> 
         return f"| {' | '.join(map(escaped, cells))} |"
     methods = record.get("methods", {})
     cells += [f"{record.get('opset', '?')}, {record.get('nodes', '?')}", explained(record), error(record), residual(record), zeros(record)]
-    cells += [cell(entry, methods.get(m, f"fault: {record.get('failed', 'not reached')}"), reasons) for m in METHODS]
+    cells += [cell(entry, methods.get(m, f"failed: {record.get('failed', 'not reached')}"), reasons) for m in METHODS]
     return f"| {' | '.join(map(escaped, cells))} |"
 
 
@@ -80,13 +90,13 @@ def cell(entry: Entry, verdict: str, reasons: dict[str, list[str]]) -> str:
         return f"**{verdict}**"
     reasons.setdefault(general(why), []).append(entry.name)
     number = list(reasons).index(general(why)) + 1
-    return f"no ({number})" if kind == "refused" else f"**fault** ({number})"
+    return f"no ({number})" if kind == "refused" else f"**{kind}** ({number})"
 
 
 def general(why: str) -> str:
     """A reason without what is special to one model, so that models share it."""
-    text = re.sub(r"\[[^\]]*\]", "[...]", re.sub(r"'[^']*[/:_0-9][^']*'", "'...'", why))
-    return re.sub(r"\b\d+ (node|value|score)", r"some \1", text)
+    quoted = re.sub(r"(?<!\w)'([^']*)'(?!\w)", lambda found: found[0] if found[1] in METHODS else "'...'", why)
+    return re.sub(r"\b\d+ (node|value|score)", r"some \1", re.sub(r"\[[^\]]*\]", "[...]", quoted))
 
 
 def explained(record: dict[str, Any]) -> str:
