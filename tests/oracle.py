@@ -153,6 +153,17 @@ class Shrink(OpRun):
         return (np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0)).astype(x.dtype),)
 
 
+class BatchNormalization(OpRun):
+    """Of inference; onnx's own evaluator mixes the statistics of the batch in before opset 14."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, *weights: np.ndarray, epsilon: float = 1e-5, training_mode: int = 0, **_: Any) -> tuple[np.ndarray]:
+        assert not training_mode
+        scale, bias, mean, var = (w.reshape(-1, *(1,) * (x.ndim - 2)) for w in weights)
+        return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(x.dtype),)
+
+
 class GatherElements(OpRun):
     """As the standard says; onnx's own evaluator fails where the indices have fewer rows than the data."""
 
@@ -180,7 +191,20 @@ class Evaluator(ReferenceEvaluator):
         super().__init__(proto, **options | {"new_ops": [*OPERATORS, *WINDOWS]})
 
 
-OPERATORS = [LRN, LpNormalization, MaxPool, MeanVarianceNormalization, Erf, Shrink, GatherElements, Identity, RNN, GRU, LSTM]
+OPERATORS = [
+    LRN,
+    LpNormalization,
+    MaxPool,
+    MeanVarianceNormalization,
+    Erf,
+    Shrink,
+    BatchNormalization,
+    GatherElements,
+    Identity,
+    RNN,
+    GRU,
+    LSTM,
+]
 
 
 def run(model: onnx.ModelProto, feed: Feed, optimise: bool = False) -> dict[str, np.ndarray]:

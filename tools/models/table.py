@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Entry:
-    """A model: its name in the page, what it is, its source and licence, and how it is made. ``quick``: it needs only what tests have."""
+    """A model: its name in the page, what it is, its source and licence, and how it is made. ``quick``: it needs only what
+    tests have, and takes seconds."""
 
     name: str
     what: str
@@ -127,10 +128,7 @@ def architectures() -> list[Entry]:
         return one
 
     names = sorted(file.stem.removeprefix("light_") for file in LIGHT.glob("light_*.onnx"))
-    return [
-        Entry(f"light_{n}", "architecture of opset 9", "onnx 1.23.2, random weights", "Apache-2.0", make(n), quick=n == "squeezenet")
-        for n in names
-    ]
+    return [Entry(f"light_{n}", "architecture of opset 9", "onnx 1.23.2, random weights", "Apache-2.0", make(n)) for n in names]
 
 
 # ----- trained weights -----
