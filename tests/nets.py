@@ -20,7 +20,9 @@ def light(name: str, seed: int = 0) -> onnx.ModelProto:
     rng = np.random.default_rng(seed)
     shapes = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     made = {n.output[0]: shapes[n.input[0]] for n in model.graph.node if n.op_type == "ConstantOfShape"}
-    roles = {name: (node.op_type, i) for node in model.graph.node for i, name in enumerate(node.input) if name in made}
+    laid_out = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "Unsqueeze"}  # a factor of each channel
+    read = [(laid_out.get(name, name), node.op_type, i) for node in model.graph.node for i, name in enumerate(node.input)]
+    roles = {name: (op_type, i) for name, op_type, i in read if name in made and op_type != "Unsqueeze"}
     used_as_shape = {n.input[0] for n in model.graph.node if n.op_type == "ConstantOfShape"}
     _keep(model.graph.node, [n for n in model.graph.node if n.op_type != "ConstantOfShape"])
     _keep(model.graph.initializer, [t for t in model.graph.initializer if t.name not in used_as_shape])
@@ -46,7 +48,7 @@ def _draw(rng: np.random.Generator, shape: tuple[int, ...], op_type: str, positi
         low, high = {1: (0.5, 1.0), 2: (-0.3, 0.3), 3: (-0.3, 0.3), 4: (0.6, 1.4)}[position]
         return rng.uniform(low, high, shape)
     if op_type == "Mul":
-        return rng.uniform(0.5, 1.0, shape)
+        return rng.uniform(1.2, 2.4, shape)  # behind a batch-norm whose scales are 0.75 on average
     if op_type in ("Conv", "Gemm") and position == 1:
         fan_in = int(np.prod(shape[1:])) if op_type == "Conv" else shape[-1]
         return rng.standard_normal(shape) * np.sqrt(2.0 / fan_in)

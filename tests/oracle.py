@@ -153,14 +153,58 @@ class Shrink(OpRun):
         return (np.where(x < -lambd, x + bias, np.where(x > lambd, x - bias, 0)).astype(x.dtype),)
 
 
+class BatchNormalization(OpRun):
+    """Of inference; onnx's own evaluator mixes the statistics of the batch in before opset 14."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, *weights: np.ndarray, epsilon: float = 1e-5, training_mode: int = 0, **_: Any) -> tuple[np.ndarray]:
+        assert not training_mode
+        scale, bias, mean, var = (w.reshape(-1, *(1,) * (x.ndim - 2)) for w in weights)
+        return ((scale * (x - mean) / np.sqrt(var + epsilon) + bias).astype(x.dtype),)
+
+
+class GatherElements(OpRun):
+    """As the standard says; onnx's own evaluator fails where the indices have fewer rows than the data."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, indices: np.ndarray, axis: int) -> tuple[np.ndarray]:
+        places = list(np.indices(indices.shape))
+        places[axis] = indices
+        return (x[tuple(places)],)
+
+
+class Identity(OpRun):
+    """Without the copy that onnx's own evaluator makes, of weights too, in every run."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+        return (x,)
+
+
 class Evaluator(ReferenceEvaluator):
     """ONNX's reference evaluator with the operators above, also inside function bodies (which it builds by its own class)."""
 
     def __init__(self, proto: Any, **options: Any) -> None:
-        super().__init__(
-            proto,
-            **options | {"new_ops": [LRN, LpNormalization, MaxPool, MeanVarianceNormalization, Erf, Shrink, RNN, GRU, LSTM, *WINDOWS]},
-        )
+        super().__init__(proto, **options | {"new_ops": [*OPERATORS, *WINDOWS]})
+
+
+OPERATORS = [
+    LRN,
+    LpNormalization,
+    MaxPool,
+    MeanVarianceNormalization,
+    Erf,
+    Shrink,
+    BatchNormalization,
+    GatherElements,
+    Identity,
+    RNN,
+    GRU,
+    LSTM,
+]
 
 
 def run(model: onnx.ModelProto, feed: Feed, optimise: bool = False) -> dict[str, np.ndarray]:

