@@ -189,6 +189,9 @@ def image_axes(shape: Sequence[object] | None) -> Picture | None:
 _DISTINCT = 1009
 """A batch size that no other size of a network is likely to be, or to divide."""
 
+_OTHERS = (1013, 1019, 1021, 1031, 1033, 1039)
+"""The same for other sizes that are open."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -208,14 +211,34 @@ class Layout:
 def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, picture: Picture | None) -> dict[str, Layout]:
     """The layout of every tensor on the path from ``x``, whose first axis counts samples if ``batched``.
 
-    Where symbolic sizes leave a doubt, as after a Reshape to computed sizes, they are inferred once more for a batch of 1009.
+    Where symbolic sizes leave a doubt, as after a Reshape to computed sizes, they are inferred once more for a batch of 1009; of an inner
+    tensor, whose size no input has by that name, with numbers for all sizes.
     """
     size = x.shape[0] if x.shape else None
     found = _layouts(x, path, size, batched, picture)
     if isinstance(size, str) and batched and not all(known.samples is not None and known.whole for known in found.values()):
-        numbered = model.once(("batch", x.name), lambda: Model(with_batch(model.proto, x.name, size, _DISTINCT)))
+        numbered = model.once(("batch", x.name), lambda: _numbered(model, x, size))
         found = _layouts(numbered.value(x.name), [numbered.nodes[n.index] for n in path], _DISTINCT, batched, picture)
+        made_up = {name: any(known.runs and known.runs % number == 0 for number in _OTHERS) for name, known in found.items()}
+        found = {name: Layout(None, False) if made_up[name] else known for name, known in found.items()}
     return found
+
+
+def _numbered(model: Model, x: Value, size: str) -> Model:
+    """The model for a batch of 1009: with that number for the symbol ``size``, else for the first size of an input on which it depends."""
+    first = Model(with_batch(model.proto, x.name, size, _DISTINCT))
+    inputs = [[d.dim_param for d in i.type.tensor_type.shape.dim] for i in model.proto.graph.input]
+    symbols = dict.fromkeys(s for dims in inputs for s in dims if s)
+    if size in symbols:
+        return first
+    for batch in dict.fromkeys(dims[0] for dims in inputs if dims and dims[0]):
+        proto = with_batch(model.proto, x.name, batch, _DISTINCT)
+        for symbol, number in zip((s for s in symbols if s != batch), _OTHERS, strict=False):
+            proto = with_batch(proto, x.name, symbol, number)
+        tried = Model(proto)
+        if (tried.value(x.name).shape or (None,))[0] == _DISTINCT:
+            return tried
+    return first
 
 
 def with_batch(proto: onnx.ModelProto, x: str, symbol: Dim, size: int) -> onnx.ModelProto:
@@ -264,7 +287,8 @@ def _layout(y: Value, known: Trace, size: Dim, batched: bool, picture: Picture |
     shaped = len(y.shape) == 4 and len(axes) == 3 and len(set(axes)) == 3
     if samples != 0 or (parted and how is INNER) or (not whole and isinstance(size, int) and isinstance(y.shape[0], int)):
         shaped = False
-    return Layout(samples, whole, (axes[0], axes[1], axes[2]) if shaped else None, spot.runs if parted and spot is not None else 0)
+    runs = spot.runs if spot is not None and parted and how is INNER else 0
+    return Layout(samples, whole, (axes[0], axes[1], axes[2]) if shaped else None, runs)
 
 
 def _axis_of_size(shape: Sequence[Dim], size: Dim) -> int | None:

@@ -28,7 +28,7 @@ FEW_STEPS = {"integrated_gradients": {"n_steps": 8}}
 """So that no model takes minutes; enough to see whether a method works."""
 DIRECTIONS = 3
 KINKS = 1e-5
-"""Error above which the gradient is computed in float64 too: one ReLU of millions that float32 puts on the other side of its kink is 1e-3."""
+"""Error above which the gradient is computed in float64 too: one ReLU of millions that float32 puts beyond its kink is 1e-3."""
 STEADY = 1e-6
 """Relative difference of two finite differences below which no third is taken."""
 
