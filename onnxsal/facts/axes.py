@@ -6,8 +6,9 @@ Every operator states where it puts the axes of its inputs (``ops/``); here that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import onnx
@@ -211,34 +212,46 @@ class Layout:
 def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, picture: Picture | None) -> dict[str, Layout]:
     """The layout of every tensor on the path from ``x``, whose first axis counts samples if ``batched``.
 
-    Where symbolic sizes leave a doubt, as after a Reshape to computed sizes, they are inferred once more for a batch of 1009; of an inner
-    tensor, whose size no input has by that name, with numbers for all sizes.
+    Where symbolic sizes leave a doubt, as after a Reshape to computed sizes, they are inferred once more for a batch of 1009, and where
+    that leaves one, with numbers for all open sizes.
     """
     size = x.shape[0] if x.shape else None
     found = _layouts(x, path, size, batched, picture)
     if isinstance(size, str) and batched and not all(known.samples is not None and known.whole for known in found.values()):
-        numbered = model.once(("batch", x.name), lambda: _numbered(model, x, size))
-        found = _layouts(numbered.value(x.name), [numbered.nodes[n.index] for n in path], _DISTINCT, batched, picture)
-        made_up = {name: any(known.runs and known.runs % number == 0 for number in _OTHERS) for name, known in found.items()}
-        found = {name: Layout(None, False) if made_up[name] else known for name, known in found.items()}
+        for number, numbered in enumerate(_numbered(model, x, size)):
+            tried = _layouts(numbered.value(x.name), [numbered.nodes[n.index] for n in path], _DISTINCT, batched, picture)
+            tried = {name: known if _tells_sizes(known) else Layout(None, False) for name, known in tried.items()}
+            found = {name: known if number == 0 or found[name].samples is None else found[name] for name, known in tried.items()}
+            if all(known.samples is not None for known in found.values()):
+                break
     return found
 
 
-def _numbered(model: Model, x: Value, size: str) -> Model:
-    """The model for a batch of 1009: with that number for the symbol ``size``, else for the first size of an input on which it depends."""
-    first = Model(with_batch(model.proto, x.name, size, _DISTINCT))
+def _tells_sizes(known: Layout) -> bool:
+    """Whether no number that was made up for an open size is in it."""
+    return not any(known.runs and known.runs % number == 0 for number in _OTHERS)
+
+
+def _numbered(model: Model, x: Value, size: str) -> Iterator[Model]:
+    """The model for a batch of 1009, with that number for the symbol ``size``; then with others for all open sizes of its inputs.
+
+    An inner tensor's size may be no symbol of an input: then it is the first size of one on which it depends.
+    """
     inputs = [[d.dim_param for d in i.type.tensor_type.shape.dim] for i in model.proto.graph.input]
     symbols = dict.fromkeys(s for dims in inputs for s in dims if s)
-    if size in symbols:
-        return first
-    for batch in dict.fromkeys(dims[0] for dims in inputs if dims and dims[0]):
-        proto = with_batch(model.proto, x.name, batch, _DISTINCT)
-        for symbol, number in zip((s for s in symbols if s != batch), _OTHERS, strict=False):
-            proto = with_batch(proto, x.name, symbol, number)
-        tried = Model(proto)
+    yield model.once(("batch", x.name), lambda: Model(with_batch(model.proto, x.name, size, _DISTINCT)))
+    for batch in [size] if size in symbols else dict.fromkeys(dims[0] for dims in inputs if dims and dims[0]):
+        tried = model.once(("batch", x.name, batch), partial(_all_numbered, model, x, batch, symbols))
         if (tried.value(x.name).shape or (None,))[0] == _DISTINCT:
-            return tried
-    return first
+            yield tried
+            return
+
+
+def _all_numbered(model: Model, x: Value, batch: str, symbols: Iterable[str]) -> Model:
+    proto = with_batch(model.proto, x.name, batch, _DISTINCT)
+    for symbol, number in zip((s for s in symbols if s != batch), _OTHERS, strict=False):
+        proto = with_batch(proto, x.name, symbol, number)
+    return Model(proto)
 
 
 def with_batch(proto: onnx.ModelProto, x: str, symbol: Dim, size: int) -> onnx.ModelProto:

@@ -28,7 +28,7 @@ FEW_STEPS = {"integrated_gradients": {"n_steps": 8}}
 """So that no model takes minutes; enough to see whether a method works."""
 DIRECTIONS = 3
 KINKS = 1e-5
-"""Error above which the gradient is computed in float64 too: one ReLU of millions that float32 puts beyond its kink is 1e-3."""
+"""Error above which the gradient is taken in float64 too: one ReLU of millions that float32 puts beyond its kink is 1e-3."""
 STEADY = 1e-6
 """Relative difference of two finite differences below which no third is taken."""
 
@@ -161,7 +161,7 @@ def finite(proto: onnx.ModelProto, made: Made, held: Held) -> dict[str, Any]:
         d, unsteady = differences(lambda x: score(session.run({**feed, inner: x})[start]), feed[inner], 0.2, 0.5, 12)
         return {"error": relative(d, told.attribution), "against": f"float32 steps +- {unsteady:.0e}", "why32": against}
     wide = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in feed.items()}
-    d, _ = differences(lambda x: score(run({**wide, inner: x})), wide[inner], 1e-6, 0.1, 3)
+    d, _ = differences(lambda x: score(run({**wide, inner: x})), wide[inner], 1e-6, 0.1, 4)
     error = relative(d, told.attribution)
     return {"error": error, "against": against} | ({"exact": relative(d, in_double(held, made))} if error > KINKS else {})
 

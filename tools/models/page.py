@@ -25,10 +25,9 @@ of its own.
 - **gradient error**: rms(g.v - d) / rms(d) over three random directions v, where g is the gradient of the explained score and d its finite
   difference along v, computed from the original model. "64" means in float64 (by ONNX Runtime, or by the reference evaluator where it
   lacks the kernel), "32" in float32, where rounding is in the figure. One ReLU of millions that float32 puts on the other side of its kink
-  is 1e-3: where the error is above {kinks:.0e}, the second figure is that of the gradient in float64. A model in half precision or int8
-  is a staircase and has no finite differences: "twin" is |g - g'| / |g'| against the gradient g' of the same model in float32, whose own
-  error stands behind it.
-  Rounded activations switch other ReLUs than exact ones do, so this is not the error of a gradient.
+  is 1e-3: where the error is above {kinks:.0e}, the second figure is that of the gradient in float64. A model in half precision or int8 is
+  a staircase and has no finite differences: "twin" is |g - g'| / |g'| against the gradient g' of the same model in float32, whose own
+  error stands behind it. Rounded activations switch other ReLUs than exact ones do, so this is not the error of a gradient.
 - **residual**: of FullGrad, asked to stay below {residual:.0e} in float32.
 - **zeros**: the share of the gradient that is exactly 0: padding that a mask hides, tokens that a causal mask cuts off, units that are off.
 - A method: "yes" (finite, and not zero everywhere in any sample), "no" with the number of the reason below, or what is wrong.
