@@ -104,4 +104,4 @@ def test_the_page_lists_the_models_of_the_table():
         assert cells[1] == f"{entry.source}; {entry.licence}"
     reasons = [int(n) for n in re.findall(r"^(\d+)\. ", text, re.MULTILINE)]
     assert reasons == list(range(1, len(reasons) + 1))
-    assert {int(n) for row in rows for n in re.findall(r"(?:no|fault\*\*) \((\d+)\)", row)} == set(reasons)
+    assert {int(n) for row in rows for n in re.findall(r"(?:no|\*\*\w+\*\*) \((\d+)\)", row)} == set(reasons)
