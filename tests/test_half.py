@@ -273,3 +273,20 @@ def test_the_float32_twin_has_no_half_precision_left() -> None:
     assert unit_of(twin) == 0
     feed: dict[str, Any] = {"x": draw(3, 3), "flag": np.array(True)}
     np.testing.assert_allclose(run(twin, feed)["y"], feed["x"] + np.eye(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["lrp_epsilon", "lrp_gamma", "lrp_epsilon_plus", "deep_taylor"])
+def test_a_layer_that_is_only_shifted_is_folded_in_half_precision(method: str) -> None:
+    """Nothing scales its weight, so the weight itself is read, which is float16."""
+    weights = {"k": draw(4, 3, 3, 3), "b": draw(1, 4, 1, 1), "w": draw(4, 5)}
+    nodes = [node("Conv", "x k", "c"), node("Add", "c b", "s"), node("Relu", "s", "r"), node("GlobalAveragePool", "r", "g")]
+    nodes += [node("Flatten", "g", "f"), node("MatMul", "f w", "y")]
+    x = draw(2, 3, 6, 6)
+    given = {"low": -4.0, "high": 4.0} if method == "deep_taylor" else {}
+    found = []
+    for kind, dtype in ((TensorProto.FLOAT16, np.float16), (TensorProto.FLOAT, np.float32)):
+        model = make(
+            nodes, {"x": ["N", 3, 6, 6]}, {"y": ["N", 5]}, {n: w.astype(dtype) for n, w in weights.items()}, types={"x": kind, "y": kind}
+        )
+        found.append(onnxsal.Explainer(model, method, **given).explain(x.astype(dtype), 1).attribution)
+    assert np.abs(found[0] - found[1]).max() < 1e-2 * np.abs(found[1]).max()

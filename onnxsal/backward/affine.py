@@ -129,7 +129,7 @@ def affine_of(op: Emit, node: NodeView) -> Affine:
         return Affine(node, position, node.input(position), node.y, own, weight_at, weight, roles, flat)
     scale, shift = fold.scale_and_shift(op)
     folded = op.cached(("folded", node.input(fold.weight).name, node.index), lambda: fold.folded_weight(op, node.input(fold.weight), scale))
-    folded = Value(folded.name, 0, node.input(fold.weight).shape)
+    folded = Value(folded.name, folded.dtype, node.input(fold.weight).shape)  # in half precision where nothing scales it
     bias = own if own is None or scale is None else op.Mul(own, fold.lift(op, scale))
     if shift is not None:
         bias = fold.lift(op, shift) if bias is None else op.Add(bias, fold.lift(op, shift))
