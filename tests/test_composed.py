@@ -72,8 +72,9 @@ def test_what_parts_send_alike_is_sent_once() -> None:
     np.testing.assert_allclose(found.attribution, gradient * (1 + X), atol=1e-6)
 
 
-def test_a_part_takes_its_parameters_from_its_row_or_from_the_whole() -> None:
-    of = '[{ method = "ig", n_steps = "$n" }, { method = "ig", n_steps = 3, rule = "trapezoid" }]'
+@pytest.mark.parametrize("name", ["n_steps", "steps"])
+def test_a_part_takes_its_parameters_from_its_row_or_from_the_whole(name: str) -> None:
+    of = f'[{{ method = "ig", {name} = "$n" }}, {{ method = "ig", n_steps = 3, rule = "trapezoid" }}]'
     whole = Explainer(cnn(), table(of, "mean", "[parameters.n]\ndefault = 2\ndoc = 'steps'\n"), n=4).explain(X, 1)
     parts = [Explainer(cnn(), "ig", n_steps=4).explain(X, 1), Explainer(cnn(), "ig", n_steps=3, rule="trapezoid").explain(X, 1)]
     np.testing.assert_allclose(whole.attribution, (parts[0].attribution + parts[1].attribution) / 2, atol=1e-6)

@@ -10,8 +10,7 @@ from onnxsal.errors import InputError
 
 def classes_of(question: Question) -> int | None:
     """How many classes a sample's scores are of; ``None`` where the model leaves that open, or has scores of higher rank."""
-    shape = question.class_shape
-    return shape[0] if len(shape) == 1 and isinstance(shape[0], int) else None
+    return question.class_count if len(question.class_shape) == 1 else None
 
 
 def refuse_misfit(labels: Sequence[str] | None, classes: int | None, output: str) -> None:

@@ -97,12 +97,16 @@ def methods(
         _tell_method(chosen)
 
 
+def _row_facts(kind: str, row: Row) -> dict[str, Any]:
+    said = {**row.match, "when": row.when, "use": row.use, "why": row.why}
+    return {"table": row.table, "kind": kind, "row": row.number, **{k: v for k, v in said.items() if v}, "parameters": row.parameters}
+
+
 def _tell_rows(method: Method, json: bool) -> None:
     """The resolved table: what stands where, and which file it comes from."""
     kinds = [("normalise", row) for row in method.normalise] + [("rule" if row.use else "refuse", row) for row in method.rows]
     if json:
-        facts = [{"table": r.table, "kind": k, "row": r.number, **r.match, "when": r.when, "use": r.use, "why": r.why} for k, r in kinds]
-        show_json([{k: v for k, v in fact.items() if v} | {"parameters": r.parameters} for fact, (_, r) in zip(facts, kinds, strict=True)])
+        show_json([_row_facts(kind, row) for kind, row in kinds])
         return
     rows = [(r.table, f"[[{k}]] {r.number}", *_rule_text(r).split(" -> ", 1)) for k, r in kinds]
     show_table(("table", "row", "matches", "what is done"), rows, wrap=True)

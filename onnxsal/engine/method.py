@@ -108,7 +108,7 @@ class Method:
 
     def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults, then a preset's values, then the caller's; raises ``MethodError`` for an unknown name or value."""
-        names = [self._canonical(k) for k in given]
+        names = [self.canonical(k) for k in given]
         if twice := [n for n in names if names.count(n) > 1]:
             raise MethodError(f"method '{self.name}': parameter '{twice[0]}' is given twice, among {', '.join(map(repr, given))}.")
         given = dict(zip(names, given.values(), strict=True))
@@ -127,7 +127,8 @@ class Method:
                 raise MethodError(f"method '{self.name}': {name}={value!r} {problem}{'' if problem.endswith('?') else '.'}")
         return values
 
-    def _canonical(self, name: str) -> str:
+    def canonical(self, name: str) -> str:
+        """The name of the parameter that ``name`` is, or is an alias of ("preset" is one too). Raises ``MethodError`` for any other."""
         for key, parameter in self.parameters.items():
             if name == key or name in parameter.aliases:
                 return key
@@ -241,9 +242,9 @@ def _parts(given: Any, path: Path | None, reading: tuple[str, ...], mistakes: Mi
             mistakes.unknown_name(place, "rescale", rescale, RESCALINGS)
         try:
             method = _base(name, mistakes.where, path, reading[:-1])
-            method.settle({k: v for k, v in table.items() if not refers(v)})
             for key in table:
-                method.settle({key: method.parameters[key].default} if key in method.parameters else {key: None})
+                method.canonical(key)
+            method.settle({k: v for k, v in table.items() if not refers(v)})
             parts.append(Part(method, table, str(rescale)))
         except MethodError as error:
             mistakes.add(place, str(error).removeprefix(f"{mistakes.where}: "))
