@@ -23,10 +23,10 @@ from onnxsal.cli.evaluate import chosen_ways
 from onnxsal.errors import InputError, MethodError, PlanError
 from onnxsal.metrics import faithfulness, localisation
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
-from onnxsal.metrics.dataset import open_dataset
 from onnxsal.metrics.evaluate import CHUNK, evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.measures import MEASURES, Settings, chosen_measures
+from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.places import Places
 from onnxsal.metrics.record import Record
 from onnxsal.metrics.scorer import Scorer

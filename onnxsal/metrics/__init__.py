@@ -3,7 +3,6 @@
 from onnxsal.metrics.axioms import WeakDependence, completeness, weak_dependence
 from onnxsal.metrics.conservation import Conservation, conservation
 from onnxsal.metrics.curve import CurveSettings
-from onnxsal.metrics.dataset import open_dataset
 from onnxsal.metrics.evaluate import evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.faithfulness import (
@@ -19,6 +18,7 @@ from onnxsal.metrics.faithfulness import (
 )
 from onnxsal.metrics.localisation import Attention, Localisation, attention_errors, pointing_game, relevance_mass, relevance_rank
 from onnxsal.metrics.measures import Settings
+from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.ranking import TieWarning
 from onnxsal.metrics.retrain import Retraining, kar, roar
 from onnxsal.metrics.samples import Dataset, Sample

@@ -15,10 +15,10 @@ import numpy as np
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError
 from onnxsal.graph.load import Source
-from onnxsal.metrics.dataset import open_dataset
 from onnxsal.metrics.evaluate import evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.measures import Settings
+from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.record import Record, packed
 from onnxsal.metrics.samples import Dataset
 from onnxsal.report.audit_against import against, comparable, compare_models
