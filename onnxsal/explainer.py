@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from onnx import numpy_helper
 
+from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.guard import open_converted
-from onnxsal.ask.labels import classes_of, refuse_misfit
 from onnxsal.ask.origin import origin
 from onnxsal.engine.method import Method
 from onnxsal.errors import ExampleNeeded, InputError, TargetError

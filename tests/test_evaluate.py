@@ -25,9 +25,9 @@ from onnxsal.metrics import faithfulness, localisation
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
 from onnxsal.metrics.evaluate import CHUNK, evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
+from onnxsal.metrics.input_places import Places
 from onnxsal.metrics.measures import MEASURES, Settings, chosen_measures
 from onnxsal.metrics.open_dataset import open_dataset
-from onnxsal.metrics.places import Places
 from onnxsal.metrics.record import Record
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.metrics.statistics import paired

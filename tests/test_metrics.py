@@ -26,8 +26,8 @@ from onnxsal.errors import InputError, ModelError, TargetError
 from onnxsal.methods.region import region_model
 from onnxsal.metrics.curve import CurveOptions, CurveSettings, curve_pixels
 from onnxsal.metrics.faithfulness import auc
+from onnxsal.metrics.input_places import places_of
 from onnxsal.metrics.libraries import MissingLibraryError
-from onnxsal.metrics.places import places_of
 from onnxsal.metrics.ranking import ranks, tied
 from onnxsal.metrics.retrain import ConstantMapWarning
 from onnxsal.metrics.scorer import Scorer, forward_model, scorer_of

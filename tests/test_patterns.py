@@ -23,7 +23,7 @@ from onnxsal.facade import fit_patterns as fitting
 from onnxsal.facade.fit_patterns import with_sums
 from onnxsal.graph.load import load_model
 from onnxsal.methods.patterns.file import load_patterns, named_layers
-from onnxsal.methods.patterns.statistics import Sums, estimate
+from onnxsal.methods.patterns.sums import Sums, estimate
 from onnxsal.metrics.signal import signal_quality
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare

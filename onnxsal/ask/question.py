@@ -9,7 +9,7 @@ from numbers import Integral
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ask.samples import sample_inputs
+from onnxsal.ask.batch_axis import sample_inputs
 from onnxsal.ask.scores import SCORES, Scores, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture

@@ -19,7 +19,7 @@ from onnxsal.metrics.evaluate import evaluate as measured
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, MEASURES, Settings
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
-from onnxsal.report.evaluation import better, save_evaluation
+from onnxsal.report.evaluation_files import better, save_evaluation
 from onnxsal.runtime.providers import resolve
 
 DATA_HELP = "A folder of pictures (sub-folders named by class; masks in masks/ beside images/), a .csv (file, label, mask), a .npy or .npz."

@@ -19,7 +19,7 @@ from onnxsal.errors import ExampleNeeded, InputError
 from onnxsal.explainer import Explainer, Explanation
 from onnxsal.report.artefacts import MATLAB, Style, record, save_artefacts
 from onnxsal.report.parts import parts_sheet
-from onnxsal.report.path import path_sheet
+from onnxsal.report.path_sheet import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
 from onnxsal.runtime.providers import Providers, as_text, resolve
 from onnxsal.runtime.session import Tensor

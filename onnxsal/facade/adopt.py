@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxsal.ask.batch_axis import sample_inputs
 from onnxsal.ask.question import Question, grid_of
-from onnxsal.ask.samples import sample_inputs
 from onnxsal.engine.method import Method, get_method, known_methods
 from onnxsal.errors import MethodError, ModelError
 from onnxsal.facade.convert import Conversion

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.ask import guard
-from onnxsal.ask.labels import classes_of, refuse_misfit
+from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.layers import Layer
 from onnxsal.ask.question import Question, ask
 from onnxsal.engine.method import Method, get_method, known_methods

@@ -22,7 +22,7 @@ from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import model_sha256, refuse_converted
 from onnxsal.methods.patterns.file import Patterns, layer_patterns, named_layers
-from onnxsal.methods.patterns.statistics import Sums, emit_sums, estimate
+from onnxsal.methods.patterns.sums import Sums, emit_sums, estimate
 from onnxsal.ops.apart import keep_apart
 from onnxsal.runtime.beside import beside
 from onnxsal.runtime.data import Data, open_data

@@ -12,7 +12,7 @@ from onnxsal.graph.helpers import dim_of, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed, probabilities
 from onnxsal.methods.maps import picture_axes, positive, spread, upsample
-from onnxsal.methods.sampling import Samples, Scored, sampled_scores
+from onnxsal.methods.points import Samples, Scored, sampled_scores
 
 
 def target_layer(build: Build) -> Layer:

@@ -23,7 +23,7 @@ from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import enlarge
-from onnxsal.methods.sampling import Samples, Walked, sampled_walks
+from onnxsal.methods.points import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import implicit_bias, spec_of
 

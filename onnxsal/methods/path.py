@@ -11,7 +11,7 @@ from onnxsal.graph.helpers import like_shape, recast, shape_of, signal_type, zer
 from onnxsal.graph.replay import replay, replica
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import score_of, scores
-from onnxsal.methods.sampling import Samples, Walked, sampled_walks
+from onnxsal.methods.points import Samples, Walked, sampled_walks
 
 
 def quadrature(rule: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from onnxsal.graph.helpers import cast, dim_of, zeros_like
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import probabilities, scores
 from onnxsal.methods.maps import picture_axes, spread
-from onnxsal.methods.sampling import Samples, Scored, sampled_scores
+from onnxsal.methods.points import Samples, Scored, sampled_scores
 from onnxsal.methods.smooth import uniform_noise
 
 LAST = 2**31

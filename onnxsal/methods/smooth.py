@@ -10,7 +10,7 @@ import numpy as np
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, zeros_like
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.sampling import Points, Samples, Walked, sampled_walks
+from onnxsal.methods.points import Points, Samples, Walked, sampled_walks
 
 _PRIME = 2**31 - 1
 _MIX = (1_407_677_000, 950_706_376, 742_938_285, 1_226_874_159)

@@ -3,6 +3,7 @@
 from onnxsal.metrics.axioms import WeakDependence, completeness, weak_dependence
 from onnxsal.metrics.conservation import Conservation, conservation
 from onnxsal.metrics.curve import CurveSettings
+from onnxsal.metrics.dataset import Dataset, Sample
 from onnxsal.metrics.evaluate import evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.faithfulness import (
@@ -21,7 +22,6 @@ from onnxsal.metrics.measures import Settings
 from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.ranking import TieWarning
 from onnxsal.metrics.retrain import Retraining, kar, roar
-from onnxsal.metrics.samples import Dataset, Sample
 from onnxsal.metrics.sanity import DataRandomization, ModelRandomization, data_randomization, model_randomization
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.metrics.signal import LayerQuality, SignalQuality, signal_quality

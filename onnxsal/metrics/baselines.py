@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from onnxsal.errors import InputError
+from onnxsal.metrics.input_places import Places
 from onnxsal.metrics.libraries import library
-from onnxsal.metrics.places import Places
 
 
 def baseline_maps(name: str, x: np.ndarray, places: Places, seed: int = 0) -> np.ndarray:

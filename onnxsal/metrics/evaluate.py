@@ -18,13 +18,13 @@ from onnxsal.explainer import Explainer
 from onnxsal.graph.load import Source
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
+from onnxsal.metrics.dataset import Dataset, Sample
 from onnxsal.metrics.evaluation import Evaluation, Row, Way
+from onnxsal.metrics.input_places import Places, chosen_map, maps_at
 from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, Measure, Settings, Task, chosen_measures, columns_of
 from onnxsal.metrics.open_dataset import open_dataset
-from onnxsal.metrics.places import Places, chosen_map, maps_at
 from onnxsal.metrics.ranking import TieWarning, tied
 from onnxsal.metrics.record import Line, Record, unpacked
-from onnxsal.metrics.samples import Dataset, Sample
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.runtime.preprocess import Preprocess
 

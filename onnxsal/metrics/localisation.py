@@ -8,8 +8,8 @@ import numpy as np
 
 from onnxsal.errors import InputError
 from onnxsal.explainer import Explanation
+from onnxsal.metrics.input_places import CONSTANT, Maps, constant, flagged, resized
 from onnxsal.metrics.libraries import library
-from onnxsal.metrics.places import CONSTANT, Maps, constant, flagged, resized
 
 NO_OBJECT = "the mask is empty"
 NOTHING_POSITIVE = "nothing in the map is positive"

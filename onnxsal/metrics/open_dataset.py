@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from onnxsal.errors import InputError, TargetError, near_miss
-from onnxsal.metrics.samples import Dataset, Entry
+from onnxsal.metrics.dataset import Dataset, Entry
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.pictures import WITH_ALPHA, find_pictures
 from onnxsal.runtime.preprocess import Preprocess

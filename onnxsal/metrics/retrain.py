@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxsal.errors import InputError, near_miss
 from onnxsal.explainer import Explainer
-from onnxsal.metrics.places import Maps, Places, chosen_map, constant, maps_at
+from onnxsal.metrics.input_places import Maps, Places, chosen_map, constant, maps_at
 from onnxsal.metrics.ranking import ranks
 from onnxsal.metrics.sanity import Train
 from onnxsal.metrics.scorer import Scorer, scorer_of

@@ -10,7 +10,7 @@ import numpy as np
 from onnxsal.errors import InputError, ModelError, near_miss
 from onnxsal.explainer import Explainer, Target
 from onnxsal.graph.load import Source
-from onnxsal.metrics.places import Places, places_of
+from onnxsal.metrics.input_places import Places, places_of
 from onnxsal.metrics.scorer import Scorer, forward_model, scorer_of
 from onnxsal.metrics.similarity import Similarity, similarity
 from onnxsal.metrics.weights import Layer, kept_share, randomised, weighted_layers

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnx
 
+from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.guard import plain_model
-from onnxsal.ask.labels import classes_of, refuse_misfit
 from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, ModelError, TargetError
 from onnxsal.explainer import Explainer, Target
@@ -21,8 +21,8 @@ from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA
-from onnxsal.metrics.places import Places, places_of
-from onnxsal.metrics.samples import Dataset
+from onnxsal.metrics.dataset import Dataset
+from onnxsal.metrics.input_places import Places, places_of
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import open_session
 

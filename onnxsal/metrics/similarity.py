@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.explainer import Explanation
+from onnxsal.metrics.input_places import Maps, Places, chosen_map, constant, flagged, sized_map
 from onnxsal.metrics.libraries import library
-from onnxsal.metrics.places import Maps, Places, chosen_map, constant, flagged, sized_map
 
 SSIM_SIDE = 11
 """SSIM's Gaussian window of sigma 1.5 covers 11 x 11 pixels; smaller maps have no SSIM."""

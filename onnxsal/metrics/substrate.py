@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from onnxsal.errors import InputError, near_miss
+from onnxsal.metrics.input_places import Places
 from onnxsal.metrics.libraries import library
-from onnxsal.metrics.places import Places
 
 SUBSTRATES = ("blur", "black", "mean", "zero_norm")
 

@@ -15,12 +15,12 @@ import numpy as np
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError
 from onnxsal.graph.load import Source
+from onnxsal.metrics.dataset import Dataset
 from onnxsal.metrics.evaluate import evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.measures import Settings
 from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.record import Record, packed
-from onnxsal.metrics.samples import Dataset
 from onnxsal.report.audit_against import against, comparable, compare_models
 from onnxsal.report.audit_card import card, coverage
 from onnxsal.report.audit_checks import accuracy, flow, rims, sanity
@@ -30,7 +30,7 @@ from onnxsal.report.audit_findings import find
 from onnxsal.report.audit_gate import Limit, broken_limits
 from onnxsal.report.audit_look import CHUNK, Looking, Seen, Subject, Tell, key_of, subject
 from onnxsal.report.audit_marks import find_marks
-from onnxsal.report.evaluation import summary_table
+from onnxsal.report.evaluation_files import summary_table
 from onnxsal.runtime.preprocess import Preprocess
 
 SCHEMA = "onnxsal-audit/1"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from onnxsal.errors import InputError
+from onnxsal.metrics.dataset import Dataset
 from onnxsal.metrics.evaluation import Way
-from onnxsal.metrics.samples import Dataset
 from onnxsal.metrics.statistics import summarise
 from onnxsal.report.audit_card import card
 from onnxsal.report.audit_checks import accuracy

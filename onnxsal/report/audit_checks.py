@@ -10,8 +10,8 @@ import numpy as np
 from onnxsal.engine.method import get_method
 from onnxsal.methods.build import wrapper_of
 from onnxsal.metrics.conservation import conservation
+from onnxsal.metrics.dataset import Dataset
 from onnxsal.metrics.evaluation import Evaluation, Way
-from onnxsal.metrics.samples import Dataset
 from onnxsal.metrics.statistics import summarise
 from onnxsal.report.audit_colours import CONFIDENCE
 from onnxsal.report.audit_look import CHUNK, RIM, Seen, Subject

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxsal.facts.axes import image_axes
+from onnxsal.metrics.dataset import Sample
 from onnxsal.metrics.record import Line
-from onnxsal.metrics.samples import Sample
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.metrics.statistics import summarise
 from onnxsal.runtime.preprocess import Preprocess

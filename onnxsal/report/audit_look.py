@@ -21,9 +21,9 @@ from onnxsal.explainer import Explainer, Explanation
 from onnxsal.facts.axes import image_axes
 from onnxsal.graph.load import Source
 from onnxsal.graph.provenance import model_sha256
+from onnxsal.metrics.dataset import Dataset, Sample
 from onnxsal.metrics.evaluation import Way
 from onnxsal.metrics.record import Line, Record
-from onnxsal.metrics.samples import Dataset, Sample
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.metrics.similarity import spearman
 from onnxsal.report.audit_colours import colour_facts

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxsal.errors import InputError
-from onnxsal.metrics.samples import Dataset, Sample
+from onnxsal.metrics.dataset import Dataset, Sample
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.report.audit_look import GRID, Seen, cell_edges
 

@@ -10,7 +10,7 @@ import pytest
 
 import onnxsal
 from onnxsal import Explainer
-from onnxsal.ask import samples
+from onnxsal.ask import batch_axis
 from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, TargetError
 from onnxsal.facts.axes import row_axes
@@ -32,7 +32,7 @@ def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise AssertionError("the model was run")
 
-    monkeypatch.setattr(samples, "watch_rows", fail)
+    monkeypatch.setattr(batch_axis, "watch_rows", fail)
 
 
 def renamed(model: onnx.ModelProto, **dims: str) -> onnx.ModelProto:
@@ -236,8 +236,8 @@ def test_rows_that_depend_on_each_other_are_refused(size: Any):
 def test_what_the_graph_does_not_prove_is_seen_in_a_run(monkeypatch: pytest.MonkeyPatch):
     """The samples go through an axis of their own and come back."""
     seen = []
-    watch = samples.watch_rows
-    monkeypatch.setattr(samples, "watch_rows", lambda *a: seen.append(a) or watch(*a))
+    watch = batch_axis.watch_rows
+    monkeypatch.setattr(batch_axis, "watch_rows", lambda *a: seen.append(a) or watch(*a))
     weights = {
         "to": np.asarray([-1, 4], np.int64),
         "back": np.asarray([-1, 2, 3], np.int64),
