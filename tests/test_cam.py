@@ -17,7 +17,7 @@ from captum.attr import GuidedGradCam, LayerGradCam
 from torch import Tensor, nn
 
 import onnxsal
-from onnxsal.ask.layers import Layer, Layers
+from onnxsal.ask.layers import Layers, TargetLayer
 from onnxsal.ask.question import ask
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.ops.registry import known
@@ -586,4 +586,4 @@ def test_projection_refuses() -> None:
 
 def test_layer_says_what_it_is() -> None:
     value = layers(export(net("vgg"))).chosen.value
-    assert str(Layer(value, (1, 2, 3))) == "'/9/Relu_output_0' ['N', 16, 8, 8]"
+    assert str(TargetLayer(value, (1, 2, 3))) == "'/9/Relu_output_0' ['N', 16, 8, 8]"

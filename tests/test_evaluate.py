@@ -25,7 +25,7 @@ from onnxsal.metrics import faithfulness, localisation
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
 from onnxsal.metrics.evaluate import CHUNK, evaluate
 from onnxsal.metrics.evaluation import Evaluation, Way
-from onnxsal.metrics.input_places import Places
+from onnxsal.metrics.input_places import InputPlaces
 from onnxsal.metrics.measures import MEASURES, Settings, chosen_measures
 from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.record import Record
@@ -246,7 +246,7 @@ def test_baselines() -> None:
     x = np.zeros((2, 3, 8, 12), np.float32)
     x[:, :, :, 6:] = 1
     x[1] *= 2
-    places = Places((8, 12), 1)
+    places = InputPlaces((8, 12), 1)
     centre = baseline_maps("centre", x, places)
     assert centre.shape == (2, 8, 12)
     assert np.argwhere(centre[0] == centre[0].max()).tolist() == [[3, 5], [3, 6], [4, 5], [4, 6]]
@@ -259,7 +259,7 @@ def test_baselines() -> None:
     assert np.array_equal(noise[1], baseline_maps("random", x[1:], places)[0])
     assert not np.array_equal(noise, baseline_maps("random", x, places, seed=1))
     with pytest.raises(InputError, match="for pictures"):
-        baseline_maps("edges", np.zeros((1, 4), np.float32), Places((4,), None))
+        baseline_maps("edges", np.zeros((1, 4), np.float32), InputPlaces((4,), None))
 
 
 # ----- numbers -----

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from onnxsal.errors import InputError
-from onnxsal.report.sheet import Cell, Row, contact_sheet, tile
+from onnxsal.report.sheet import Cell, SheetRow, contact_sheet, tile
 from onnxsal.runtime.heatmap import PALETTES, Scaled, colours, overlay, render_map, scale_map
 
 RAMP = np.linspace(0, 1, 101)[None]
@@ -172,9 +172,9 @@ def test_an_overlay_takes_a_pil_picture():
 # ----- sheets -----
 
 
-def rows(methods: int = 2) -> list[Row]:
+def rows(methods: int = 2) -> list[SheetRow]:
     cells = [Cell(f"method {i}", np.random.default_rng(i).standard_normal((40, 60)), "residual 1e-6") for i in range(methods)]
-    return [Row("a.png", PICTURE, cells, "cat 0.9"), Row("b.png", PICTURE, cells)]
+    return [SheetRow("a.png", PICTURE, cells, "cat 0.9"), SheetRow("b.png", PICTURE, cells)]
 
 
 def test_a_contact_sheet_shows_every_picture_and_map():
@@ -199,7 +199,9 @@ def test_more_methods_than_columns_continue_below():
 
 
 def test_long_titles_wrap_and_do_not_shift_the_pictures():
-    row = Row("p", PICTURE, [Cell("x", SIGNED_PICTURE), Cell("a_very_long_method_name_without_any_space and more words", SIGNED_PICTURE)])
+    row = SheetRow(
+        "p", PICTURE, [Cell("x", SIGNED_PICTURE), Cell("a_very_long_method_name_without_any_space and more words", SIGNED_PICTURE)]
+    )
     sheet = np.asarray(contact_sheet([row], width=60))
     part = np.asarray(render_map(SIGNED_PICTURE))
     starts = [(y, x) for y in range(sheet.shape[0]) for x in range(sheet.shape[1]) if np.array_equal(sheet[y : y + 40, x : x + 60], part)]
@@ -211,15 +213,15 @@ SIGNED_PICTURE = np.random.default_rng(5).standard_normal((40, 60))
 
 
 def test_a_flat_map_is_marked_on_the_sheet():
-    alarm = np.all(np.asarray(contact_sheet([Row("p", PICTURE * 0, [Cell("m", np.ones((40, 60)))])])) == (170, 0, 0), axis=-1)
-    quiet = np.all(np.asarray(contact_sheet([Row("p", PICTURE * 0, [Cell("m", np.eye(40, 60))])])) == (170, 0, 0), axis=-1)
+    alarm = np.all(np.asarray(contact_sheet([SheetRow("p", PICTURE * 0, [Cell("m", np.ones((40, 60)))])])) == (170, 0, 0), axis=-1)
+    quiet = np.all(np.asarray(contact_sheet([SheetRow("p", PICTURE * 0, [Cell("m", np.eye(40, 60))])])) == (170, 0, 0), axis=-1)
     assert alarm.sum() > 20
     assert quiet.sum() == 0
 
 
 def test_a_scaled_map_is_used_as_it_is():
     scaled = Scaled(np.full((40, 60), 0.5), "heat", 0.0, 2.0, False)
-    assert holds(np.asarray(contact_sheet([Row("p", PICTURE, [Cell("m", scaled)])], width=60)), np.asarray(render_map(scaled))) == 1
+    assert holds(np.asarray(contact_sheet([SheetRow("p", PICTURE, [Cell("m", scaled)])], width=60)), np.asarray(render_map(scaled))) == 1
 
 
 def test_tiles_make_a_grid():

@@ -6,6 +6,7 @@ import ast
 import itertools
 import sys
 import tokenize
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 import onnxsal
 from onnxsal.backward import RULES
+from onnxsal.cli.app import app
 from onnxsal.engine.method import get_method, parse_method, shipped_methods
 from onnxsal.errors import MethodError, PlanError
 from onnxsal.methods.build import WRAPPERS
@@ -245,6 +247,90 @@ def test_nothing_heavy_is_imported_with_the_package():
     for path in sources():
         assert not {m.split(".")[0] for m in imports(path.read_text(encoding="utf-8"))} & {"torch", "tensorflow", "tf2onnx", "captum"}
     assert "onnxsal" in sys.modules
+
+
+# ----- names -----
+
+SHARED_CLASSES = {
+    "Asked": ("cli.options report.audit", "the options of a verb, and those of an audit with its data: either is what the user asks for"),
+    "Facts": (
+        "ops.statements report.audit_finding",
+        "what an operator states; in report/, where no operator is read, an audit's facts as JSON",
+    ),
+    "Grid": ("cli.options facts.places", "the command line's option --grid is called like what it gives"),
+    "Layout": ("cli.options facts.axes", "the command line's option --layout is called like what it gives"),
+    "Values": ("report.audit_gate runtime.values", "what a tensor took in runs; in report/, where no model runs, the values of one metric"),
+}
+"""Name of a class -> the modules that define a class or a type of that name, and why they may."""
+
+SHARED_MODULES = {
+    "axes": ("facts.axes ops.axes", "ops: what an operator does to axes; facts: followed through a graph"),
+    "deeplift": ("backward.deeplift methods.deeplift", "backward: the rules of DeepLIFT; methods: the method that walks by them"),
+    "places": ("facts.places ops.places", "ops: what an operator does to places; facts: followed through a graph"),
+    "ranges": ("facts.ranges ops.ranges", "ops: what an operator does to ranges of values; facts: followed through a graph"),
+    "registry": ("backward.registry ops.registry", "ops: where operators are registered; backward: where rules are"),
+}
+"""Name of a module -> who has it, and why they may. A module of cli/ that is called like a verb may share its name with any."""
+
+
+def defined(source: str) -> tuple[set[str], set[str]]:
+    """Names of the public classes that a module defines, and of its public types: ``Name = ...`` at the top, in CamelCase."""
+    classes, types = set(), set()
+    for item in ast.parse(source).body:
+        if isinstance(item, ast.ClassDef):
+            classes.add(item.name)
+        elif isinstance(item, ast.Assign | ast.AnnAssign):
+            targets = item.targets if isinstance(item, ast.Assign) else [item.target]
+            types |= {t.id for t in targets if isinstance(t, ast.Name) and t.id[0].isupper() and not t.id.isupper()}
+    return {c for c in classes if not c.startswith("_")}, types
+
+
+def shared_classes(modules: dict[str, str]) -> dict[str, list[str]]:
+    """Name of a class -> the modules (name -> source) that define a class or a type of that name, where they are several."""
+    places: dict[str, list[str]] = {}
+    known: set[str] = set()
+    for module, source in modules.items():
+        classes, types = defined(source)
+        known |= classes
+        for name in classes | types:
+            places.setdefault(name, []).append(module)
+    return {name: found for name, found in places.items() if name in known and len(found) > 1}
+
+
+def shared_modules(modules: Iterable[str]) -> dict[str, list[str]]:
+    """Last part of a module's name -> the modules that share it; those of the command line that are called like a verb are left out."""
+    verbs = {f"cli.{c.callback.__name__}" for c in app.registered_commands if c.callback}
+    places: dict[str, list[str]] = {}
+    for module in modules:
+        if module not in verbs:
+            places.setdefault(module.split(".")[-1], []).append(module)
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def modules() -> dict[str, str]:
+    """Every module of the package: its name behind ``onnxsal.`` -> its source."""
+    found = {".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in sources()}
+    return {name: p.read_text(encoding="utf-8") for name, p in found.items()}
+
+
+def test_shared_names_are_seen():
+    one, other = (
+        "class Row: ...\nclass _Own: ...\nLIMIT = 3\nSize = int\n",
+        "Row: TypeAlias = dict\nclass _Own: ...\nLIMIT = 4\nSize = str\n",
+    )
+    assert shared_classes({"ops.a": one, "ask.b": other}) == {"Row": ["ops.a", "ask.b"]}
+    assert shared_modules(["ops.rows", "runtime.rows", "cli.explain", "methods.patterns.explain", "cli.rows"]) == {
+        "rows": ["ops.rows", "runtime.rows", "cli.rows"]
+    }
+
+
+def test_no_two_classes_share_a_name():
+    """Who reads a name knows what is meant. An exception stands in the table, with its reason, for as long as it is one."""
+    assert shared_classes(modules()) == {name: places.split() for name, (places, _) in SHARED_CLASSES.items()}
+
+
+def test_no_two_modules_share_a_name():
+    assert shared_modules(modules()) == {name: places.split() for name, (places, _) in SHARED_MODULES.items()}
 
 
 # ----- registrations -----

@@ -20,7 +20,7 @@ from onnxsal.graph import Model, Value
 from onnxsal.graph.infer import Dim, Shape, shape_text
 from onnxsal.large import Apart
 from onnxsal.ops.registry import known
-from onnxsal.runtime.rows import Seen, watch_rows
+from onnxsal.runtime.rows import Observation, watch_rows
 
 HOW = (
     "Feed one sample at a time and say that what is fed is one (batched=False in Python, --one-sample), "
@@ -124,10 +124,10 @@ class _Case:
             return self._one(start, "they differ in the length of axis 0", seen)
         return self._one(start, "the scores of one row change when another row of the input does", seen)
 
-    def _saw(self, seen: Seen, what: str) -> None:
+    def _saw(self, seen: Observation, what: str) -> None:
         self.ground, self.why = Ground.SEEN, f"{what}, {'on the data given' if seen.given else 'on random input'}"
 
-    def _as_long(self, seen: Seen) -> bool:
+    def _as_long(self, seen: Observation) -> bool:
         lengths = {seen.shapes[n][:1] for n in (self.main, self.x.name, self.start.name)}
         return len(lengths) == 1 and () not in lengths
 
@@ -147,7 +147,7 @@ class _Case:
             "Say that it does: batched=True (--batched)"
         )
 
-    def _one(self, start: Shape | None, why: str, seen: Seen | None = None) -> tuple[str, ...]:
+    def _one(self, start: Shape | None, why: str, seen: Observation | None = None) -> tuple[str, ...]:
         """All that is fed is one sample, if nothing speaks for samples along another axis."""
         if self.said:
             raise self._refused(why)

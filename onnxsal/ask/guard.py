@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnxsal.ask.kernels import missing_kernels
 from onnxsal.ask.layers import layers_of
+from onnxsal.ask.missing_kernels import missing_kernels
 from onnxsal.ask.question import Question, begin
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan

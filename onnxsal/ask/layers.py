@@ -24,7 +24,7 @@ _UNMIXED = frozenset({"movement", "activation", "elementwise", "add", "product",
 
 
 @dataclass(frozen=True)
-class Layer:
+class TargetLayer:
     """A tensor with a value per channel and place: ``picture`` are its axes (channel, height, width) if it has rank 4.
 
     A tensor of tokens has a ``grid`` of them along the axis ``tokens`` instead; ``samples`` is its axis of samples.
@@ -60,7 +60,7 @@ class Layer:
     def __str__(self) -> str:
         return f"'{self.value.name}' {list(self.value.shape or ())}{f', {self.tokens_of}' if self.tokens_of else ''}"
 
-    def of(self, value: Value) -> Layer:
+    def of(self, value: Value) -> TargetLayer:
         """The same layer in another run of the model, where it is called ``value``."""
         return replace(self, value=value)
 
@@ -120,7 +120,7 @@ class Layers:
         return self.question.model.once(("places", flow, picture), lambda: flow.from_picture(x, picture))
 
     @cached_property
-    def found(self) -> dict[str, Layer]:
+    def found(self) -> dict[str, TargetLayer]:
         """By tensor name, in forward order."""
         question, layers = self.question, {}
         if question.picture is None:
@@ -153,7 +153,7 @@ class Layers:
         own = self._maker.get(node.proto.output[0]) if family_of(node) in _UNMIXED else None
         return [] if own is None else self._sources(own)
 
-    def _layer(self, y: Value, layout: Layout | None) -> Layer | None:
+    def _layer(self, y: Value, layout: Layout | None) -> TargetLayer | None:
         """The tensor as a layer, if it is one: a picture by its layout or by its places, tokens by their places."""
         known = self.places.get(y.name)
         known = None if known is LOST else known
@@ -164,7 +164,7 @@ class Layers:
             by_places = picture_axes(known) if known is not None and in_front else None
             picture = by_places or picture
             if picture is not None and 1 not in (y.dim(picture[1]), y.dim(picture[2])):
-                return Layer(y, picture)
+                return TargetLayer(y, picture)
         if y.rank == 3:
             samples = 0 if not self.question.batched else layout.samples if layout is not None and layout.whole else None
             if samples is None or (not self.question.batched and y.dim(0) != 1):
@@ -172,7 +172,7 @@ class Layers:
             for axis in (a for a in range(3) if a != samples):
                 grid = token_grid(known, axis) if known is not None else self._told(y, samples, axis)
                 if grid is not None and given in (None, (grid.height, grid.width)):
-                    return Layer(y, None, grid, axis, samples)
+                    return TargetLayer(y, None, grid, axis, samples)
         return None
 
     def _told(self, y: Value, samples: int, axis: int) -> Grid | None:
@@ -183,7 +183,7 @@ class Layers:
         return Grid(*given, tuple(range(count)), count)
 
     @cached_property
-    def chosen(self) -> Layer:
+    def chosen(self) -> TargetLayer:
         """The last stage of convolutions before the picture ends in a pooling or a flattening; of tokens, the last that all of the grid
         passes on its way to the scores.
 
@@ -214,7 +214,7 @@ class Layers:
             "tokens, so there is nothing to make a class activation map of. Name a tensor or node: --layer, or layer= in Python."
         )
 
-    def _no_doubt(self, layer: Layer | None) -> None:
+    def _no_doubt(self, layer: TargetLayer | None) -> None:
         """Behind the layer there must be no tokens whose grid is not known: they would be the layer."""
         begin = -1 if layer is None else self._maker[layer.value.name].index
         for y in self._behind_linear:
@@ -226,7 +226,7 @@ class Layers:
                     "--grid 14x14, or grid=(14, 14) in Python, or name a layer of convolutions: --layer."
                 )
 
-    def _last(self, hits: list[str]) -> Layer:
+    def _last(self, hits: list[str]) -> TargetLayer:
         """Of the last layers the one that every score depends on; else the last layer of all that every score depends on.
 
         A layer is not taken if no score depends on it.
@@ -261,7 +261,7 @@ class Layers:
         seeds = {n: layer.places(s) if n == name else unplaced(s) for n, s in zip((name, without), shapes, strict=False) if s is not None}
         return self.flow.reaches(seeds, self.question.start.name) or (True, True)
 
-    def _within(self, last: Layer) -> Layer:
+    def _within(self, last: TargetLayer) -> TargetLayer:
         """The last tokens, as wide as ``last``, by way of which alone the tokens of ``last`` reach the scores: behind the norm in front of
         the last attention, of whichever nodes that is made.
         """
@@ -306,7 +306,7 @@ class Layers:
     def _sources(node: NodeView) -> list[str]:
         return [v.name for i, v in enumerate(node.inputs) if v is not None and node.want(i)]
 
-    def named(self, name: str) -> Layer:
+    def named(self, name: str) -> TargetLayer:
         """The layer of a tensor, or of a node's first output. Raises ``TargetError`` with the candidates."""
         model = self.question.model
         nodes = {n.name: n for n in model.nodes}
@@ -322,13 +322,13 @@ class Layers:
             between = f"'{self.question.x.name}' and '{self.question.start.name}'"
             raise TargetError(f"layer '{name}' does not lie between {between}; candidates: {listing}.")
         if value.shape is not None and len(value.shape) == 4:
-            return Layer(value, (1, 2, 3))
+            return TargetLayer(value, (1, 2, 3))
         shape = "of unknown rank" if value.shape is None else f"shaped {list(value.shape)}"
         raise TargetError(
             f"layer '{name}' is {shape}: neither a picture [N, C, h, w] nor a grid of tokens [N, tokens, C]; candidates: {listing}."
         )
 
-    def pick(self, name: Any) -> Layer:
+    def pick(self, name: Any) -> TargetLayer:
         """The layer of that name (a list with one name will do), or the chosen one where it is empty."""
         if isinstance(name, list | tuple):
             if len(name) != 1:
@@ -337,7 +337,7 @@ class Layers:
         return self.named(str(name)) if name else self.chosen
 
     @property
-    def candidates(self) -> Sequence[Layer]:
+    def candidates(self) -> Sequence[TargetLayer]:
         """The chosen layer, then for every other size the last one that all paths to the scores cross, deepest first."""
         if not self.found:
             return []

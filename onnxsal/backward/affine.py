@@ -138,7 +138,7 @@ def affine_of(op: Emit, node: NodeView) -> Affine:
 
 
 @dataclass(frozen=True)
-class Part:
+class Division:
     """One sum that relevance is divided by: its terms, the bias in it, the relevance that goes through it.
 
     ``total`` is the sum where it is known already. ``sign`` tells that it is never negative (1), never positive (-1), or either (0).
@@ -154,7 +154,7 @@ class Part:
     spread: bool = False
 
 
-def step(op: Emit, affine: Affine, part: Part) -> Value:
+def step(op: Emit, affine: Affine, part: Division) -> Value:
     """The relevance that one part sends to the input."""
     total = part.total
     if total is None:
@@ -176,7 +176,7 @@ def step(op: Emit, affine: Affine, part: Part) -> Value:
         alive = _alive(op, total, part.sign)
         s = op.Div(part.relevance, op.Where(alive, total, float("inf")))
         if part.spread:
-            sent = spread(op, affine, op.Where(alive, 0.0, part.relevance))
+            sent = share_among_inputs(op, affine, op.Where(alive, 0.0, part.relevance))
         enter(op, affine, s, part.bias, None if part.spread else lost(op, affine, part.relevance, s, total))
     for a, w in part.terms:
         back = affine.backward(op, s, w)
@@ -257,7 +257,7 @@ def _slides(affine: Affine) -> bool:
     return units is not None and bool(units.slides) and affine.position == 0
 
 
-def spread(op: Emit, affine: Affine, share: Value) -> Value:
+def share_among_inputs(op: Emit, affine: Affine, share: Value) -> Value:
     """A share of each element of z, in equal parts to all inputs of that element.
 
     Where every unit sees every channel of the input, one channel with a kernel of ones stands for all of them.

@@ -10,7 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from onnxsal.backward.affine import BIASES, MAPS, Affine, Part, Term, affine_of, by_live_sums, enter, fan_in, lost, spread, step
+from onnxsal.backward.affine import (
+    BIASES,
+    MAPS,
+    Affine,
+    Division,
+    Term,
+    affine_of,
+    by_live_sums,
+    enter,
+    fan_in,
+    lost,
+    share_among_inputs,
+    step,
+)
 from onnxsal.backward.box import bounds_at
 from onnxsal.backward.padding import present
 from onnxsal.backward.registry import rule
@@ -55,9 +68,9 @@ def _plain(op: Emit, node: NodeView, dys: Signals, bias: str, epsilon: float) ->
     if affine.bias is None or bias != "ignore":
         if bias == "distribute" and affine.bias is not None:
             return _to(affine, _distributed(op, affine, r, epsilon))
-        return _to(affine, step(op, affine, Part([(affine.a, None)], r, affine.bias, z, sign, epsilon)))
+        return _to(affine, step(op, affine, Division([(affine.a, None)], r, affine.bias, z, sign, epsilon)))
     total = op.Sub(z, affine.bias)
-    return _to(affine, step(op, affine, Part([(affine.a, None)], r, None, Value(total.name, 0, z.shape), epsilon=epsilon)))
+    return _to(affine, step(op, affine, Division([(affine.a, None)], r, None, Value(total.name, 0, z.shape), epsilon=epsilon)))
 
 
 def _distributed(op: Emit, affine: Affine, r: Value, epsilon: float) -> Value:
@@ -65,7 +78,7 @@ def _distributed(op: Emit, affine: Affine, r: Value, epsilon: float) -> Value:
     enter(op, affine, s, None, lost(op, affine, r, s, affine.z))
     assert affine.bias is not None
     own = op.Mul(affine.a, affine.backward(op, s))
-    return op.Add(own, spread(op, affine, op.Mul(s, affine.bias)))
+    return op.Add(own, share_among_inputs(op, affine, op.Mul(s, affine.bias)))
 
 
 @rule("lrp_zero", families=MAPS, vanishes=_by_input)
@@ -131,11 +144,11 @@ def alpha_beta(op: Emit, node: NodeView, dys: Signals, *, alpha: float = 2.0, be
     plus, minus = _halves(op, affine)
     up, down = affine.signed(op, 1), affine.signed(op, -1)
     shift = affine.bias if bias == "absorb" else None
-    first = Part(_terms(plus, minus, up, lambda: down), _scaled(op, r, alpha), None if shift is None else op.Relu(shift), sign=1)
+    first = Division(_terms(plus, minus, up, lambda: down), _scaled(op, r, alpha), None if shift is None else op.Relu(shift), sign=1)
     parts = [step(op, affine, first)]
     if beta:
         low = None if shift is None else op.Min(shift, 0.0)
-        parts.append(step(op, affine, Part(_terms(plus, minus, down, lambda: up), _scaled(op, r, -beta), low, sign=-1)))
+        parts.append(step(op, affine, Division(_terms(plus, minus, down, lambda: up), _scaled(op, r, -beta), low, sign=-1)))
     return _to(affine, add_up(op, parts))
 
 
@@ -157,7 +170,7 @@ def zplus(op: Emit, node: NodeView, dys: Signals, *, bias: str = "ignore", dead:
     affine, r = affine_of(op, node), _relevance(node, dys)
     shift = None if bias == "ignore" or affine.bias is None else op.Relu(affine.bias)
     terms = _terms(*_halves(op, affine), affine.signed(op, 1), lambda: affine.signed(op, -1))
-    return _to(affine, step(op, affine, Part(terms, r, shift, sign=1, spread=dead == "spread")))
+    return _to(affine, step(op, affine, Division(terms, r, shift, sign=1, spread=dead == "spread")))
 
 
 @rule("gamma", families=WEIGHTED, vanishes=_by_input)
@@ -180,7 +193,7 @@ def gamma(op: Emit, node: NodeView, dys: Signals, *, gamma: float = 0.25, bias: 
         favoured = None
         if shift is not None:
             favoured = op.Add(shift, op.Mul(op.Relu(shift) if sign > 0 else op.Min(shift, 0.0), float(gamma)))
-        parts.append(step(op, affine, Part(terms, here, favoured)))
+        parts.append(step(op, affine, Division(terms, here, favoured)))
     return _to(affine, add_up(op, parts))
 
 
@@ -239,7 +252,7 @@ def zbox(op: Emit, node: NodeView, dys: Signals, *, low: Any = 0.0, high: Any = 
     affine, r = affine_of(op, node), _relevance(node, dys)
     least, most = bounds_at(op, affine, low, high)
     terms: list[Term] = [(affine.a, None), (op.Neg(least), affine.signed(op, 1)), (op.Neg(most), affine.signed(op, -1))]
-    return _to(affine, step(op, affine, Part([(_shaped(a, affine), w) for a, w in terms], r)))
+    return _to(affine, step(op, affine, Division([(_shaped(a, affine), w) for a, w in terms], r)))
 
 
 # ----- pooling as published code for residual networks has it -----

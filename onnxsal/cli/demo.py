@@ -13,7 +13,7 @@ import typer
 
 import onnxsal
 from onnxsal.cli import options as o
-from onnxsal.cli.explain import Sample, file_names, law, named, near, open_explainer, row, tell_providers, write
+from onnxsal.cli.explain import FileSample, file_names, law, named, near, open_explainer, row, tell_providers, write
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
@@ -22,7 +22,7 @@ from onnxsal.facade.convert import DEFAULT_METHOD
 from onnxsal.metrics.faithfulness import occlusion_correlation
 from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.report.artefacts import Style
-from onnxsal.report.sheet import Cell, Row, contact_sheet
+from onnxsal.report.sheet import Cell, SheetRow, contact_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
 from onnxsal.runtime.providers import resolve
 
@@ -79,7 +79,7 @@ def demo(
             for file in files[:1] if method.name in ONCE else files:
                 step(f"{method.name}: {names[file]}")
                 x = feed.required.normalise(shown[file][None])
-                sample = Sample(file, names[file], {explainer.inputs[0].name: x}, shown[file])
+                sample = FileSample(file, names[file], {explainer.inputs[0].name: x}, shown[file])
                 one = explainer.explain(sample.feed)
                 if method.name == OCCLUSION:
                     one = occluded.keep(explainer, file, one)
@@ -91,7 +91,7 @@ def demo(
     records.sort(key=lambda facts: order.index(facts["method"]))
     for found in cells.values():
         found.sort(key=lambda cell: order.index(cell.title))
-    rows = [Row(names[file], shown[file], cells[file], file.name) for file in files]
+    rows = [SheetRow(names[file], shown[file], cells[file], file.name) for file in files]
     sheet = save_picture(contact_sheet(rows, f"{model.name}, {provider}"), out / "contact_sheet.png")
     if json:
         show_json({"explained": records, "refused": refused, "contact_sheet": str(sheet)})

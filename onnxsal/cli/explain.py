@@ -30,7 +30,7 @@ PALETTE_HELP = "diverging, heat or white_black; by default what suits the map."
 
 
 @dataclass(frozen=True)
-class Sample:
+class FileSample:
     """One sample to explain: where it is from, what its files are called, what the model is fed, the picture as the model sees it."""
 
     source: Path
@@ -104,8 +104,8 @@ def explain(
 
 
 def _explained(
-    explainer: Explainer, group: Sequence[Sample], target: Any, damaged: dict[Path, str]
-) -> Iterator[tuple[Sample, Explanation]]:
+    explainer: Explainer, group: Sequence[FileSample], target: Any, damaged: dict[Path, str]
+) -> Iterator[tuple[FileSample, Explanation]]:
     """Each sample with its explanation. Where a batch is refused its samples go one by one, and those that are refused are noted."""
     try:
         whole = explainer.explain(_stacked(group), target)
@@ -128,7 +128,7 @@ def open_explainer(feed: o.Feeding, method: Any, providers: Providers, batch_siz
 def write(
     explainer: Explainer,
     feed: o.Feeding,
-    sample: Sample,
+    sample: FileSample,
     one: Explanation,
     base: Path,
     style: Style,
@@ -229,7 +229,7 @@ def samples(
     explainer: Explainer,
     step: Any,
     damaged: dict[Path, str] | None = None,
-) -> Iterator[Sample]:
+) -> Iterator[FileSample]:
     """Read one file after the other. One that cannot be used is noted in ``damaged``; without that it is an error."""
     for file, name in zip(files, names, strict=True):
         step(str(file))
@@ -243,18 +243,18 @@ def samples(
         yield from found
 
 
-def _read(file: Path, name: str, feed: o.Feeding, explainer: Explainer) -> Iterable[Sample]:
+def _read(file: Path, name: str, feed: o.Feeding, explainer: Explainer) -> Iterable[FileSample]:
     """The samples of one file, which is a picture or an array with any number of them."""
     question, inputs = explainer.conversion.question, explainer.inputs
     if file.suffix.lower() not in ARRAYS:
         shown = feed.required.display(file)
-        return [Sample(file, name, {_picture_input(inputs, question.x.name): feed.required.normalise(shown[None])}, shown)]
+        return [FileSample(file, name, {_picture_input(inputs, question.x.name): feed.required.normalise(shown[None])}, shown)]
     arrays = array_feed(file, inputs, question.samples)
     rows = [n for n in arrays if n in question.samples]
     count = len(arrays[rows[0]]) if rows else 1
     if count == 1:
-        return [Sample(file, name, arrays)]
-    return (Sample(file, f"{name}-{i}", {k: v[i : i + 1] if k in rows else v for k, v in arrays.items()}) for i in range(count))
+        return [FileSample(file, name, arrays)]
+    return (FileSample(file, f"{name}-{i}", {k: v[i : i + 1] if k in rows else v for k, v in arrays.items()}) for i in range(count))
 
 
 def _picture_input(inputs: Sequence[Tensor], explained: str) -> str:
@@ -286,10 +286,10 @@ def _fitted(array: np.ndarray, tensor: Tensor | None, rows: bool) -> np.ndarray:
     return array
 
 
-def batches(stream: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+def batches(stream: Iterable[FileSample], size: int) -> Iterator[list[FileSample]]:
     """Groups of up to ``size`` neighbours of one shape."""
     for _, run in groupby(stream, key=lambda sample: sample.shapes):
-        group: list[Sample] = []
+        group: list[FileSample] = []
         for sample in run:
             group.append(sample)
             if len(group) == size:
@@ -299,7 +299,7 @@ def batches(stream: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
             yield group
 
 
-def _stacked(group: Sequence[Sample]) -> dict[str, np.ndarray]:
+def _stacked(group: Sequence[FileSample]) -> dict[str, np.ndarray]:
     if len(group) == 1:
         return group[0].feed
     return {name: np.concatenate([sample.feed[name] for sample in group]) for name in group[0].feed}

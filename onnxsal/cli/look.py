@@ -12,7 +12,7 @@ from onnxsal.cli.conserve import check_conservation
 from onnxsal.cli.shell import CHECK_FAILED, progress, show, show_json, show_table
 from onnxsal.engine.method import Method, get_method
 from onnxsal.engine.plan import Plan
-from onnxsal.engine.table_rows import Parameter, Row
+from onnxsal.engine.table_rows import Parameter, RuleRow
 from onnxsal.errors import InputError, UnsupportedError, near_miss
 from onnxsal.facade import inspect
 from onnxsal.facade.check import check as check_model
@@ -97,7 +97,7 @@ def methods(
         _tell_method(chosen)
 
 
-def _row_facts(kind: str, row: Row) -> dict[str, Any]:
+def _row_facts(kind: str, row: RuleRow) -> dict[str, Any]:
     said = {**row.match, "when": row.when, "use": row.use, "why": row.why}
     return {"table": row.table, "kind": kind, "row": row.number, **{k: v for k, v in said.items() if v}, "parameters": row.parameters}
 
@@ -140,7 +140,7 @@ def _parameter_text(parameter: Parameter) -> str:
     return parameter.doc + choices + aliases
 
 
-def _rule_text(row: Row) -> str:
+def _rule_text(row: RuleRow) -> str:
     given = ", ".join(f"{k}={v}" for k, v in row.parameters.items())
     return f"{row.text} -> {row.use}{f'({given})' if given else ''}" if row.use else f"{row.text} -> refused: {row.why}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxsal.engine.table_rows import Row
+from onnxsal.engine.table_rows import RuleRow
 from onnxsal.ops.registry import REGISTRY
 
 
@@ -17,9 +17,9 @@ class TableWarning(UserWarning):
 class Stated:
     """Rows, read as what they say about whole families: rows for tags, positions or names of nodes say nothing about a family."""
 
-    rows: Sequence[Row]
+    rows: Sequence[RuleRow]
 
-    def about(self, family: str) -> tuple[Row, ...]:
+    def about(self, family: str) -> tuple[RuleRow, ...]:
         """The rows that name the family, or operators of it."""
         operators = {op for (_, op), spec in REGISTRY.items() if spec.family == family}
         return tuple(
@@ -30,7 +30,7 @@ class Stated:
         )
 
     @property
-    def rest(self) -> Row | None:
+    def rest(self) -> RuleRow | None:
         """The row for every other node."""
         return next((row for row in self.rows if not row.match), None)
 

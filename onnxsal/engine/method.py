@@ -18,7 +18,7 @@ from typing import Any
 from onnxsal.backward import RULES, Rule
 from onnxsal.engine.coverage import Stated, TableWarning, gaps
 from onnxsal.engine.plugins import load_rules, third_party_tables
-from onnxsal.engine.table_rows import RESCALINGS, Mistakes, Parameter, Row, RowKind, read_parameter, read_row, refers
+from onnxsal.engine.table_rows import RESCALINGS, Mistakes, Parameter, RowKind, RuleRow, read_parameter, read_row, refers
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.graph import NodeView
 
@@ -59,7 +59,7 @@ class Method:
     title: str
     source: str
     formula: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[RuleRow, ...] = ()
     of: tuple[Part, ...] = ()
     aliases: tuple[str, ...] = ()
     wrap: str = ""
@@ -67,7 +67,7 @@ class Method:
     seed: str = "one"
     times_input: bool = False
     partial: bool = False
-    normalise: tuple[Row, ...] = ()
+    normalise: tuple[RuleRow, ...] = ()
     parameters: dict[str, Parameter] = field(default_factory=dict)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     extends: str = ""
@@ -75,12 +75,12 @@ class Method:
     sha256: str = ""
 
     @property
-    def rules(self) -> tuple[Row, ...]:
+    def rules(self) -> tuple[RuleRow, ...]:
         """The rows that name a rule."""
         return tuple(row for row in self.rows if row.use)
 
     @property
-    def refuses(self) -> tuple[Row, ...]:
+    def refuses(self) -> tuple[RuleRow, ...]:
         """The rows that refuse."""
         return tuple(row for row in self.rows if not row.use)
 
@@ -101,7 +101,7 @@ class Method:
     def bound(self, settings: Mapping[str, Any]) -> Method:
         """The method with its settings in place: the rows that count, with values for the parameters they name."""
 
-        def kept(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        def kept(rows: tuple[RuleRow, ...]) -> tuple[RuleRow, ...]:
             return tuple(row.bound(settings) for row in rows if row.counts(settings))
 
         return replace(self, rows=kept(self.rows), normalise=kept(self.normalise), of=tuple(part.bound(settings) for part in self.of))
@@ -192,7 +192,7 @@ def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes, par
     own = {k: read_parameter(k, v, inherited.get(k), mistakes) for k, v in given.items()}
     parameters = own | {k: p for k, p in inherited.items() if k not in own}
 
-    def rows(kind: RowKind) -> tuple[Row, ...]:
+    def rows(kind: RowKind) -> tuple[RuleRow, ...]:
         return tuple(read_row(r, i, kind, parameters, mistakes) for i, r in enumerate(table.get(kind, []), 1))
 
     normalise = rows("normalise")
@@ -269,7 +269,7 @@ def _presets(own: Mapping[str, Any], base: Method | None, fixed: Mapping[str, An
     return {k: {n: v for n, v in values.items() if n not in fixed} for k, values in inherited.items() if k not in own} | dict(own)
 
 
-def _in_order(own: Sequence[Row], base: Sequence[Row]) -> tuple[Row, ...]:
+def _in_order(own: Sequence[RuleRow], base: Sequence[RuleRow]) -> tuple[RuleRow, ...]:
     """The rows of a table before those of its base, but for rows of the base that stand always before.
 
     These are about what a node is part of, as its tag says; a row that names such a tag itself comes before them.

@@ -39,7 +39,7 @@ RowKind = Literal["rule", "refuse", "normalise"]
 
 
 @dataclass(frozen=True)
-class Row:
+class RuleRow:
     """One ``[[rule]]``, ``[[refuse]]`` or ``[[normalise]]`` row: what it matches, and the rule or pass to use or the reason to refuse.
 
     It counts only with the settings that ``when`` names. A rule's parameter ``"$name"`` is the method's parameter of that name.
@@ -60,11 +60,11 @@ class Row:
         """Whether the settings are those that the row is for."""
         return all(settings.get(name) in values for name, values in self.when.items())
 
-    def bound(self, settings: Mapping[str, Any]) -> Row:
+    def bound(self, settings: Mapping[str, Any]) -> RuleRow:
         """The row with the settings in place of the names of the method's parameters."""
         return replace(self, parameters={k: settings[v[1:]] if refers(v) else v for k, v in self.parameters.items()}, when={})
 
-    def fixed(self, values: Mapping[str, Any]) -> Row:
+    def fixed(self, values: Mapping[str, Any]) -> RuleRow:
         """The row with values in place of some of the method's parameters, which are none any more."""
         own = {k: values[v[1:]] if refers(v) and v[1:] in values else v for k, v in self.parameters.items()}
         return replace(self, parameters=own, when={k: v for k, v in self.when.items() if k not in values})
@@ -167,7 +167,7 @@ def read_parameter(name: str, table: Any, base: Parameter | None, mistakes: Mist
     return parameter
 
 
-def read_row(table: Mapping[str, Any], number: int, kind: RowKind, known: Mapping[str, Parameter], mistakes: Mistakes) -> Row:
+def read_row(table: Mapping[str, Any], number: int, kind: RowKind, known: Mapping[str, Parameter], mistakes: Mistakes) -> RuleRow:
     """One row of the table of a method whose parameters are ``known``."""
     place = f", [[{kind}]] row {number}"
     when = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.get("when", {}).items()}
@@ -181,7 +181,7 @@ def read_row(table: Mapping[str, Any], number: int, kind: RowKind, known: Mappin
         mistakes.unknown_keys(place, {k: v for k, v in table.items() if k != "when"}, ("use",))
         if table.get("use") not in NORMALISERS:
             mistakes.unknown_name(place, "pass", table.get("use"), NORMALISERS)
-        return Row({}, use=str(table.get("use")), when=when, number=number, table=mistakes.where)
+        return RuleRow({}, use=str(table.get("use")), when=when, number=number, table=mistakes.where)
     match = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.items() if k in MATCH_KEYS}
     for key, names in (("family", tuple(FAMILIES)), ("position", POSITIONS)):
         for value in match.get(key, ()):
@@ -192,10 +192,10 @@ def read_row(table: Mapping[str, Any], number: int, kind: RowKind, known: Mappin
         mistakes.add(place, f"always = {always!r} is not true or false.")
     if kind == "refuse":
         mistakes.unknown_keys(place, rest, ("why", "always"))
-        return Row(match, why=str(rest.get("why", "")), when=when, number=number, table=mistakes.where, always=bool(always))
+        return RuleRow(match, why=str(rest.get("why", "")), when=when, number=number, table=mistakes.where, always=bool(always))
     use = rest.pop("use", None)
     _check_rule(use, rest, known, place, mistakes)
-    return Row(match, use=str(use), parameters=rest, when=when, number=number, table=mistakes.where, always=bool(always))
+    return RuleRow(match, use=str(use), parameters=rest, when=when, number=number, table=mistakes.where, always=bool(always))
 
 
 def _check_rule(use: Any, given: Mapping[str, Any], known: Mapping[str, Parameter], place: str, mistakes: Mistakes) -> None:

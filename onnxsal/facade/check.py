@@ -11,8 +11,8 @@ import onnx
 
 from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.guard import as_example
-from onnxsal.ask.kernels import missing_kernels
 from onnxsal.ask.layers import layers_of
+from onnxsal.ask.missing_kernels import missing_kernels
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import MethodError, OnnxsalError

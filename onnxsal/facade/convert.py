@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from onnxsal.ask import guard
 from onnxsal.ask.class_names import classes_of, refuse_misfit
-from onnxsal.ask.layers import Layer
+from onnxsal.ask.layers import TargetLayer
 from onnxsal.ask.question import Question, ask
 from onnxsal.engine.method import Method, get_method, known_methods
 from onnxsal.engine.plan import Plan
@@ -51,7 +51,7 @@ class Conversion:
     log: list[str]
     prefix: str = ""
     plans: tuple[Plan, ...] = ()
-    layer: Layer | None = None
+    layer: TargetLayer | None = None
     target_input: str = OPTIONAL
 
 

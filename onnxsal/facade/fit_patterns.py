@@ -33,7 +33,7 @@ from onnxsal.runtime.preprocess_files import load_preprocess
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, open_session
 
-Progress = Callable[[int, int | None], None]
+FitProgress = Callable[[int, int | None], None]
 """Called with the samples done and, where it is known, their number in all."""
 
 BATCH = 8
@@ -55,7 +55,7 @@ def fit_patterns(
     state: str | os.PathLike[str] | None = None,
     save_every: float = SAVE_SECONDS,
     providers: Providers = None,
-    progress: Progress | None = None,
+    progress: FitProgress | None = None,
 ) -> Patterns:
     """Learn the patterns of every linear layer of a model from (training) data, for ``patternnet`` and ``pattern_attribution``.
 

@@ -14,13 +14,13 @@ from onnxsal.graph.model import captured
 
 T = TypeVar("T")
 
-Step = Callable[[NodeView, Callable[[int | str], T | None]], Sequence[T | None]]
+Transfer = Callable[[NodeView, Callable[[int | str], T | None]], Sequence[T | None]]
 """(node, fact of its input i, or of a tensor that its subgraphs read by name) -> the fact of each output, ``None`` where nothing is known;
 missing ones are not known either."""
 
 
 def forward(
-    nodes: Iterable[NodeView], seeds: Mapping[str, T], step: Step[T], given: Callable[[str], T | None] = lambda name: None
+    nodes: Iterable[NodeView], seeds: Mapping[str, T], step: Transfer[T], given: Callable[[str], T | None] = lambda name: None
 ) -> dict[str, T]:
     """The fact of every tensor that ``nodes`` (in topological order) make: ``seeds`` and what follows from them.
 

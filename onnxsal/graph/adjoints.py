@@ -15,7 +15,7 @@ from onnxsal.graph.model import NodeView, Value
 Ints = np.ndarray | Value
 """Numbers known at conversion time, or a tensor; int64 but for those of ``float_size``."""
 
-Part = int | Value | tuple[Value, int]
+ShapePart = int | Value | tuple[Value, int]
 """One dimension of a shape: a number, an int64 tensor [1], or an axis of a forward tensor."""
 
 END = 2**62
@@ -73,7 +73,7 @@ def float_size(op: Emit, value: Value, axis: int) -> Ints:
     return cast(op, size) if isinstance(size, Value) else size.astype(op.np_dtype)
 
 
-def shape_parts(op: Emit, parts: Sequence[Part]) -> Ints:
+def shape_parts(op: Emit, parts: Sequence[ShapePart]) -> Ints:
     """An int64 shape put together from parts, as known integers if possible."""
     known = [_known(p) for p in parts]
     if None not in known:
@@ -81,7 +81,7 @@ def shape_parts(op: Emit, parts: Sequence[Part]) -> Ints:
     return op.Concat(*[p if isinstance(p, Value) else [p] if isinstance(p, int) else dim_of(op, *p) for p in parts], axis=0)
 
 
-def reshape_parts(op: Emit, g: Value, parts: Sequence[Part]) -> Value:
+def reshape_parts(op: Emit, g: Value, parts: Sequence[ShapePart]) -> Value:
     """``g`` in a shape put together from parts; at most one unknown part becomes -1."""
     known = [_known(p) for p in parts]
     if known.count(None) <= 1 and 0 not in known:
@@ -89,7 +89,7 @@ def reshape_parts(op: Emit, g: Value, parts: Sequence[Part]) -> Value:
     return op.Reshape(g, shape_parts(op, parts), allowzero=1)
 
 
-def _known(part: Part) -> int | None:
+def _known(part: ShapePart) -> int | None:
     if isinstance(part, int):
         return part
     return None if isinstance(part, Value) else part[0].dim(part[1])
@@ -169,7 +169,7 @@ def join(op: Emit, first: Ints, second: Ints) -> Ints:
     return np.concatenate([first, second])
 
 
-def scatter_axis(op: Emit, dy: Value, index: Value, x: Value, axis: int, shape: Sequence[Part] | None = None) -> Value:
+def scatter_axis(op: Emit, dy: Value, index: Value, x: Value, axis: int, shape: Sequence[ShapePart] | None = None) -> Value:
     """Adjoint of taking ``x`` at the 1-D ``index`` along ``axis``: dx[.., index[k], ..] += dy[.., k, ..]. dx may have another ``shape``.
 
     ScatterElements, because ONNX Runtime's ScatterND adds from several threads without a lock where indices repeat.

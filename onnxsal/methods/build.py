@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ask.layers import Layer, layers_of
+from onnxsal.ask.layers import TargetLayer, layers_of
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
@@ -58,7 +58,7 @@ class Build:
     optional: bool = False
     plans: dict[tuple[str, str, str], Plan] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
-    layer: Layer | None = None
+    layer: TargetLayer | None = None
 
     def plan(self, start: str = "", end: str = "", method: Method | None = None) -> Plan:
         """The walk from the scores (or from tensor ``start``) back to the explained input (or to tensor ``end``), made once."""
@@ -68,7 +68,7 @@ class Build:
             self.plans[key] = make_plan(self.question.model, method, [end], [start])
         return self.plans[key]
 
-    def take_layer(self) -> Layer:
+    def take_layer(self) -> TargetLayer:
         """The layer that the settings name or that the graph suggests; from here on the settings say which it is."""
         layers, named = layers_of(self.question), self.settings.get("layer")
         self.layer = layers.pick(named)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxsal.ask.layers import Layer
+from onnxsal.ask.layers import TargetLayer
 from onnxsal.engine.method import Method, get_method
 from onnxsal.engine.traverse import traverse
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import dim_of, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed, probabilities
-from onnxsal.methods.maps import picture_axes, positive, spread, upsample
+from onnxsal.methods.maps import picture_axes, positive, share_among_channels, upsample
 from onnxsal.methods.points import Samples, Scored, sampled_scores
 
 
-def target_layer(build: Build) -> Layer:
+def target_layer(build: Build) -> TargetLayer:
     """The layer that the settings name or that the graph suggests."""
     picture_axes(build)
     return build.take_layer()
@@ -49,7 +49,7 @@ def gradcam(build: Build) -> Result:
     build.component("gradcam/map", lambda: coarse, 3)
     both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse), [1]), axis=1))
     signed, map_ = op.Split(both, axis=1, num_outputs=2, outputs=2)
-    return Result(spread(build, op.Squeeze(signed, [1])), None, op.Squeeze(map_, [1]))
+    return Result(share_among_channels(build, op.Squeeze(signed, [1])), None, op.Squeeze(map_, [1]))
 
 
 @wrap("guided_gradcam")
@@ -104,4 +104,4 @@ def scorecam(build: Build) -> Result:
         signed = op.Squeeze(upsample(build, op, op.Unsqueeze(coarse, [1])), [1])
         map_ = positive(op, signed)
     build.component("scorecam/map", lambda: coarse, 3)
-    return Result(spread(build, signed), None, map_)
+    return Result(share_among_channels(build, signed), None, map_)

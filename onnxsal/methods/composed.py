@@ -13,7 +13,7 @@ from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
 from onnxsal.methods.build import Build, Result, with_colours, wrap, wrapper_of
 
-Fold = Callable[[Emit, Sequence[Value]], Value]
+Combine = Callable[[Emit, Sequence[Value]], Value]
 """(op, values of one shape) -> one value."""
 
 
@@ -44,7 +44,7 @@ def mean(build: Build) -> Result:
     return _composed(build, lambda op, values: op.Mean(*values))
 
 
-def _composed(build: Build, fold: Fold) -> Result:
+def _composed(build: Build, fold: Combine) -> Result:
     """Residual: the largest of the parts'. Outputs of each part: ``<method>/residual`` and ``<method>/reached`` [N], and its components."""
     op = build.op
     op.shares = True  # where two parts send the same signal across a node, it is sent once

@@ -57,7 +57,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Term:
+class BiasTerm:
     """The bias term of one node: the signal at its output, and its implicit bias, broadcastable to it."""
 
     site: Site
@@ -107,7 +107,7 @@ def bias_axis(step: Step) -> int | None:
     return varying.pop() if len(varying) == 1 else None
 
 
-def noting(sites: dict[str, Site], terms: list[Term], op: Emit) -> Visit:
+def noting(sites: dict[str, Site], terms: list[BiasTerm], op: Emit) -> Visit:
     """A visitor that notes the bias term of every node that has one, while the gradient walks back."""
 
     def visit(step: Step, dys: list[Value | None]) -> None:
@@ -118,7 +118,7 @@ def noting(sites: dict[str, Site], terms: list[Term], op: Emit) -> Visit:
         bias = levelled(op, step.node, bias)
         if signal is None or any(o is not None for o in others):
             raise UnsupportedError(f"{step.node.label}: its implicit bias is known for its first output only, but another one is used.")
-        terms.append(Term(sites[step.node.name], signal, bias))
+        terms.append(BiasTerm(sites[step.node.name], signal, bias))
 
     return visit
 
@@ -143,7 +143,7 @@ def levelled(op: Emit, node: NodeView, bias: Value) -> Value:
 # ----- the decomposition -----
 
 
-def term_sum(build: Build, term: Term) -> Value:
+def term_sum(build: Build, term: BiasTerm) -> Value:
     """<g_y, r> of one node, per sample -> [N], in the type of attributions."""
     op, site = build.op, term.site
     rank, samples = site.y.rank, site.layout.samples
@@ -203,10 +203,10 @@ def simple_fullgrad(build: Build) -> Result:
     return Result(attribution, None, _paint(build, attribution, terms, with_bias=False))
 
 
-def _decompose(build: Build) -> tuple[Value, list[Term], Value]:
+def _decompose(build: Build) -> tuple[Value, list[BiasTerm], Value]:
     """The input term, the bias terms (last node first), and the seed of the walk."""
     op, question = build.op, build.question
-    terms: list[Term] = []
+    terms: list[BiasTerm] = []
     seed = emit_seed(op, question, question.start, build.head.explained_class)
     visit = noting(survey(build), terms, op)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
@@ -230,7 +230,7 @@ class Painter:
         """The map of the input term, which needs no upsampling -> [N, H, W]."""
         return self.squash(self.op.Abs(attribution), None, self.picture, shape)
 
-    def layer(self, term: Term, with_bias: bool) -> Value:
+    def layer(self, term: BiasTerm, with_bias: bool) -> Value:
         """The map [N, h, w] of one node's bias term, or of the plain signal at it (``with_bias=False``), in the node's own size."""
         op, site = self.op, term.site
         picture = site.layout.picture
@@ -299,7 +299,7 @@ def is_shown(build: Build, site: Site) -> bool:
     return chosen and site.layout.picture is not None and (build.settings["biases"] == "all" or site.explicit)
 
 
-def _paint(build: Build, attribution: Value, terms: list[Term], with_bias: bool) -> Value | None:
+def _paint(build: Build, attribution: Value, terms: list[BiasTerm], with_bias: bool) -> Value | None:
     """The saliency map [N, H, W]; each layer's part of it is a component."""
     brush = painter(build)
     if brush is None:
@@ -340,7 +340,7 @@ def smooth_fullgrad(build: Build) -> Result:
     op, question, brush = build.op, build.question, painter(build)
     sites = survey(build)
     chosen = [s for s in sites.values() if _owns_bias(build, s) and is_shown(build, s)] if brush is not None else []
-    terms: list[Term] = []
+    terms: list[BiasTerm] = []
 
     def update(chunk: Walked, states: Sequence[Value]) -> list[Value]:
         body, found = chunk.body, {t.site.name: t for t in terms}
@@ -363,7 +363,7 @@ def smooth_fullgrad(build: Build) -> Result:
     one = tuple(1 if a == brush.picture[0] else d for a, d in enumerate(question.x.shape or ()))
     start = brush.input_term(op.ReduceSum(attribution, [brush.picture[0]], keepdims=1), one)
     means = reversed(list(zip(chosen, layers, strict=True)))
-    maps = [(s, brush.layer(Term(s, recast(op, mean, op.dtype, signal_type(s.y)), mean), with_bias=False)) for s, mean in means]
+    maps = [(s, brush.layer(BiasTerm(s, recast(op, mean, op.dtype, signal_type(s.y)), mean), with_bias=False)) for s, mean in means]
     return Result(attribution, None, _add_layers(build, brush, start, maps))
 
 

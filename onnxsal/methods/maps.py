@@ -36,7 +36,7 @@ def enlarge(op: Emit, maps: Value, height: Value, width: Value, mode: str) -> Va
     return op.Resize(maps, None, None, sizes, mode="linear", coordinate_transformation_mode=mode)
 
 
-def spread(build: Build, map_: Value) -> Value:
+def share_among_channels(build: Build, map_: Value) -> Value:
     """A map [N, H, W] shared equally among the input's channels: an attribution whose sum over channels is the map."""
     op, x, channel = build.op, build.question.x, picture_axes(build)[0]
     size = x.dim(channel)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ask.layers import Layer
+from onnxsal.ask.layers import TargetLayer
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, dim_of, zeros_like
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import probabilities, scores
-from onnxsal.methods.maps import picture_axes, spread
+from onnxsal.methods.maps import picture_axes, share_among_channels
 from onnxsal.methods.points import Samples, Scored, sampled_scores
 from onnxsal.methods.smooth import uniform_noise
 
@@ -141,14 +141,14 @@ def occlusion(build: Build) -> Result:
     spread_out = op.MatMul(op.MatMul(op.Transpose(down, perm=[1, 0]), drop), across)
     covered = op.Mul(op.Transpose(op.ReduceSum(down, [0], keepdims=1), perm=[1, 0]), op.ReduceSum(across, [0], keepdims=1))
     pixels = op.Div(spread_out, op.Max(covered, 1.0))
-    return Result(spread(build, pixels), None, pixels)
+    return Result(share_among_channels(build, pixels), None, pixels)
 
 
 Watched = tuple[str, Value, Callable[[Scored], Value]]
 """(name, its value on the whole picture [1, N], how to see it in a chunk [c, N])."""
 
 
-def watched_layer(build: Build) -> Layer | None:
+def watched_layer(build: Build) -> TargetLayer | None:
     """The layer whose strongest feature map is watched; ``None`` where the graph has none and none was named."""
     try:
         return build.take_layer()
@@ -229,7 +229,7 @@ def rise(build: Build) -> Result:
     zero = op.ReduceSum(zeros_like(op, x), [axes[0]], keepdims=0)
     (total,) = sampled_scores(build, Samples(count, build.settings["chunk"]), points, [zero], update, probabilities)
     map_ = op.Div(total, float(count) * float(density))
-    return Result(spread(build, map_), None, map_)
+    return Result(share_among_channels(build, map_), None, map_)
 
 
 def _interpolation(body: Emit, size: Size, grid: int, noise: Value) -> Value:

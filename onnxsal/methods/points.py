@@ -127,11 +127,11 @@ def sampled_scores(
     return _loop(build, samples, [build.question.start.name, *also], states, step)
 
 
-Step = Callable[[Emit, Question, Value, Sequence[Value]], Sequence[Value]]
+ChunkStep = Callable[[Emit, Question, Value, Sequence[Value]], Sequence[Value]]
 """(body, the question in the replica, sample numbers, states) -> new states."""
 
 
-def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequence[Value], step: Step) -> list[Value]:
+def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequence[Value], step: ChunkStep) -> list[Value]:
     """``Loop`` over chunks of sample numbers, with a replica of the part from the explained input to ``targets``."""
     op, question = build.op, build.question
     prefix = op.apart("sample")

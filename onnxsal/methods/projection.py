@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxsal.ask.layers import Layer
+from onnxsal.ask.layers import TargetLayer
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError
 from onnxsal.graph import Value
@@ -36,7 +36,7 @@ def projection(build: Build) -> Result:
     return Result(signal)
 
 
-def _one_activation(build: Build, layer: Layer) -> Value:
+def _one_activation(build: Build, layer: TargetLayer) -> Value:
     """The layer with all but the chosen activation of each sample set to zero."""
     op, channel, position = build.op, build.settings["channel"], build.settings["position"]
     assert layer.picture is not None
@@ -68,7 +68,7 @@ def _one_activation(build: Build, layer: Layer) -> Value:
     return reshape_like(op, op.Where(op.Equal(every, best), activation, 0.0), layer.value)
 
 
-def _report_place(build: Build, layer: Layer, index: Value) -> None:
+def _report_place(build: Build, layer: TargetLayer, index: Value) -> None:
     """Components channel, row and column of an index into the flattened layer."""
     op, picture = build.op, layer.picture or (1, 2, 3)
     names = dict(zip(picture, ("channel", "row", "column"), strict=True))

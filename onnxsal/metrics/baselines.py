@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from onnxsal.errors import InputError
-from onnxsal.metrics.input_places import Places
+from onnxsal.metrics.input_places import InputPlaces
 from onnxsal.metrics.libraries import library
 
 
-def baseline_maps(name: str, x: np.ndarray, places: Places, seed: int = 0) -> np.ndarray:
+def baseline_maps(name: str, x: np.ndarray, places: InputPlaces, seed: int = 0) -> np.ndarray:
     """Maps [N, places] of the samples ``x`` [N, ...].
 
     "random": noise, drawn by ``seed`` and the sample's own values, so that it depends on no batch. "centre": nearness to the middle of the
@@ -25,19 +25,19 @@ def baseline_maps(name: str, x: np.ndarray, places: Places, seed: int = 0) -> np
     return np.stack([BASELINES[name](one, places, seed) for one in x[:, None]])
 
 
-def _random(one: np.ndarray, places: Places, seed: int) -> np.ndarray:
+def _random(one: np.ndarray, places: InputPlaces, seed: int) -> np.ndarray:
     own = zlib.crc32(np.ascontiguousarray(one).tobytes())
     return np.random.default_rng([seed, own]).random(places.shape)
 
 
-def _centre(one: np.ndarray, places: Places, seed: int) -> np.ndarray:
+def _centre(one: np.ndarray, places: InputPlaces, seed: int) -> np.ndarray:
     rows, columns = (np.arange(s) - (s - 1) / 2 for s in places.shape)
     distance = np.hypot(rows[:, None], columns)
     return np.asarray(1 - distance / distance.max()) if distance.max() > 0 else np.ones(places.shape)
 
 
-def _edges(one: np.ndarray, places: Places, seed: int) -> np.ndarray:
+def _edges(one: np.ndarray, places: InputPlaces, seed: int) -> np.ndarray:
     return np.asarray(library("skimage.filters").sobel(places.pooled(one.astype(np.float64))[0]))
 
 
-BASELINES: dict[str, Callable[[np.ndarray, Places, int], np.ndarray]] = {"random": _random, "centre": _centre, "edges": _edges}
+BASELINES: dict[str, Callable[[np.ndarray, InputPlaces, int], np.ndarray]] = {"random": _random, "centre": _centre, "edges": _edges}

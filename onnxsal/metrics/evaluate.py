@@ -19,8 +19,8 @@ from onnxsal.graph.load import Source
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
 from onnxsal.metrics.dataset import Dataset, Sample
-from onnxsal.metrics.evaluation import Evaluation, Row, Way
-from onnxsal.metrics.input_places import Places, chosen_map, maps_at
+from onnxsal.metrics.evaluation import Evaluation, SampleResult, Way
+from onnxsal.metrics.input_places import InputPlaces, chosen_map, maps_at
 from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, Measure, Settings, Task, chosen_measures, columns_of
 from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.ranking import TieWarning, tied
@@ -265,7 +265,7 @@ class _Run:
         black = self.options.get("black")
         return Task(self.scorer, x, maps, signed, residual, reached, target, labels, masks, self.settings, black, explainer, unsigned)
 
-    def _places(self, x: np.ndarray) -> Places:
+    def _places(self, x: np.ndarray) -> InputPlaces:
         return self.scorer.places(x)
 
     def _lines(self, way: Way, measure: Measure, task: Task, rows: list[int], batch: Sequence[Sample]) -> Iterator[tuple[int, Line]]:
@@ -302,7 +302,7 @@ class _Run:
 
     # ----- what was found -----
 
-    def _row(self, way: Way, name: str) -> Row | None:
+    def _row(self, way: Way, name: str) -> SampleResult | None:
         if name in self.data.damaged:
             return None
         values: dict[str, float] = {}
@@ -321,8 +321,8 @@ class _Run:
             values[ID_SCORE] = values["insertion"] - values["deletion"]
         label = self.data.label(name)
         if head is None:
-            return Row(way.name, name, -1, label, {}, {}, flags, 0, np.nan) if flags else None
-        return Row(way.name, name, head["target"], label, values, curves, flags, head["distinct"], head["tied"])
+            return SampleResult(way.name, name, -1, label, {}, {}, flags, 0, np.nan) if flags else None
+        return SampleResult(way.name, name, head["target"], label, values, curves, flags, head["distinct"], head["tied"])
 
     def _facts(self) -> dict[str, Any]:
         return {

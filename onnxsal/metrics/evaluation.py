@@ -31,7 +31,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleResult:
     """What was found with one way on one sample; a column that is missing or NaN has a reason in ``flags`` (metric -> words)."""
 
     way: str
@@ -54,7 +54,7 @@ class Evaluation:
     ways: tuple[Way, ...]
     columns: dict[str, Column]
     samples: tuple[str, ...]
-    rows: dict[tuple[str, str], Row]
+    rows: dict[tuple[str, str], SampleResult]
     refused: dict[str, str]
     damaged: dict[str, str]
     facts: dict[str, Any]
@@ -73,7 +73,7 @@ class Evaluation:
         """Whether a way was measured so at all (a map that no model made has no law, for instance)."""
         return any(column in row.values for row in self._of(way))
 
-    def _of(self, way: str) -> Iterator[Row]:
+    def _of(self, way: str) -> Iterator[SampleResult]:
         return (self.rows[way, s] for s in self.samples if (way, s) in self.rows)
 
     def summary(self, way: str, column: str) -> Summary:

@@ -11,7 +11,7 @@ import numpy as np
 from onnxsal.errors import InputError, near_miss
 from onnxsal.explainer import Explainer, Explanation, Target
 from onnxsal.metrics.curve import SCORES, CurveOptions, CurveSettings
-from onnxsal.metrics.input_places import CONSTANT, Maps, Places, constant, flagged, maps_at
+from onnxsal.metrics.input_places import CONSTANT, InputPlaces, Maps, constant, flagged, maps_at
 from onnxsal.metrics.ranking import ranks, tied
 from onnxsal.metrics.scorer import Progress, Scorer, composites, scorer_of
 from onnxsal.metrics.similarity import pearson, spearman
@@ -100,7 +100,7 @@ class _Asked:
 
     scorer: Scorer
     x: np.ndarray
-    places: Places
+    places: InputPlaces
     maps: np.ndarray
     target: np.ndarray
 

@@ -17,7 +17,7 @@ CONSTANT = "the map is constant, so it ranks nothing"
 
 
 @dataclass(frozen=True)
-class Places:
+class InputPlaces:
     """The places of one sample: ``shape`` is (H, W) for a picture, the whole shape of a sample otherwise; ``channel`` is the axis
     of the input [N, ...] that a pixel's values lie along, ``None`` where each place has one value.
     """
@@ -49,16 +49,16 @@ class Places:
         return tuple(a for a in range(1, array.ndim) if a != self.channel)
 
 
-def places_of(x: np.ndarray, picture: Picture | None = None) -> Places:
+def places_of(x: np.ndarray, picture: Picture | None = None) -> InputPlaces:
     """The places of a batch ``x``; ``picture`` are its axes of channels, height and width, where the model tells them."""
     axes = picture if picture is not None and x.ndim == 4 else image_axes(x.shape)
     if axes is None:
-        return Places(x.shape[1:], None)
+        return InputPlaces(x.shape[1:], None)
     channel, height, width = axes
-    return Places((x.shape[height], x.shape[width]), channel)
+    return InputPlaces((x.shape[height], x.shape[width]), channel)
 
 
-def maps_at(maps: Maps, x: np.ndarray, places: Places, signed: bool = False) -> np.ndarray:
+def maps_at(maps: Maps, x: np.ndarray, places: InputPlaces, signed: bool = False) -> np.ndarray:
     """Maps as an array [N, places]: one finite number for each place of each sample of ``x``.
 
     Takes an ``Explanation`` (see ``chosen_map``), an array shaped like the

@@ -81,7 +81,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Found:
+class Measured:
     """``values`` column -> [N], NaN where ``flags`` [N] say why; ``curves`` name -> (axis [K], rows [N, K])."""
 
     values: dict[str, np.ndarray]
@@ -106,26 +106,26 @@ class Measure:
 
     name: str
     columns: dict[str, Column]
-    run: Callable[[Task], Found]
+    run: Callable[[Task], Measured]
     uses: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     curves: dict[str, str] = field(default_factory=dict)
 
 
-def _curve(name: str) -> Callable[[Task], Found]:
-    def run(task: Task) -> Found:
+def _curve(name: str) -> Callable[[Task], Measured]:
+    def run(task: Task) -> Measured:
         s, target = task.settings, task.target
         if s.protocol == "keio":  # the published procedure explains the predicted class and scores the labelled one
             target = task.labels
         measure = getattr(faithfulness, name)
         found = measure(task.scorer, task.x, task.maps, target, s.curves(task.black))
         share = found.pixels / task.scorer.places(task.x).count
-        return Found({name: found.auc}, found.flags, {name: (share, found.scores)})
+        return Measured({name: found.auc}, found.flags, {name: (share, found.scores)})
 
     return run
 
 
-def _perturbation(task: Task) -> Found:
+def _perturbation(task: Task) -> Measured:
     s = task.settings
     asked = {"percent": s.percent, "substrate": s.removal, "ties": s.ties, "seed": s.seed}
     found = faithfulness.pixel_perturbation(task.scorer, task.x, task.maps, task.target, black=task.black, **asked)  # type: ignore[arg-type]
@@ -133,62 +133,62 @@ def _perturbation(task: Task) -> Found:
     flags = tuple(
         f or ("the logit is too near zero for a relative change" if z else "") for f, z in zip(found.flags, found.near_zero, strict=True)
     )
-    return Found({n: r.mean(1) for n, r in rows.items()}, flags, {n: (found.percent, r) for n, r in rows.items()})
+    return Measured({n: r.mean(1) for n, r in rows.items()}, flags, {n: (found.percent, r) for n, r in rows.items()})
 
 
-def _occlusion(task: Task) -> Found:
+def _occlusion(task: Task) -> Measured:
     found = faithfulness.occlusion_correlation(task.scorer, task.x, task.signed, task.target, absolute=task.unsigned)
-    return Found({"occlusion_pearson": found.pearson, "occlusion_spearman": found.spearman}, found.flags)
+    return Measured({"occlusion_pearson": found.pearson, "occlusion_spearman": found.spearman}, found.flags)
 
 
 def _masks(task: Task) -> np.ndarray:
     return np.stack([m for m in task.masks if m is not None])
 
 
-def _pointing(task: Task) -> Found:
+def _pointing(task: Task) -> Measured:
     found = localisation.pointing_game(task.maps, _masks(task), task.settings.tolerance)
-    return Found({"pointing_game": found.value, "pointing_chance": found.chance}, found.flags)
+    return Measured({"pointing_game": found.value, "pointing_chance": found.chance}, found.flags)
 
 
-def _mass(task: Task) -> Found:
+def _mass(task: Task) -> Measured:
     found = localisation.relevance_mass(task.maps, _masks(task))
-    return Found({"relevance_mass": found.value}, found.flags)
+    return Measured({"relevance_mass": found.value}, found.flags)
 
 
-def _rank(task: Task) -> Found:
+def _rank(task: Task) -> Measured:
     found = localisation.relevance_rank(task.maps, _masks(task))
-    return Found({"relevance_rank": found.value}, found.flags)
+    return Measured({"relevance_rank": found.value}, found.flags)
 
 
-def _attention(task: Task) -> Found:
+def _attention(task: Task) -> Measured:
     found = localisation.attention_errors(task.maps, _masks(task))
     kinds = {
         k: np.array([np.nan if f else float(v == k) for v, f in zip(found.verdict, found.flags, strict=True)])
         for k in localisation.VERDICTS
     }
     shares = {ATTENTION[k]: v for k, v in kinds.items()}
-    return Found({**shares, "attended_precision": found.precision, "attended_recall": found.recall}, found.flags)
+    return Measured({**shares, "attended_precision": found.precision, "attended_recall": found.recall}, found.flags)
 
 
 ATTENTION = dict(zip(localisation.VERDICTS, ("attended_well", "attended_too_little", "attended_too_much", "attended_wrongly"), strict=True))
 
 
-def _residual(task: Task) -> Found:
+def _residual(task: Task) -> Measured:
     assert task.residual is not None
     found = {"residual": np.abs(task.residual.astype(np.float64))}
     if task.reached is not None:
         found["reached"] = task.reached.astype(np.float64)
-    return Found(found, ("",) * len(task))
+    return Measured(found, ("",) * len(task))
 
 
-def _randomization(task: Task) -> Found:
+def _randomization(task: Task) -> Measured:
     assert task.explainer is not None
     s = task.settings
     found = sanity.model_randomization(task.explainer, task.x, task.target, stages=s.stages, seed=s.seed)
     rows = {n: found.measure(n).T for n in ("spearman_abs", "ssim")}
     named = {"randomised_spearman": rows["spearman_abs"], "randomised_ssim": rows["ssim"]}
     axis = np.asarray(found.layers, np.float64)
-    return Found({n: r[:, -1] for n, r in named.items()}, found.similarities[-1].flags, {n: (axis, r) for n, r in named.items()})
+    return Measured({n: r[:, -1] for n, r in named.items()}, found.similarities[-1].flags, {n: (axis, r) for n, r in named.items()})
 
 
 _CURVE = ("protocol", "substrate", "step", "ties", "score", "seed")

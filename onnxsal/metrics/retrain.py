@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxsal.errors import InputError, near_miss
 from onnxsal.explainer import Explainer
-from onnxsal.metrics.input_places import Maps, Places, chosen_map, constant, maps_at
+from onnxsal.metrics.input_places import InputPlaces, Maps, chosen_map, constant, maps_at
 from onnxsal.metrics.ranking import ranks
 from onnxsal.metrics.sanity import Train
 from onnxsal.metrics.scorer import Scorer, scorer_of
@@ -56,7 +56,7 @@ class _Pictures:
     x: np.ndarray
     labels: np.ndarray
     ranks: np.ndarray
-    places: Places
+    places: InputPlaces
 
 
 def roar(

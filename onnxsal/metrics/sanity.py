@@ -10,10 +10,10 @@ import numpy as np
 from onnxsal.errors import InputError, ModelError, near_miss
 from onnxsal.explainer import Explainer, Target
 from onnxsal.graph.load import Source
-from onnxsal.metrics.input_places import Places, places_of
+from onnxsal.metrics.input_places import InputPlaces, places_of
 from onnxsal.metrics.scorer import Scorer, forward_model, scorer_of
 from onnxsal.metrics.similarity import Similarity, similarity
-from onnxsal.metrics.weights import Layer, kept_share, randomised, weighted_layers
+from onnxsal.metrics.weights import WeightedLayer, kept_share, randomised, weighted_layers
 
 MODES = ("cascading", "independent")
 
@@ -105,7 +105,7 @@ def model_randomization(
     return ModelRandomization(mode, how, names, counts, tuple(found), original.target, kept_share(plain, layers))
 
 
-def _stages(layers: list[Layer], mode: str, most: int | None) -> list[tuple[str, list[Layer]]]:
+def _stages(layers: list[WeightedLayer], mode: str, most: int | None) -> list[tuple[str, list[WeightedLayer]]]:
     """(the last layer drawn, all layers drawn) of each stage."""
     count = len(layers)
     if most is not None and most < 1:
@@ -139,6 +139,6 @@ def data_randomization(
     accuracy = float((Scorer(model, providers=explainer.session.obtained).predict(np.asarray(inputs)) == permuted).mean())
     original = explainer.explain(x, target)
     other = explainer.on(model).explain(x, original.target)
-    places: Places = scorer_of(explainer).places(np.asarray(x))
+    places: InputPlaces = scorer_of(explainer).places(np.asarray(x))
     found = similarity(original, other, places)
     return DataRandomization(found, accuracy, accuracy > LEARNT, original.target)

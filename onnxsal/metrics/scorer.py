@@ -22,7 +22,7 @@ from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import METADATA
 from onnxsal.metrics.dataset import Dataset
-from onnxsal.metrics.input_places import Places, places_of
+from onnxsal.metrics.input_places import InputPlaces, places_of
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import open_session
 
@@ -120,7 +120,7 @@ class Scorer:
                 continue
         return None
 
-    def places(self, x: np.ndarray) -> Places:
+    def places(self, x: np.ndarray) -> InputPlaces:
         """Where the pictures ``x`` can be changed."""
         return places_of(x, self.question.picture)
 

@@ -11,7 +11,7 @@ import onnx
 
 from onnxsal.ask.guard import plain_model
 from onnxsal.errors import InputError, MethodError, near_miss
-from onnxsal.facade.fit_patterns import BATCH, Progress, preprocess_for
+from onnxsal.facade.fit_patterns import BATCH, FitProgress, preprocess_for
 from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Model
 from onnxsal.graph.assemble import Port, assemble
@@ -76,7 +76,7 @@ def signal_quality(
     batch_size: int = BATCH,
     seed: int = 0,
     providers: Providers = None,
-    progress: Progress | None = None,
+    progress: FitProgress | None = None,
 ) -> SignalQuality:
     """``rho(S) = 1 - max_v corr(w'x, v'(x - S(x)))`` per layer and unit: 1 is best, nothing of y is left in the rest. Range [0, 1].
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.explainer import Explanation
-from onnxsal.metrics.input_places import Maps, Places, chosen_map, constant, flagged, sized_map
+from onnxsal.metrics.input_places import InputPlaces, Maps, chosen_map, constant, flagged, sized_map
 from onnxsal.metrics.libraries import library
 
 SSIM_SIDE = 11
@@ -34,7 +34,7 @@ class Similarity:
     flags: tuple[str, ...]
 
 
-def similarity(first: Maps, second: Maps, places: Places) -> Similarity:
+def similarity(first: Maps, second: Maps, places: InputPlaces) -> Similarity:
     """Compare explanations, attributions [N, ...] or maps [N, H, W] of the same samples, as Adebayo et al. 2018 (arXiv 1810.03292) do.
 
     Signed maps are sums over channels, sizes sums of absolute values; of an ``Explanation`` whose method makes a map of its own (FullGrad,

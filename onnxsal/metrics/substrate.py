@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxsal.errors import InputError, near_miss
-from onnxsal.metrics.input_places import Places
+from onnxsal.metrics.input_places import InputPlaces
 from onnxsal.metrics.libraries import library
 
 SUBSTRATES = ("blur", "black", "mean", "zero_norm")
@@ -14,7 +14,7 @@ BLUR_LENGTH = 11
 BLUR_SIGMA = 5.0
 
 
-def substrate(name: str, x: np.ndarray, places: Places, black: np.ndarray | float | None = None) -> np.ndarray:
+def substrate(name: str, x: np.ndarray, places: InputPlaces, black: np.ndarray | float | None = None) -> np.ndarray:
     """The pictures [N, ...] that show through where pixels of ``x`` are removed, in the model's input space.
 
     "zero_norm": zeros, the mean colour of a model that subtracts it. "black": a black pixel, whose value in the model's input is
@@ -38,7 +38,7 @@ def substrate(name: str, x: np.ndarray, places: Places, black: np.ndarray | floa
         raise InputError(f"black has shape {list(np.shape(black))}, which does not broadcast over inputs {list(x.shape)}.") from error
 
 
-def _blurred(x: np.ndarray, places: Places) -> np.ndarray:
+def _blurred(x: np.ndarray, places: InputPlaces) -> np.ndarray:
     """Each channel convolved with a truncated Gaussian kernel; the kernel is a product, so one axis after the other."""
     if not places.picture:
         raise InputError(f"substrate 'blur' is for pictures; inputs {list(x.shape)} are none. Choose zero_norm or mean.")

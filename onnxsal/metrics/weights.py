@@ -22,7 +22,7 @@ TRUNCATED_STD = 0.8796256610342398
 
 
 @dataclass(frozen=True)
-class Layer:
+class WeightedLayer:
     """A node with weights: its name, its operator and the stored tensors that training fitted."""
 
     name: str
@@ -30,7 +30,7 @@ class Layer:
     tensors: tuple[str, ...]
 
 
-def weighted_layers(proto: onnx.ModelProto) -> list[Layer]:
+def weighted_layers(proto: onnx.ModelProto) -> list[WeightedLayer]:
     """Every layer with weights, from the output down. A weight that several nodes use belongs to the one nearest the output."""
     stored = {name: tensor for name, tensor in _stored(proto.graph).items() if tensor.data_type in FLOATS or _quantised(tensor)}
     producer = {o: n for n in proto.graph.node for o in n.output}
@@ -51,7 +51,7 @@ def weighted_layers(proto: onnx.ModelProto) -> list[Layer]:
         found = [origin for n in names if (origin := _origin(n, producer, stored)) and origin not in taken]
         if found:
             taken.update(found)
-            layers.append(Layer(node.name or f"{node.op_type}_{index}", node.op_type, tuple(dict.fromkeys(found))))
+            layers.append(WeightedLayer(node.name or f"{node.op_type}_{index}", node.op_type, tuple(dict.fromkeys(found))))
     return layers
 
 
@@ -61,14 +61,14 @@ def _adds(node: onnx.NodeProto) -> bool:
     return spec is not None and spec.family == "add" and spec.roles is not None and not spec.roles.negated
 
 
-def kept_share(proto: onnx.ModelProto, layers: Sequence[Layer]) -> float:
+def kept_share(proto: onnx.ModelProto, layers: Sequence[WeightedLayer]) -> float:
     """Share of the stored floating-point numbers that belong to none of ``layers``: statistics, constants, and what was not recognised."""
     sizes = {name: int(np.prod(t.dims, dtype=np.int64)) for name, t in _stored(proto.graph).items() if t.data_type in FLOATS}
     drawn = sum(sizes.get(t, 0) for layer in layers for t in layer.tensors)
     return 1 - drawn / max(sum(sizes.values()), 1)
 
 
-def randomised(proto: onnx.ModelProto, layers: Sequence[Layer], how: str = "normal", seed: int = 0) -> onnx.ModelProto:
+def randomised(proto: onnx.ModelProto, layers: Sequence[WeightedLayer], how: str = "normal", seed: int = 0) -> onnx.ModelProto:
     """A copy of the model with the weights of ``layers`` drawn anew.
 
     "normal": from a normal distribution with each tensor's own mean and standard deviation, cut off at two of them (kernels with no

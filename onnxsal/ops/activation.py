@@ -12,7 +12,7 @@ from onnxsal.graph.helpers import is_zero, mask, result_seen, times, unbroadcast
 from onnxsal.ops import edges, squashing
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, ZERO, at, bent, growing, hull, product
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, Of, Range
+from onnxsal.ops.statements import ANY, Range, RangeOf
 
 
 @gradient_of(
@@ -29,7 +29,7 @@ def relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [mask(op, op.Greater(node.y, 0.0), dy)]
 
 
-def _leaky_range(node: NodeView, of: Of) -> Range:
+def _leaky_range(node: NodeView, of: RangeOf) -> Range:
     alpha = float(node.attr("alpha"))
     return (at(lambda x: max(x, alpha * x), of(0)[0]), max(of(0)[1], alpha * of(0)[1])) if 0 <= alpha <= 1 else ANY
 
@@ -69,7 +69,7 @@ def _check_slope(node: NodeView) -> None:
         )
 
 
-def _prelu_range(node: NodeView, of: Of) -> Range:
+def _prelu_range(node: NodeView, of: RangeOf) -> Range:
     """Above 0 it is x; below, x times the slope."""
     (low, high), slope = of(0), of(1)
     return of(0) if low >= 0 else hull(product((low, min(high, 0.0)), slope), (max(low, 0.0), max(high, 0.0)))
@@ -100,7 +100,7 @@ def _exponential_unit(op: Emit, node: NodeView, dy: Value, above: float, scale: 
     return [op.Where(op.Greater(node.x, 0.0), dy if above == 1.0 else op.Mul(dy, above), below)]
 
 
-def _elu_range(node: NodeView, of: Of) -> Range:
+def _elu_range(node: NodeView, of: RangeOf) -> Range:
     """gamma x above 0, gamma alpha (exp(x) - 1) below: growing where alpha and gamma are positive."""
     alpha, gamma = float(node.attr("alpha")), float(node.attr("gamma") or 1.0)
     return growing(lambda x: gamma * (x if x > 0 else alpha * np.expm1(x)))(node, of) if alpha >= 0 and gamma >= 0 else ANY
@@ -133,7 +133,7 @@ def selu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return _exponential_unit(op, node, dy, gamma, gamma * float(node.attr("alpha")), 1.0)
 
 
-def _celu_range(node: NodeView, of: Of) -> Range:
+def _celu_range(node: NodeView, of: RangeOf) -> Range:
     alpha = float(node.attr("alpha"))
     return growing(lambda x: x if x > 0 else alpha * np.expm1(x / alpha))(node, of) if alpha > 0 else ANY
 
@@ -197,7 +197,7 @@ def _clipped(op: Emit, node: NodeView) -> tuple[Value | None, Value | None]:
     return below, above
 
 
-def _clip_range(node: NodeView, of: Of) -> Range:
+def _clip_range(node: NodeView, of: RangeOf) -> Range:
     low, high = of(0)
     least = of(1)[0] if node.optional(1) is not None else -math.inf
     most = of(2)[1] if node.optional(2) is not None else math.inf
@@ -346,7 +346,7 @@ def mish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Mul(dy, op.Add(t, bend))]
 
 
-def _swish_range(node: NodeView, of: Of) -> Range:
+def _swish_range(node: NodeView, of: RangeOf) -> Range:
     """x sigmoid(alpha x) is lowest at -0.2785 / alpha."""
     alpha = float(node.attr("alpha"))
     return bent(-0.2785 / alpha)(node, of) if alpha > 0 else ANY
@@ -363,7 +363,7 @@ def swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Mul(dy, op.Mul(s, op.Add(op.Mul(x, op.Sub(1.0, s)), 1.0)))]
 
 
-def _thresholded_range(node: NodeView, of: Of) -> Range:
+def _thresholded_range(node: NodeView, of: RangeOf) -> Range:
     """0, or x where it is above alpha."""
     low, high = max(of(0)[0], float(node.attr("alpha"))), of(0)[1]
     return hull(ZERO, (low, high)) if high > low else ZERO

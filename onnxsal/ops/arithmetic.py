@@ -14,7 +14,7 @@ from onnxsal.ops import edges, squashing
 from onnxsal.ops.axes import nowhere
 from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import Of, Range, Roles, Scaling
+from onnxsal.ops.statements import Range, RangeOf, Roles, Scaling
 
 PAIRS = [
     case((2, 3, 4), (2, 3, 4)),
@@ -47,7 +47,7 @@ def _added(op: Any, node: NodeView, given: Sequence[Any], i: int) -> tuple[Any, 
     return None, reduce(op.Add, rest) if rest else None
 
 
-def _sum_range(node: NodeView, of: Of) -> Range:
+def _sum_range(node: NodeView, of: RangeOf) -> Range:
     return sum_of([of(i) for i in range(len(node.inputs))])
 
 
@@ -75,7 +75,7 @@ def _sub_bias(op: Emit, node: NodeView) -> Value | None:
     return op.Neg(node.input(1)) if node.want(0) else node.x
 
 
-def _difference_range(node: NodeView, of: Of) -> Range:
+def _difference_range(node: NodeView, of: RangeOf) -> Range:
     return of(0)[0] - of(1)[1], of(0)[1] - of(1)[0]
 
 
@@ -100,7 +100,7 @@ def _mean_bias(op: Emit, node: NodeView) -> Value | None:
     return None if rest is None else op.Mul(rest, 1.0 / len(node.inputs))
 
 
-def _mean_range(node: NodeView, of: Of) -> Range:
+def _mean_range(node: NodeView, of: RangeOf) -> Range:
     low, high = _sum_range(node, of)
     return low / len(node.inputs), high / len(node.inputs)
 
@@ -147,7 +147,7 @@ def arange(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 # ----- products -----
 
 
-def _product_range(node: NodeView, of: Of) -> Range:
+def _product_range(node: NodeView, of: RangeOf) -> Range:
     """The product of two ranges; of a tensor with itself never negative."""
     a = of(0)
     if node.x.name != node.input(1).name:
@@ -188,7 +188,7 @@ DIVIDED = [
 ]
 
 
-def _quotient_range(node: NodeView, of: Of) -> Range:
+def _quotient_range(node: NodeView, of: RangeOf) -> Range:
     return product(of(0), inverse(of(1)))
 
 
@@ -257,13 +257,13 @@ def _choice_bias(op: Emit, node: NodeView) -> Value | None:
 CHOICES = [*PAIRS, case((2, 3)), case((2, 3, 4), (4,), (3, 1)), case((2,), (2,), (), (2,), fixed=[2])]
 
 
-def _extreme_range(node: NodeView, of: Of) -> Range:
+def _extreme_range(node: NodeView, of: RangeOf) -> Range:
     pick = max if node.op_type == "Max" else min
     parts = [of(i) for i in range(len(node.inputs))]
     return pick(p[0] for p in parts), pick(p[1] for p in parts)
 
 
-def _is_cut_at_zero(node: NodeView, of: Of) -> bool:
+def _is_cut_at_zero(node: NodeView, of: RangeOf) -> bool:
     return node.op_type == "Max" and any(is_zero(node.const(i)) for i in range(len(node.inputs)))
 
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from onnxsal.graph import NodeView
 from onnxsal.ops.ranges import at, largest
-from onnxsal.ops.statements import Edge, EdgeRule, Of, Range, WildOf, WildRule
+from onnxsal.ops.statements import Edge, EdgeRule, Range, RangeOf, WildOf, WildRule
 
 INFINITE = Edge.ABOVE | Edge.BELOW
 NOT_FINITE = INFINITE | Edge.NAN
@@ -27,17 +27,17 @@ def over(a: Range, b: Range) -> Edge:
     return INFINITE | (Edge.NAN if a[0] <= 0 <= a[1] else Edge.NONE)
 
 
-def quotient(node: NodeView, of: Of) -> Edge:
+def quotient(node: NodeView, of: RangeOf) -> Edge:
     """The first input over the second."""
     return over(of(0), of(1))
 
 
-def inverse(node: NodeView, of: Of) -> Edge:
+def inverse(node: NodeView, of: RangeOf) -> Edge:
     """One over the first input."""
     return over((1.0, 1.0), of(0))
 
 
-def remainder(node: NodeView, of: Of) -> Edge:
+def remainder(node: NodeView, of: RangeOf) -> Edge:
     """What is left by a division by the second input."""
     return Edge.NAN if of(1)[0] <= 0 <= of(1)[1] else Edge.NONE
 
@@ -45,7 +45,7 @@ def remainder(node: NodeView, of: Of) -> Edge:
 def domain(low: float, high: float, ends: Edge) -> EdgeRule:
     """A function of numbers between ``low`` and ``high``: what ``ends`` says at these, no number beyond."""
 
-    def rule(node: NodeView, of: Of) -> Edge:
+    def rule(node: NodeView, of: RangeOf) -> Edge:
         least, most = of(0)
         reached = least <= low or most >= high < math.inf
         beyond = least < low or most > high
@@ -57,7 +57,7 @@ def domain(low: float, high: float, ends: Edge) -> EdgeRule:
 def overflowing(*ends: tuple[int, Callable[[Any], Any]]) -> EdgeRule:
     """Functions that grow exponentially: ``ends`` are the ends of the first input's range (0, 1) at which one grows, with the function."""
 
-    def rule(node: NodeView, of: Of) -> Edge:
+    def rule(node: NodeView, of: RangeOf) -> Edge:
         found = Edge.NONE
         for end, function in ends:
             value = at(function, of(0)[end])
@@ -68,7 +68,7 @@ def overflowing(*ends: tuple[int, Callable[[Any], Any]]) -> EdgeRule:
     return rule
 
 
-def power(node: NodeView, of: Of) -> Edge:
+def power(node: NodeView, of: RangeOf) -> Edge:
     """x^b: a root at 0 for b < 1, a pole for b < 0, no number where x < 0 and b is not whole; of a changing b it grows exponentially."""
     exponent, (low, high) = node.const(1), of(0)
     if exponent is None or not exponent.size:
@@ -92,7 +92,7 @@ def unless_positive(attribute: str) -> EdgeRule:
     return lambda node, of: Edge.NONE if float(node.attr(attribute)) > 0 else NOT_FINITE
 
 
-def filled(node: NodeView, of: Of) -> Edge:
+def filled(node: NodeView, of: RangeOf) -> Edge:
     """A constant that the node makes of its attribute."""
     value = node.attr("value")
     return held(numpy_helper.to_array(value)) if value is not None else Edge.NONE
@@ -111,12 +111,12 @@ def held(array: np.ndarray) -> Edge:
 # ----- what becomes of infinities -----
 
 
-def limit(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def limit(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """A function of the first input that never falls: infinities become its limits."""
     return wild(0)
 
 
-def falling(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def falling(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """A function of the first input that never grows."""
     return turned(wild(0))
 
@@ -127,7 +127,7 @@ def turned(edge: Edge) -> Edge:
     return swapped | (edge & Edge.NAN)
 
 
-def size(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def size(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """|x|, or something that grows with it."""
     return (Edge.ABOVE if wild(0) & INFINITE else Edge.NONE) | (wild(0) & Edge.NAN)
 
@@ -137,12 +137,12 @@ def increasing_from(low: float) -> WildRule:
     return lambda node, wild, of: (wild(0) & ~Edge.BELOW) | (Edge.NAN if Edge.BELOW in wild(0) else Edge.NONE)
 
 
-def summed(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def summed(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """A sum of elements or tensors: no number where infinities of both signs meet."""
     return met(*(wild(i) for i in range(len(node.inputs))))
 
 
-def difference(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def difference(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """The first input less the second."""
     return met(wild(0), turned(wild(1)))
 
@@ -161,7 +161,7 @@ def met(*edges: Edge) -> Edge:
     return found | Edge.NAN if found & INFINITE == INFINITE else found
 
 
-def times(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def times(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """A product of two tensors: no number where 0 meets an infinity."""
     found = (wild(0) | wild(1)) & Edge.NAN
     for i in (0, 1):
@@ -171,7 +171,7 @@ def times(node: NodeView, wild: WildOf, of: Of) -> Edge:
     return found
 
 
-def divided(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def divided(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """A quotient: an infinite divisor makes 0 of it."""
     found = (wild(0) | wild(1)) & Edge.NAN
     if wild(0) & INFINITE:
@@ -179,7 +179,7 @@ def divided(node: NodeView, wild: WildOf, of: Of) -> Edge:
     return found
 
 
-def by_weight(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def by_weight(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """The logarithm of a sum of exponentials: elements of minus infinity have no weight in it, and it is finite beside them.
 
     A formula of such an operator guards itself: that an input is not finite says nothing of the output.
@@ -187,12 +187,12 @@ def by_weight(node: NodeView, wild: WildOf, of: Of) -> Edge:
     return wild(0)
 
 
-def largest_of(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def largest_of(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """The largest of some elements: of minus infinity and a number it is the number."""
     return _every(node, wild) & ~Edge.BELOW
 
 
-def smallest_of(node: NodeView, wild: WildOf, of: Of) -> Edge:
+def smallest_of(node: NodeView, wild: WildOf, of: RangeOf) -> Edge:
     """The smallest of some elements."""
     return _every(node, wild) & ~Edge.ABOVE
 

@@ -16,7 +16,7 @@ from onnxsal.ops.places import first
 from onnxsal.ops.quantize import inside_range
 from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, by_sign, grid, growing, inverse, largest, magnitude
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, Edge, Of, Range
+from onnxsal.ops.statements import ANY, Edge, Range, RangeOf
 
 
 @gradient_of(
@@ -261,7 +261,7 @@ def _pow_bias(op: Emit, node: NodeView) -> Value | None:
     return rest
 
 
-def _power_range(node: NodeView, of: Of) -> Range:
+def _power_range(node: NodeView, of: RangeOf) -> Range:
     """Of a base that is not negative, or of an even power: never negative, and growing with the base for powers above 0."""
     exponent = node.const(1)
     power = None if exponent is None or exponent.size != 1 else float(exponent.reshape(-1)[0])
@@ -323,7 +323,7 @@ def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [dy]
 
 
-def _dropout_range(node: NodeView, of: Of) -> Range:
+def _dropout_range(node: NodeView, of: RangeOf) -> Range:
     """A copy; in training zeros, and the rest enlarged."""
     training = node.const(2) if node.optional(2) is not None else np.array(False)
     return of(0) if training is not None and not training.any() else by_sign(node, of)
@@ -372,7 +372,7 @@ def _cast_bias(op: Emit, node: NodeView) -> Value | None:
     return op.Sub(as_compute(op, node.y), mask(op, inside_range(op, node.x, node.y.dtype), node.x))
 
 
-def _cast_range(node: NodeView, of: Of) -> Range:
+def _cast_range(node: NodeView, of: RangeOf) -> Range:
     """The ends, converted: rounded, cut off, infinite beyond what the type holds."""
     low, high = of(0)
     code = node.y.dtype

@@ -12,7 +12,7 @@ from onnxsal.graph.helpers import cast, reshape_like, shape_of, zeros_like
 from onnxsal.ops.axes import samples_only
 from onnxsal.ops.ranges import with_zero
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range, Roles
+from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Range, RangeOf, Roles
 
 KERNELS = {
     "nearest": (0, [[1.0]]),
@@ -26,7 +26,7 @@ t in [0, 1) is the distance from the element below; cubic is Keys' kernel with a
 
 
 @dataclass(frozen=True)
-class Line:
+class AxisTaps:
     """The elements that each output point reads along one axis, [N, T, P]: indices, weights, slopes of the weights in the position."""
 
     index: Value
@@ -62,7 +62,7 @@ class Sampler:
         centre = calc(self.op).Mul(calc(self.op).Sub(float_size(self.op, self.x, axis), 1.0), 0.5)
         return self.op.Add(self.op.Mul(self.coordinate(axis), self.scale(axis)), centre)
 
-    def _line(self, axis: int) -> Line:
+    def _line(self, axis: int) -> AxisTaps:
         op, last = self.op, calc(self.op).Sub(float_size(self.op, self.x, axis), 1.0)
         position = self.position(axis)
         first, kernel = KERNELS[self.mode]
@@ -81,7 +81,7 @@ class Sampler:
         if self.padding == "zeros":
             valid = cast(op, op.Equal(inside, index))
             weight, slope = op.Mul(valid, weight), op.Mul(valid, slope)
-        return Line(op.Cast(inside, to=7), weight, slope)
+        return AxisTaps(op.Cast(inside, to=7), weight, slope)
 
     def _fold(self, index: Value, last: Ints) -> Value:
         """Indices outside reflected inside: about the outer elements, or about the edges half an element further out."""
@@ -151,7 +151,7 @@ _OUT = np.array([[[[-0.3, 0.1], [1.37, -1.21], [0.77, 0.43]], [[-1.63, 0.2], [2.
 """A grid that leaves the image on every side, off the points where an interpolation has kinks."""
 
 
-def _sampled_range(node: NodeView, of: Of) -> Range:
+def _sampled_range(node: NodeView, of: RangeOf) -> Range:
     """Means of neighbours, and zeros outside; cubic interpolation overshoots."""
     return ANY if "cubic" in str(node.attr("mode")) else with_zero(node, of)
 

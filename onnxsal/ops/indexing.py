@@ -6,12 +6,12 @@ import numpy as np
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.adjoints import Part, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
+from onnxsal.graph.adjoints import ShapePart, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, result_seen, shape_of, zeros_like
 from onnxsal.ops.places import lost, moved_without_sums
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, hull, sum_of
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range
+from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Range, RangeOf
 
 # ----- picking -----
 
@@ -110,7 +110,7 @@ def gather(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return node.grads(placed or scatter_axis(op, dy, op.Reshape(index, [-1]), x, axis))
 
 
-def _count(op: Emit, index: Value) -> Part:
+def _count(op: Emit, index: Value) -> ShapePart:
     """The number of elements of an index tensor."""
     return int(np.prod(index.static)) if index.static is not None else op.Reshape(op.Size(index), [1])
 
@@ -276,7 +276,7 @@ def _scatter_bias(op: Emit, node: NodeView) -> Value | None:
     return spots.put(zero, spots.updates, reduction) if data else spots.put(spots.data, zero, reduction)
 
 
-def _scatter_range(node: NodeView, of: Of) -> Range:
+def _scatter_range(node: NodeView, of: RangeOf) -> Range:
     """Elements of either, or sums of any number of updates (add); products keep a sign only where neither is negative."""
     data, updates, reduction = of(0), of(2), node.attr("reduction")
     if reduction == "add":

@@ -10,7 +10,7 @@ from onnxsal.ops.axes import aligned, convolution
 from onnxsal.ops.places import matrix_product, spread_windows, windows
 from onnxsal.ops.ranges import NOT_NEGATIVE
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, APART, SUMMED, Moved, Of, Range, Roles, Units
+from onnxsal.ops.statements import ANY, APART, SUMMED, Moved, Range, RangeOf, Roles, Units
 from onnxsal.ops.windows import correlate, gather, spread, transposed_window_of, window_of
 
 
@@ -31,7 +31,7 @@ LARGE = 2**20
 """Of a weight with more elements it is not looked whether they are all positive: that is said of filter banks, not of learned layers."""
 
 
-def _weighted_range(node: NodeView, of: Of) -> Range:
+def _weighted_range(node: NodeView, of: RangeOf) -> Range:
     """What is not negative stays so where no weight and no bias is negative: energies in the bands of a filter bank."""
     weight = node.input(1).static
     if of(0)[0] < 0 or weight is None or math.prod(weight) > LARGE:

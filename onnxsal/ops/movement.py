@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import (
-    Part,
+    ShapePart,
     calc,
     crop_or_pad,
     frame_back,
@@ -24,7 +24,7 @@ from onnxsal.ops.axes import each_sample, first_aligned, joined_behind, regroupe
 from onnxsal.ops.ranges import ZERO, hull, with_zero
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.slicing import ints
-from onnxsal.ops.statements import APART, MIXED, Moved, Of, Range
+from onnxsal.ops.statements import APART, MIXED, Moved, Range, RangeOf
 
 # ----- the same elements in another shape or order -----
 
@@ -198,7 +198,7 @@ def tile(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         pairs = op.Concat(op.Reshape(node.input(1), [-1, 1]), op.Reshape(shape_of(op, x), [-1, 1]), axis=1)
         split = op.Reshape(dy, op.Reshape(pairs, [-1]), allowzero=1)
         return node.grads(op.ReduceSum(split, list(range(0, 2 * x.rank, 2)), keepdims=0))
-    parts: list[Part] = []
+    parts: list[ShapePart] = []
     copies = []
     for axis, count in enumerate(repeats):
         if count != 1:
@@ -221,7 +221,7 @@ def _pad_bias(op: Emit, node: NodeView) -> Value | None:
     return op.clone(node, inputs)
 
 
-def _pad_range(node: NodeView, of: Of) -> Range:
+def _pad_range(node: NodeView, of: RangeOf) -> Range:
     """As x; a constant frame holds its value, 0 if none is given."""
     if node.attr("mode") != "constant":
         return of(0)

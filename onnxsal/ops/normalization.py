@@ -17,7 +17,7 @@ from onnxsal.ops.places import along as places_along
 from onnxsal.ops.places import behind_samples, from_axis, one_axis, spatial
 from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
 from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, APART, MIXED, Edge, Moved, Of, Range, Roles, Scaling
+from onnxsal.ops.statements import ANY, APART, MIXED, Edge, Moved, Range, RangeOf, Roles, Scaling
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -399,7 +399,7 @@ def _lrn_bias(op: Emit, node: NodeView) -> Value:
 _EVEN = "ONNX Runtime runs LRN with an odd size only"
 
 
-def _lrn_range(node: NodeView, of: Of) -> Range:
+def _lrn_range(node: NodeView, of: RangeOf) -> Range:
     """x over a positive number."""
     return by_sign(node, of) if float(node.attr("bias")) >= 0 and float(node.attr("alpha")) >= 0 else ANY
 

@@ -43,7 +43,7 @@ class Places:
         return np.asarray(self.at[2])
 
 
-Rule = Callable[[NodeView, Sequence[Places | None]], "Places | Sequence[Places | None] | None"]
+PlaceRule = Callable[[NodeView, Sequence[Places | None]], "Places | Sequence[Places | None] | None"]
 """(node with static shapes, places of its inputs; ``None``: an input that does not depend on the picture) -> places of its first output,
 or of every output; ``None`` where they are not known."""
 
@@ -132,7 +132,7 @@ def mixed(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
     return None if shape is None else everywhere(shape)
 
 
-def along(axes: Callable[[NodeView, int], Sequence[int]]) -> Rule:
+def along(axes: Callable[[NodeView, int], Sequence[int]]) -> PlaceRule:
     """Element by element, but statistics over ``axes(node, rank)`` reach the elements that have no place, too."""
 
     def rule(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
@@ -221,7 +221,7 @@ def product(sources: Sequence[np.ndarray], rank: int) -> np.ndarray:
 # ----- windows -----
 
 
-def windows(channels: bool) -> Rule:
+def windows(channels: bool) -> PlaceRule:
     """The mean over each window of a convolution (which also sums over the ``channels`` of a group) or of a pooling.
 
     Beyond the border the places go on as they went before it, so that padding moves none.
@@ -405,7 +405,7 @@ def _shape(node: NodeView) -> tuple[int, ...] | None:
     return None if value is None else value.static
 
 
-DEFAULTS: dict[str, Rule] = {
+DEFAULTS: dict[str, PlaceRule] = {
     "activation": same,
     "elementwise": same,
     "add": same,

@@ -20,7 +20,7 @@ from onnxsal.ops import squashing
 from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.ranges import at, grid, product
 from onnxsal.ops.registry import case, gradient_of, not_yet
-from onnxsal.ops.statements import ANY, MIXED, UNSATURATED, Moved, Of, Range
+from onnxsal.ops.statements import ANY, MIXED, UNSATURATED, Moved, Range, RangeOf
 
 LIMITS: dict[str, tuple[float, float]] = {
     "INT2": (-2.5, 1.5),
@@ -138,7 +138,7 @@ def _ends(node: NodeView) -> tuple[Range, Range] | None:
     return (float(scale.min()), float(scale.max())), (float(wide.min()), float(wide.max()))
 
 
-def _quantized_range(node: NodeView, of: Of) -> Range:
+def _quantized_range(node: NodeView, of: RangeOf) -> Range:
     """round(x / scale) + zero, cut off where the type ends."""
     least, most = grid(node.y.dtype)
     known = _ends(node)
@@ -149,7 +149,7 @@ def _quantized_range(node: NodeView, of: Of) -> Range:
     return min(max(at(np.rint, low) + below, least), most), min(max(at(np.rint, high) + above, least), most)
 
 
-def _dequantized_range(node: NodeView, of: Of) -> Range:
+def _dequantized_range(node: NodeView, of: RangeOf) -> Range:
     """(q - zero) scale, for the codes q that can arrive."""
     known = _ends(node)
     if known is None:
@@ -159,7 +159,7 @@ def _dequantized_range(node: NodeView, of: Of) -> Range:
     return product((codes[0] - above, codes[1] - below), scale)
 
 
-def _unsaturated(node: NodeView, of: Of) -> bool:
+def _unsaturated(node: NodeView, of: RangeOf) -> bool:
     """Whether every value that can arrive rounds to one of the type's own: what was on the same grid before, a softmax, a ReLU6.
 
     Nothing is then compared, and ONNX Runtime may fuse what comes before the quantiser with it, as nobody else reads that.
@@ -174,7 +174,7 @@ def _unsaturated(node: NodeView, of: Of) -> bool:
     return lowest[0] + below >= least + slack and highest[1] + above <= most - slack
 
 
-def _swallowed_relu(node: NodeView, of: Of) -> bool:
+def _swallowed_relu(node: NodeView, of: RangeOf) -> bool:
     """Whether the grid begins at zero and something below it can arrive: what it cuts off is then a ReLU that the quantiser left out.
 
     Where nothing negative can arrive, as after a pool, no ReLU was left out; nor at the model's input.

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxsal.graph import NodeView
-from onnxsal.ops.statements import ANY, Of, Range, RangeRule
+from onnxsal.ops.statements import ANY, Range, RangeOf, RangeRule
 
 UNIT: Range = (0.0, 1.0)
 SIGNED_UNIT: Range = (-1.0, 1.0)
@@ -34,18 +34,18 @@ def sum_of(parts: Sequence[Range]) -> Range:
     return sum(p[0] for p in parts), sum(p[1] for p in parts)
 
 
-def by_sign(node: NodeView, of: Of) -> Range:
+def by_sign(node: NodeView, of: RangeOf) -> Range:
     """What sums any number of elements, or scales them by positive numbers, keeps no more than their sign."""
     low, high = of(0)
     return 0.0 if low >= 0 else -math.inf, 0.0 if high <= 0 else math.inf
 
 
-def same(node: NodeView, of: Of) -> Range:
+def same(node: NodeView, of: RangeOf) -> Range:
     """The elements of the first input, or means and choices of them."""
     return of(0)
 
 
-def with_zero(node: NodeView, of: Of) -> Range:
+def with_zero(node: NodeView, of: RangeOf) -> Range:
     """As the first input, with zeros beside it."""
     return hull(of(0), ZERO)
 
@@ -77,7 +77,7 @@ def inverse(a: Range) -> Range:
     return ANY if a[0] <= 0 <= a[1] else (1 / a[1], 1 / a[0])
 
 
-def powers(node: NodeView, of: Of) -> Range:
+def powers(node: NodeView, of: RangeOf) -> Range:
     """Products of any number of elements of the first input."""
     low, high = of(0)
     if low >= 0:

@@ -26,7 +26,7 @@ END = 2**62
 
 # ----- steps -----
 
-Step = Callable[[Emit, list[Value], dict[str, Value | None]], tuple[list[Value], list[Value]]]
+CellStep = Callable[[Emit, list[Value], dict[str, Value | None]], tuple[list[Value], list[Value]]]
 """(body, states, this step's slices) -> (new states, outputs)."""
 
 
@@ -34,7 +34,7 @@ def _flip(op: Emit, t: Value) -> Value:
     return op.Slice(t, [-1], [-END], [0], [-1])
 
 
-def _scan(op: Emit, scope: str, states: Sequence[Value], sequences: dict[str, Value | None], step: Step, flip: bool) -> list[Value]:
+def _scan(op: Emit, scope: str, states: Sequence[Value], sequences: dict[str, Value | None], step: CellStep, flip: bool) -> list[Value]:
     """Emit a Scan over the first axis of the sequences (``flip``: from its end); returns final states, then stacked outputs."""
     given = {k: v for k, v in sequences.items() if v is not None}
     body = Emit(op.model, scope)
@@ -101,7 +101,7 @@ class _Layer:
         """1 beyond the end of a sequence, where the state stays as it is; ``None`` where that never is."""
         return None if self.valid is None else self.op.Sub(1.0, cast(self.op, self.valid))
 
-    def back(self, states: list[Value], sequences: dict[str, Value | None], step: Step) -> list[Value]:
+    def back(self, states: list[Value], sequences: dict[str, Value | None], step: CellStep) -> list[Value]:
         """Walk from the last step processed to the first."""
         dy = None if self.dy is None else self.within(self.dy)
         return _scan(self.op, f"{self.scope}/back", states, {"dy": dy, **sequences}, step, flip=not self.reverse)

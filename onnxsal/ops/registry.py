@@ -19,10 +19,9 @@ from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import zeros_like
 from onnxsal.ops.guards import guarded
 from onnxsal.ops.places import DEFAULTS as PLACES_OF_FAMILIES
-from onnxsal.ops.places import Rule as PlacesRule
-from onnxsal.ops.places import lost
+from onnxsal.ops.places import PlaceRule, lost
 from onnxsal.ops.squashing import HeadRule
-from onnxsal.ops.statements import AxesRule, Edge, EdgeRule, Facts, Keeps, Of, Range, RangeRule, Roles, Scaling, Units, WildRule
+from onnxsal.ops.statements import AxesRule, Edge, EdgeRule, Facts, Keeps, Range, RangeOf, RangeRule, Roles, Scaling, Units, WildRule
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
 Bias = Callable[[Emit, NodeView], Value | None]
@@ -142,10 +141,10 @@ def gradient_of(
     range: RangeRule | Range | None = None,
     axes: AxesRule | None = None,
     pictures: bool = False,
-    rectifies: Callable[[NodeView, Of], bool] = Facts.rectifies,
-    unsaturated: Callable[[NodeView, Of], bool] = Facts.unsaturated,
+    rectifies: Callable[[NodeView, RangeOf], bool] = Facts.rectifies,
+    unsaturated: Callable[[NodeView, RangeOf], bool] = Facts.unsaturated,
     head: HeadRule | Mapping[str, HeadRule] | None = None,
-    places: PlacesRule | Mapping[str, PlacesRule] | None = None,
+    places: PlaceRule | Mapping[str, PlaceRule] | None = None,
     edge: EdgeRule | Edge | None = None,
     wild: WildRule | None = None,
     power: Callable[[NodeView], float] = Facts.power,

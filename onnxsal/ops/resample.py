@@ -9,14 +9,14 @@ from onnx import TensorProto, helper
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.adjoints import Part, identity_matrix, linear_adjoint, reshape_parts, scatter_axis, shape_parts, sizes
+from onnxsal.graph.adjoints import ShapePart, identity_matrix, linear_adjoint, reshape_parts, scatter_axis, shape_parts, sizes
 from onnxsal.graph.helpers import axes_of, cast, reshape_like, same_dim, zeros_like
 from onnxsal.ops.axes import samples_only
 from onnxsal.ops.places import resized
 from onnxsal.ops.ranges import ZERO, by_sign, hull
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.slicing import ints
-from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Of, Range
+from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Range, RangeOf
 
 ROI, SCALES, SIZES = 1, 2, 3
 
@@ -90,7 +90,7 @@ def _pick(op: Emit, node: NodeView, i: int, positions: list[int]) -> Value | np.
     return op.Gather(node.input(i), positions) if known is None else known[positions]
 
 
-def _of_signals(op: Emit, node: NodeView, axis: int, signals: Value, count: Part) -> Value:
+def _of_signals(op: Emit, node: NodeView, axis: int, signals: Value, count: ShapePart) -> Value:
     """What the node makes of ``count`` signals along one axis, [count, n] -> [count, m], as the runtime computes it."""
     listed, keeps = _listed(node), node.attr("keep_aspect_ratio_policy") != "stretch"
     k = listed.index(axis)
@@ -101,7 +101,7 @@ def _of_signals(op: Emit, node: NodeView, axis: int, signals: Value, count: Part
     return op.clone(node, [signals, roi, scales, sizes], axes=[1], keep_aspect_ratio_policy="stretch", extrapolation_value=0.0)
 
 
-def _among_others(op: Emit, node: NodeView, axis: int, signals: Value, count: Part) -> Value:
+def _among_others(op: Emit, node: NodeView, axis: int, signals: Value, count: ShapePart) -> Value:
     """The same where one scale for all axes follows from all sizes: every axis is there, constant along the others."""
     x, listed = node.x, _listed(node)
     if _crops(node):
@@ -144,7 +144,7 @@ def _taps(node: NodeView, axis: int, alone: bool) -> int | None:
     return math.ceil(taps * max(1.0, before / max(after - 1, 1))) + 3 if node.attr("antialias") and taps > 1 else taps
 
 
-def _by_taps(op: Emit, node: NodeView, dy: Value, axis: int, taps: int, shape: list[Part]) -> Value:
+def _by_taps(op: Emit, node: NodeView, dy: Value, axis: int, taps: int, shape: list[ShapePart]) -> Value:
     """dx[i] = sum over entries j and their taps that are i of weight * dy[j]: the work and memory of a line, not of a matrix.
 
     Of ``taps`` neighbours in turn one is among every so manieth of the input. What the node makes of ones there is its weight; what it
@@ -179,7 +179,7 @@ def scales_of(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def _resize_range(node: NodeView, of: Of) -> Range:
+def _resize_range(node: NodeView, of: RangeOf) -> Range:
     """Means of neighbours; what lies outside is 0, or the extrapolation value. Cubic interpolation overshoots."""
     outside = float(node.attr("extrapolation_value") or 0.0)
     return ANY if node.attr("mode") == "cubic" else hull(of(0), ZERO, (outside, outside))

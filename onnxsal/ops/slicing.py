@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.adjoints import Ints, Part, calc, crop_or_pad, int_operand, pad_zeros, reshape_parts, scatter_back, sizes
+from onnxsal.graph.adjoints import Ints, ShapePart, calc, crop_or_pad, int_operand, pad_zeros, reshape_parts, scatter_back, sizes
 from onnxsal.graph.helpers import axes_of, zeros_like
 from onnxsal.ops.axes import along, within
 from onnxsal.ops.ranges import hull, same
@@ -170,7 +170,7 @@ def _spread(op: Emit, g: Value, y: Value, strides: dict[int, int]) -> Value:
     inner = [a + i + 1 for i, a in enumerate(spread)]
     room = [strides[a] - 1 for a in spread]
     g = crop_or_pad(op, op.Unsqueeze(g, inner), np.zeros_like(room), np.array(room), inner, y.rank + len(inner))
-    parts: list[Part] = []
+    parts: list[ShapePart] = []
     for axis in range(y.rank):
         length, stride = y.dim(axis), strides.get(axis, 1)
         if stride == 1:

@@ -89,15 +89,15 @@ class Squashed:
         return self.scores[0][1] if self.scores else 1.0
 
 
-Of = Callable[[int], Squashed | None]
-HeadRule = Callable[[NodeView, Of], Squashed | None]
+SquashedOf = Callable[[int], Squashed | None]
+HeadRule = Callable[[NodeView, SquashedOf], Squashed | None]
 """(node, what is known of its input i) -> what its first output is."""
 
 
 # ----- what the rules are made of -----
 
 
-def _scores(node: NodeView, i: int, of: Of) -> Squashed:
+def _scores(node: NodeView, i: int, of: SquashedOf) -> Squashed:
     """Input i as scores: what is known of how they are made, else the tensor itself."""
     fact = of(i)
     return fact if fact is not None and fact.kind == Kind.SCORES else Squashed(Kind.SCORES, ((node.proto.input[i], 1.0),))
@@ -115,7 +115,7 @@ def _as_sigmoid(fact: Squashed, factor: float, kind: Kind = Kind.SIGMOID) -> Squ
     return Squashed(kind, ((best[0], 1.0),) if best else (spelled[0],))
 
 
-def _scaled(node: NodeView, i: int, of: Of, factor: float) -> Squashed | None:
+def _scaled(node: NodeView, i: int, of: SquashedOf, factor: float) -> Squashed | None:
     """Input i times a number: of scores another spelling, of a tanh another slope, of a probability, if positive, the same order."""
     fact = of(i)
     if fact is None or (fact.kind == Kind.SCORES and not fact.shifted):
@@ -147,7 +147,7 @@ def _number(node: NodeView, i: int) -> float | None:
     return first if array.size == 1 or bool(np.all(array == array.reshape(-1)[0])) else None
 
 
-def _operands(node: NodeView, i: int, of: Of) -> tuple[float, Squashed | None] | None:
+def _operands(node: NodeView, i: int, of: SquashedOf) -> tuple[float, Squashed | None] | None:
     """The number at input i and what is known of the other operand."""
     number = _number(node, i)
     return None if number is None else (number, of(1 - i))
@@ -182,17 +182,17 @@ def _reduced_axis(node: NodeView) -> int | None:
 # ----- rules of operators that squash -----
 
 
-def softmax(node: NodeView, of: Of) -> Squashed | None:
+def softmax(node: NodeView, of: SquashedOf) -> Squashed | None:
     """Scores are what it reads; of scores less their largest, or of log-probabilities, those before them."""
     return _softmax(node, of, Kind.SOFTMAX)
 
 
-def log_softmax(node: NodeView, of: Of) -> Squashed | None:
+def log_softmax(node: NodeView, of: SquashedOf) -> Squashed | None:
     """As Softmax."""
     return _softmax(node, of, Kind.LOG_SOFTMAX)
 
 
-def _softmax(node: NodeView, of: Of, kind: Kind) -> Squashed:
+def _softmax(node: NodeView, of: SquashedOf, kind: Kind) -> Squashed:
     axis = int(node.attr("axis", -1))
     axis = axis % len(node.x.shape) if node.x.shape else axis
     fact = of(0)
@@ -202,25 +202,25 @@ def _softmax(node: NodeView, of: Of, kind: Kind) -> Squashed:
     return Squashed(kind, ((node.proto.input[0], 1.0),), axis)
 
 
-def sigmoid(node: NodeView, of: Of) -> Squashed | None:
+def sigmoid(node: NodeView, of: SquashedOf) -> Squashed | None:
     """Scores are what it reads."""
     fact = _scores(node, 0, of)
     return Squashed(Kind.SIGMOID, ((node.proto.input[0], 1.0),) if fact.shifted else fact.scores)
 
 
-def tanh(node: NodeView, of: Of) -> Squashed | None:
+def tanh(node: NodeView, of: SquashedOf) -> Squashed | None:
     """0 + 1 tanh(u)."""
     fact = _scores(node, 0, of)
     return None if fact.shifted else Squashed(Kind.TANH, fact.scores)
 
 
-def softplus(node: NodeView, of: Of) -> Squashed | None:
+def softplus(node: NodeView, of: SquashedOf) -> Squashed | None:
     """log(1 + exp(u))."""
     fact = _scores(node, 0, of)
     return None if fact.shifted else Squashed(Kind.SOFTPLUS, fact.scores)
 
 
-def exp(node: NodeView, of: Of) -> Squashed | None:
+def exp(node: NodeView, of: SquashedOf) -> Squashed | None:
     """exp(u); of a logarithm what it is the logarithm of."""
     powers = {Kind.LOG_SOFTMAX: Kind.SOFTMAX, Kind.LOG_SIGMOID: Kind.SIGMOID, Kind.LOG_SUM: Kind.SUM, Kind.SOFTPLUS: Kind.ONE_PLUS}
     fact = of(0)
@@ -229,20 +229,20 @@ def exp(node: NodeView, of: Of) -> Squashed | None:
     return replace(_scores(node, 0, of), kind=Kind.EXP)
 
 
-def log(node: NodeView, of: Of) -> Squashed | None:
+def log(node: NodeView, of: SquashedOf) -> Squashed | None:
     """The logarithm of a probability, or of a part of one."""
     logarithms = {Kind.SOFTMAX: Kind.LOG_SOFTMAX, Kind.SIGMOID: Kind.LOG_SIGMOID, Kind.SUM: Kind.LOG_SUM, Kind.ONE_PLUS: Kind.SOFTPLUS}
     fact = of(0)
     return replace(fact, kind=logarithms[fact.kind]) if fact is not None and fact.kind in logarithms and fact.exact else None
 
 
-def largest(node: NodeView, of: Of) -> Squashed | None:
+def largest(node: NodeView, of: SquashedOf) -> Squashed | None:
     """max u along one axis."""
     axis, fact = _reduced_axis(node), _scores(node, 0, of)
     return None if axis is None or fact.shifted else Squashed(Kind.LARGEST, fact.scores, axis)
 
 
-def sum_(node: NodeView, of: Of) -> Squashed | None:
+def sum_(node: NodeView, of: SquashedOf) -> Squashed | None:
     """sum exp(u) along one axis."""
     axis, fact = _reduced_axis(node), _pure(of(0), Kind.EXP)
     if axis is None or fact is None or (fact.shifted and fact.axis != axis):
@@ -250,13 +250,13 @@ def sum_(node: NodeView, of: Of) -> Squashed | None:
     return replace(fact, kind=Kind.SUM, axis=axis)
 
 
-def log_sum(node: NodeView, of: Of) -> Squashed | None:
+def log_sum(node: NodeView, of: SquashedOf) -> Squashed | None:
     """log sum exp(u), of exp(u)."""
     fact = sum_(node, of)
     return None if fact is None else replace(fact, kind=Kind.LOG_SUM)
 
 
-def log_sum_exp(node: NodeView, of: Of) -> Squashed | None:
+def log_sum_exp(node: NodeView, of: SquashedOf) -> Squashed | None:
     """log sum exp(u), of u."""
     axis, fact = _reduced_axis(node), _scores(node, 0, of)
     if axis is None or (fact.shifted and fact.axis != axis):
@@ -267,7 +267,7 @@ def log_sum_exp(node: NodeView, of: Of) -> Squashed | None:
 # ----- arithmetic -----
 
 
-def add(node: NodeView, of: Of) -> Squashed | None:
+def add(node: NodeView, of: SquashedOf) -> Squashed | None:
     """1 + exp(u); a + tanh(u); max u + log sum exp(u - max u)."""
     if len(node.inputs) != 2:
         return None
@@ -289,7 +289,7 @@ def _plus(number: float, fact: Squashed | None) -> Squashed | None:
     return _bounded_tanh(replace(fact, level=fact.level + number)) if fact is not None and fact.kind == Kind.TANH else None
 
 
-def subtract(node: NodeView, of: Of) -> Squashed | None:
+def subtract(node: NodeView, of: SquashedOf) -> Squashed | None:
     """u - max u; u - log sum exp(u); a - tanh(u); 1 - sigmoid(u) = sigmoid(-u); 0 - u."""
     left, right = of(0), of(1)
     first = _number(node, 0)
@@ -308,7 +308,7 @@ def subtract(node: NodeView, of: Of) -> Squashed | None:
     return None
 
 
-def _less(node: NodeView, number: float, fact: Squashed | None, of: Of) -> Squashed | None:
+def _less(node: NodeView, number: float, fact: Squashed | None, of: SquashedOf) -> Squashed | None:
     """number - fact."""
     if fact is not None and fact.kind == Kind.TANH:
         return _bounded_tanh(replace(fact, level=number - fact.level, slope=-fact.slope))
@@ -317,7 +317,7 @@ def _less(node: NodeView, number: float, fact: Squashed | None, of: Of) -> Squas
     return negated(node, of, 1) if number == 0 else None
 
 
-def negated(node: NodeView, of: Of, i: int = 0) -> Squashed | None:
+def negated(node: NodeView, of: SquashedOf, i: int = 0) -> Squashed | None:
     """-u; -log(1 + exp(u)) = log sigmoid(-u)."""
     fact = of(i)
     if fact is not None and fact.kind == Kind.SOFTPLUS:
@@ -325,7 +325,7 @@ def negated(node: NodeView, of: Of, i: int = 0) -> Squashed | None:
     return _scaled(node, i, of, -1.0)
 
 
-def multiply(node: NodeView, of: Of) -> Squashed | None:
+def multiply(node: NodeView, of: SquashedOf) -> Squashed | None:
     """A number times u; exp(u) times 1 / sum exp(u)."""
     for i in (0, 1):
         number = _number(node, i)
@@ -337,7 +337,7 @@ def multiply(node: NodeView, of: Of) -> Squashed | None:
     return None
 
 
-def divide(node: NodeView, of: Of) -> Squashed | None:
+def divide(node: NodeView, of: SquashedOf) -> Squashed | None:
     """u over a number; exp(u) / sum exp(u); a positive number over 1 + exp(u); exp(u) / (1 + exp(u))."""
     above, below = of(0), of(1)
     number = _number(node, 1)
@@ -361,7 +361,7 @@ def _normalised(node: NodeView, big: int, e: Squashed, small: int, total: Squash
     return Squashed(Kind.SOFTMAX, e.scores[:1] if e.shifted else (), total.axis)
 
 
-def reciprocal(node: NodeView, of: Of) -> Squashed | None:
+def reciprocal(node: NodeView, of: SquashedOf) -> Squashed | None:
     """1 / (1 + exp(u)) = sigmoid(-u); 1 / sum exp(u)."""
     fact = of(0)
     if fact is not None and fact.kind == Kind.ONE_PLUS:
@@ -372,13 +372,13 @@ def reciprocal(node: NodeView, of: Of) -> Squashed | None:
 # ----- what passes a fact on -----
 
 
-def same(node: NodeView, of: Of) -> Squashed | None:
+def same(node: NodeView, of: SquashedOf) -> Squashed | None:
     """The same values in the same shape."""
     fact = of(0)
     return fact if fact is not None and node.y.dtype in FLOATS | {0} else None
 
 
-def on_a_grid(node: NodeView, of: Of) -> Squashed | None:
+def on_a_grid(node: NodeView, of: SquashedOf) -> Squashed | None:
     """Rounded to a grid, or back from it: the same but for the rounding, where one positive scale holds for all elements."""
     fact = of(0)
     if fact is None:
@@ -387,13 +387,13 @@ def on_a_grid(node: NodeView, of: Of) -> Squashed | None:
     return fact if scale is not None and math.prod(scale) == 1 else None
 
 
-def clipped(node: NodeView, of: Of) -> Squashed | None:
+def clipped(node: NodeView, of: SquashedOf) -> Squashed | None:
     """The same order, as long as nothing is cut off."""
     fact = of(0)
     return replace(fact, height=math.nan) if fact is not None and fact.kind in FINAL else None
 
 
-def reshaped(node: NodeView, of: Of) -> Squashed | None:
+def reshaped(node: NodeView, of: SquashedOf) -> Squashed | None:
     """The same elements one after the other: of a probability the order stays; what is constant along an axis is lined up again later."""
     fact = of(0)
     if fact is None or (fact.kind not in FINAL and fact.kind not in _ALONG):
@@ -403,7 +403,7 @@ def reshaped(node: NodeView, of: Of) -> Squashed | None:
     return replace(fact, perm=(), reshaped=True) if in_order(fact.perm, node.x) else None
 
 
-def expanded(node: NodeView, of: Of) -> Squashed | None:
+def expanded(node: NodeView, of: SquashedOf) -> Squashed | None:
     """Copies along the axis that was reduced."""
     fact = of(0)
     if fact is None or fact.kind not in _ALONG or fact.axis is None or node.x.shape is None or node.y.shape is None:
@@ -411,7 +411,7 @@ def expanded(node: NodeView, of: Of) -> Squashed | None:
     return replace(fact, spread=True) if len(node.x.shape) == len(node.y.shape) and node.x.dim(fact.axis) == 1 else None
 
 
-def transposed(node: NodeView, of: Of) -> Squashed | None:
+def transposed(node: NodeView, of: SquashedOf) -> Squashed | None:
     """Another order of axes, noted for those who need the scores in it; regrouped elements must keep theirs."""
     fact = of(0)
     if fact is None or fact.kind not in FINAL or node.x.shape is None:

@@ -9,7 +9,7 @@ from enum import Enum, Flag, auto
 from typing import Any, Literal
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.ops.places import Rule as PlacesRule
+from onnxsal.ops.places import PlaceRule
 from onnxsal.ops.squashing import HeadRule
 
 
@@ -98,10 +98,10 @@ Range = tuple[float, float]
 
 ANY: Range = (-math.inf, math.inf)
 
-Of = Callable[[int], Range]
+RangeOf = Callable[[int], Range]
 """The range of input i; one that is not connected or not known is anywhere."""
 
-RangeRule = Callable[[NodeView, Of], Range]
+RangeRule = Callable[[NodeView, RangeOf], Range]
 """(node, ranges of its inputs) -> range of its first output (of all, where an operator has many of a kind)."""
 
 
@@ -119,13 +119,13 @@ class Edge(Flag):
     """It may be no number."""
 
 
-EdgeRule = Callable[[NodeView, Of], Edge]
+EdgeRule = Callable[[NodeView, RangeOf], Edge]
 """(node, ranges of its inputs) -> what may become of its first output, and of its slope, where its inputs are finite."""
 
 WildOf = Callable[[int], Edge]
 """What input i may hold: infinities, or what is no number."""
 
-WildRule = Callable[[NodeView, WildOf, Of], Edge]
+WildRule = Callable[[NodeView, WildOf, RangeOf], Edge]
 """(node, what its inputs may hold, their ranges) -> what its first output may hold because of them."""
 
 
@@ -166,8 +166,8 @@ class Facts:
     range: RangeRule | None = None
     axes: AxesRule | None = None
     pictures: bool = False
-    rectifies: Callable[[NodeView, Of], bool] = lambda node, of: False
-    unsaturated: Callable[[NodeView, Of], bool] = lambda node, of: False
+    rectifies: Callable[[NodeView, RangeOf], bool] = lambda node, of: False
+    unsaturated: Callable[[NodeView, RangeOf], bool] = lambda node, of: False
     head: HeadRule | None = None
     edge: EdgeRule | None = None
     """What may become of finite inputs (``None``: nothing)."""
@@ -179,4 +179,4 @@ class Facts:
     """The axis along which its first input may be shifted, every element by the same number, and all its outputs stay."""
     of_sizes: bool = False
     """Whether its outputs depend on the sizes of its inputs only, not on their values."""
-    places: PlacesRule | None = None
+    places: PlaceRule | None = None

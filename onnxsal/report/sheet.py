@@ -31,7 +31,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A picture as the model saw it ([H, W, 3] bytes, ``Preprocess.display``) and the maps of it."""
 
     title: str
@@ -40,7 +40,7 @@ class Row:
     note: str = ""
 
 
-def contact_sheet(rows: Sequence[Row], title: str = "", width: int = 224, columns: int = 6, percentile: float = 99.5) -> Image.Image:
+def contact_sheet(rows: Sequence[SheetRow], title: str = "", width: int = 224, columns: int = 6, percentile: float = 99.5) -> Image.Image:
     """Every picture with, for each method, the overlay, the map below it and the scale of its colours.
 
     ``width`` is that of one picture in pixels; more than ``columns`` methods continue on the next line.

@@ -25,7 +25,7 @@ CANDIDATES = 12
 
 
 @dataclass(frozen=True)
-class Choice:
+class FeedChoice:
     """What is left open by a model, chosen: rows of a batch, enlargement of the other open dimensions, the smallest integer, the size of
     a dimension (by its symbol, or ``input/axis``), and how many values an integer input takes."""
 
@@ -36,11 +36,11 @@ class Choice:
     values: Mapping[str, int] = field(default_factory=dict)
 
 
-FIRST = (Choice(), Choice(factor=4), Choice(1), Choice(1, 4), Choice(least=1))
+FIRST = (FeedChoice(), FeedChoice(factor=4), FeedChoice(1), FeedChoice(1, 4), FeedChoice(least=1))
 """Tried before anything is read from the weights; a single row, larger pictures, and no 0 among integers (shapes cannot hold it)."""
 
 
-def accepted(model: onnx.ModelProto, attempt: Callable[[Choice], T], first: tuple[Choice, ...] = FIRST) -> T:
+def accepted(model: onnx.ModelProto, attempt: Callable[[FeedChoice], T], first: tuple[FeedChoice, ...] = FIRST) -> T:
     """What ``attempt`` returns for the first choice that it does not refuse by an ``OnnxsalError``; else the first refusal is raised.
 
     After the usual choices, one open size or number at a time is set to what stands in the weights near the input. Of several
@@ -76,10 +76,10 @@ def fed_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [v for v in model.graph.input if v.name not in weights]
 
 
-def _changed(model: onnx.ModelProto, start: Choice) -> Iterator[Choice]:
+def _changed(model: onnx.ModelProto, start: FeedChoice) -> Iterator[FeedChoice]:
     """``start`` with one thing changed, then, for models of few open dimensions, with two."""
     dims: dict[str, list[int]] = {}
-    single: list[Choice] = []
+    single: list[FeedChoice] = []
     for value in fed_inputs(model):
         numbers = _numbers_near(model.graph, value.name)
         kind = value.type.tensor_type
@@ -129,10 +129,10 @@ def random_feed(
     ``factor`` enlarges the other open dimensions. Floats are standard normal, indices stay inside the table they look up, other
     integers are 0 or 1, none below ``least``; text is a word that the model knows, if it knows any.
     """
-    return feed_of(model, Choice(batch, factor, least, dims or {}), seed)
+    return feed_of(model, FeedChoice(batch, factor, least, dims or {}), seed)
 
 
-def feed_of(model: onnx.ModelProto, choice: Choice, seed: int = 0, given: Feed | None = None) -> dict[str, Any]:
+def feed_of(model: onnx.ModelProto, choice: FeedChoice, seed: int = 0, given: Feed | None = None) -> dict[str, Any]:
     """What ``choice`` stands for, drawn; the inputs in ``given`` are taken as they are, and their symbols have their sizes everywhere."""
     rng, sizes = np.random.default_rng(seed), dict(choice.sizes)
     inputs = fed_inputs(model)
@@ -147,7 +147,9 @@ def feed_of(model: onnx.ModelProto, choice: Choice, seed: int = 0, given: Feed |
     return feed
 
 
-def _drawn(graph: onnx.GraphProto, name: str, kind: onnx.TypeProto, choice: Choice, sizes: dict[str, int], rng: np.random.Generator) -> Any:
+def _drawn(
+    graph: onnx.GraphProto, name: str, kind: onnx.TypeProto, choice: FeedChoice, sizes: dict[str, int], rng: np.random.Generator
+) -> Any:
     for inside in ("sequence_type", "optional_type"):
         if kind.HasField(inside):
             element = _drawn(graph, name, getattr(kind, inside).elem_type, choice, sizes, rng)
@@ -168,7 +170,7 @@ def _key(name: str, axis: int, dim: Any) -> str:
     return dim.dim_param or f"{name}/{axis}"
 
 
-def _shape(name: str, kind: onnx.TypeProto.Tensor, choice: Choice, sizes: dict[str, int]) -> list[int]:
+def _shape(name: str, kind: onnx.TypeProto.Tensor, choice: FeedChoice, sizes: dict[str, int]) -> list[int]:
     rank, shape = len(kind.shape.dim), []
     for axis, dim in enumerate(kind.shape.dim):
         default = choice.batch if axis == 0 else choice.factor * OPEN_SIZE.get(rank, 8)

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxsal.errors import ExampleNeeded, InputError, ModelError, OnnxsalError
 from onnxsal.large import Apart, apart
-from onnxsal.runtime.feeds import Choice, accepted, fed_inputs, feed_of
+from onnxsal.runtime.feeds import FeedChoice, accepted, fed_inputs, feed_of
 from onnxsal.runtime.session import Feed, open_session
 
 ENOUGH = 10_000
@@ -88,7 +88,7 @@ def _runs(model: onnx.ModelProto, run: Any, feeds: Feed | Iterable[Feed] | None,
         except OnnxsalError as error:
             raise InputError(f"the model does not run on the data given (example=, --on): {error}") from error
 
-    def attempt(choice: Choice) -> list[tuple[Feed, dict[str, Any]]]:
+    def attempt(choice: FeedChoice) -> list[tuple[Feed, dict[str, Any]]]:
         drawn = [feed_of(model, choice, given=example)]
         if sum(np.size(a) for a in drawn[0].values()) < ENOUGH:
             drawn.append(feed_of(model, choice, 1, example))

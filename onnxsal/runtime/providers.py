@@ -16,8 +16,8 @@ import onnxruntime as ort
 
 from onnxsal.errors import ProviderError, near_miss
 
-Choice = str | tuple[str, Mapping[str, Any]]
-Providers = Choice | Sequence[Choice] | None
+ProviderChoice = str | tuple[str, Mapping[str, Any]]
+Providers = ProviderChoice | Sequence[ProviderChoice] | None
 Resolved = list[tuple[str, dict[str, str]]]
 
 CPU = "CPUExecutionProvider"
@@ -39,7 +39,7 @@ def resolve(providers: Providers, tf32: bool = False) -> Resolved:
     """
     if providers is None:
         providers = CPU
-    choices: list[Choice]
+    choices: list[ProviderChoice]
     if isinstance(providers, str):
         choices = [word.strip() for word in providers.split(",") if word.strip()]
     elif isinstance(providers, tuple) and len(providers) == 2 and isinstance(providers[1], Mapping):
@@ -89,7 +89,7 @@ def as_text(providers: Sequence[str], options: Mapping[str, Mapping[str, str]]) 
     return ", ".join(f"{name} ({text})" if text else name for name, text in told.items())
 
 
-def _official(choice: Choice) -> tuple[str, dict[str, str]]:
+def _official(choice: ProviderChoice) -> tuple[str, dict[str, str]]:
     word, options = (choice, {}) if isinstance(choice, str) else choice
     known = {name.lower(): name for name in ort.get_all_providers()}
     known |= {name.removesuffix(SUFFIX).lower(): name for name in ort.get_all_providers()}

@@ -11,7 +11,7 @@ import onnx
 
 from onnxsal.errors import OnnxsalError
 from onnxsal.large import Apart
-from onnxsal.runtime.feeds import Choice, accepted, feed_of, rows_of
+from onnxsal.runtime.feeds import FeedChoice, accepted, feed_of, rows_of
 from onnxsal.runtime.session import Array, Feed, Session, open_session
 
 ROUNDING = 1e-6
@@ -23,7 +23,7 @@ WATCHED = 8
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """Shapes of what was fed and of what came out; ``apart``: with a row of the inputs, only that row of the outputs changed.
 
     ``given`` tells that the model ran on data of the user's, not on random numbers.
@@ -40,7 +40,7 @@ def watch_rows(
     sizes: Mapping[str, int] | None = None,
     batch: int = 3,
     example: Feed | None = None,
-) -> Seen | None:
+) -> Observation | None:
     """Run ``part`` on ``example``, or else on random input, then with one row of the inputs ``rows`` changed after the other; ``None``
     where it does not run.
 
@@ -53,7 +53,7 @@ def watch_rows(
     model = part.light
     given = _given(model, example or {}, sizes or {}, batch)
 
-    def attempt(choice: Choice) -> tuple[dict[str, Array], dict[str, Array], list[tuple[int, dict[str, Array]]]]:
+    def attempt(choice: FeedChoice) -> tuple[dict[str, Array], dict[str, Array], list[tuple[int, dict[str, Array]]]]:
         first, other = (_feed(model, seed, choice, sizes or {}, given) for seed in (0, 1))
         before, after = session.run(first), []
         for row in _watched(first, rows):
@@ -61,7 +61,7 @@ def watch_rows(
             after.append((row, session.run(changed)))
         return first, before, after
 
-    choices = tuple(Choice(rows, factor, least) for rows in (batch, 2) for factor, least in ((1, 0), (4, 0), (1, 1)))
+    choices = tuple(FeedChoice(rows, factor, least) for rows in (batch, 2) for factor, least in ((1, 0), (4, 0), (1, 1)))
     try:
         first, before, after = accepted(model, attempt, choices)
     except OnnxsalError:
@@ -69,7 +69,7 @@ def watch_rows(
     shapes = {name: np.shape(array) for name, array in (*first.items(), *before.items())}
     coarse = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
     apart = all(_apart(before[n], now[n], row, coarse, partial(_again, session, first, n)) for row, now in after for n in before)
-    return Seen(shapes, apart and bool(after or not rows), bool(given))
+    return Observation(shapes, apart and bool(after or not rows), bool(given))
 
 
 def _again(session: Session, feed: Feed, name: str) -> Array:
@@ -93,7 +93,7 @@ def _given(model: onnx.ModelProto, example: Feed, sizes: Mapping[str, int], batc
     return found
 
 
-def _feed(model: onnx.ModelProto, seed: int, choice: Choice, sizes: Mapping[str, int], given: Feed) -> dict[str, Array]:
+def _feed(model: onnx.ModelProto, seed: int, choice: FeedChoice, sizes: Mapping[str, int], given: Feed) -> dict[str, Array]:
     feed = feed_of(model, choice, seed, given)
     if seed:  # another row for each that is given: noise of its own size on numbers, its values in another order elsewhere
         rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ import onnx
 
 from onnxsal.errors import OnnxsalError
 from onnxsal.large import Apart
-from onnxsal.runtime.feeds import Choice, accepted, feed_of
+from onnxsal.runtime.feeds import FeedChoice, accepted, feed_of
 from onnxsal.runtime.probe import ENOUGH
 from onnxsal.runtime.session import Array, Feed, open_session
 
@@ -68,7 +68,7 @@ def _feeds(model: onnx.ModelProto, feed: Feed | None, run: Callable[[Feed], dict
     """What comes out for the given feed and for random ones, in the first sizes that the model accepts."""
     given = {k: v for k, v in (feed or {}).items() if k in {i.name for i in model.graph.input}}
 
-    def attempt(choice: Choice) -> list[dict[str, Array]]:
+    def attempt(choice: FeedChoice) -> list[dict[str, Array]]:
         first = feed_of(model, choice, 0, given)
         count = len(SCALES) * (SMALL if sum(np.size(a) for a in first.values()) < ENOUGH else 1)
         scaled = (_times(feed_of(model, choice, seed, given), SCALES[seed % len(SCALES)]) for seed in range(count))
