@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import onnxsal
 from onnxsal.cli.app import app
 from onnxsal.metrics import Conservation, conservation
-from onnxsal.report.scatter import conservation_plot
+from onnxsal.report.charts import conservation_plot
 from tests.torch_nets import export, images, net, randomise, resnet18
 
 

@@ -31,7 +31,6 @@ from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.record import Record
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.metrics.statistics import paired
-from onnxsal.report.curves import line_chart
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.session import Tensor
 from tests.small_models import make, node
@@ -636,13 +635,3 @@ def test_the_noise_of_the_reproduction_is_quantised_as_maps_are(model: Path) -> 
     assert reproduce.quantised(plain.astype(np.float64)) == pytest.approx(floored, abs=1e-5)
     assert len(np.unique(floored[0])) <= reproduce.LEVELS
     assert reproduce.table(["a", "b"], [["1", "2"]]).splitlines() == ["| a | b |", "| --- | --- |", "| 1 | 2 |"]
-
-
-def test_a_line_chart_draws_every_line() -> None:
-    axis = np.array([0.1, 1, 10])
-    image = line_chart({"a": (axis, np.array([0, np.nan, 1])), "b": (axis, np.ones(3))}, "t", "x", "y", ["b"], log=True)
-    assert len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) > 10
-    with pytest.raises(InputError, match="finite"):
-        line_chart({"a": (axis, np.full(3, np.nan))})
-    with pytest.raises(InputError, match="positive"):
-        line_chart({"a": (axis - 1, axis)}, log=True)

@@ -27,7 +27,7 @@ from onnxsal.methods.patterns.sums import Sums, estimate
 from onnxsal.metrics.signal import signal_quality
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
-from onnxsal.report.bars import bar_chart, quality_chart
+from onnxsal.report.charts import quality_chart
 from onnxsal.runtime.preprocess import Preprocess
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node
@@ -755,18 +755,6 @@ def test_a_constant_unit_has_no_rho():
     assert np.isfinite(found.layers["w"].mean("linear"))
     with pytest.raises(MethodError, match=r"unknown estimator 'filtre' .did you mean 'filter'"):
         signal_quality(model, onnxsal.fit_patterns(model, data[0]), data[1], data[2], estimators=["filtre"])
-
-
-def test_the_bar_chart():
-    """Bars stand where their values say: the pixel just below the top of a bar has its colour, the one above has not."""
-    image = np.asarray(bar_chart({"first": {"a": 0.5, "b": float("nan")}, "second": {"a": 1.0, "b": 0.25}}, "title", "rho"))
-    from onnxsal.report.bars import COLOURS, HEIGHT
-
-    heights = [int((image == np.asarray(colour)).all(-1)[66:].sum(0).max()) for colour in COLOURS[:2]]
-    assert abs(heights[0] - HEIGHT) <= 2
-    assert abs(heights[1] - HEIGHT // 4) <= 2
-    red = (image[..., 0].astype(int) - image[..., 1:].max(-1) > 60) & (image[..., 1] == image[..., 2])
-    assert red[66:].any()  # the cross of the NaN
 
 
 # ----- a trained network -----

@@ -38,8 +38,7 @@ from onnxsal.metrics.retrain import Retraining, roar  # noqa: E402
 from onnxsal.metrics.scorer import Scorer  # noqa: E402
 from onnxsal.metrics.signal import ESTIMATORS, SignalQuality, signal_quality  # noqa: E402
 from onnxsal.metrics.statistics import Summary, summarise  # noqa: E402
-from onnxsal.report.bars import quality_chart  # noqa: E402
-from onnxsal.report.curves import line_chart  # noqa: E402
+from onnxsal.report.charts import line_chart, quality_chart  # noqa: E402
 from onnxsal.runtime.beside import beside  # noqa: E402
 from onnxsal.runtime.files import write_whole  # noqa: E402
 from onnxsal.runtime.pictures import save_picture  # noqa: E402

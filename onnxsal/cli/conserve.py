@@ -14,7 +14,8 @@ from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.errors import InputError
 from onnxsal.explainer import Explainer
 from onnxsal.metrics.conservation import COLUMNS, Conservation, conservation
-from onnxsal.report.scatter import conservation_plot
+from onnxsal.metrics.libraries import library
+from onnxsal.report.charts import conservation_plot
 from onnxsal.runtime.pictures import save_picture
 
 RANDOM = 8
@@ -23,6 +24,8 @@ RANDOM = 8
 
 def check_conservation(feed: o.Feeding, method: Any, given: dict[str, Any], on: Sequence[Path], plot: Path | None, json: bool) -> None:
     """Run, tell, and write the plot."""
+    if plot is not None:
+        library("matplotlib")  # missing, it is said before the work, not after
     files = find_inputs(on)
     with progress(f"building relevance into {feed.model.name}"):
         explainer = Explainer(feed.model, method, batch_size=1, **{**given, "components": True})

@@ -12,8 +12,9 @@ from onnxsal.cli.shell import counted, say, show, show_json, show_table
 from onnxsal.errors import InputError
 from onnxsal.facade import fit_patterns as fit
 from onnxsal.methods.patterns.file import Patterns
+from onnxsal.metrics.libraries import library
 from onnxsal.metrics.signal import signal_quality
-from onnxsal.report.bars import quality_chart
+from onnxsal.report.charts import quality_chart
 from onnxsal.runtime.pictures import save_picture
 from onnxsal.runtime.providers import as_text, resolve
 
@@ -43,6 +44,8 @@ def fit_patterns(
     """Learn the patterns that patternnet and pattern_attribution need, in one pass over the data."""
     if out.suffix != ".npz":
         raise InputError(f"'{out}': patterns are written as .npz; give a name that ends so.")
+    if quality is not None:
+        library("matplotlib")  # missing, it is said before the work, not after
     state = out.with_name(f"{out.name}.state")
     if fresh:
         state.unlink(missing_ok=True)

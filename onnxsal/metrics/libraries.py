@@ -1,4 +1,4 @@
-"""Libraries that only the metrics need (the extra ``evaluate``), loaded when one is used."""
+"""Libraries that only the metrics and charts need (the extras ``evaluate`` and ``plot``), loaded when one is used."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from onnxsal.errors import OnnxsalError
 
 
 class MissingLibraryError(OnnxsalError):
-    """A metric needs a library that is not installed."""
+    """A metric or a chart needs a library that is not installed."""
 
 
-PACKAGES = {"scipy": "scipy", "skimage": "scikit-image"}
+PACKAGES = {"matplotlib": "matplotlib", "scipy": "scipy", "skimage": "scikit-image"}
+EXTRAS = {"matplotlib": "plot"}
+"""Package -> the extra that brings it; others come with ``evaluate``."""
 
 
 def library(module: str) -> Any:
@@ -21,6 +23,7 @@ def library(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = PACKAGES[module.partition(".")[0]]
+        extra = EXTRAS.get(package, "evaluate")
         raise MissingLibraryError(
-            f"this metric needs {package}, which cannot be imported ({error}). Install it: pip install 'onnxsal[evaluate]'."
+            f"this needs {package}, which cannot be imported ({error}). Install it: pip install 'onnxsal[{extra}]'."
         ) from error

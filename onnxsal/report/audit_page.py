@@ -18,7 +18,7 @@ from onnxsal.metrics.measures import MEASURES
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.audit import Audit
 from onnxsal.report.audit_findings_maps import SAME
-from onnxsal.report.curves import line_chart
+from onnxsal.report.charts import line_chart
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.providers import as_text
 

@@ -16,7 +16,7 @@ from onnxsal.metrics.evaluation import Evaluation
 from onnxsal.metrics.measures import MEASURES
 from onnxsal.metrics.statistics import Summary
 from onnxsal.report.artefacts import as_json
-from onnxsal.report.curves import line_chart
+from onnxsal.report.charts import line_chart
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.pictures import save_picture
 
