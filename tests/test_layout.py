@@ -6,7 +6,7 @@ import ast
 import itertools
 import sys
 import tokenize
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -333,6 +333,93 @@ def test_no_two_modules_share_a_name():
     assert shared_modules(modules()) == {name: places.split() for name, (places, _) in SHARED_MODULES.items()}
 
 
+# ----- sizes -----
+
+LINES, PARAMETERS = 50, 8
+"""The most that a function may have. Lines: from its ``def`` to its end, with its docstring, since who reads it scrolls both. Parameters:
+with ``*args`` and ``**kwargs``, without ``self`` and ``cls``; those of a command are the options of the command line, and not counted."""
+
+OVERSIZED: dict[str, tuple[str, str]] = {
+    # Being shortened: to be deleted with the change that does it.
+    "cli.audit.audit": ("lines", "the request is taken apart and put together"),
+    "cli.evaluate.evaluate": ("lines", "the request is taken apart and put together"),
+    "cli.explain.explain": ("lines", "the request is taken apart and put together"),
+    "cli.explain.write": ("parameters", "what is written of one sample is handed over piece by piece"),
+    "cli.options.conversion_options": ("parameters", "the request is handed over piece by piece"),
+    "explainer.Explainer.__init__": ("parameters", "the request is handed over piece by piece"),
+    "facade.check.check": ("lines", "the request is taken apart and put together"),
+    "facade.convert.convert": ("lines parameters", "the request is handed over piece by piece"),
+    "facade.convert.decide": ("lines parameters", "the request is handed over piece by piece"),
+    "facade.fit_patterns.fit_patterns": ("parameters", "the request is handed over piece by piece"),
+    "metrics.evaluate.evaluate": ("parameters", "the request is handed over piece by piece"),
+    "metrics.evaluate._Run.__init__": ("parameters", "the request is handed over piece by piece"),
+    "metrics.faithfulness.occlusion_correlation": ("lines parameters", "settings are handed over one by one"),
+    "metrics.faithfulness.pixel_perturbation": ("parameters", "settings are handed over one by one"),
+    "metrics.retrain._retrain": ("parameters", "settings are handed over one by one"),
+    "metrics.retrain.kar": ("parameters", "settings are handed over one by one"),
+    "metrics.retrain.roar": ("parameters", "settings are handed over one by one"),
+    "metrics.signal.signal_quality": ("lines parameters", "settings are handed over one by one"),
+    "report.audit.audit": ("lines", "all checks are run by one function"),
+}
+"""Function -> the limits that it is over, and why it may be."""
+
+
+def oversized(source: str, commands: Collection[str] = ()) -> dict[str, str]:
+    """Function -> the limits that it is over. Functions named in ``commands`` may have any number of parameters."""
+    found = {}
+
+    def visit(item: ast.AST, path: str) -> None:
+        for child in ast.iter_child_nodes(item):
+            name = f"{path}{getattr(child, 'name', '')}"
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = child.args
+                names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if a is not None]
+                own = isinstance(item, ast.ClassDef) and names[:1] in (["self"], ["cls"])
+                lines = (child.end_lineno or child.lineno) - child.lineno + 1
+                wide = len(names) - own > PARAMETERS and name not in commands
+                over = " ".join(limit for limit, is_over in (("lines", lines > LINES), ("parameters", wide)) if is_over)
+                if over:
+                    found[name] = over
+            visit(child, f"{name}." if hasattr(child, "name") else path)
+
+    visit(ast.parse(source), "")
+    return found
+
+
+def test_oversized_functions_are_seen():
+    arguments = ", ".join(f"a{i}" for i in range(PARAMETERS - 1))
+    body = "\n        x = 1" * LINES
+    source = f"""class Some:
+    def fits(self, {arguments}, *more): ...
+    async def wide(self, {arguments}, *more, **most): ...
+    def long(self):{body}
+        def inner({arguments}, a, /, *, b): ...
+def verb({arguments}, b, c): ...
+if True:
+    @decorated
+    def both({arguments}, b=1, c=2):{body}
+    @decorated
+    def exact({arguments}, b=1):{body.removesuffix("x = 1").rstrip()}
+"""
+    assert oversized(source, ["verb"]) == {
+        "Some.wide": "parameters",
+        "Some.long": "lines",
+        "Some.long.inner": "parameters",
+        "both": "lines parameters",
+    }
+    assert "verb" in oversized(source)
+
+
+def test_no_function_needs_a_scroll():
+    """An exception stands in the table, with its reason, for as long as it is one."""
+    commands = {f"cli.{c.callback.__name__}": c.callback.__name__ for c in app.registered_commands if c.callback}
+    tools = {f"tools.{p.stem}": p.read_text(encoding="utf-8") for p in sorted((PACKAGE.parent / "tools").glob("*.py"))}
+    found = {}
+    for module, source in (modules() | tools).items():
+        found |= {f"{module}.{name}": over for name, over in oversized(source, [commands[module]] if module in commands else []).items()}
+    assert found == {name: over for name, (over, _) in OVERSIZED.items()}
+
+
 # ----- registrations -----
 
 
@@ -360,6 +447,7 @@ def no_formula(op: object, node: object, dy: object) -> list:
         (("Relu",), {}, formula, "Relu is registered twice"),
         (("Fresh", "Fresh"), {}, formula, "Fresh is registered twice"),
         (("Fresh",), {"family": "activatoin"}, formula, "unknown family 'activatoin'.*did you mean 'activation'"),
+        (("Fresh",), {"axis": None}, formula, "unknown option 'axis'.*did you mean 'axes'"),
         (("Fresh",), {}, no_formula, "needs a docstring with its formula"),
     ],
 )

@@ -192,8 +192,8 @@ def perturbation(args: argparse.Namespace) -> str:
     return "\n\n".join(text)
 
 
-def remove_and_retrain(args: argparse.Namespace) -> str:
-    """FullGrad, section 5.2: remove the most salient pixels of every picture and train again."""
+def retrained(args: argparse.Namespace) -> tuple[float, dict[str, Retraining]]:
+    """The accuracy of the model that is explained, and what training without the pixels of each method gave."""
     x, y = digits()
     train_set, test_set = (x[: args.train], y[: args.train]), (x[-args.test :], y[-args.test :])
 
@@ -208,7 +208,6 @@ def remove_and_retrain(args: argparse.Namespace) -> str:
 
     model = kept(f"vgg9-{args.train}-{args.epochs}.onnx", lambda: train(*train_set, 1000))
     accuracy = float((Scorer(model).predict(test_set[0]) == test_set[1]).mean())
-    seeds = tuple(range(args.seeds))
     found: dict[str, Retraining] = {}
     for name in (*METHODS, "random", "centre"):
         explainer = Explainer(model, name if name in METHODS else METHODS[0], batch_size=64, **FEW.get(name, {}))
@@ -224,19 +223,25 @@ def remove_and_retrain(args: argparse.Namespace) -> str:
             test_set,
             maps,
             percent=args.percent,
-            seeds=seeds,
+            seeds=tuple(range(args.seeds)),
             replacement="black",
             black=BLACK,
             state=state,
             progress=told(f"remove and retrain: {name}"),
         )
+    return accuracy, found
+
+
+def remove_and_retrain(args: argparse.Namespace) -> str:
+    """FullGrad, section 5.2: remove the most salient pixels of every picture and train again."""
+    accuracy, found = retrained(args)
     some = next(iter(found.values()))
     text = [
         "## FullGrad: remove and retrain (ROAR)",
         "Replace the t % *most* salient pixels of every training and test picture by black, train from scratch, report test accuracy; "
         "smaller is better. Srinivas and Fleuret 2019: CIFAR-100, a nine-layer VGG, three runs, curves without a table of numbers, "
         f"FullGrad falling fastest. Here: MNIST digits, {args.train} to train on and {args.test} to test on, a nine-layer VGG-like net "
-        f"with batch normalisation, {args.epochs} epochs, **{len(seeds)} run(s)**; maps of one fixed model (accuracy {accuracy:.3f}) for "
+        f"with batch normalisation, {args.epochs} epochs, **{args.seeds} run(s)**; maps of one fixed model (accuracy {accuracy:.3f}) for "
         "each picture's own label, integrated gradients with 20 steps, SmoothGrad with 20 samples. Black is the digits' own background: to "
         f"remove a pixel of ink is to erase it. Clean accuracy {some.clean.mean():.3f}. The figure behind ± is the standard deviation over "
         "the runs.",

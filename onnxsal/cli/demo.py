@@ -78,20 +78,13 @@ def demo(
                 continue
             for file in files[:1] if method.name in ONCE else files:
                 step(f"{method.name}: {names[file]}")
-                x = feed.required.normalise(shown[file][None])
-                sample = FileSample(file, names[file], {explainer.inputs[0].name: x}, shown[file])
-                one = explainer.explain(sample.feed)
-                if method.name == OCCLUSION:
-                    one = occluded.keep(explainer, file, one)
-                also = {"occlusion_correlation": occluded.correlation(file, x, one)}
-                records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{method.name}", Style(), also=also, aloud=False))
-                cells[file].append(_cell(records[-1], one.saliency_map))
+                facts, cell = _explained(explainer, feed, (file, names[file], shown[file]), occluded, out)
+                records.append(facts)
+                cells[file].append(cell)
     if not records:
         raise PlanError("no method can explain this model:\n" + "\n".join(f"{r['method']}: {r['why']}" for r in refused))
     records.sort(key=lambda facts: order.index(facts["method"]))
-    for found in cells.values():
-        found.sort(key=lambda cell: order.index(cell.title))
-    rows = [SheetRow(names[file], shown[file], cells[file], file.name) for file in files]
+    rows = [SheetRow(names[file], shown[file], sorted(cells[file], key=lambda c: order.index(c.title)), file.name) for file in files]
     sheet = save_picture(contact_sheet(rows, f"{model.name}, {provider}"), out / "contact_sheet.png")
     if json:
         show_json({"explained": records, "refused": refused, "contact_sheet": str(sheet)})
@@ -123,6 +116,21 @@ class _Occluded:
         except InputError:
             return None  # too small a picture
         return {"pearson": float(found.pearson[0]), "spearman": float(found.spearman[0])}
+
+
+def _explained(
+    explainer: Explainer, feed: o.Feeding, picture: tuple[Path, str, np.ndarray], occluded: _Occluded, out: Path
+) -> tuple[dict[str, Any], Cell]:
+    """The record and the map of one picture (its file, its name, its pixels), of which the files are written."""
+    file, name, pixels = picture
+    x = feed.required.normalise(pixels[None])
+    sample = FileSample(file, name, {explainer.inputs[0].name: x}, pixels)
+    one = explainer.explain(sample.feed)
+    if one.method == OCCLUSION:
+        one = occluded.keep(explainer, file, one)
+    also = {"occlusion_correlation": occluded.correlation(file, x, one)}
+    facts = write(explainer, feed, sample, one, out / f"{name}.{one.method}", Style(), also=also, aloud=False)
+    return facts, _cell(facts, one.saliency_map)
 
 
 def _cell(facts: dict[str, Any], saliency_map: np.ndarray | None) -> Cell:

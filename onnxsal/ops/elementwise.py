@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
@@ -345,7 +346,9 @@ def _dropout_range(node: NodeView, of: RangeOf) -> Range:
         case((2, 3), 0.3, np.array(False), fixed=[1], outputs=2),
         case((2, 3, 4), None, np.array(True), outputs=2, seed=7),
         case((2, 3, 4), 0.3, np.array(True), outputs=2, seed=7),
-        case((2, 3), 0.0, np.array(True), fixed=[1], static_only="a ratio of 0 is only known to drop nothing when it is a constant"),
+        replace(
+            case((2, 3), 0.0, np.array(True), fixed=[1]), static_only="a ratio of 0 is only known to drop nothing when it is a constant"
+        ),
     ],
 )
 def dropout(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
@@ -396,7 +399,11 @@ def _cast_range(node: NodeView, of: RangeOf) -> Range:
     bias=_cast_bias,
     stops={1: "only its type is read"},
     cases={
-        "Cast": [case((2, 3, 4), to=TensorProto.DOUBLE, static_only="other types than float64 are compared in tests/test_elementwise.py")],
+        "Cast": [
+            replace(
+                case((2, 3, 4), to=TensorProto.DOUBLE), static_only="other types than float64 are compared in tests/test_elementwise.py"
+            )
+        ],
         "CastLike": [case((2, 3, 4), (1,))],
     },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -413,8 +413,8 @@ def _lrn_range(node: NodeView, of: RangeOf) -> Range:
     bias=_lrn_bias,
     cases=[
         case((2, 5, 2, 2), size=3, alpha=0.8, beta=0.6, bias=1.3),
-        case((2, 5, 2, 2), size=4, alpha=0.8, beta=0.75, bias=0.7, static_only=_EVEN),
-        case((1, 4, 1, 3), size=2, alpha=0.5, static_only=_EVEN),
+        replace(case((2, 5, 2, 2), size=4, alpha=0.8, beta=0.75, bias=0.7), static_only=_EVEN),
+        replace(case((1, 4, 1, 3), size=2, alpha=0.5), static_only=_EVEN),
         case((3, 3, 2, 1), size=7, alpha=0.5, beta=1.5),
         case((2, 2, 3, 1), size=1, alpha=0.5),
     ],

@@ -8,6 +8,7 @@ something does. What the rounding, the zero point and the saturation change is l
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from onnx import TensorProto
@@ -196,26 +197,29 @@ def _swallowed_relu(node: NodeView, of: RangeOf) -> bool:
     bias=_quantize_bias,
     carries=[0],
     cases=[
-        case((2, 3, 4), 0.01, straight_through=True),
-        case((2, 3, 4), 0.01, INT8(3), straight_through=True),
-        case((2, 3, 4), np.array([0.011]), np.array([120], UINT8), straight_through=True),
-        case((2, 3, 4), np.array([0.01, 0.02, 0.005]), np.array([100, 0, 255], UINT8), straight_through=True),
-        case((2, 3, 4), np.array([0.01, 0.02, 0.005, 0.01]), np.array([-100, 0, 127, 5], INT8), axis=-1, straight_through=True),
-        case((2, 3, 4), 3e-5, np.int16(-100), opset=21, straight_through=True),
-        case((2, 3, 4), 3e-5, np.uint16(30000), opset=21, straight_through=True),
-        case((2, 5), np.full((2, 3), 0.01), np.full((2, 3), 7, INT8), axis=1, block_size=2, opset=21, straight_through=True),
-        case((6, 2), np.full((2, 2), 0.01), axis=0, block_size=3, output_dtype=TensorProto.INT8, opset=21, straight_through=True),
-        case((2, 3), 0.2, output_dtype=TensorProto.INT4, opset=21, straight_through=True),
-        case((2, 3), 0.1, output_dtype=TensorProto.UINT4, opset=21, straight_through=True),
-        *(
-            case((2, 3, 4), scale, output_dtype=code, opset=21, straight_through=True)
-            for code, scale in (
-                (TensorProto.FLOAT8E4M3FN, 0.003),
-                (TensorProto.FLOAT8E4M3FNUZ, 0.006),
-                (TensorProto.FLOAT8E5M2, 2.5e-5),
-                (TensorProto.FLOAT8E5M2FNUZ, 2.5e-5),
-            )
-        ),
+        replace(rounded, straight_through=True)
+        for rounded in (
+            case((2, 3, 4), 0.01),
+            case((2, 3, 4), 0.01, INT8(3)),
+            case((2, 3, 4), np.array([0.011]), np.array([120], UINT8)),
+            case((2, 3, 4), np.array([0.01, 0.02, 0.005]), np.array([100, 0, 255], UINT8)),
+            case((2, 3, 4), np.array([0.01, 0.02, 0.005, 0.01]), np.array([-100, 0, 127, 5], INT8), axis=-1),
+            case((2, 3, 4), 3e-5, np.int16(-100), opset=21),
+            case((2, 3, 4), 3e-5, np.uint16(30000), opset=21),
+            case((2, 5), np.full((2, 3), 0.01), np.full((2, 3), 7, INT8), axis=1, block_size=2, opset=21),
+            case((6, 2), np.full((2, 2), 0.01), axis=0, block_size=3, output_dtype=TensorProto.INT8, opset=21),
+            case((2, 3), 0.2, output_dtype=TensorProto.INT4, opset=21),
+            case((2, 3), 0.1, output_dtype=TensorProto.UINT4, opset=21),
+            *(
+                case((2, 3, 4), scale, output_dtype=code, opset=21)
+                for code, scale in (
+                    (TensorProto.FLOAT8E4M3FN, 0.003),
+                    (TensorProto.FLOAT8E4M3FNUZ, 0.006),
+                    (TensorProto.FLOAT8E5M2, 2.5e-5),
+                    (TensorProto.FLOAT8E5M2FNUZ, 2.5e-5),
+                )
+            ),
+        )
     ],
 )
 def quantize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
@@ -277,7 +281,7 @@ def _whole_tensor_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     range=(0.0, 255.0),
     bias=lambda op, node: op.Sub(as_compute(op, node.y), op.Div(node.x, node.output(1))),
     carries=[0],
-    cases=[case((2, 3, 4), outputs=3, straight_through=True), case((5,), low=0.5, outputs=3, straight_through=True)],
+    cases=[replace(rounded, straight_through=True) for rounded in (case((2, 3, 4), outputs=3), case((5,), low=0.5, outputs=3))],
 )
 def dynamic_quantize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dq / scale: the range spans the data, so nothing saturates; the grid follows the data, and counts as a constant."""

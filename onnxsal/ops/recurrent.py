@@ -191,6 +191,46 @@ def _gru(layer: _Layer) -> dict[int, Value]:
     return layer.signals(op.Concat(both, dn, axis=-1), recurrent, op.Concat(layer.total(both), layer.total(inside), axis=0), dh0)
 
 
+def _peephole(op: Emit, a: Value, p: Value | None, c: Value | None) -> Value:
+    """a + P c, where the node has peepholes and the state is given."""
+    return a if p is None or c is None else op.Add(a, op.Mul(c, p))
+
+
+@dataclass(frozen=True)
+class _InputForget:
+    """The input and the forget gate of an LSTM: i = sigma(ai + P c'), f = sigma(af + P c'), or f = 1 - i where they are coupled."""
+
+    layer: _Layer
+    coupled: bool
+    pi: Value | None
+    pf: Value | None
+
+    def __call__(self, op: Emit, ai: Value, af: Value, c: Value | None) -> tuple[tuple[Value, Through], tuple[Value, Through]]:
+        """Both gates, each with its slope."""
+        node, sigma = self.layer.node, self.layer.acts[0]
+        i = sigma(op, node, _peephole(op, ai, self.pi, c))
+        if self.coupled:
+            return i, (op.Sub(1.0, i[0]), lambda signal: op.Mul(signal, 0.0))
+        return i, sigma(op, node, _peephole(op, af, self.pf, c))
+
+    def states(self, first: Value, ai: Value, af: Value, g: Value) -> Value:
+        """c after each step. Gates that look at the state through peepholes are computed inside of the Scan, others before it."""
+
+        def step(body: Emit, states: list[Value], s: dict[str, Any]) -> tuple[list[Value], list[Value]]:
+            i, f = s["i"], s["f"]
+            if self.pi is not None:
+                (i, _), (f, _) = self(body, i, f, states[0])
+            c = body.Add(body.Mul(f, states[0]), body.Mul(i, s["g"]))
+            if s["kept"] is not None:
+                c = body.Add(c, body.Mul(body.Sub(states[0], c), s["kept"]))
+            return [c], [c]
+
+        layer = self.layer
+        (i, _), (f, _) = self(layer.op, ai, af, None)
+        sequences = {"i": i if self.pi is None else ai, "f": f if self.pi is None else af, "g": g, "kept": layer.kept()}
+        return _scan(layer.op, f"{layer.scope}/cell", [first], sequences, step, flip=layer.reverse)[1]
+
+
 def _lstm(layer: _Layer) -> dict[int, Value]:
     """c = f c' + i g, h = o H(c): do = dh H(c), dc = dc + dh o H'(c), di = dc g, df = dc c', dg = dc i, dc' = dc f.
 
@@ -199,38 +239,20 @@ def _lstm(layer: _Layer) -> dict[int, Value]:
     op, node = layer.op, layer.node
     assert layer.c0 is not None
     assert layer.dc is not None
-    coupled = bool(node.attr("input_forget"))
     sigma, squash, last = layer.acts
     ai, ao, af, ag = layer.gates(op.Add(layer.inputs(), layer.states(layer.before, layer.r, layer.rb())), 4)
     pi, po, pf = (None, None, None) if layer.p is None else layer.gates(layer.p, 3)
+    gates = _InputForget(layer, bool(node.attr("input_forget")), pi, pf)
     g, slope_g = squash(op, node, ag)
-
-    def input_and_forget(op: Emit, ai: Value, af: Value, c: Value | None) -> tuple[tuple[Value, Through], tuple[Value, Through]]:
-        i = sigma(op, node, ai if pi is None or c is None else op.Add(ai, op.Mul(c, pi)))
-        if coupled:
-            return i, (op.Sub(1.0, i[0]), lambda signal: op.Mul(signal, 0.0))
-        return i, sigma(op, node, af if pf is None or c is None else op.Add(af, op.Mul(c, pf)))
-
-    def cell(body: Emit, states: list[Value], s: dict[str, Any]) -> tuple[list[Value], list[Value]]:
-        i, f = s["i"], s["f"]
-        if pi is not None:
-            (i, _), (f, _) = input_and_forget(body, i, f, states[0])
-        c = body.Add(body.Mul(f, states[0]), body.Mul(i, s["g"]))
-        if s["kept"] is not None:
-            c = body.Add(c, body.Mul(body.Sub(states[0], c), s["kept"]))
-        return [c], [c]
-
-    (i, _), (f, _) = input_and_forget(op, ai, af, None)
-    sequences = {"i": i if pi is None else ai, "f": f if pf is None else af, "g": g, "kept": layer.kept()}
-    _, c = _scan(op, f"{layer.scope}/cell", [layer.c0], sequences, cell, flip=layer.reverse)
+    c = gates.states(layer.c0, ai, af, g)
     before = _shifted(op, c, layer.c0, layer.reverse)
-    (i, slope_i), (f, slope_f) = input_and_forget(op, ai, af, before)
-    o, slope_o = sigma(op, node, ao if po is None else op.Add(ao, op.Mul(c, po)))
+    (i, slope_i), (f, slope_f) = gates(op, ai, af, before)
+    o, slope_o = sigma(op, node, _peephole(op, ao, po, c))
     out, slope_out = last(op, node, c, clipped=False)
     coefficients = {
         "ko": layer.within(slope_o(out)),
         "kc": layer.within(slope_out(o)),
-        "ki": layer.within(slope_i(op.Sub(g, before) if coupled else g)),
+        "ki": layer.within(slope_i(op.Sub(g, before) if gates.coupled else g)),
         "kf": layer.within(slope_f(before)),
         "kg": layer.within(slope_g(i)),
         "f": f if layer.valid is None else op.Where(layer.valid, f, 1.0),

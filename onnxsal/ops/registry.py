@@ -9,8 +9,8 @@ was *wanted* as an error, unless the operator lists that input in ``stops`` with
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict, Unpack
 
 import onnx
 
@@ -77,8 +77,6 @@ def case(
     kinks: Sequence[float] = (),
     outputs: int = 1,
     opset: int = 18,
-    static_only: str = "",
-    straight_through: bool = False,
     **attributes: Any,
 ) -> Case:
     """A test case: each input is a shape (tuple: random floats in [low, high], at least 0.05 from every kink), an array, or None.
@@ -86,7 +84,7 @@ def case(
     Integer, boolean and string arrays are always initialisers in the static form of the tests and inputs in the dynamic one;
     ``fixed`` lists float inputs that stay initialisers and are not differentiated.
     """
-    return Case(tuple(inputs), attributes, tuple(fixed), low, high, tuple(kinks), outputs, opset, static_only, straight_through)
+    return Case(tuple(inputs), attributes, tuple(fixed), low, high, tuple(kinks), outputs, opset)
 
 
 @dataclass(frozen=True)
@@ -124,55 +122,73 @@ NOT_DIFFERENTIABLE: dict[tuple[str, str], str] = {}
 NOT_YET: dict[tuple[str, str], str] = {}
 
 
+class OpOptions(TypedDict, total=False):
+    """What an operator may state beside its gradient, for all that share one function; ``head`` and ``places`` for each by name, too."""
+
+    many: bool
+    """The gradient takes a list of signals, one for each output."""
+    stops: Mapping[int, str]
+    """Inputs whose derivative is zero, with the reason."""
+    carries: Sequence[int]
+    """The outputs that carry a signal, whatever their element type (default: the floating-point ones)."""
+    roles: Roles
+    """Which inputs are multiplied and which are added."""
+    scaling: Scaling
+    """How constants scale and shift one input."""
+    units: Units
+    """Where a layer keeps the weights of each of its units."""
+    trained: Sequence[int]
+    """The inputs that training fits."""
+    keeps: Keeps
+    """That y is x again."""
+    fills: Callable[[NodeView], bool]
+    """Whether a movement puts constants beside what it moves."""
+    range: RangeRule | Range
+    """Between which values its first output lies: always, or as a function of the ranges of the inputs."""
+    axes: AxesRule
+    """Where the axes of its inputs are in its outputs."""
+    pictures: bool
+    """That the standard defines it on [N, C, ...]."""
+    rectifies: Callable[[NodeView, RangeOf], bool]
+    """Whether it cuts its first input off at zero."""
+    unsaturated: Callable[[NodeView, RangeOf], bool]
+    """Whether it cuts nothing off of what can arrive."""
+    head: HeadRule | Mapping[str, HeadRule]
+    """What its first output is as a function of scores."""
+    places: PlaceRule | Mapping[str, PlaceRule]
+    """Where on a picture the elements of its outputs come from (default: as the family)."""
+    edge: EdgeRule | Edge
+    """What may become of finite inputs: a slope or an output that is infinite or no number."""
+    wild: WildRule
+    """What infinities among its inputs make of its output."""
+    power: Callable[[NodeView], float]
+    """Of which exponent it is."""
+    level: Callable[[NodeView], int]
+    """Along which axis a shift of its first input changes nothing."""
+
+
 def gradient_of(
     *op_types: str,
     family: str,
     bias: BiasKind | Bias,
     cases: Sequence[Case] | Mapping[str, Sequence[Case]],
-    many: bool = False,
-    stops: Mapping[int, str] | None = None,
-    carries: Sequence[int] | None = None,
-    roles: Roles | None = None,
-    scaling: Scaling | None = None,
-    units: Units | None = None,
-    trained: Sequence[int] = (),
-    keeps: Keeps = "",
-    fills: Callable[[NodeView], bool] = lambda node: False,
-    range: RangeRule | Range | None = None,
-    axes: AxesRule | None = None,
-    pictures: bool = False,
-    rectifies: Callable[[NodeView, RangeOf], bool] = Facts.rectifies,
-    unsaturated: Callable[[NodeView, RangeOf], bool] = Facts.unsaturated,
-    head: HeadRule | Mapping[str, HeadRule] | None = None,
-    places: PlaceRule | Mapping[str, PlaceRule] | None = None,
-    edge: EdgeRule | Edge | None = None,
-    wild: WildRule | None = None,
-    power: Callable[[NodeView], float] = Facts.power,
-    level: Callable[[NodeView], int] | None = None,
     domain: str = "",
+    **stated: Unpack[OpOptions],
 ) -> Callable[[Gradient], Gradient]:
-    """Register the decorated function as the gradient of ``op_types``.
+    """Register the decorated function as the gradient of ``op_types``, with what they have ``stated`` beside it.
 
     ``bias`` is the implicit bias ``r = y - sum_i J_i x_i`` over the active inputs ``node.wants``: a function
     ``(op, node) -> Value | None`` (broadcastable to y; None = zero), or one of
     ``"zero"`` (homogeneous of degree 1), ``"symmetric"`` (symmetric Jacobian, so J x is the gradient of dy = x),
     ``"affine"`` (the node on zeros), ``"linear"`` (as affine, and zero where every floating-point input is active),
     ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
-    ``carries`` names the outputs that carry a signal, whatever their element type (default: the floating-point ones). ``roles``
-    says which inputs are multiplied and which are added, ``scaling`` how constants scale and shift one input, ``units`` where a layer
-    keeps the weights of each of its units, where that is what the operator does. ``trained`` lists the inputs that training fits.
-    ``keeps`` tells that y is x again, ``fills(node)`` whether a movement puts constants beside what it moves. ``range`` says between which
-    values its first output lies: always, or as a function of the ranges of the inputs; ``axes`` where the axes of its inputs are in its
-    outputs; ``pictures`` that the standard defines it on [N, C, ...]; ``rectifies`` whether it cuts its first input off at zero,
-    ``unsaturated`` whether it cuts nothing off of what can arrive;
-    ``head`` what its first output is as a function of scores, ``places`` where on a picture the elements of its outputs come from
-    (default: as the family), for all ``op_types`` or for each of those named. ``edge`` says what may become of finite inputs: a slope or an
-    output that is infinite or no number; ``wild`` what infinities among its inputs make of its output; ``power`` of which exponent it is;
-    ``level`` along which axis a shift of its first input changes nothing.
     ``cases`` is a list, or a dict per operator where several share one function. An operator without cases is refused.
     """
     if family not in FAMILIES:
         raise ValueError(f"unknown family '{family}' for {op_types}{near_miss(family, FAMILIES)}; known: {', '.join(FAMILIES)}")
+    for name in stated.keys() - OpOptions.__annotations__.keys():
+        known = OpOptions.__annotations__
+        raise ValueError(f"unknown option '{name}' for {op_types}{near_miss(name, known)}; known: {', '.join(known)}")
 
     def register(gradient: Gradient) -> Gradient:
         if not (gradient.__doc__ or "").strip():
@@ -184,30 +200,27 @@ def gradient_of(
                 raise ValueError(f"operator {op_type} is registered without test cases")
             if key in REGISTRY or key in NOT_DIFFERENTIABLE:
                 raise ValueError(f"operator {op_type} is registered twice")
-            squashes = head.get(op_type) if isinstance(head, Mapping) else head
-            placed = places.get(op_type) if isinstance(places, Mapping) else places
-            placed = placed or PLACES_OF_FAMILIES.get(family, lost)
-            stated = Facts(
-                _always(range), axes, pictures, rectifies, unsaturated, squashes, _at_all(edge), wild, power, level, places=placed
-            )
-            outputs = None if carries is None else tuple(carries)
-            known = (op_type, domain, family, gradient, bias, own, many, dict(stops or {}), outputs)
-            REGISTRY[key] = OpSpec(*known, roles, scaling, units, tuple(trained), keeps, fills, stated, gradient.__module__)
+            facts, rest = _facts_and_rest(stated, op_type, family)
+            REGISTRY[key] = OpSpec(op_type, domain, family, gradient, bias, own, facts=facts, module=gradient.__module__, **rest)
         return gradient
 
     return register
 
 
-def _always(range: RangeRule | Range | None) -> RangeRule | None:
-    if range is None or callable(range):
-        return range
-    return lambda node, of: range
+def _facts_and_rest(stated: OpOptions, op_type: str, family: str) -> tuple[Facts, dict[str, Any]]:
+    """What is stated of one operator, in one form: what it does to facts, and the rest."""
+    known: dict[str, Any] = dict(stated)
+    known |= {k: known[k].get(op_type) for k in ("head", "places") if isinstance(known.get(k), Mapping)}
+    known |= {k: tuple(known[k]) for k in ("carries", "trained") if k in known}
+    known |= {"range": _always(known.get("range")), "edge": _always(known.get("edge"))}
+    known["places"] = known.get("places") or PLACES_OF_FAMILIES.get(family, lost)
+    of_facts = {f.name for f in fields(Facts)}
+    return Facts(**{k: v for k, v in known.items() if k in of_facts}), {k: v for k, v in known.items() if k not in of_facts}
 
 
-def _at_all(edge: EdgeRule | Edge | None) -> EdgeRule | None:
-    if edge is None or callable(edge):
-        return edge
-    return lambda node, of: edge
+def _always(stated: Any) -> Any:
+    """A rule that says the same of every node, where something is stated of all of them."""
+    return stated if stated is None or callable(stated) else lambda node, of: stated
 
 
 def not_differentiable(

@@ -15,7 +15,7 @@ from onnxsal.metrics.conservation import Conservation
 from onnxsal.metrics.libraries import library
 from onnxsal.metrics.signal import SignalQuality
 
-Points: TypeAlias = tuple[np.ndarray, np.ndarray]
+LinePoints: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Axis [K] and values [K]."""
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#882255", "#000000")
@@ -25,7 +25,7 @@ GREY, GRID, ALARM = "#737373", "#E1E1E1", "#AA0000"
 
 
 def line_chart(
-    lines: Mapping[str, Points], title: str = "", across: str = "", up: str = "", dotted: Collection[str] = (), log: bool = False
+    lines: Mapping[str, LinePoints], title: str = "", across: str = "", up: str = "", dotted: Collection[str] = (), log: bool = False
 ) -> Image.Image:
     """Name -> points as lines of different colour, mark and dash, their names beside them; NaN leaves a gap.
 
