@@ -333,6 +333,28 @@ def test_no_two_modules_share_a_name():
     assert shared_modules(modules()) == {name: places.split() for name, (places, _) in SHARED_MODULES.items()}
 
 
+SHARED_TYPES = {"Source": ("graph.load runtime.session", "the rooms stand beside each other, and below both is none that knows models")}
+"""Name of a type -> the modules that define it in the same words, and why they may."""
+
+
+def repeated_types(modules: dict[str, str]) -> dict[str, list[str]]:
+    """Name of a type -> the modules (name -> source) that define it at the top in the same words, where they are several."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for module, source in modules.items():
+        for item in ast.parse(source).body:
+            if isinstance(item, ast.Assign | ast.AnnAssign) and item.value is not None:
+                target = item.targets[0] if isinstance(item, ast.Assign) else item.target
+                if isinstance(target, ast.Name) and target.id in defined(source)[1]:
+                    places.setdefault((target.id, ast.unparse(item.value)), []).append(module)
+    return {name: found for (name, _), found in places.items() if len(found) > 1}
+
+
+def test_no_type_is_defined_twice():
+    sources = {"a": "Row = dict\nSize = int\n", "b": "Row: TypeAlias = dict\nSize = str\n", "c": "LIMIT = 3\nrow = 4\n"}
+    assert repeated_types(sources) == {"Row": ["a", "b"]}
+    assert repeated_types(modules()) == {name: places.split() for name, (places, _) in SHARED_TYPES.items()}
+
+
 # ----- sizes -----
 
 LINES, PARAMETERS = 50, 8

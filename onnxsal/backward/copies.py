@@ -6,19 +6,16 @@ at such an element ends there. It belongs to the score as a bias does, and is wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxsal.backward.book import Book
 from onnxsal.backward.walk import walk_of
 from onnxsal.errors import UnsupportedError
 from onnxsal.facts.axes import moved
-from onnxsal.graph import FLOATS, Emit, NodeView, Value
+from onnxsal.graph import FLOATS, Emit, NodeView, Signals, Value
 from onnxsal.graph.helpers import is_zero, like_shape, ones_like, zeros_like
 from onnxsal.ops.registry import spec_of, vjp
 from onnxsal.ops.statements import APART
-
-Signals = Sequence[Value | None]
 
 COPIES = ("movement", "max_pool", "select")
 """Families whose outputs are elements of their inputs, but for scattered ones that meet (``is_copy``)."""

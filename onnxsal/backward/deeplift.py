@@ -5,17 +5,13 @@ Shrikumar et al. 2017, arXiv 1704.02685. ``m`` is the multiplier at a tensor: (d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from onnxsal.backward.registry import rule
 from onnxsal.backward.walk import walk_of
 from onnxsal.errors import UnsupportedError
-from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph import Emit, NodeView, Signals, Value
 from onnxsal.graph.helpers import over, times, unbroadcast
 from onnxsal.ops.registry import spec_of, vjp
 from onnxsal.ops.statements import Roles
-
-Signals = Sequence[Value | None]
 
 
 def reference_of(op: Emit, node: NodeView) -> NodeView:

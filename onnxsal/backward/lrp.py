@@ -29,11 +29,9 @@ from onnxsal.backward.padding import present
 from onnxsal.backward.registry import rule
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.tags import is_relu
-from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph import Emit, NodeView, Signals, Value
 from onnxsal.graph.helpers import add_up, ones_like, unbroadcast
 from onnxsal.ops.registry import vjp
-
-Signals = Sequence[Value | None]
 
 WEIGHTED = ("linear", "normalization", "product")
 """Families with operators that have a weight."""

@@ -8,12 +8,10 @@ from onnxsal.backward.registry import rule
 from onnxsal.backward.residual import SMALLEST, SPLITS
 from onnxsal.backward.walk import walk_of
 from onnxsal.errors import MethodError, UnsupportedError
-from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph import Emit, NodeView, Signals, Value
 from onnxsal.graph.helpers import ones_like, signed_epsilon, zeros_like
 from onnxsal.ops.indexing import Spots
 from onnxsal.ops.registry import vjp
-
-Signals = Sequence[Value | None]
 
 
 @rule("meet", families=("movement",))

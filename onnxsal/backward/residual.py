@@ -11,12 +11,10 @@ from onnxsal.backward.walk import walk_of
 from onnxsal.errors import MethodError, UnsupportedError
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.solve import ancestors
-from onnxsal.graph import Emit, Model, NodeView, Value
+from onnxsal.graph import Emit, Model, NodeView, Signals, Value
 from onnxsal.graph.helpers import add_up, guard, over, signed_epsilon, times, unbroadcast
 from onnxsal.ops.registry import spec_of, vjp
 from onnxsal.ops.statements import Roles
-
-Signals = Sequence[Value | None]
 
 SPLITS = ("ratio", "symmetric", "signed")
 SMALLEST = 1e-30

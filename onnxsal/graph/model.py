@@ -75,6 +75,10 @@ class Value:
         return tuple(d for d in self.shape if isinstance(d, int))
 
 
+Signals = Sequence[Value | None]
+"""One for each tensor, ``None`` where there is none: what comes to the outputs of a node, or goes to its inputs."""
+
+
 class NodeView:
     """One forward node as rules see it: inputs and outputs as ``Value``, attributes with schema defaults, constants.
 

@@ -8,17 +8,15 @@ than 0 makes the answer no number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
-from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph import Emit, NodeView, Signals, Value
 from onnxsal.graph.helpers import guard
 from onnxsal.ops.edges import by_weight
 from onnxsal.ops.statements import Facts, Roles, Scaling
-
-Signals = Sequence[Value | None]
 
 ONE_TENSOR = ("activation", "elementwise")
 """Families of functions of one tensor, element by element."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from onnxsal.errors import InputError
 from onnxsal.runtime.heatmap import Scaled, colours, overlay, render_map, scale_map
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from onnxsal.runtime.session import Array
 
 BACKGROUND, INK, FAINT, ALARM = "white", (25, 25, 25), (105, 105, 105), (170, 0, 0)
 GAP = 12

@@ -14,9 +14,8 @@ import numpy as np
 from onnxsal.errors import InputError
 from onnxsal.runtime.pictures import find_pictures
 from onnxsal.runtime.preprocess import Preprocess
-from onnxsal.runtime.session import Tensor
+from onnxsal.runtime.session import Array, Tensor
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Batch: TypeAlias = dict[str, Array]
 Source: TypeAlias = Any
 """A path, a sequence of paths of pictures, an array, a dict of arrays by input, or an iterable of batches (arrays, or dicts of them)."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from onnxsal.errors import InputError, near_miss
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from onnxsal.runtime.session import Array
 
 PALETTES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "diverging": ((8, 48, 130), (90, 150, 215), (255, 255, 255), (235, 120, 90), (150, 5, 25)),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from onnxsal.errors import InputError, near_miss
 from onnxsal.runtime.pictures import Picture, load_picture
+from onnxsal.runtime.session import Array
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Size: TypeAlias = tuple[int, int]
 
 LAYOUTS = ("NCHW", "NHWC")
