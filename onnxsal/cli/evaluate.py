@@ -10,7 +10,7 @@ import typer
 
 from onnxsal.cli import options as o
 from onnxsal.cli.explain import near, tell_providers
-from onnxsal.cli.metric_settings import known_metrics, takes_settings
+from onnxsal.cli.metric_settings import takes_settings
 from onnxsal.cli.parameters import read_parameters
 from onnxsal.cli.shell import counted, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
@@ -18,7 +18,7 @@ from onnxsal.errors import MethodError
 from onnxsal.metrics.evaluate import DEFAULT_METHODS, LABEL, PREDICTED
 from onnxsal.metrics.evaluate import evaluate as measured
 from onnxsal.metrics.evaluation import Evaluation, Way
-from onnxsal.metrics.measures import DEFAULT_METRICS, Settings
+from onnxsal.metrics.measures import DEFAULT_METRICS, MEASURES, Settings
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.evaluation_files import better, save_evaluation
 from onnxsal.runtime.providers import resolve
@@ -35,9 +35,9 @@ def evaluate(
     model: o.ModelPath,
     data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     methods: Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)] = ",".join(DEFAULT_METHODS),
-    metrics: Annotated[
-        str, typer.Option("--metrics", help=f"Metrics, separated by commas: {', '.join(m.name for m in known_metrics())}.")
-    ] = ",".join(DEFAULT_METRICS),
+    metrics: Annotated[str, typer.Option("--metrics", help=f"Metrics, separated by commas: {', '.join(MEASURES)}.")] = ",".join(
+        DEFAULT_METRICS
+    ),
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for what is written; a run that was cut short goes on there.")
     ] = Path("out/evaluate"),

@@ -10,22 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from onnxsal.errors import MethodError
-from onnxsal.metrics.measure import STATED, Measure
-from onnxsal.metrics.measures import MEASURES, SHIPPED, Settings, settings_of
+from onnxsal.metrics.measures import MEASURES, Settings, settings_of
 from onnxsal.metrics.setting import SettingField
-
-
-def known_metrics() -> list[Measure]:
-    """Every metric, for a help text. Those of other packages are missing where one cannot be imported: the command itself says so."""
-    try:
-        return list(MEASURES.values())
-    except MethodError:
-        return [STATED[name] for name in SHIPPED]
 
 
 def takes_settings(verb: Callable[..., None]) -> Callable[..., None]:
     """A verb with parameter ``settings``, as a command with an option for each setting of each metric in its place."""
-    known = settings_of(known_metrics())
+    known = settings_of(list(MEASURES.values()))
     parameters = inspect.signature(verb, eval_str=True).parameters
     taken = {p.name for p in parameters.values() if p.name != "settings"}
     options = {}
@@ -36,7 +27,7 @@ def takes_settings(verb: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(verb)
     def command(**given: Any) -> None:
-        if missing := [f for n, f in settings_of(list(MEASURES.values())).items() if n not in options]:  # another package's: ours have one
+        if missing := [field for name, field in known.items() if name not in options]:  # of another package: ours have one
             raise MethodError(f"setting '{missing[0].name}' of a metric needs an option of another name: --{missing[0].option} is taken.")
         told = {name: _read(known[name], given.pop(option.name)) for name, option in options.items()}
         verb(**given, settings=Settings(**told))

@@ -27,10 +27,15 @@ def load_rules() -> None:
 
 
 @cache
-def load_metrics() -> None:
-    """Import the metrics that other packages state, once."""
+def load_metrics() -> tuple[MethodError, ...]:
+    """Import the metrics that other packages state, once; gives the errors of those that cannot be imported."""
+    errors = []
     for entry in sorted(entry_points(group=METRICS_GROUP), key=lambda e: e.name):
-        _load(entry)
+        try:
+            _load(entry)
+        except MethodError as error:
+            errors.append(error)
+    return tuple(errors)
 
 
 def third_party_tables() -> Iterator[tuple[str, Traversable]]:

@@ -140,8 +140,6 @@ def derived(name: str, columns: Mapping[str, Column], of: tuple[str, ...], *, or
 def _state(new: Measure) -> None:
     """Enter a metric. One column, curve or setting is of one metric, or of several that state it alike."""
     for other in STATED.values():
-        if other.name == new.name and other.module == new.module:
-            continue  # its module was imported again, after an error
         if other.name == new.name:
             raise MethodError(f"two metrics are called '{new.name}': of {other.module} and of {new.module}.")
         for kind in ("columns", "curves"):

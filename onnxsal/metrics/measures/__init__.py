@@ -18,16 +18,13 @@ from onnxsal.metrics.task import Measured, Task
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-SHIPPED = tuple(STATED)
-"""The names of this package's own metrics."""
-
 DEFAULT_METRICS = ("insertion", "deletion", "id_score", "pixel_perturbation")
 
 
 class _Measures(Mapping[str, Measure]):
     """Every metric by name, those of other packages among them, in the order of tables: those that are made of others come last.
 
-    Other packages are imported when the table is first read. Raises ``MethodError`` if one of them cannot be.
+    Other packages are imported when the table is first read. One that cannot be ends what measures (``refuse_broken``), and nothing else.
     """
 
     def _all(self) -> dict[str, Measure]:
@@ -57,6 +54,12 @@ class _Own:
     seed: Seed = 0
 
 
+def refuse_broken() -> None:
+    """Raise ``MethodError`` if another package says that it has metrics and cannot be imported."""
+    for error in load_metrics():
+        raise error
+
+
 def settings_of(measures: Sequence[Measure]) -> dict[str, SettingField]:
     """What these metrics can be told, by name, each once; the seed, which is the evaluation's own too, comes last."""
     found = {name: field for m in measures for name, field in m.fields.items() if name != "seed"}
@@ -73,6 +76,7 @@ class Settings(SimpleNamespace):
     """
 
     def __init__(self, **given: Any) -> None:
+        refuse_broken()
         known = settings_of(list(MEASURES.values()))
         if unknown := [name for name in given if name not in known]:
             raise TypeError(f"no metric has a setting '{unknown[0]}'{near_miss(unknown[0], known)}; there are {', '.join(known)}.")
@@ -95,6 +99,7 @@ def chosen_measures(names: Sequence[str]) -> list[Measure]:
 
     A metric that is made of others brings those along, and comes by itself where all of them are chosen: it costs nothing.
     """
+    refuse_broken()
     for name in names:
         if name not in MEASURES:
             raise InputError(f"metric '{name}' is not one of {', '.join(MEASURES)}{near_miss(name, MEASURES)}.")
@@ -117,6 +122,12 @@ def with_derived(measures: Sequence[Measure]) -> list[Measure]:
     return found
 
 
+def run_for(measure: Measure) -> tuple[str, ...]:
+    """The metrics that are run for one: itself, or those that it is made of."""
+    parts = [m for m in MEASURES.values() if set(m.columns) & set(measure.of)]
+    return tuple(dict.fromkeys(name for m in parts for name in run_for(m))) or (measure.name,)
+
+
 def columns_of(measures: Sequence[Measure]) -> dict[str, Column]:
     """The columns of a table of these metrics, and of those that are made of them."""
     return {name: column for m in with_derived(measures) for name, column in m.columns.items()}
@@ -131,7 +142,6 @@ __all__ = [
     "DEFAULT_METRICS",
     "ID_SCORE",
     "MEASURES",
-    "SHIPPED",
     "Column",
     "CurveAxes",
     "Measure",
@@ -141,5 +151,8 @@ __all__ = [
     "axes_of_curves",
     "chosen_measures",
     "columns_of",
+    "refuse_broken",
+    "run_for",
     "settings_of",
+    "with_derived",
 ]
