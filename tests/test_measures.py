@@ -126,9 +126,49 @@ def test_a_metric_that_contradicts_another_is_refused(stated: dict, name: str, c
     assert stated == STATED
 
 
-def test_a_setting_has_one_type() -> None:
-    with pytest.raises(TypeError, match=r"Vague.depth: a setting is of one type"):
-        settings_in(Vague)
+@dataclass(frozen=True)
+class Needy:
+    depth: Annotated[int, Setting("Without a default.")]
+
+
+def test_a_setting_has_one_type_and_a_default() -> None:
+    for wrong, message in ((Vague, "Vague.depth: a setting is of one type"), (Needy, "Needy.depth: a setting has a default")):
+        with pytest.raises(TypeError, match=message):
+            settings_in(wrong)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    share: Annotated[float, Setting("A number.")] = 0.5
+    smooth: Annotated[bool, Setting("A switch.")] = False
+    most: Annotated[float | None, Setting("A number, or none.", shown="no limit")] = None
+    sides: Annotated[tuple[int, ...], Setting("Whole numbers.")] = (1, 2)
+    parts: Annotated[tuple[str, ...] | None, Setting("Words, or none.", option="of_parts", shown="all")] = None
+
+
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        ([], {}),
+        (["--share", "0.25", "--smooth", "--most", "3"], {"share": 0.25, "smooth": True, "most": 3.0}),
+        (["--sides", "4,5,6", "--of-parts", "a,b"], {"sides": (4, 5, 6), "parts": ("a", "b")}),
+    ],
+)
+def test_settings_of_every_kind_are_options(stated: dict, words: list[str], changed: dict) -> None:
+    measure.measure("own", {}, Kinds)(nothing)
+    seen = []
+
+    @takes_settings
+    def verb(settings: Settings) -> None:
+        seen.append(MEASURES["own"].own(settings))
+
+    own = typer.Typer()
+    own.command()(verb)
+    result = CliRunner().invoke(own, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert seen == [Kinds(**changed)]
+    shown = {name: p.annotation.__metadata__[0].show_default for name, p in inspect.signature(verb).parameters.items()}
+    assert [shown[name] for name in ("share", "smooth", "most", "sides", "of_parts")] == [True, True, "no limit", "1,2", "all"]
 
 
 def test_what_a_metric_does_not_state_is_no_result(stated: dict, data: Path) -> None:
@@ -242,6 +282,7 @@ def test_settings_do_not_change_and_know_each_other() -> None:
         with pytest.raises(AttributeError, match="settings do not change"):
             change()
     assert len({settings, Settings(step=3), Settings()}) == 2
+    assert Settings().changed(step=3) == settings
     with pytest.raises(TypeError, match=r"no metric has a setting 'stpe' .did you mean 'step'"):
         Settings(stpe=3)
 

@@ -44,7 +44,7 @@ def _option(field: SettingField) -> inspect.Parameter:
     """A setting as a parameter that typer reads; several numbers are one text, separated by commas."""
     several = field.element is not None
     kind = str if several else field.kind
-    shown = field.setting.shown or (",".join(map(str, field.default)) if several else True)
+    shown = field.setting.shown or (",".join(map(str, field.default)) if several and field.default is not None else True)
     info = typer.Option(help=field.setting.words, min=field.setting.least, show_default=shown)
     optional = field.optional or several
     annotation = Annotated[(kind | None) if optional else kind, info]  # type: ignore[valid-type]

@@ -63,7 +63,7 @@ class Measure:
             raise MethodError(f"metric '{self.name}' needs '{unknown[0]}'{near_miss(unknown[0], NEEDS)}; known: {', '.join(NEEDS)}.")
 
     @property
-    def fields(self) -> dict[str, SettingField]:
+    def fields(self) -> Mapping[str, SettingField]:
         """What it can be told, by name."""
         return settings_in(self.settings)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 
@@ -46,8 +48,12 @@ class SettingField:
         return get_args(self.kind)[0] if get_origin(self.kind) is tuple else None
 
 
-def settings_in(stated: type) -> dict[str, SettingField]:
-    """The settings of a dataclass by name; fields without a ``Setting`` are none, and are filled in by the metric."""
+@cache
+def settings_in(stated: type) -> Mapping[str, SettingField]:
+    """The settings of a dataclass by name; fields without a ``Setting`` are none, and are filled in by the metric.
+
+    Raises ``TypeError`` for a setting of several types, or without a default.
+    """
     hints = get_type_hints(stated, include_extras=True)
     found = {}
     for one in fields(stated):
@@ -56,5 +62,7 @@ def settings_in(stated: type) -> dict[str, SettingField]:
             alone = [t for t in get_args(kind) if t is not types.NoneType] if get_origin(kind) in (Union, types.UnionType) else [kind]
             if len(alone) != 1:
                 raise TypeError(f"{stated.__name__}.{one.name}: a setting is of one type, or of one type and None; not {kind}.")
+            if one.default is MISSING:
+                raise TypeError(f"{stated.__name__}.{one.name}: a setting has a default.")
             found[one.name] = SettingField(one.name, alone[0], alone != [kind], one.default, setting)
     return found

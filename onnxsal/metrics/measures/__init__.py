@@ -63,7 +63,7 @@ def refuse_broken() -> None:
 def settings_of(measures: Sequence[Measure]) -> dict[str, SettingField]:
     """What these metrics can be told, by name, each once; the seed, which is the evaluation's own too, comes last."""
     found = {name: field for m in measures for name, field in m.fields.items() if name != "seed"}
-    return found | settings_in(_Own)
+    return found | dict(settings_in(_Own))
 
 
 class Settings(SimpleNamespace):
@@ -83,6 +83,10 @@ class Settings(SimpleNamespace):
         super().__init__(**{name: given.get(name, field.default) for name, field in known.items()})
         for m in MEASURES.values():
             m.own(self)
+
+    def changed(self, **given: Any) -> Settings:
+        """The same with other values."""
+        return Settings(**{**vars(self), **given})
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings do not change: make others, Settings({name}=...).")
