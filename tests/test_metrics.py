@@ -28,6 +28,7 @@ from onnxsal.metrics.curve import CurveOptions, CurveSettings, curve_pixels
 from onnxsal.metrics.faithfulness import auc
 from onnxsal.metrics.input_places import places_of
 from onnxsal.metrics.libraries import MissingLibraryError
+from onnxsal.metrics.measures import MEASURES
 from onnxsal.metrics.ranking import ranks, tied
 from onnxsal.metrics.retrain import ConstantMapWarning
 from onnxsal.metrics.scorer import Scorer, forward_model, scorer_of
@@ -273,8 +274,7 @@ def test_curve_settings_are_told_once(explainer: onnxsal.Explainer, x: np.ndarra
         f.name: t for f, t in zip(fields(CurveSettings), get_type_hints(CurveSettings).values(), strict=True)
     }
     given = {"protocol": "keio", "substrate": "mean", "step": 9, "ties": "stable", "score": "logit", "seed": 4}
-    asked = metrics.Settings(**given).curves(BLACK)
-    assert (asked.black is BLACK, asked.changed(black=None)) == (True, CurveSettings(**given))
+    assert [MEASURES[m].own(metrics.Settings(**given)) for m in ("insertion", "deletion")] == [CurveSettings(**given)] * 2
     for measure in (metrics.insertion, metrics.deletion):
         told = measure(explainer, x, maps, None, CurveSettings(**given))
         np.testing.assert_array_equal(told.scores, measure(explainer, x, maps, **given).scores)

@@ -10,6 +10,7 @@ import typer
 
 from onnxsal.cli import options as o
 from onnxsal.cli.explain import near, tell_providers
+from onnxsal.cli.metric_settings import takes_settings
 from onnxsal.cli.parameters import read_parameters
 from onnxsal.cli.shell import counted, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
@@ -17,7 +18,7 @@ from onnxsal.errors import MethodError
 from onnxsal.metrics.evaluate import DEFAULT_METHODS, LABEL, PREDICTED
 from onnxsal.metrics.evaluate import evaluate as measured
 from onnxsal.metrics.evaluation import Evaluation, Way
-from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, MEASURES, Settings
+from onnxsal.metrics.measures import DEFAULT_METRICS, MEASURES, Settings
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.evaluation_files import better, save_evaluation
 from onnxsal.runtime.providers import resolve
@@ -29,13 +30,14 @@ METHODS_HELP = (
 STATE = "state.jsonl"
 
 
+@takes_settings
 def evaluate(
     model: o.ModelPath,
     data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     methods: Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)] = ",".join(DEFAULT_METHODS),
-    metrics: Annotated[
-        str, typer.Option("--metrics", help=f"Metrics, separated by commas: {', '.join((*MEASURES, ID_SCORE))}.")
-    ] = ",".join(DEFAULT_METRICS),
+    metrics: Annotated[str, typer.Option("--metrics", help=f"Metrics, separated by commas: {', '.join(MEASURES)}.")] = ",".join(
+        DEFAULT_METRICS
+    ),
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for what is written; a run that was cut short goes on there.")
     ] = Path("out/evaluate"),
@@ -44,22 +46,8 @@ def evaluate(
     masks: Annotated[
         str | None, typer.Option(help="The folder of masks; 'alpha' for the pictures' own transparency.", show_default="DATA/masks")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="Of insertion and deletion: rise, or keio (black; scores the labelled class).")] = "rise",
-    substrate: Annotated[
-        str | None, typer.Option(help="What stands for a pixel there: blur, black, mean, zero_norm.", show_default="the protocol's")
-    ] = None,
-    step: Annotated[int | None, typer.Option(min=1, help="Pixels per point of the curves.", show_default="a 28th of them")] = None,
-    score_of: Annotated[str, typer.Option(help="What the curves show: probability or logit.")] = "probability",
-    ties: Annotated[
-        str, typer.Option(help="How pixels of one value are ordered: random, stable or inclusive (flatters tied maps).")
-    ] = "random",
-    removal: Annotated[str, typer.Option(help="What stands for a pixel in pixel_perturbation: black, mean, zero_norm, blur.")] = "black",
-    percent: Annotated[
-        str | None, typer.Option(help="Percentages of pixels that pixel_perturbation removes.", show_default="0.1,0.5,1,3,...,75")
-    ] = None,
-    tolerance: Annotated[int, typer.Option(min=0, help="Pixels by which the pointing game may miss.")] = 0,
-    stages: Annotated[int, typer.Option(min=1, help="Stages of model_randomization.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of samples, ties, noise, random weights and confidence intervals.")] = 0,
+    *,
+    settings: Settings,
     input: o.Input = None,
     output: o.Output = None,
     score: o.Score = None,
@@ -73,18 +61,6 @@ def evaluate(
 ) -> None:
     """Evaluate methods on data: means with confidence intervals, paired differences, three baselines, every sample as CSV."""
     feed = o.feeding(model, preprocess, labels)
-    settings = Settings(
-        protocol=protocol,
-        substrate=substrate,
-        step=step,
-        score=score_of,
-        ties=ties,
-        removal=removal,
-        percent=Settings().percent if percent is None else _numbers(percent),
-        tolerance=tolerance,
-        stages=stages,
-        seed=seed,
-    )
     ways = chosen_ways(methods)
     if fresh:
         (out / STATE).unlink(missing_ok=True)
@@ -147,13 +123,6 @@ def _index(feed: o.Feeding, target: str) -> int:
     if not isinstance(found, int):
         raise MethodError(f"target '{target}' is no class of a picture: give predicted, label, an index or a label.")
     return found
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"'{text}' are not numbers separated by commas.", param_hint="--percent") from error
 
 
 def _tell(found: Evaluation, facts: dict[str, Any]) -> None:

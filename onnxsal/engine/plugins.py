@@ -1,7 +1,9 @@
-"""What other packages add: rules and wrappers (entry point group ``onnxsal.rules``) and tables of methods (``onnxsal.methods``).
+"""What other packages add: rules and wrappers (entry point group ``onnxsal.rules``), tables of methods (``onnxsal.methods``) and metrics
+(``onnxsal.metrics``).
 
 An entry of ``onnxsal.rules`` names a module; importing it registers its rules (``onnxsal.backward.rule``) and wrappers
-(``onnxsal.methods.build.wrap``). An entry of ``onnxsal.methods`` names a package whose ``*.toml`` files are methods.
+(``onnxsal.methods.build.wrap``). An entry of ``onnxsal.methods`` names a package whose ``*.toml`` files are methods. An entry of
+``onnxsal.metrics`` names a module; importing it states its metrics (``onnxsal.metrics.measure``).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from importlib.resources.abc import Traversable
 
 from onnxsal.errors import MethodError
 
-RULES_GROUP, METHODS_GROUP = "onnxsal.rules", "onnxsal.methods"
+RULES_GROUP, METHODS_GROUP, METRICS_GROUP = "onnxsal.rules", "onnxsal.methods", "onnxsal.metrics"
 
 
 @cache
@@ -22,6 +24,18 @@ def load_rules() -> None:
     """Import what other packages register, once."""
     for entry in entry_points(group=RULES_GROUP):
         _load(entry)
+
+
+@cache
+def load_metrics() -> tuple[MethodError, ...]:
+    """Import the metrics that other packages state, once; gives the errors of those that cannot be imported."""
+    errors = []
+    for entry in sorted(entry_points(group=METRICS_GROUP), key=lambda e: e.name):
+        try:
+            _load(entry)
+        except MethodError as error:
+            errors.append(error)
+    return tuple(errors)
 
 
 def third_party_tables() -> Iterator[tuple[str, Traversable]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypedDict, Unpack
+from typing import Annotated, TypedDict, Unpack
 
 import numpy as np
 
 from onnxsal.errors import InputError, near_miss
 from onnxsal.metrics.ranking import TIES
+from onnxsal.metrics.setting import Seed, Setting, Ties
 from onnxsal.metrics.substrate import SUBSTRATES
 
 PROTOCOLS = ("rise", "keio")
@@ -41,13 +42,13 @@ class CurveSettings:
     Petsiuk et al. 2018, arXiv 1806.07421; Otsuki et al. 2024, arXiv 2407.09115.
     """
 
-    protocol: str = "rise"
-    substrate: str | None = None
-    step: int | None = None
-    ties: str = "random"
-    score: str = "probability"
+    protocol: Annotated[str, Setting("Of insertion and deletion: rise, or keio (black; scores the labelled class).")] = "rise"
+    substrate: Annotated[str | None, Setting("What stands for a pixel there: blur, black, mean, zero_norm.", shown="the protocol's")] = None
+    step: Annotated[int | None, Setting("Pixels per point of the curves.", least=1, shown="a 28th of them")] = None
+    ties: Ties = "random"
+    score: Annotated[str, Setting("What the curves show: probability or logit.", option="score_of")] = "probability"
     black: np.ndarray | float | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         known = {"protocol": PROTOCOLS, "substrate": (None, *SUBSTRATES), "ties": TIES, "score": SCORES}

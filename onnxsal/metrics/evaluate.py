@@ -21,7 +21,8 @@ from onnxsal.metrics.baselines import BASELINES, baseline_maps
 from onnxsal.metrics.dataset import Dataset, Sample
 from onnxsal.metrics.evaluation import Evaluation, SampleResult, Way
 from onnxsal.metrics.input_places import InputPlaces, chosen_map, maps_at
-from onnxsal.metrics.measures import DEFAULT_METRICS, ID_SCORE, Measure, Settings, Task, chosen_measures, columns_of
+from onnxsal.metrics.measures import DEFAULT_METRICS, Measure, Settings, Task, chosen_measures, columns_of
+from onnxsal.metrics.needs import NEEDS
 from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.ranking import TieWarning, tied
 from onnxsal.metrics.record import Line, Record, unpacked
@@ -58,7 +59,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure every method, and three baselines that know nothing of the model, on every sample of ``data`` (see ``open_dataset``).
 
-    ``methods`` are names, or ``Way``s with parameters; ``metrics`` those of ``MEASURES`` and "id_score". Maps are of the class ``target``:
+    ``methods`` are names, or ``Way``s with parameters; ``metrics`` those of ``MEASURES``. Maps are of the class ``target``:
     "predicted", "label" or an index. ``samples``: this many, drawn by the seed. ``state``: a file that keeps what is done, by sample:
     an interrupted run goes on, another method or metric is added to what is there. ``options`` are ``convert``'s (input, output, score,
     black, white, layer). A method that cannot explain the model is listed as refused; if all are, ``PlanError`` says why. ``labels``, and
@@ -88,25 +89,19 @@ def evaluate(
 
 def _check(measures: Sequence[Measure], data: Dataset, settings: Settings, target: str | int, black: object) -> None:
     """What would fail on every sample is said before the first."""
-    names = {m.name for m in measures}
-    if any("mask" in m.needs for m in measures) and not data.masked:
-        needing = ", ".join(m.name for m in measures if "mask" in m.needs)
-        raise InputError(
-            f"{needing}: the data have no masks of the objects. Give them in masks/ beside images/, by --masks, or in the CSV."
-        )
-    keio = settings.protocol == "keio" and names & {"insertion", "deletion"}
-    if (target == LABEL or keio) and not data.labelled:
-        why = "target 'label'" if target == LABEL else "protocol 'keio' scores the labelled class; it"
-        raise InputError(f"{why} needs labels, and the data have none. {' '.join(data.notes)}")
+    needed: dict[str, dict[str, str]] = {}  # need -> metric -> what follows from it, in words
+    for m in measures:
+        for name, why in m.needing(settings).items():
+            needed.setdefault(name, {})[m.name] = why
+    if target == LABEL and not data.labelled:
+        raise InputError(f"target 'label' needs labels, and the data have none. {' '.join(data.notes)}")
     if isinstance(target, str) and target not in (PREDICTED, LABEL):
         raise TargetError(f"target '{target}' is not 'predicted', 'label' or an index.")
-    blackened = ("pixel_perturbation" in names and settings.removal == "black") or (
-        names & {"insertion", "deletion"} and (settings.substrate == "black" or (keio and settings.substrate is None))
-    )
-    if blackened and black is None:
-        raise InputError(
-            "black pixels stand for removed ones, and without preprocessing nobody knows their value: give it, or --removal mean."
-        )
+    for name, by in needed.items():
+        need = NEEDS[name]
+        if need.missing(data, black):
+            why = " or ".join(dict.fromkeys(filter(None, by.values()))) or need.why
+            raise InputError(need.refusal.format(metrics=", ".join(by), why=why, notes=" ".join(data.notes)))
 
 
 class _Run:
@@ -211,7 +206,7 @@ class _Run:
                 self.data.damaged[name] = line["why"]
             elif name not in self.data.damaged:
                 whole.append(name)
-        fitting = [m for m in self.measures if not (way.baseline and "method" in m.needs)]
+        fitting = [m for m in self.measures if not m.of and not (way.baseline and "method" in m.needs)]
         return [m for m in fitting if any(self._line(way, m, n) is None for n in whole)]
 
     def _damaged_lines(self, names: Iterable[str]) -> list[Line]:
@@ -263,7 +258,7 @@ class _Run:
         masks = tuple(s.mask for s in batch)
         unsigned = explainer is None or explainer.conversion.method.partial
         black = self.options.get("black")
-        return Task(self.scorer, x, maps, signed, residual, reached, target, labels, masks, self.settings, black, explainer, unsigned)
+        return Task(self.scorer, x, maps, signed, residual, reached, target, labels, masks, black, explainer, unsigned)
 
     def _places(self, x: np.ndarray) -> InputPlaces:
         return self.scorer.places(x)
@@ -278,7 +273,7 @@ class _Run:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", TieWarning)  # told once, at the end
-                found = measure.run(task.part(part))
+                found = measure.measure(task.part(part), self.settings)
         except (InputError, ModelError, TargetError) as error:
             if len(part) > 1:
                 for i in part:
@@ -292,12 +287,8 @@ class _Run:
 
     def _fit(self, measure: Measure, task: Task, rows: list[int]) -> tuple[list[int], dict[int, str]]:
         """The samples that have what a metric needs, and why the others do not."""
-        lacking = {}
-        for i in rows:
-            if "mask" in measure.needs and task.masks[i] is None:
-                lacking[i] = "no mask"
-            elif self.settings.protocol == "keio" and measure.name in ("insertion", "deletion") and task.labels[i] < 0:
-                lacking[i] = "no label"
+        needs = [NEEDS[name] for name in measure.needing(self.settings)]
+        lacking = {i: next(n.flag for n in needs if n.lacking(task, i)) for i in rows if any(n.lacking(task, i) for n in needs)}
         return [i for i in rows if i not in lacking], lacking
 
     # ----- what was found -----
@@ -309,6 +300,9 @@ class _Run:
         curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         flags, head = dict(self.lost.get((way.name, name), {})), None
         for measure in self.measures:
+            if measure.of:
+                values |= measure.derive(values)
+                continue
             line = self._line(way, measure, name)
             if line is None:
                 continue
@@ -317,8 +311,6 @@ class _Run:
             curves |= {k: (np.array(a, np.float64), np.array([unpacked(v) for v in row])) for k, (a, row) in line["curves"].items()}
             if line["flag"]:
                 flags[measure.name] = line["flag"]
-        if {"insertion", "deletion"} <= values.keys():
-            values[ID_SCORE] = values["insertion"] - values["deletion"]
         label = self.data.label(name)
         if head is None:
             return SampleResult(way.name, name, -1, label, {}, {}, flags, 0, np.nan) if flags else None
@@ -334,7 +326,7 @@ class _Run:
             "input": str(self.scorer.session.inputs[0]),
             "output": self.scorer.question.output,
             "target": self.target,
-            "settings": {k: getattr(self.settings, k) for k in self.settings.__dataclass_fields__},
+            "settings": dict(vars(self.settings)),
             "samples": len(self.data),
             "labelled": self.data.labelled,
             "masked": self.data.masked,

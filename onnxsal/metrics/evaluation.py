@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxsal.engine.method import Method
-from onnxsal.metrics.measures import Column
+from onnxsal.metrics.measure import Column
 from onnxsal.metrics.statistics import Summary, paired, summarise
 
 RESAMPLES = 1999

@@ -3,23 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Unpack
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
 
 import numpy as np
 
 from onnxsal.errors import InputError, near_miss
 from onnxsal.explainer import Explainer, Explanation, Target
-from onnxsal.metrics.curve import SCORES, CurveOptions, CurveSettings
+from onnxsal.metrics.curve import CurveOptions, CurveSettings
 from onnxsal.metrics.input_places import CONSTANT, InputPlaces, Maps, constant, flagged, maps_at
-from onnxsal.metrics.ranking import ranks, tied
+from onnxsal.metrics.occlusion import OcclusionOptions, OcclusionSettings
+from onnxsal.metrics.ranking import TIES, ranks, tied
 from onnxsal.metrics.scorer import Progress, Scorer, composites, scorer_of
 from onnxsal.metrics.similarity import pearson, spearman
+from onnxsal.metrics.substrate import SUBSTRATES
 from onnxsal.metrics.substrate import substrate as substrate_of
 
 PERCENT = (0.1, 0.5, 1, 3, 5, 7, 10, 25, 50, 75)
 
 DEFAULTS = CurveSettings()
+
+
+class PerturbationOptions(TypedDict, total=False):
+    """The fields of ``PerturbationSettings``, as keywords."""
+
+    percent: Sequence[float]
+    substrate: str
+    black: np.ndarray | float | None
+    ties: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class PerturbationSettings:
+    """Which pixels are removed, and what stands for them. Raises ``InputError`` for a value that is not known.
+
+    ``percent`` of the pixels (at least one). ``substrate``: black, mean, zero_norm, blur; ``black`` is a black pixel in the model's input
+    (``Preprocess.black()``: zeros there would be the mean colour instead). ``ties``: random (by ``seed``), stable or inclusive, see
+    ``ranks``.
+    """
+
+    percent: Sequence[float] = PERCENT
+    substrate: str = "black"
+    black: np.ndarray | float | None = None
+    ties: str = "random"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = np.asarray(self.percent, np.float64)
+        if shares.ndim != 1 or not len(shares) or not (shares.min() > 0 and shares.max() <= 100):  # NaN is neither
+            raise InputError(f"percent={self.percent} must be numbers above 0 and up to 100.")
+        for name, value, known in (("substrate", self.substrate, SUBSTRATES), ("ties", self.ties, TIES)):
+            if value not in known:
+                raise InputError(f"{name} '{value}' is not one of {', '.join(known)}{near_miss(str(value), known)}.")
+
+
+PERTURBATION = PerturbationSettings()
 
 TINY = 1e-6
 """A score closer to zero than this has no meaningful relative change."""
@@ -190,7 +229,7 @@ def _curve(asked: _Asked, inserting: bool, settings: CurveSettings, progress: Pr
     scores = np.full((len(asked.x), len(counts)), np.nan)
     if len(good):
         base, top = (other, asked.x) if inserting else (asked.x, other)
-        make = composites(base, top, _first(asked, good, counts, settings.ties, settings.seed))
+        make = composites(base, top, _first(asked, good, counts, settings))
         logit, probability = asked.scorer.evaluate(make, good, len(counts), asked.target[good], progress)
         scores[good] = logit if settings.score == "logit" else probability
     found = tied(asked.maps, warn)
@@ -198,11 +237,11 @@ def _curve(asked: _Asked, inserting: bool, settings: CurveSettings, progress: Pr
 
 
 def _first(
-    asked: _Asked, good: np.ndarray, counts: np.ndarray, ties: str, seed: int, ascending: bool = False
+    asked: _Asked, good: np.ndarray, counts: np.ndarray, how: CurveSettings | PerturbationSettings, ascending: bool = False
 ) -> Callable[[int, int], np.ndarray]:
     """(sample, step) -> which pixels are among the first ``counts[step]`` of the sample's map; for the good maps only."""
     placed = np.zeros(asked.maps.shape, np.int32)
-    placed[good] = ranks(asked.maps[good], ties, seed, ascending)
+    placed[good] = ranks(asked.maps[good], how.ties, how.seed, ascending)
     over = asked.places.over(placed)
     return lambda i, step: over[i] < counts[step]
 
@@ -212,27 +251,21 @@ def pixel_perturbation(
     x: np.ndarray,
     maps: Maps | None = None,
     target: Target = None,
+    settings: PerturbationSettings = PERTURBATION,
     *,
-    percent: Sequence[float] = PERCENT,
-    substrate: str = "black",
-    black: np.ndarray | float | None = None,
-    ties: str = "random",
-    seed: int = 0,
     progress: Progress | None = None,
+    **options: Unpack[PerturbationOptions],
 ) -> PixelPerturbation:
     """Fractional change of the score, |f(x) - f(x')| / |f(x)|, when a share of the pixels is removed; values in [0, inf).
 
-    Least salient pixels first: smaller is better. Most salient first: larger is better. ``percent`` of the pixels (at least one);
-    ``black`` is a black pixel in the model's input (``Preprocess.black()``: zeros there would be the mean colour instead). Both
-    for the logit and for the probability of ``target`` (default: the predicted class). Other arguments as for ``insertion``.
+    Least salient pixels first: smaller is better. Most salient first: larger is better. Both for the logit and for the probability of
+    ``target`` (default: the predicted class). ``settings``, or its fields as keywords. Other arguments as for ``insertion``.
     Srinivas and Fleuret 2019, arXiv 1905.00780.
     """
-    asked = _ask(explainer, x, maps, target)
-    shares = np.asarray(percent, np.float64)
-    if shares.ndim != 1 or not len(shares) or shares.min() <= 0 or shares.max() > 100:
-        raise InputError(f"percent={percent} must be numbers above 0 and up to 100.")
+    asked, how = _ask(explainer, x, maps, target), replace(settings, **options)
+    shares = np.asarray(how.percent, np.float64)
     counts = np.maximum(np.rint(shares / 100 * asked.places.count), 1).astype(np.int64)
-    other = substrate_of(substrate, asked.x, asked.places, black)
+    other = substrate_of(how.substrate, asked.x, asked.places, how.black)
     bad = constant(asked.maps)
     good = np.flatnonzero(~bad)
     steps = np.r_[0, counts]  # the clean picture first
@@ -240,7 +273,7 @@ def pixel_perturbation(
     near_zero = np.zeros(len(asked.x), bool)
     for half, ascending in enumerate((True, False)):
         if len(good):
-            make = composites(asked.x, other, _first(asked, good, steps, ties, seed, ascending))
+            make = composites(asked.x, other, _first(asked, good, steps, how, ascending))
             logit, probability = asked.scorer.evaluate(make, good, len(steps), asked.target[good], _halves(progress, half))
             near_zero[good] = np.abs(logit[:, 0]) < TINY
             changes[half, :, good] = np.stack([_change(logit), _change(probability)], 1)
@@ -263,14 +296,8 @@ def occlusion_correlation(
     maps: Maps | None = None,
     target: Target = None,
     *,
-    window: int | Sequence[int] | None = None,
-    stride: int | Sequence[int] | None = None,
-    substrate: str = "mean",
-    score: str = "logit",
-    absolute: bool | None = None,
-    black: np.ndarray | float | None = None,
-    drop: np.ndarray | None = None,
     progress: Progress | None = None,
+    **options: Unpack[OcclusionOptions],
 ) -> OcclusionCorrelation:
     """Correlation between a map's mean in a window and the fall of the score when the window is hidden; in [-1, 1], larger is better.
 
@@ -281,51 +308,29 @@ def occlusion_correlation(
     signed map's correlation, or of the method occlusion); then no model runs. ``substrate``, ``score``, ``target``: as for ``insertion``.
     Windows as Zeiler and Fergus 2013, arXiv 1311.2901; correlation as Ancona et al. 2018 (sensitivity-n), arXiv 1711.06104.
     """
-    asked = _ask(explainer, x, maps, target, signed=True)
+    how, asked = OcclusionSettings(**options), _ask(explainer, x, maps, target, signed=True)
+    absolute = how.absolute
     if absolute is None:
         own = maps is None and isinstance(explainer, Explainer) and explainer.conversion.method.partial
         absolute = maps.partial if isinstance(maps, Explanation) else own
     if not asked.places.picture:
         raise InputError(f"occlusion needs pictures; inputs {list(asked.x.shape)} are none.")
-    if score not in SCORES:
-        raise InputError(f"score '{score}' is not one of {', '.join(SCORES)}{near_miss(score, SCORES)}.")
-    shape = asked.places.shape
-    sizes, strides = (_both(given, min(shape), share) for given, share in ((window, 15 / 224), (stride, 8 / 224)))
-    firsts = [np.r_[np.arange(0, max(s - w, 0), t), max(s - w, 0)] for s, w, t in zip(shape, sizes, strides, strict=True)]
-    corners = np.stack(np.meshgrid(*firsts, indexing="ij"), -1).reshape(-1, 2)
-    if len(corners) < 30:
-        what = f"{len(corners)} windows of {' x '.join(map(str, sizes))} pixels"
-        raise InputError(f"{what} are too few to correlate: take a smaller window or stride, for 30 at least.")
-    down, across = (_covered(f, s, w).astype(np.float64) for f, s, w in zip(firsts, shape, sizes, strict=True))
+    windows = how.over(asked.places.shape)
+    corners, drop = windows.corners, how.drop
     if drop is None:
-        hidden = np.einsum("ry,cx->rcyx", down > 0, across > 0).reshape(-1, *shape)
-        drop = _drops(asked, hidden, substrate_of(substrate, asked.x, asked.places, black), score, progress)
+        drop = _drops(asked, windows.hidden, substrate_of(how.substrate, asked.x, asked.places, how.black), how.score, progress)
     elif drop.shape[:1] != asked.x.shape[:1] or drop.size != len(asked.x) * len(corners):
         raise InputError(f"drop of shape {list(drop.shape)} does not fit {len(asked.x)} picture(s) with {len(corners)} windows each.")
     size = np.abs if absolute else np.asarray
-    whole = size(asked.maps.astype(np.float64)).reshape(-1, *shape)
-    mapped = (down @ whole @ across.T / np.outer(down.sum(1), across.sum(1))).reshape(len(whole), -1)
+    mapped = windows.means(size(asked.maps.astype(np.float64)))
     drop = size(drop).reshape(mapped.shape)
     same = (constant(mapped), "the map's mean is the same in every window")
     flags = flagged((constant(asked.maps), CONSTANT), same, (constant(drop), "every window changes the score alike"))
     return OcclusionCorrelation(*_correlations(mapped, drop, flags), mapped, drop, corners, asked.target, flags)
 
 
-def _both(given: int | Sequence[int] | None, side: int, share: float) -> tuple[int, ...]:
-    """Pixels of height and width: those given, else a share of the shorter side."""
-    if isinstance(given, Sequence):
-        return tuple(given)
-    return (given or max(1, round(side * share)),) * 2
-
-
-def _covered(first: np.ndarray, size: int, window: int) -> np.ndarray:
-    """Which pixels of an axis the windows that begin at ``first`` cover: bool [R, size]."""
-    pixels = np.arange(size)
-    return np.asarray((pixels >= first[:, None]) & (pixels < first[:, None] + window))
-
-
 def _drops(asked: _Asked, hidden: np.ndarray, other: np.ndarray, score: str, progress: Progress | None) -> np.ndarray:
-    over = asked.places.over(np.concatenate([np.zeros_like(hidden[:1]), hidden]).reshape(len(hidden) + 1, -1))  # the clean picture first
+    over = asked.places.over(np.concatenate([np.zeros_like(hidden[:1]), hidden]))  # the clean picture first
     make = composites(asked.x, other, lambda i, step: over[step])
     logit, probability = asked.scorer.evaluate(make, np.arange(len(asked.x)), len(over), asked.target, progress)
     scores = logit if score == "logit" else probability

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -31,6 +31,38 @@ _AT_ONCE = 256
 
 class ConstantMapWarning(UserWarning):
     """Some maps rank nothing: their pixels are taken at random."""
+
+
+class RetrainOptions(TypedDict, total=False):
+    """The fields of ``RetrainSettings``, as keywords."""
+
+    percent: Sequence[float]
+    seeds: Sequence[int]
+    replacement: str
+    black: np.ndarray | float | None
+    ties: str
+    state: str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class RetrainSettings:
+    """What ``roar`` and ``kar`` can be told; the words are theirs. Raises ``InputError`` for a value that is not known."""
+
+    percent: Sequence[float] = (10, 30, 50, 70, 90)
+    seeds: Sequence[int] = (0, 1, 2)
+    replacement: str = "mean"
+    black: np.ndarray | float | None = None
+    ties: str = "random"
+    state: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.percent) or min(self.percent) <= 0 or max(self.percent) > 100:
+            raise InputError(f"percent={self.percent} must be numbers above 0 and up to 100.")
+        if not len(self.seeds) or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds={self.seeds} must be different numbers, at least one.")
+        if self.replacement not in REPLACEMENTS:
+            known = f"{', '.join(REPLACEMENTS)}{near_miss(self.replacement, REPLACEMENTS)}"
+            raise InputError(f"replacement '{self.replacement}' is not one of {known}.")
 
 
 @dataclass(frozen=True)
@@ -66,24 +98,20 @@ def roar(
     test_set: Set,
     maps: tuple[Maps, Maps] | None = None,
     *,
-    percent: Sequence[float] = (10, 30, 50, 70, 90),
-    seeds: Sequence[int] = (0, 1, 2),
-    replacement: str = "mean",
-    black: np.ndarray | float | None = None,
-    ties: str = "random",
-    state: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[RetrainOptions],
 ) -> Retraining:
     """Remove and retrain: test accuracy once the most salient ``percent`` of every picture's pixels are replaced; smaller is better.
 
     ``train(inputs, labels, seed)`` trains from scratch and returns an ONNX model. ``explainer`` explains one fixed model, for each
     picture's own label; ``maps`` (for the train and the test set) take the place of its maps. ``replacement``: "mean" is each channel's
-    mean over the training set, "black" the value ``black`` of a black pixel in the model's input. Whole pixels are ranked, not channels.
+    mean over the training set, "black" the value ``black`` of a black pixel in the model's input. ``percent`` (default:
+    10, 30, 50, 70, 90), ``seeds`` of the trainings (0, 1, 2), ``ties`` (random): see ``ranks``. Whole pixels are ranked, not channels.
     ``state``: a file that keeps what is done (maps beside it); with it an interrupted run goes on where it stopped. The replaced
     pixels themselves can give the class away, and blurry maps do well. Hooker et al. 2019, arXiv 1806.10758; black: Srinivas and
     Fleuret 2019.
     """
-    return _retrain(False, explainer, train, train_set, test_set, maps, percent, seeds, replacement, black, ties, state, progress)
+    return _retrain(False, explainer, train, (train_set, test_set), maps, RetrainSettings(**options), progress)
 
 
 def kar(
@@ -93,44 +121,33 @@ def kar(
     test_set: Set,
     maps: tuple[Maps, Maps] | None = None,
     *,
-    percent: Sequence[float] = (10, 30, 50, 70, 90),
-    seeds: Sequence[int] = (0, 1, 2),
-    replacement: str = "mean",
-    black: np.ndarray | float | None = None,
-    ties: str = "random",
-    state: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[RetrainOptions],
 ) -> Retraining:
     """Keep and retrain: test accuracy once all but the most salient ``percent`` of the pixels are replaced; larger is better.
 
     Arguments as for ``roar``. Hooker et al. 2019, arXiv 1806.10758.
     """
-    return _retrain(True, explainer, train, train_set, test_set, maps, percent, seeds, replacement, black, ties, state, progress)
+    return _retrain(True, explainer, train, (train_set, test_set), maps, RetrainSettings(**options), progress)
 
 
 def _retrain(
     keep: bool,
     explainer: Explainer,
     train: Train,
-    train_set: Set,
-    test_set: Set,
+    given_sets: tuple[Set, Set],
     maps: tuple[Maps, Maps] | None,
-    percent: Sequence[float],
-    seeds: Sequence[int],
-    replacement: str,
-    black: np.ndarray | float | None,
-    ties: str,
-    state: str | os.PathLike[str] | None,
+    how: RetrainSettings,
     progress: Callable[[int, int], None] | None,
 ) -> Retraining:
-    _check(percent, seeds, replacement)
-    settings = {"keep": keep, "replacement": replacement, "ties": ties, "black": None if black is None else np.asarray(black).tolist()}
+    black = None if how.black is None else np.asarray(how.black).tolist()
+    settings = {"keep": keep, "replacement": how.replacement, "ties": how.ties, "black": black}
     given = [] if maps is None else [chosen_map(m) for m in maps]
-    record = _Record(state, _fingerprint(explainer, settings, *train_set, *test_set, *given))
-    wanted = zip((train_set, test_set), given or (None, None), ("train", "test"), strict=True)
-    sets = [_ranked(explainer, pictures, m, ties, record, name) for pictures, m, name in wanted]
-    fill = _fill(sets[0], replacement, black)
-    pairs = [(p, s) for p in (0.0, *map(float, percent)) for s in seeds]
+    record = _Record(how.state, _fingerprint(explainer, settings, *(array for s in given_sets for array in s), *given))
+    wanted = zip(given_sets, given or (None, None), ("train", "test"), strict=True)
+    sets = [_ranked(explainer, pictures, m, how.ties, record, name) for pictures, m, name in wanted]
+    fill = _fill(sets[0], how.replacement, how.black)
+    pairs = [(p, s) for p in (0.0, *map(float, how.percent)) for s in how.seeds]
     for done, (share, seed) in enumerate(pairs):
         if record.get(share, seed) is None:
             changed = [p.x if share == 0 else _changed(p, share, fill, keep) for p in sets]
@@ -138,17 +155,9 @@ def _retrain(
             record.put(share, seed, float((model.predict(changed[1]) == sets[1].labels).mean()))
         if progress is not None:
             progress(done + 1, len(pairs))
-    found = np.array([record.get(*p) for p in pairs], np.float64).reshape(-1, len(seeds))
-    return Retraining(np.asarray(percent, np.float64), found[1:], found[0], tuple(seeds), keep, replacement, record.constant())
-
-
-def _check(percent: Sequence[float], seeds: Sequence[int], replacement: str) -> None:
-    if not len(percent) or min(percent) <= 0 or max(percent) > 100:
-        raise InputError(f"percent={percent} must be numbers above 0 and up to 100.")
-    if not len(seeds) or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds={seeds} must be different numbers, at least one.")
-    if replacement not in REPLACEMENTS:
-        raise InputError(f"replacement '{replacement}' is not one of {', '.join(REPLACEMENTS)}{near_miss(replacement, REPLACEMENTS)}.")
+    found = np.array([record.get(*p) for p in pairs], np.float64).reshape(-1, len(how.seeds))
+    percent = np.asarray(how.percent, np.float64)
+    return Retraining(percent, found[1:], found[0], tuple(how.seeds), keep, how.replacement, record.constant())
 
 
 def _fill(pictures: _Pictures, replacement: str, black: np.ndarray | float | None) -> np.ndarray:

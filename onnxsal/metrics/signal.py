@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 import numpy as np
 import onnx
@@ -18,16 +19,47 @@ from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.methods.patterns.file import LayerPatterns, Patterns, load_patterns, named_layers, patterns_for
 from onnxsal.ops.apart import keep_apart
+from onnxsal.runtime.data import Data, open_data
 from onnxsal.runtime.data import Source as DataSource
-from onnxsal.runtime.data import open_data
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.providers import Providers
-from onnxsal.runtime.session import open_session
+from onnxsal.runtime.session import Session, open_session
 
 ESTIMATORS = ("random", "filter", "linear", "two-component")
 RIDGE = 1e-6
 MOST_INPUTS = 4096
 """Layers whose units have more inputs than this are left out: the covariance of their inputs would not fit."""
+
+
+class SignalOptions(TypedDict, total=False):
+    """The fields of ``SignalSettings``, as keywords."""
+
+    preprocess: Preprocess | str | os.PathLike[str] | None
+    layers: Sequence[str] | None
+    estimators: Sequence[str]
+    units: int
+    patches: int
+    batch_size: int
+    seed: int
+    providers: Providers
+
+
+@dataclass(frozen=True)
+class SignalSettings:
+    """What ``signal_quality`` can be told; the words are its own. Raises ``MethodError`` for an estimator that is not known."""
+
+    preprocess: Preprocess | str | os.PathLike[str] | None = None
+    layers: Sequence[str] | None = None
+    estimators: Sequence[str] = ESTIMATORS
+    units: int = 32
+    patches: int = 16
+    batch_size: int = BATCH
+    seed: int = 0
+    providers: Providers = None
+
+    def __post_init__(self) -> None:
+        if unknown := [e for e in self.estimators if e not in ESTIMATORS]:
+            raise MethodError(f"unknown estimator '{unknown[0]}'{near_miss(unknown[0], ESTIMATORS)}; known: {', '.join(ESTIMATORS)}.")
 
 
 @dataclass(frozen=True)
@@ -68,58 +100,64 @@ def signal_quality(
     solve: DataSource,
     score: DataSource,
     *,
-    preprocess: Preprocess | str | os.PathLike[str] | None = None,
-    layers: Sequence[str] | None = None,
-    estimators: Sequence[str] = ESTIMATORS,
-    units: int = 32,
-    patches: int = 16,
-    batch_size: int = BATCH,
-    seed: int = 0,
-    providers: Providers = None,
     progress: FitProgress | None = None,
+    **options: Unpack[SignalOptions],
 ) -> SignalQuality:
     """``rho(S) = 1 - max_v corr(w'x, v'(x - S(x)))`` per layer and unit: 1 is best, nothing of y is left in the rest. Range [0, 1].
 
     Three disjoint splits of the data: ``patterns`` were learned on the first, v is solved for in closed form on ``solve``
     ((cov(d) + lambda I) v = cov(d, y), lambda = 1e-6 tr cov(d) / D), the correlation is computed on ``score``. Estimators: random
     u (w'u)^-1 y, filter w (w'w)^-1 y, linear a y, two-component a+ y where the unit is active and a- y where not. (The identity S(x) = x
-    leaves no rest, so its rho is not defined.) At most ``units`` units of each layer are examined, and ``patches`` positions of each
-    sample, drawn with ``seed``. On the data they were learned from, linear and two-component patterns both leave no covariance between d
-    and y, so elsewhere they differ only by how well that carries over. Kindermans et al. 2017, arXiv 1705.05598.
+    leaves no rest, so its rho is not defined.) At most ``units`` (default: 32) units of each layer are examined, and
+    ``patches`` (16) positions of each sample, drawn with ``seed``; ``layers``: those of these weights only. On the data they were learned
+    from, linear and two-component patterns both leave no covariance between d and y, so elsewhere they differ only by how well that
+    carries over. Kindermans et al. 2017, arXiv 1705.05598.
     """
-    if unknown := [e for e in estimators if e not in ESTIMATORS]:
-        raise MethodError(f"unknown estimator '{unknown[0]}'{near_miss(unknown[0], ESTIMATORS)}; known: {', '.join(ESTIMATORS)}.")
+    how = SignalSettings(**options)
     plain = plain_model(load_model(model))
     learned = load_patterns(patterns)
-    every = named_layers(plain)
-    if unknown := [n for n in layers or () if n not in every]:
-        raise InputError(f"no linear layer is called '{unknown[0]}'{near_miss(unknown[0], every)}; known: {', '.join(every)}.")
-    chosen = {n: layer for n, layer in every.items() if (n in learned.layers if layers is None else n in layers)}
-    skipped = {n: f"{layer.inputs} inputs per unit" for n, layer in chosen.items() if layer.inputs > MOST_INPUTS}
-    chosen = {n: layer for n, layer in chosen.items() if n not in skipped}
+    chosen, skipped = _chosen(named_layers(plain), learned, how.layers)
     known_patterns = patterns_for(learned, chosen, "signal_quality")
-    rng = np.random.default_rng(seed)
-    picked = {n: np.sort(rng.permutation(layer.units)[:units]) for n, layer in chosen.items()}
-    session = open_session(_with_layers(plain, list(chosen.values())), providers)
+    rng = np.random.default_rng(how.seed)
+    picked = {n: np.sort(rng.permutation(layer.units)[: how.units]) for n, layer in chosen.items()}
+    session = open_session(_with_layers(plain, list(chosen.values())), how.providers)
+    prepare = preprocess_for(model, how.preprocess)
     moments = []
     for split in (solve, score):
         found = {n: Moments(layer, picked[n]) for n, layer in chosen.items()}
-        reader = open_data(split, session.inputs, preprocess_for(model, preprocess))
-        size = session.inputs[0].shape[0] if session.inputs[0].shape and isinstance(session.inputs[0].shape[0], int) else batch_size
+        reader = open_data(split, session.inputs, prepare)
         done = 0
-        for batch in reader.batches(size):
-            length = len(next(iter(batch.values())))
-            if length < size and size != batch_size:
-                break
-            values = session.run(batch, [f"{_NAME}/{i}/{end}" for i in range(len(chosen)) for end in "xy"])
-            for i, layer in enumerate(chosen.values()):
-                found[list(chosen)[i]].add(*samples_of(layer, values[f"{_NAME}/{i}/x"], values[f"{_NAME}/{i}/y"], patches, rng))
+        for length, values in _runs(session, reader, how.batch_size, len(chosen)):
+            for i, (n, layer) in enumerate(chosen.items()):
+                found[n].add(*samples_of(layer, values[f"{_NAME}/{i}/x"], values[f"{_NAME}/{i}/y"], how.patches, rng))
             done += length
             if progress is not None:
                 progress(done, reader.count)
         moments.append(found)
-    result = {n: _quality(layer, known_patterns[n], moments[0][n], moments[1][n], estimators, rng) for n, layer in chosen.items()}
-    return SignalQuality(result, skipped)
+    quality = {n: _quality(layer, known_patterns[n], moments[0][n], moments[1][n], how.estimators, rng) for n, layer in chosen.items()}
+    return SignalQuality(quality, skipped)
+
+
+def _chosen(
+    every: dict[str, LinearLayer], learned: Patterns, layers: Sequence[str] | None
+) -> tuple[dict[str, LinearLayer], dict[str, str]]:
+    """The layers that are examined, and those that are left out with the reason."""
+    if unknown := [n for n in layers or () if n not in every]:
+        raise InputError(f"no linear layer is called '{unknown[0]}'{near_miss(unknown[0], every)}; known: {', '.join(every)}.")
+    wanted = {n: layer for n, layer in every.items() if n in (learned.layers if layers is None else layers)}
+    skipped = {n: f"{layer.inputs} inputs per unit" for n, layer in wanted.items() if layer.inputs > MOST_INPUTS}
+    return {n: layer for n, layer in wanted.items() if n not in skipped}, skipped
+
+
+def _runs(session: Session, reader: Data, batch_size: int, count: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """(samples, the added outputs of ``count`` layers) batch by batch; what a fixed batch does not hold is left out at the end."""
+    shape = session.inputs[0].shape
+    size = shape[0] if shape and isinstance(shape[0], int) else batch_size
+    for batch in reader.batches(size):
+        length = len(next(iter(batch.values())))
+        if length < size and size != batch_size:
+            break
+        yield length, session.run(batch, [f"{_NAME}/{i}/{end}" for i in range(count) for end in "xy"])
 
 
 # ----- the inputs of units -----

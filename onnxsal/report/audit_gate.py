@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from onnxsal.errors import InputError, near_miss
-from onnxsal.metrics.measures import ID_SCORE, MEASURES, columns_of
+from onnxsal.metrics.measures import ID_SCORE, MEASURES, columns_of, run_for, with_derived
 from onnxsal.report.audit_failures import MAP, OTHER_MAP, RANDOM
 
 SIGNS: dict[str, Callable[[float, float], bool]] = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
@@ -46,7 +46,7 @@ BY_METHOD = {
 """Limits on each method; the worst method counts, or the one named in [brackets]. Metrics (deletion, ...) are means over pictures."""
 
 _MEASURED = [MEASURES[n] for n in ("insertion", "deletion", "pointing_game", "relevance_mass")]
-MEASURED_BY = {c: (m.name,) for m in _MEASURED for c in m.columns} | {ID_SCORE: ("insertion", "deletion"), "randomisation": (RANDOM,)}
+MEASURED_BY = {c: run_for(m) for m in with_derived(_MEASURED) for c in m.columns} | {"randomisation": (RANDOM,)}
 """Limit -> the metrics that it is made of."""
 
 METRICS = {k: Quantity(c.title, c.larger, -1 if k == ID_SCORE else 0, 1) for k, c in columns_of(_MEASURED).items()}

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from onnxsal.metrics.evaluation import Evaluation
-from onnxsal.metrics.measures import MEASURES
+from onnxsal.metrics.measures import axes_of_curves
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.audit import Audit
 from onnxsal.report.audit_findings_maps import SAME
@@ -97,7 +97,7 @@ def called(entry: Any) -> str:
 
 def figures(evaluations: tuple[Evaluation, ...]) -> list[dict[str, str]]:
     """Curves as pictures, with the text that stands for each where it cannot be seen."""
-    across = {name: text for m in MEASURES.values() for name, text in m.curves.items()}
+    words = axes_of_curves()
     told = []
     for found in evaluations:
         for name in (n for n in FIGURES if n in found.curves):
@@ -106,16 +106,15 @@ def figures(evaluations: tuple[Evaluation, ...]) -> list[dict[str, str]]:
                 continue
             count = max(c[2] for c in curves.values())
             title = f"{name.replace('_', ' ')}, mean of {count} pictures"
-            up = "rank correlation" if name.startswith("randomised") else "probability"
-            image = line_chart(
-                {k: (a, m) for k, (a, m, _) in curves.items()}, title, across[name], up, [w.name for w in found.ways if w.baseline]
-            )
+            across, up = words[name].across, words[name].up.format(**found.facts["settings"])
+            lines = {k: (a, m) for k, (a, m, _) in curves.items()}
+            image = line_chart(lines, title, across, up, [w.name for w in found.ways if w.baseline], words[name].log)
             ends = "; ".join(f"{k} from {m[0]:.2f} to {m[-1]:.2f}" for k, (_, m, _) in curves.items())
             told.append(
                 {
                     "title": title,
                     "uri": _uri(image),
-                    "alt": f"Lines over {across[name]}: {ends}.",
+                    "alt": f"Lines over {across}: {ends}.",
                     "width": str(image.width),
                     "height": str(image.height),
                 }

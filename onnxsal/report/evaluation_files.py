@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 
 from onnxsal.metrics.evaluation import Evaluation
-from onnxsal.metrics.measures import MEASURES
+from onnxsal.metrics.measures import axes_of_curves
 from onnxsal.metrics.statistics import Summary
 from onnxsal.report.artefacts import as_json
 from onnxsal.report.charts import line_chart
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.pictures import save_picture
-
-UP = {"randomised_spearman": "rank correlation", "randomised_ssim": "SSIM"}
 
 Table = list[dict[str, Any]]
 
@@ -122,20 +120,17 @@ def _curve_table(found: Evaluation) -> Table:
 
 
 def _charts(found: Evaluation) -> dict[str, Any]:
-    across = {name: text for m in MEASURES.values() for name, text in m.curves.items()}
-    score = str(found.facts["settings"]["score"])
-    charts = {}
+    words, charts = axes_of_curves(), {}
     for name in found.curves:
         curves = {w.name: c for w in found.ways if (c := found.curve(w.name, name)) is not None}
         if not curves:
             continue
         n = max(c[2] for c in curves.values())
-        relative = name.partition("_")[0] in ("least", "most")
-        up = UP.get(name, "fractional change" if relative else score)
+        axes = words[name]
         title = f"{name.replace('_', ' ')}, mean of {n} sample{'s' if n > 1 else ''}"
         lines = {way: (axis, mean) for way, (axis, mean, _) in curves.items()}
         dotted = [w.name for w in found.ways if w.baseline]
-        charts[name] = line_chart(lines, title, across[name], up, dotted, relative)
+        charts[name] = line_chart(lines, title, axes.across, axes.up.format(**found.facts["settings"]), dotted, axes.log)
     return charts
 
 
