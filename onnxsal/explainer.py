@@ -7,8 +7,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,15 @@ from onnx import numpy_helper
 from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.guard import open_converted
 from onnxsal.ask.origin import origin
-from onnxsal.engine.method import Method
+from onnxsal.ask.request import Ask, spelled
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
-from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, Example, conversion
+from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.labels import find_label
-from onnxsal.runtime.providers import Providers, resolve
 from onnxsal.runtime.session import Session, Tensor
 
 Target = int | str | Sequence[int] | np.ndarray | None
@@ -41,6 +38,8 @@ REACHED = (0.1, 2.0)
 ADDED = ("attribution", "saliency_map", "explained_class", "explained_score", "residual", "reached")
 """Outputs that the contract adds; everything else a converted model returns is the original's."""
 
+BATCH = 16
+"""Samples in one run, where nothing else is asked for."""
 
 ROWS = ("attribution", "saliency_map", "target", "score", "residual", "reached")
 """Fields of an ``Explanation`` that hold a row for each sample."""
@@ -167,7 +166,7 @@ class Explanation:
 class Explainer:
     """Explains batches with one method, in one session that stays open; nothing is kept between calls.
 
-    ``model``, ``method`` and the keywords are those of ``convert``; ``providers`` is what ONNX Runtime takes, or a short word
+    What is given is as for ``convert``, and how it is run: ``providers`` is what ONNX Runtime takes, or a short word
     ("cpu", "cuda"): what is asked for and not obtained is an error. Float32 is computed as float32; ``tf32=True`` lets CUDA round to
     10 bits of mantissa, which is faster and can spoil a map. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
@@ -177,60 +176,45 @@ class Explainer:
     class where ``explain`` is given none.
     """
 
-    def __init__(
-        self,
-        model: Source,
-        method: str | Path | Method | None = None,
-        *,
-        providers: Providers = None,
-        tf32: bool = False,
-        batch_size: int | None = None,
-        labels: Sequence[str] | None = None,
-        prefix: str = "",
-        target_input: str | None = None,
-        example: Example = None,
-        **parameters: Any,
-    ) -> None:
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1):
-            raise InputError(f"batch_size={batch_size!r} is not a number of samples; give a whole number of 1 or more.")
-        self.labels = list(labels) if labels is not None else None
-        built_in = adopt(model, method, parameters | {"prefix": prefix or None, "target_input": target_input})
-        self._adopted = built_in is not None
-        self._asked = method or (built_in.method.name if built_in else DEFAULT_METHOD)
-        self._options = {
-            "providers": resolve(providers, tf32),
-            "batch_size": batch_size,
-            "labels": labels,
-            "prefix": prefix,
-            "target_input": target_input,
-            "example": example,
-            **parameters,
-        }
-        if built_in is not None:
-            self._open(model, built_in)
-            return
-        options = {"prefix": prefix, "target_input": target_input or OPTIONAL, **parameters}
-        convert = partial(conversion, model, self._asked, opened=False, **options)
-        self._waiting: tuple[ExampleNeeded, Callable[[Example], None]] | None = None
-        try:
-            self._open(model, convert(example=example))
-        except ExampleNeeded as error:
-            if example is not None:
-                raise
-            self._waiting = error, lambda data: self._open(model, convert(example=data))
+    @spelled.method
+    def __init__(self, ask: Ask) -> None:
+        self._begin(ask)
 
-    def _open(self, source: Source, made: Conversion) -> None:
+    @classmethod
+    def of(cls, ask: Ask) -> Explainer:
+        """The explainer of a request."""
+        made = cls.__new__(cls)
+        made._begin(ask)
+        return made
+
+    def _begin(self, ask: Ask) -> None:
+        """Convert and open, or wait for the first data where these are needed for it."""
+        self.labels = list(ask.labels) if ask.labels is not None else None
+        ask = replace(ask, labels=self.labels)
+        built_in = adopt(ask)
+        self._adopted = built_in is not None
+        self._providers = ask.resolved
+        ask = replace(ask.on(self._providers), target_input=ask.target_input or OPTIONAL)
+        self._waiting: tuple[ExampleNeeded, Ask] | None = None
+        try:
+            self._open(built_in or conversion(ask, opened=False), ask)
+        except ExampleNeeded as error:
+            if ask.example is not None:
+                raise
+            self._waiting = error, ask
+
+    def _open(self, made: Conversion, ask: Ask) -> None:
         """Open the session of a converted model, and note how it is fed."""
         self._waiting = None
         refuse_misfit(self.labels, classes_of(made.question), made.question.output)
         self.conversion = made
-        self.session: Session = open_converted(source, made.proto, self._options["providers"])
+        self.session: Session = open_converted(ask.model, made.proto, self._providers)
         self._prefix = made.prefix
         self._own = original_outputs(made.proto, self._prefix)
         self._per_sample = set(made.question.samples)
         sizes = [t.shape[0] for t in self.session.inputs if t.name in self._per_sample and t.shape]
         self._fixed = next((d for d in sizes if isinstance(d, int)), None)
-        self._batch = self._fixed or int(self._options["batch_size"] or 16)
+        self._batch = self._fixed or int(ask.batch_size or BATCH)
         self._target, self._told_by = f"{self._prefix}target", made.target_input
         self._by_sample = {self._target, f"{self._prefix}baseline"}
         own = {i for n in made.proto.graph.node if not n.name.startswith(f"{self._prefix}{PREFIX}/") for i in n.input}
@@ -240,10 +224,6 @@ class Explainer:
         self._constants = {k: v for k, v in stored.items() if k not in can_be_fed}
         if not self._fixed:  # the rows of a constant belong to the samples of one run
             self._batch = max([self._batch, *map(len, self._constants.values())])
-        asked: dict[str, Any] = {"input": made.question.x.name, "output": made.question.output, "batched": made.question.batched}
-        own = {"providers", "batch_size", "labels", "example"}
-        given = {k: v for k, v in self._options.items() if k in own} | made.settings | asked
-        self._recipe = given | {"prefix": self._prefix} if self._adopted else self._options
 
     def __getattr__(self, name: str) -> Any:
         """What a model does not tell before it is fed is refused until then, with what would tell it."""
@@ -274,7 +254,7 @@ class Explainer:
 
     def on(self, model: Source) -> Explainer:
         """The same method, parameters and providers on another model, such as one with other weights."""
-        return Explainer(model, self._asked, **self._recipe)
+        return Explainer.of(replace(self.conversion.ask, model=model))
 
     def explain(self, x: np.ndarray | Mapping[str, np.ndarray], target: Target = None, **optional: np.ndarray) -> Explanation:
         """Explain a batch: ``x`` is the model's input [N, ...], or a dict of its inputs.
@@ -284,7 +264,8 @@ class Explainer:
         ``baseline``. Raises ``InputError`` for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
         """
         if self._waiting is not None:
-            self._waiting[1](x)
+            ask = replace(self._waiting[1], example=x)
+            self._open(conversion(ask, opened=False), ask)
         feed = self._feed(x)
         count = self._count(feed)
         targets = self._targets(target, count)
@@ -380,7 +361,7 @@ class Explainer:
         if not wrong.any():
             return
         sample = int(np.argwhere(wrong)[0][0]) if array.ndim else 0
-        why = origin(self.conversion.proto, fed(sample), name, self._prefix, self._options["providers"])
+        why = origin(self.conversion.proto, fed(sample), name, self._prefix, self._providers)
         where = f" (the first in sample {sample})" if len(array) > 1 else ""
         found = f"has {int(wrong.sum())} value(s) that are NaN or infinite{where}"
         raise InputError(f"the {what} of method '{self.method}' {found}, so it is not shown: {why}")

@@ -10,20 +10,28 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
+from onnxsal.ask.request import Ask
 from onnxsal.cli import app
 from onnxsal.metrics.evaluation import Way
-from onnxsal.report.audit import Asked, Audit, audit
-from onnxsal.report.audit_gate import Limit, broken_limits
-from onnxsal.report.audit_layers import dequantised
-from onnxsal.report.audit_look import GRID, cell_shares, data_uri, rim_share
-from onnxsal.report.audit_marks import place_name
-from onnxsal.report.audit_page import schema
+from onnxsal.metrics.two_models import dequantised
+from onnxsal.report.audit import Audit, Limit, Request, audit, schema
+from onnxsal.report.audit.checks.channels import Channels
+from onnxsal.report.audit.checks.law import Law
+from onnxsal.report.audit.checks.layers import LayerComparison
+from onnxsal.report.audit.checks.marks import Marks, place_name
+from onnxsal.report.audit.document import JudgedLimit
+from onnxsal.report.audit.gate import judged
+from onnxsal.report.audit.map_notes import GRID, cell_shares, data_uri, rim_share
 from onnxsal.runtime.preprocess_files import load_preprocess
 from tests import audit_nets as nets
 
@@ -69,15 +77,17 @@ def audited(tmp_path: Path, *args: object, status: int = 0) -> dict:
 
 def test_a_good_model_and_its_good_int8_version_have_no_finding(place: Path, tmp_path: Path):
     facts = audited(tmp_path, place / "good.onnx", place / "data", "--against", place / "int8.onnx")
-    assert facts["findings"] == []
+    assert (facts["schema"], facts["findings"]) == ("onnxsal-audit/2", [])
     assert facts["data"]["pictures"] == COUNT
-    assert facts["accuracy"]["top1"] > 0.8
-    assert all(row["passed"] for row in facts["sanity"])
-    assert facts["against"]["agree"] >= COUNT - 2
-    assert len(facts["against"]["layers"]) == 5
-    assert not any(layer["broken"] for layer in facts["against"]["layers"])
-    for method in facts["against"]["methods"]:
+    told = {name: check["facts"] for name, check in facts["checks"].items()}
+    assert told["labels"]["own"]["top1"] > 0.8
+    assert told["agreement"]["agree"] >= COUNT - 2
+    assert len(told["layers"]["rows"]) == 5
+    assert not any(layer["broken"] for layer in told["layers"]["rows"])
+    for method in told["reasons"]["rows"]:
         assert method["likeness"]["mean"] > 0.9
+    tested = ("answers", "labels", "channels", "marks", "randomisation", "agreement", "reasons", "layers")
+    assert {name: facts["checks"][name]["outcome"] for name in tested} == dict.fromkeys(tested, "passed")
     assert not (tmp_path / "report" / ".audit.work").exists()
 
 
@@ -107,7 +117,45 @@ def test_a_broken_scale_is_found_in_its_layer(place: Path, tmp_path: Path, scale
     assert worst["title"] == f"Layer '{layer}' is broken in 'broken.onnx'"
     if scale.startswith("4"):
         assert "its weights are 5 times those of the audited model" in worst["text"]
-    assert [x["name"] for x in facts["against"]["layers"] if x["broken"]] == [layer]
+    assert [x["name"] for x in facts["checks"]["layers"]["facts"]["rows"] if x["broken"]] == [layer]
+    assert [v["finding"] for v in facts["checks"]["layers"]["verdicts"]] == [worst["id"]]
+
+
+# ----- what cannot be told -----
+
+
+def loose(place: Path, folder: Path, count: int, grey: bool = False) -> Path:
+    """Pictures without labels."""
+    folder.mkdir()
+    for i, file in enumerate(sorted((place / "data").rglob("*.png"))[:count]):
+        Image.open(file).convert("L" if grey else "RGB").save(folder / f"{i}.png")
+    return folder
+
+
+def test_seven_pictures_without_labels_are_too_few_to_be_told_in_order(place: Path, tmp_path: Path):
+    """Fed in the wrong order, too: whoever reads the outcomes is not told that anything about the colours is well."""
+    for words in ((), ("--preprocess", place / "bgr.toml")):
+        data = loose(place, tmp_path / f"seven{len(words)}", 7)
+        facts = audited(tmp_path, place / "good.onnx", data, "-m", "gradient", *words)
+        outcomes = {name: check["outcome"] for name, check in facts["checks"].items()}
+        assert (outcomes["channels"], outcomes["labels"], outcomes["border"]) == ("not enough data",) * 3
+        (verdict,) = facts["checks"]["channels"]["verdicts"]
+        assert (verdict["n"], verdict["needs"]) == (7, 8)
+        assert verdict["value"] is not None
+        assert not {"passed", "not applicable"} >= set(outcomes.values())
+
+
+def test_without_labels_nobody_knows_whether_the_model_is_right(place: Path, tmp_path: Path):
+    facts = audited(tmp_path, place / "good.onnx", loose(place, tmp_path / "data", 24), "-m", "gradient")
+    assert facts["checks"]["labels"]["outcome"] == "not enough data"
+    assert facts["checks"]["labels"]["facts"] == {"own": None, "other": None}
+    assert "is not known" in facts["checks"]["labels"]["verdicts"][0]["words"]
+
+
+def test_grey_pictures_have_no_colours_to_exchange(place: Path, tmp_path: Path):
+    facts = audited(tmp_path, place / "good.onnx", loose(place, tmp_path / "data", 12, grey=True), "-m", "gradient")
+    assert facts["checks"]["channels"]["outcome"] == "not applicable"
+    assert facts["checks"]["channels"]["facts"] == {"colours": None, "lost": []}
 
 
 # ----- the gate -----
@@ -145,15 +193,21 @@ def test_a_gate_on_relevance_that_does_not_reach_the_input(place: Path, tmp_path
 @pytest.mark.parametrize("residuals", [[1e-7, float("nan")], [float("nan"), 1e-7], [1e-7, None], [None, 1e-7]])
 def test_one_picture_without_a_number_breaks_a_limit(residuals: list[float | None]):
     """Whatever the order of the pictures; a method that obeys no law (``None`` everywhere) has nothing to break."""
-    pictures = [{"maps": {"fullgrad": {"residual": r}, "gradcam": {"residual": None}}} for r in residuals]
-    facts = {"pictures": pictures, "methods": [], "data": {"failed": []}, "lost": []}
-    (told,) = broken_limits([Limit("residual>1e-3", "residual", None, ">", 1e-3)], facts)
-    assert told["broken"]
-    assert told["value"] is None
-    assert "was not measured for fullgrad" in told["text"]
-    assert not broken_limits([Limit("", "residual", None, ">", 1e-3)], {**facts, "pictures": [{"maps": {"fullgrad": {"residual": 0.0}}}]})[
-        0
-    ]["broken"]
+
+    def told(values: list[float | None]) -> JudgedLimit:
+        both = [{"fullgrad": r, "gradcam": None} for r in values]
+        pictures = [
+            SimpleNamespace(name=str(i), maps={k: SimpleNamespace(residual=r, reached=None) for k, r in maps.items()})
+            for i, maps in enumerate(both)
+        ]
+        evidence: Any = SimpleNamespace(pictures=pictures, ways=[Way(m, m) for m in ("fullgrad", "gradcam")])
+        return judged(Limit("residual>1e-3", "residual", None, ">", 1e-3), Law.measure(evidence).value("residual", evidence))
+
+    broken = told(residuals)
+    assert broken.broken
+    assert broken.value is None
+    assert "was not measured for fullgrad" in broken.text
+    assert not told([0.0]).broken
 
 
 def test_a_limit_that_could_not_be_measured_is_broken(place: Path, tmp_path: Path):
@@ -194,12 +248,11 @@ class Stopped(Exception):
     pass
 
 
-def asked_of(place: Path) -> Asked:
+def asked_of(place: Path) -> Request:
     how = load_preprocess(place / "good.toml")
     ways = [Way(m, m) for m in ("gradient", "fullgrad")]
-    return Asked(
-        place / "good.onnx", place / "data", ways, how, against=place / "int8.onnx", against_preprocess=how, samples=20, measured=8
-    )
+    ask = Ask(place / "good.onnx", preprocess=how)
+    return Request(ask, place / "data", ways, against=replace(ask, model=place / "int8.onnx"), samples=20, measured=8)
 
 
 @pytest.fixture(scope="session")
@@ -208,15 +261,23 @@ def whole(place: Path) -> Audit:
     return audit(asked_of(place))
 
 
-@pytest.mark.parametrize("at", ["pictures 9", "testing places", "comparing the models", "measuring the maps: 8", "explaining with random"])
+CUT = [
+    "pictures 9",
+    "measuring the maps: 8",
+    "explaining with random",
+    *(f"checking: {c.title}" for c in (Channels, Marks, LayerComparison)),
+]
+
+
+@pytest.mark.parametrize("at", CUT)
 def test_an_interrupted_audit_goes_on_to_the_same_numbers(place: Path, whole: Audit, tmp_path: Path, at: str):
     def stop(text: str) -> None:
         if text.startswith(at):
             raise Stopped
 
     with pytest.raises(Stopped):
-        audit(asked_of(place), tmp_path, stop)
-    again = audit(asked_of(place), tmp_path)
+        audit(asked_of(place), (), tmp_path, stop)
+    again = audit(asked_of(place), (), tmp_path)
     assert {**again.facts, "created": ""} == {**whole.facts, "created": ""}
     assert again.maps == whole.maps
     assert again.other_maps == whole.other_maps
@@ -239,7 +300,7 @@ def test_a_killed_audit_goes_on_to_the_same_numbers(place: Path, tmp_path: Path)
     assert run(*args[:4], "-o", tmp_path / "killed").exit_code == 0
     assert run(*args[:4], "-o", tmp_path / "whole").exit_code == 0
     first, second = (facts_of(tmp_path / name) for name in ("killed", "whole"))
-    assert {**first, "created": ""} == {**second, "created": ""}
+    assert {**first, "created": "", "command": ""} == {**second, "created": "", "command": ""}  # written to two folders
     assert kept.count(b"\n") > 8
 
 
@@ -264,7 +325,7 @@ def test_the_page_asks_for_nothing_and_escapes_what_it_shows(place: Path, tmp_pa
 
 def test_colours_have_contrast():
     """WCAG AA: 4.5 to 1, in the light and the dark theme."""
-    css = (ROOT / "onnxsal" / "report" / "audit.css").read_text(encoding="utf-8")
+    css = (ROOT / "onnxsal" / "report" / "audit" / "page.css").read_text(encoding="utf-8")
     for theme in re.findall(r":root \{([^}]*--paper[^}]*)\}", css)[:2]:
         colours = dict(re.findall(r"--(\w+): (#[0-9a-f]+)", theme))
         for ground in ("paper", "soft"):

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise, permutations
+from itertools import cycle, islice, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from onnxsal.ask.request import Ask
 from onnxsal.metrics.evaluation import Way
-from onnxsal.report.audit import Asked, Audit, audit
-from onnxsal.report.audit_gate import read_limits
-from onnxsal.report.audit_page import render
+from onnxsal.report.audit import Audit, Request, audit, read_limits
+from onnxsal.report.audit.map_notes import data_uri
+from onnxsal.report.audit.page import render
 from onnxsal.runtime.preprocess_files import load_preprocess
 from tests import audit_nets as nets
 
@@ -59,7 +60,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     how = load_preprocess(folder / "marked.toml")
     ways = [Way(m, m) for m in ("gradient", "fullgrad", "gradcam")]
     limits = read_limits("deletion>0,agreement<=0", [w.name for w in ways], True)
-    return audit(Asked(model, folder / "data", ways, how, against=broken, against_preprocess=how, limits=limits, measured=16))
+    ask = Ask(model, preprocess=how)
+    return audit(Request(ask, folder / "data", ways, against=replace(ask, model=broken), measured=16), limits)
 
 
 @pytest.fixture(scope="session")
@@ -188,7 +190,7 @@ def test_the_findings_come_first_and_link_to_pictures(opened: Any, found: Audit)
     assert "deletion is" in opened.find_element(By.CSS_SELECTOR, ".limits").text
     assert "1/cut.png" in opened.find_element(By.ID, "data").text
     Select(opened.find_element(By.ID, "cls")).select_by_value("7")
-    link = next(a for a in opened.find_elements(By.CSS_SELECTOR, "#compare .links a") if not a.text.startswith("7/"))
+    link = next(a for a in opened.find_elements(By.CSS_SELECTOR, "#check-reasons .links a") if not a.text.startswith("7/"))
     link.click()
     card = opened.find_element(By.ID, link.get_attribute("href").split("#")[1])
     assert card.is_displayed()  # a filter that hid it was taken back
@@ -202,7 +204,7 @@ def test_it_can_be_used_by_keyboard_alone(opened: Any):
     active().send_keys(Keys.ENTER)
     assert opened.current_url.endswith("#findings")
     visited = []
-    for _ in range(200):
+    for _ in range(600):
         active().send_keys(Keys.TAB)
         visited.append(active().get_attribute("id") or active().get_attribute("class"))
         if visited[-1] == "reset":
@@ -361,17 +363,12 @@ def colours(sheet: np.ndarray) -> np.ndarray:
 
 def test_five_hundred_pictures_stay_usable(browser: Any, found: Audit, tmp_path: Path):
     """The pictures of the small audit again and again, as photographs of the largest size that a page holds."""
-    originals = found.facts["pictures"]
+    originals = found.document.pictures
     noise = photograph()
-    pictures, maps, other = [], {}, {}
-    for i in range(MANY):
-        source = originals[i % len(originals)]
-        pictures.append({**source, "name": f"{i:03d} {source['name']}"})
-        for name in ("gradient", "fullgrad", "gradcam"):
-            maps[name, pictures[-1]["name"]] = noise
-    facts = {**found.facts, "pictures": pictures, "findings": [], "against": None}
-    facts["pictures"] = [{**p, "against": None} for p in pictures]
-    many = replace(found, facts=facts, pictures={p["name"]: noise for p in pictures}, maps=maps, other_maps=other)
+    pictures = [replace(p, name=f"{i:03d} {p.name}", against=None) for i, p in enumerate(islice(cycle(originals), MANY))]
+    maps = {(name, p.name): noise for p in pictures for name in ("gradient", "fullgrad", "gradcam")}
+    document = replace(found.document, pictures=pictures, findings=[], against=None)
+    many = replace(found, document=document, pictures={p.name: noise for p in pictures}, maps=maps, other_maps={})
     file = tmp_path / "many.html"
     file.write_text(render(many), encoding="utf-8")
     assert file.stat().st_size / MANY < 120_000
@@ -390,11 +387,6 @@ def test_five_hundred_pictures_stay_usable(browser: Any, found: Audit, tmp_path:
 
 def photograph() -> str:
     """A data URI as heavy as a photograph's: smooth noise with some grain."""
-    import numpy as np
-    from PIL import Image
-
-    from onnxsal.report.audit_look import data_uri
-
     rng = np.random.default_rng(0)
     smooth = np.asarray(
         Image.fromarray(rng.integers(0, 255, (24, 24, 3), np.uint8)).resize((224, 224), Image.Resampling.BICUBIC), np.float64

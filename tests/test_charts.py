@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from onnxsal.ask.request import Ask
 from onnxsal.cli.conserve import check_conservation
 from onnxsal.errors import InputError
 from onnxsal.metrics.conservation import Conservation
@@ -151,7 +152,7 @@ def test_a_plain_install_says_what_a_chart_needs(name: str, monkeypatch: pytest.
 def test_a_plain_install_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingLibraryError, match=r"onnxsal\[plot\]"):
-        check_conservation(None, None, {}, [tmp_path / "none"], tmp_path / "plot.png", False)
+        check_conservation(Ask(b""), [tmp_path / "none"], tmp_path / "plot.png", False)
 
 
 def test_sheets_and_commands_need_no_matplotlib() -> None:
@@ -160,9 +161,9 @@ import sys
 sys.modules["matplotlib"] = None
 import numpy as np
 import onnxsal.cli.app, onnxsal.cli.demo, onnxsal.cli.explain, onnxsal.cli.conserve
-from onnxsal.report.sheet import Cell, SheetRow, contact_sheet, tile
+from onnxsal.report.sheet import SheetCell, SheetRow, contact_sheet, tile
 picture = np.zeros((8, 8, 3), np.uint8)
-print(tile([picture]).size, contact_sheet([SheetRow("p", picture, [Cell("m", np.eye(8))])]).width > 0)
+print(tile([picture]).size, contact_sheet([SheetRow("p", picture, [SheetCell("m", np.eye(8))])]).width > 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "(32, 32) True"), done.stderr

@@ -14,6 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import onnxsal
+from onnxsal.ask.request import Ask
 from onnxsal.cli.app import app
 from onnxsal.engine.method import shipped_methods
 from onnxsal.errors import MethodError, ModelError, OnnxsalError
@@ -112,7 +113,7 @@ def test_a_plan_is_the_one_that_is_walked():
     assert onnxsal.plan(cnn(), "guided_gradcam").wrt == ("x",)
     assert onnxsal.plan(cnn(), "gradient", score="raw").starts == ("y",)
     for method, known in shipped_methods().items():
-        made = conversion(cnn(), method) if refusal(lambda method=method: onnxsal.convert(cnn(), method)) == "" else None
+        made = conversion(Ask.of(cnn(), method)) if refusal(lambda method=method: onnxsal.convert(cnn(), method)) == "" else None
         assert made is None or bool(made.plans) == bool(known.rules), method
 
 
@@ -204,10 +205,10 @@ def test_a_layer_is_told_or_found():
 
 @pytest.mark.parametrize("method", ["gradcam", "fullgrad", "deconvnet"])
 def test_facts_travel_with_the_converted_file(method: str):
-    made = conversion(cnn(), method)
+    made = conversion(Ask.of(cnn(), method))
     assert made.question.found
     assert onnxsal.Explainer(made.proto).conversion.question.found == made.question.found
-    assert onnxsal.check(cnn(), "cpu", method).found == made.question.found == conversion(cnn(), method).question.found
+    assert onnxsal.check(cnn(), "cpu", method).found == made.question.found == conversion(Ask.of(cnn(), method)).question.found
     assert not made.plans or onnxsal.plan(cnn(), method).found == made.question.found
 
 

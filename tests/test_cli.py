@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import onnxsal
+from onnxsal.ask.request import Ask
 from onnxsal.cli import app, look
 from onnxsal.cli.explain import file_names
 from onnxsal.cli.parameters import as_parameters, read_parameters
@@ -251,7 +252,7 @@ def test_a_converted_model_carries_its_preprocessing_and_labels(here: Path) -> N
     bare = here / "away" / "bare.onnx"
     done("convert", here / "cnn.onnx", bare, "-m", "gradient")
     assert not {p.key for p in onnx.load(bare).metadata_props} & {"onnxsal.preprocess", "onnxsal.labels"}
-    assert "no preprocessing is known" in mistake("explain", bare, *words)
+    assert "no preprocessing is known" in mistake("explain", bare, words[0], "-o", here / "out")
 
 
 def test_show_path_tiles_every_point(here: Path) -> None:
@@ -427,7 +428,8 @@ def test_demo_holds_every_map_against_occlusion(here: Path) -> None:
 def test_demo_without_names_takes_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxsal.cli import demo
 
-    model, pictures = demo._defaults(None, [])
+    model = demo.shipped_model(None)
+    pictures = demo.pictures_of(Ask.of(model), [])
     assert model.name == "efficientnet_lite0.onnx"
     assert len(pictures) >= 2
     monkeypatch.setattr(demo.onnxsal, "__file__", str(tmp_path / "site-packages" / "onnxsal" / "__init__.py"))
@@ -626,7 +628,7 @@ def test_faults_of_our_own_are_told_apart(here: Path, monkeypatch: pytest.Monkey
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError("what a pity")
 
-    monkeypatch.setattr(look.inspect, "plan", broken)
+    monkeypatch.setattr(look.inspect, "planned", broken)
     assert "internal error, a fault of onnxsal: ZeroDivisionError: what a pity" in mistake("plan", CNN, status=3)
     assert "Traceback" in run("plan", CNN, "--debug").stderr
 

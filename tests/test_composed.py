@@ -13,6 +13,7 @@ import pytest
 
 import onnxsal
 from onnxsal import Explainer
+from onnxsal.ask.request import Ask
 from onnxsal.engine.method import Method, get_method, parse_method, shipped_methods
 from onnxsal.errors import MethodError
 from onnxsal.facade.convert import conversion
@@ -202,6 +203,6 @@ def test_another_package_adds_a_method_a_rule_and_a_wrapper(tmp_path: Path) -> N
 
 
 def test_the_plan_of_a_whole_is_that_of_its_parts() -> None:
-    plans = {p.method for p in conversion(cnn(), table('["lrp_epsilon", "gradcam"]')).plans}
+    plans = {p.method for p in conversion(Ask.of(cnn(), table('["lrp_epsilon", "gradcam"]'))).plans}
     assert plans == {"lrp_epsilon", "gradcam"}
     assert get_method("gradcam").of == ()

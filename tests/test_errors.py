@@ -28,7 +28,7 @@ from onnxsal.errors import (
 )
 from onnxsal.graph import load
 from onnxsal.graph.load import load_model, save_model
-from onnxsal.report.audit_gate import read_limits
+from onnxsal.report.audit import read_limits
 from tests.small_models import cnn, draw, make, node, tokens, two_inputs, unbatched
 
 X = draw(2, 3, 8, 8)

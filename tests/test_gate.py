@@ -14,15 +14,21 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from onnxsal.ask.request import Ask
 from onnxsal.cli import app
 from onnxsal.errors import InputError
 from onnxsal.metrics.evaluation import Way
-from onnxsal.report.audit import Asked
+from onnxsal.metrics.two_models import value_errors
+from onnxsal.report.audit import Request, quantities, schema
 from onnxsal.report.audit import audit as run_audit
-from onnxsal.report.audit_gate import KNOWN, WHOLE, Limit, broken_limits, read_limits
-from onnxsal.report.audit_layers import _value_errors
-from onnxsal.report.audit_page import schema
+from onnxsal.report.audit.checking import checks
+from onnxsal.report.audit.document import JudgedLimit
+from onnxsal.report.audit.evidence import Evidence
+from onnxsal.report.audit.gate import WHOLE, Limit, judged, judged_limits, read_limits
+from onnxsal.report.audit.observe import MAP
 from onnxsal.runtime.preprocess_files import load_preprocess
+from tests.audit_evidence import AREA, LAWLESS, METHOD, planted
+from tests.audit_evidence import MEASURED as COLUMNS
 from tests.small_models import make, node
 
 DARK, BRIGHT = 1, 0
@@ -30,112 +36,112 @@ COUNT = 8
 ON = ("--measured", "2", "-m", "gradient")
 
 
-def facts_with(**changed: Any) -> dict[str, Any]:
-    """What an audit of two labelled pictures found where everything could be measured, as far as a gate reads it."""
-    good = {"mean": 0.5, "n": 2, "excluded": 0}
-    one = {"residual": 1e-6, "reached": 0.9}
-    facts = {
-        "findings": [],
-        "data": {"damaged": [], "failed": [], "masked": 2},
-        "accuracy": {"top1": 0.5},
-        "against": {"agree": 1, "n": 2, "methods": [{"method": "m", "refused": None, "likeness": good}]},
-        "methods": [{"name": "m", "refused": None, "law": "conservation"}],
-        "pictures": [{"maps": {"m": one}}, {"maps": {"m": one}}],
-        "checks": {"rim": [{"method": "m", "density": good}]},
-        "settings": {"randomised": 2},
-        "sanity": [{"method": "m", "n": 2, "spearman": [0.9, 0.5]}],
-        "metrics": [{"method": "m", "metric": name, **good} for name in KNOWN],
-        "lost": [],
-    }
-    return {**facts, **changed}
+COUNTS = tuple(WHOLE)
 
 
 def limit_on(name: str, kept: bool = True) -> Limit:
-    """A limit that the facts above keep, or break."""
-    known = KNOWN[name]
+    """A limit that what is planted keeps, or breaks."""
+    known = quantities()[name]
     bound = (0.01 if kept else 0.99) if known.larger else 0.99 if kept and known.high == 1 else 9.0 if kept else 0.0
     return Limit(name, name, None, "<" if known.larger else ">", bound)
 
 
-def judged(name: str, facts: dict[str, Any], kept: bool = True) -> dict[str, Any]:
-    (told,) = broken_limits([limit_on(name, kept)], facts)
+def told_of(name: str, evidence: Evidence, kept: bool = True) -> JudgedLimit:
+    """What the gate says of one limit, from the facts of the check that it is on."""
+    results = {check.name: check.measure(evidence) for check in checks() if name in check.limits}
+    (told,) = judged_limits([limit_on(name, kept)], evidence, results, [])
     return told
 
 
-COUNTS = ("findings", "serious", "damaged", "failed")
-
-
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", quantities())
 def test_every_quantity_is_read_from_the_facts(name: str):
-    told = judged(name, facts_with())
-    assert not told["broken"], told
-    assert told["value"] is not None
-    assert judged(name, facts_with(), kept=False)["broken"] == (name not in COUNTS)
+    told = told_of(name, planted())
+    assert not told.broken, told
+    assert told.value is not None
+    assert told_of(name, planted(), kept=False).broken == (name not in COUNTS)
 
 
-NOTHING: dict[str, Any] = {
-    "accuracy": None,
-    "against": None,
-    "pictures": [{"maps": {"m": {"residual": None, "reached": None}}}],
-    "checks": {"rim": []},
-    "sanity": [{"method": "m", "n": 0, "spearman": []}],
-    "metrics": [],
-}
-
-NANS: dict[str, Any] = {
-    "accuracy": {"top1": math.nan},
-    "against": {
-        "agree": math.nan,
-        "n": 2,
-        "methods": [{"method": "m", "refused": None, "likeness": {"mean": math.nan, "n": 2, "excluded": 0}}],
-    },
-    "pictures": [{"maps": {"m": {"residual": 0.0, "reached": 1.0}}}, {"maps": {"m": {"residual": math.nan, "reached": math.nan}}}],
-    "checks": {"rim": [{"method": "m", "density": {"mean": math.nan, "n": 2, "excluded": 0}}]},
-    "sanity": [{"method": "m", "n": 2, "spearman": [math.nan]}],
-    "metrics": [{"method": "m", "metric": name, "mean": math.nan, "n": 2, "excluded": 0} for name in KNOWN],
-}
-
-FEW = {"mean": 0.5, "n": 1, "excluded": 2}
-MOSTLY_WITHOUT: dict[str, Any] = {
-    "against": {"agree": 1, "n": 2, "methods": [{"method": "m", "refused": None, "likeness": FEW}]},
-    "checks": {"rim": [{"method": "m", "density": FEW}]},
-    "sanity": [{"method": "m", "n": 1, "spearman": [0.1]}],
-    "settings": {"randomised": 3},
-    "metrics": [{"method": "m", "metric": name, **FEW} for name in KNOWN],
-}
-MEASURED = [n for n in KNOWN if n not in COUNTS]
-BY_METHOD = [n for n in MEASURED if n not in WHOLE]
+MEASURED = [n for n in quantities() if n not in COUNTS]
+BY_METHOD = [n for n in MEASURED if not quantities()[n].whole]
 MEANS = [n for n in BY_METHOD if n not in ("residual", "unreached")]
 
 
+def without(number: float | None) -> dict[str, Any]:
+    """Answers, maps, metrics and curves that hold ``number`` (NaN, or none) in place of every number."""
+    nan = math.nan if number is None else number
+    lines = {"residual": number, "reached": number, "likeness": number, "rim": [nan, AREA]}
+    return {"maps": [lines], "metrics": {(METHOD, c): nan for c in COLUMNS}, "curves": {"spearman": [nan], "ssim": [nan]}, "sure": nan}
+
+
+NOTHING: dict[str, Any] = {**without(None), "curves": {}, "labelled": False, "compared": False, "masked": False}
+
+
 @pytest.mark.parametrize("name", MEASURED)
-@pytest.mark.parametrize("facts", [NOTHING, NANS], ids=["nothing", "nan"])
-def test_what_was_not_measured_breaks_its_limit(name: str, facts: dict[str, Any]):
-    told = judged(name, facts_with(**facts))
-    assert told["broken"]
-    assert told["value"] is None
-    assert "was not measured" in told["text"]
+def test_what_is_missing_breaks_its_limit(name: str):
+    told = told_of(name, planted(**NOTHING))
+    assert told.broken
+    assert told.value is None
+    assert "was not measured" in told.text
+
+
+@pytest.mark.parametrize("name", BY_METHOD)
+@pytest.mark.parametrize("number", [None, math.nan])
+def test_what_is_no_number_breaks_its_limit(name: str, number: float | None):
+    told = told_of(name, planted(**without(number)))
+    assert told.broken
+    assert told.value is None
+    assert "was not measured" in told.text
+
+
+@pytest.mark.parametrize("name", ["residual", "unreached"])
+@pytest.mark.parametrize("number", [None, math.nan, math.inf])
+@pytest.mark.parametrize("at", [0, 1])
+def test_one_picture_without_a_number_breaks_the_limit_on_a_law(name: str, number: float | None, at: int):
+    lines: list[dict[str, Any]] = [{}, {}]
+    lines[at] = {"residual": number, "reached": number}
+    told = told_of(name, planted(maps=lines))
+    assert told.broken
+    assert told.value is None
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"": math.nan}, {"m": math.inf}, {"m": -math.inf}, {"m": 0.5, "n": "why"}, {"m": 0.5, "n": math.nan}]
+)
+@pytest.mark.parametrize("name", quantities())
+def test_no_limit_is_kept_by_what_is_no_number(name: str, values: dict[str, float | str]):
+    told = judged(limit_on(name), values)
+    assert told.broken
+    assert told.value is None
 
 
 @pytest.mark.parametrize("name", MEANS)
 def test_a_mean_that_most_pictures_are_missing_from_is_not_enough(name: str):
-    told = judged(name, facts_with(**MOSTLY_WITHOUT))
-    assert told["broken"]
-    assert "not enough data, 1 of 3 pictures" in told["text"]
+    missing = {"rim": [math.nan, AREA], "likeness": None}
+    metrics = {(METHOD, c): [0.5, math.nan, math.nan] for c in COLUMNS}
+    told = told_of(name, planted(3, maps=[{}, missing], metrics=metrics, curved=1))
+    assert told.broken
+    assert "not enough data, 1 of 3 pictures" in told.text
 
 
 @pytest.mark.parametrize("name", BY_METHOD)
 def test_a_picture_without_an_answer_a_lost_map_and_a_refused_method_break_the_limits_on_maps(name: str):
-    failed = {"damaged": [], "masked": 2, "failed": [{"name": "p", "label": None, "why": "NaN"}]}
-    assert "no answer to 1 of 3 pictures" in judged(name, facts_with(data=failed))["text"]
-    lost = {"what": "map", "method": "m", "pictures": ["p"], "why": "NaN"}
-    assert "map of 1 pictures could not be had" in judged(name, facts_with(lost=[lost]))["text"]
-    assert not judged(name, facts_with(lost=[{**lost, "method": "other"}]))["broken"]
-    refusing = facts_with()
-    refusing["methods"].append({"name": "n", "refused": "no convolution", "law": "conservation"})
-    told = judged(name, refusing)
-    assert told["broken"]
-    assert "was not measured for n: it cannot explain the model (no convolution)" in told["text"]
+    assert "no answer to 1 of 3 pictures" in told_of(name, planted(failed=1)).text
+    assert "map of 1 pictures could not be had" in told_of(name, planted(lost={(MAP, METHOD, "p0"): "NaN"})).text
+    assert not told_of(name, planted(lost={(MAP, "other", "p0"): "NaN"})).broken
+    told = told_of(name, planted(refused="no convolution"))
+    assert told.broken
+    assert "was not measured for n: it cannot explain the model (no convolution)" in told.text
+
+
+def test_a_limit_on_a_law_is_no_matter_of_a_method_without_one():
+    told = told_of("residual", planted(method=LAWLESS, refused="no convolution"))
+    assert told.text == "residual was not measured: no method that was audited has it; the limit is residual"
+
+
+@pytest.mark.parametrize("name", [n for n in MEASURED if quantities()[n].lost])
+def test_what_a_metric_could_not_measure_breaks_its_limit(name: str):
+    what = quantities()[name].lost[0]
+    assert f"{what} of 1 pictures could not be had" in told_of(name, planted(lost={(what, METHOD, "p0"): "NaN"})).text
 
 
 MISTAKES = [
@@ -241,6 +247,12 @@ def audit(*args: object) -> tuple[Result, dict[str, Any]]:
     return result, facts
 
 
+def told_by(facts: dict[str, Any], check: str) -> Any:
+    """The facts of one check in the JSON."""
+    return facts["checks"][check]["facts"]
+
+
+HALF = {"n": COUNT, "classes": 2, "top1": 0.5, "top5": 0.5, "most": 0.5}
 GATES = ("--fail-if", "accuracy<0.6,damaged>0", "--fail-if", "failed>0", "--fail-if", "findings>5,serious>0,deletion[gradient]>0.9999")
 
 
@@ -249,9 +261,9 @@ def test_pictures_without_an_answer_count_against_the_model(data: Path, tmp_path
     model = saved(cheating(CHEATS[cheat]), tmp_path / "m.onnx")
     result, facts = audit(model, data, "-o", tmp_path / "r", *ON, *GATES)
     assert result.exit_code == 1, result.output
-    assert facts["accuracy"] == {"n": COUNT, "classes": 2, "top1": 0.5, "top5": 0.5}
+    assert told_by(facts, "labels")["own"] == facts["accuracy"] == HALF
     assert [line["name"] for line in facts["data"]["failed"]] == [f"{DARK}/{i}.png" for i in range(COUNT) if i % 2 == DARK]
-    assert {line["label"]["class"] for line in facts["data"]["failed"]} == {DARK}
+    assert {line["label"]["index"] for line in facts["data"]["failed"]} == {DARK}
     assert facts["data"]["damaged"] == []
     assert (facts["findings"][0]["id"], facts["findings"][0]["severity"]) == ("no-answer", "serious")
     assert f"{COUNT // 2} with a label count as wrong" in facts["findings"][0]["text"]
@@ -276,7 +288,7 @@ def test_a_picture_without_a_map_has_an_answer_and_breaks_the_limits_on_maps(dat
     assert result.exit_code == 1, result.output
     assert [limit["broken"] for limit in facts["limits"]] == [False, False, True, True]
     assert "map of 4 pictures could not be had" in facts["limits"][2]["text"]
-    lost = {row["what"]: row for row in facts["lost"]}
+    lost = {row["what"]: row for row in told_by(facts, "answers")["lost"]}
     assert lost["map"]["pictures"] == [f"{DARK}/{i}.png" for i in range(COUNT) if i % 2 == DARK]
     assert "No map by gradient of 4 of 8 pictures" in [f["title"] for f in facts["findings"]]
     assert "no map by gradient" in (tmp_path / "r" / "audit.html").read_text(encoding="utf-8")
@@ -286,7 +298,7 @@ def test_every_limit_of_several_options_counts_and_a_good_model_passes(data: Pat
     model = saved(cheating(HONEST), tmp_path / "m.onnx")
     result, facts = audit(model, data, "-o", tmp_path / "r", *ON, "--fail-if", "accuracy<0.5", "--fail-if", "failed>0")
     assert result.exit_code == 0, result.output
-    assert (facts["data"]["failed"], facts["lost"]) == ([], [])
+    assert (facts["data"]["failed"], told_by(facts, "answers")["lost"]) == ([], [])
     for first, second in (("accuracy<0.6", "failed>0"), ("failed>0", "accuracy<0.6")):
         assert audit(model, data, "-o", tmp_path / "r", *ON, "--fail-if", first, "--fail-if", second)[0].exit_code == 1
     assert CliRunner().invoke(app, ["audit", str(model), str(data), "--fail-if", ""]).exit_code == 2
@@ -298,12 +310,12 @@ def test_a_model_that_fails_disagrees_with_the_audited_one(data: Path, tmp_path:
     result, facts = audit(good, data, "--against", bad, "-o", tmp_path / "r", *ON, *gates)
     assert result.exit_code == 1, result.output
     assert [limit["broken"] for limit in facts["limits"]] == [False, False, True, False]
-    assert (facts["against"]["agree"], facts["against"]["n"]) == (COUNT // 2, COUNT)
-    assert facts["against"]["accuracy"] == {"n": COUNT, "classes": 2, "top1": 0.5, "top5": 0.5}
+    assert (told_by(facts, "agreement")["agree"], told_by(facts, "agreement")["n"]) == (COUNT // 2, COUNT)
+    assert told_by(facts, "labels")["other"] == HALF
     assert "The other model has no answer to 4 of 8 pictures" in [f["title"] for f in facts["findings"]]
     _, turned = audit(bad, data, "--against", good, "-o", tmp_path / "t", *ON)
-    assert (turned["against"]["agree"], turned["against"]["n"]) == (COUNT // 2, COUNT)
-    assert turned["against"]["accuracy"]["top5"] == 1
+    assert (told_by(turned, "agreement")["agree"], told_by(turned, "agreement")["n"]) == (COUNT // 2, COUNT)
+    assert told_by(turned, "labels")["other"]["top5"] == 1
 
 
 def test_a_layer_that_holds_or_gives_no_numbers_is_broken(data: Path, tmp_path: Path):
@@ -313,9 +325,9 @@ def test_a_layer_that_holds_or_gives_no_numbers_is_broken(data: Path, tmp_path: 
     values[0, 0] = np.nan
     weight.CopyFrom(onnx.numpy_helper.from_array(values, "w"))
     _, facts = audit(good, data, "--against", saved(proto, tmp_path / "bad.onnx"), "-o", tmp_path / "r", *ON)
-    assert [layer["name"] for layer in facts["against"]["layers"] if layer["broken"]] == ["logits"]
+    assert [layer["name"] for layer in told_by(facts, "layers")["rows"] if layer["broken"]] == ["logits"]
     assert "Layer 'logits' is broken in 'bad.onnx'" in [f["title"] for f in facts["findings"]]
-    assert (facts["against"]["agree"], facts["accuracy"]["top1"]) == (0, 0.5)
+    assert (told_by(facts, "agreement")["agree"], told_by(facts, "labels")["own"]["top1"]) == (0, 0.5)
 
     class Side:
         def __init__(self, value: float) -> None:
@@ -329,17 +341,18 @@ def test_a_layer_that_holds_or_gives_no_numbers_is_broken(data: Path, tmp_path: 
 
     one = (np.zeros(1), np.zeros(1))
     for value in (np.nan, np.inf):
-        assert _value_errors(Side(2.0), Side(value), ["t"], [one])["t"][0] == np.inf  # type: ignore[arg-type]
-    assert _value_errors(Side(2.0), Side(2.0), ["t"], [one])["t"] == (0, 1)  # type: ignore[arg-type]
+        assert value_errors(Side(2.0), Side(value), ["t"], [one])["t"][0] == np.inf  # type: ignore[arg-type]
+    assert value_errors(Side(2.0), Side(2.0), ["t"], [one])["t"] == (0, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("tail", [CHEATS["nan"], WITHOUT_A_MAP], ids=["answers", "maps"])
 def test_failures_are_remembered_by_a_run_that_goes_on(data: Path, tmp_path: Path, tail: list[onnx.NodeProto]):
     model = saved(cheating(tail), tmp_path / "m.onnx")
     how = load_preprocess(tmp_path / "m.toml")
-    asked = Asked(model, data, [Way("gradient", "gradient")], how, against=model, against_preprocess=how, measured=2)
+    ask = Ask(model, preprocess=how)
+    request = Request(ask, data, [Way("gradient", "gradient")], against=ask, measured=2)
     told: list[str] = []
-    first, again = (run_audit(asked, tmp_path / "work", tell) for tell in (lambda text: None, told.append))
+    first, again = (run_audit(request, work=tmp_path / "work", tell=tell) for tell in (lambda text: None, told.append))
     assert {**first.facts, "created": ""} == {**again.facts, "created": ""}
     state = (tmp_path / "work" / "pictures.jsonl").read_bytes()
     assert state.count(b'"kind": "base"') == COUNT  # nothing was looked at again

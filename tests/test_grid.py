@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,10 +11,12 @@ import pytest
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import onnxsal
 from onnxsal.ask.layers import Layers
 from onnxsal.ask.question import ask
+from onnxsal.cli.app import app
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.facts.grounds import Ground
 from onnxsal.ops.registry import known
@@ -334,6 +337,22 @@ def test_tokens_that_cannot_be_placed_are_refused_and_can_be_told() -> None:
         onnxsal.Explainer(converted, grid=(4, 4))
     with pytest.raises(TargetError, match=r"no tensor .* holds 3 x 5 tokens"):
         onnxsal.convert(exported, "gradcam", grid=(3, 5))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "audit"])
+def test_the_grid_is_told_where_methods_are_compared(tmp_path: Path, verb: str) -> None:
+    """It goes to the methods that look at tokens; the others are none the worse for it."""
+    torch.manual_seed(0)
+    onnx.save(export(Pruned().eval(), example=torch.randn(2, 3, 8, 32)), tmp_path / "pruned.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((2, 3, 8, 32)).astype(np.float32))
+    out = ["-m", "gradient,gradcam", "-o", str(tmp_path / "out"), "--json"]
+    words = [verb, str(tmp_path / "pruned.onnx"), str(tmp_path / "x.npy"), *out, *(["--metrics", "deletion"] if verb == "evaluate" else [])]
+    bare = CliRunner().invoke(app, words)
+    assert bare.exit_code == 2
+    assert "Give the grid's height and width: --grid 14x14" in bare.stderr
+    told = CliRunner().invoke(app, [*words, "--grid", "2x8"])
+    assert told.exit_code == 0, told.stderr
+    assert "refused" not in told.stderr
 
 
 def test_a_grid_against_the_graph_is_refused() -> None:

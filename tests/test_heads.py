@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from onnx import TensorProto
 from onnxsal import Explainer
 from onnxsal.ask import scores as asking
 from onnxsal.ask.question import Question, ask
+from onnxsal.ask.request import Ask
 from onnxsal.engine.method import shipped_methods
 from onnxsal.errors import InputError, TargetError
 from onnxsal.facade.convert import conversion
@@ -24,10 +24,10 @@ from onnxsal.facts.grounds import Ground
 from onnxsal.facts.heads import head_of
 from onnxsal.graph import Model
 from onnxsal.metrics.scorer import Scorer, scorer_of
+from onnxsal.metrics.two_models import refuse_unlike
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
 from onnxsal.report.artefacts import record
-from onnxsal.report.audit_against import comparable
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node
 
@@ -612,7 +612,7 @@ def swish_network() -> onnx.ModelProto:
 @pytest.mark.parametrize("model", [cnn(), cnn(final=""), swish_network()], ids=["softmax", "linear", "gates and norms"])
 def test_no_run_is_paid_for_where_the_graph_tells(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(asking, "watch_values", no_run)
-    assert conversion(model, "gradient").question.score == "logit"
+    assert conversion(Ask.of(model, "gradient")).question.score == "logit"
 
 
 def test_small_scores_are_not_taken_for_probabilities():
@@ -656,19 +656,15 @@ def test_a_record_of_a_single_sigmoid_names_both_classes():
         assert told["target"]["label"] == ["cat", "dog"][best]
 
 
-def subject(model: onnx.ModelProto) -> Any:
-    return SimpleNamespace(scorer=Scorer(model))
-
-
 def test_two_models_are_asked_the_same_or_not_compared():
     made = body(2, 3)
-    plain = subject(model_of(made, SCORES["none"], 1))
+    plain = Scorer(model_of(made, SCORES["none"], 1))
     for name in SOFTMAXES:
-        comparable(plain, subject(model_of(made, SOFTMAXES[name](1), 1)))
-    comparable(*(subject(m) for m in in_eight_bits("Softmax")))
+        refuse_unlike(plain, Scorer(model_of(made, SOFTMAXES[name](1), 1)))
+    refuse_unlike(*(Scorer(m) for m in in_eight_bits("Softmax")))
     with pytest.raises(InputError, match=r"a score of one is logits 'z' before a softmax.*of the other output 'p' lies between 0 and 1"):
-        comparable(subject(model_of(made, SOFTMAXES["Softmax"](1), 1)), subject(model_of(made, NOT_FOUND["the mean of two"](1), 1)))
+        refuse_unlike(Scorer(model_of(made, SOFTMAXES["Softmax"](1), 1)), Scorer(model_of(made, NOT_FOUND["the mean of two"](1), 1)))
     with pytest.raises(InputError, match=r"softmax.*before a sigmoid"):
-        comparable(subject(model_of(made, SOFTMAXES["Softmax"](1), 1)), subject(model_of(made, SIGMOIDS["Sigmoid"](1), 1)))
+        refuse_unlike(Scorer(model_of(made, SOFTMAXES["Softmax"](1), 1)), Scorer(model_of(made, SIGMOIDS["Sigmoid"](1), 1)))
     with pytest.raises(InputError, match="one has 2 classes, the other 3"):
-        comparable(subject(single("Sigmoid")), plain)
+        refuse_unlike(Scorer(single("Sigmoid")), plain)

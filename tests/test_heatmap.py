@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from onnxsal.errors import InputError
-from onnxsal.report.sheet import Cell, SheetRow, contact_sheet, tile
+from onnxsal.report.sheet import SheetCell as Cell
+from onnxsal.report.sheet import SheetRow, contact_sheet, tile
 from onnxsal.runtime.heatmap import PALETTES, Scaled, colours, overlay, render_map, scale_map
 
 RAMP = np.linspace(0, 1, 101)[None]
@@ -200,7 +201,9 @@ def test_more_methods_than_columns_continue_below():
 
 def test_long_titles_wrap_and_do_not_shift_the_pictures():
     row = SheetRow(
-        "p", PICTURE, [Cell("x", SIGNED_PICTURE), Cell("a_very_long_method_name_without_any_space and more words", SIGNED_PICTURE)]
+        "p",
+        PICTURE,
+        [Cell("x", SIGNED_PICTURE), Cell("a_very_long_method_name_without_any_space and more words", SIGNED_PICTURE)],
     )
     sheet = np.asarray(contact_sheet([row], width=60))
     part = np.asarray(render_map(SIGNED_PICTURE))

@@ -251,16 +251,7 @@ def test_nothing_heavy_is_imported_with_the_package():
 
 # ----- names -----
 
-SHARED_CLASSES = {
-    "Asked": ("cli.options report.audit", "the options of a verb, and those of an audit with its data: either is what the user asks for"),
-    "Facts": (
-        "ops.statements report.audit_finding",
-        "what an operator states; in report/, where no operator is read, an audit's facts as JSON",
-    ),
-    "Grid": ("cli.options facts.places", "the command line's option --grid is called like what it gives"),
-    "Layout": ("cli.options facts.axes", "the command line's option --layout is called like what it gives"),
-    "Values": ("report.audit_gate runtime.values", "what a tensor took in runs; in report/, where no model runs, the values of one metric"),
-}
+SHARED_CLASSES: dict[str, tuple[str, str]] = {}
 """Name of a class -> the modules that define a class or a type of that name, and why they may."""
 
 SHARED_MODULES = {
@@ -297,12 +288,18 @@ def shared_classes(modules: dict[str, str]) -> dict[str, list[str]]:
     return {name: found for name, found in places.items() if name in known and len(found) > 1}
 
 
+CHECKS = "report.audit.checks."
+
+
 def shared_modules(modules: Iterable[str]) -> dict[str, list[str]]:
-    """Last part of a module's name -> the modules that share it; those of the command line that are called like a verb are left out."""
+    """Last part of a module's name -> the modules that share it.
+
+    Those of the command line that are called like a verb are left out, and the checks of an audit, each called by what it asks.
+    """
     verbs = {f"cli.{c.callback.__name__}" for c in app.registered_commands if c.callback}
     places: dict[str, list[str]] = {}
     for module in modules:
-        if module not in verbs:
+        if module not in verbs and not module.startswith(CHECKS):
             places.setdefault(module.split(".")[-1], []).append(module)
     return {name: found for name, found in places.items() if len(found) > 1}
 
@@ -362,26 +359,9 @@ LINES, PARAMETERS = 50, 8
 with ``*args`` and ``**kwargs``, without ``self`` and ``cls``; those of a command are the options of the command line, and not counted."""
 
 OVERSIZED: dict[str, tuple[str, str]] = {
-    # Being shortened: to be deleted with the change that does it.
-    "cli.audit.audit": ("lines", "the request is taken apart and put together"),
-    "cli.evaluate.evaluate": ("lines", "the request is taken apart and put together"),
-    "cli.explain.explain": ("lines", "the request is taken apart and put together"),
-    "cli.explain.write": ("parameters", "what is written of one sample is handed over piece by piece"),
-    "cli.options.conversion_options": ("parameters", "the request is handed over piece by piece"),
-    "explainer.Explainer.__init__": ("parameters", "the request is handed over piece by piece"),
-    "facade.check.check": ("lines", "the request is taken apart and put together"),
-    "facade.convert.convert": ("lines parameters", "the request is handed over piece by piece"),
-    "facade.convert.decide": ("lines parameters", "the request is handed over piece by piece"),
-    "facade.fit_patterns.fit_patterns": ("parameters", "the request is handed over piece by piece"),
-    "metrics.evaluate.evaluate": ("parameters", "the request is handed over piece by piece"),
-    "metrics.evaluate._Run.__init__": ("parameters", "the request is handed over piece by piece"),
-    "metrics.faithfulness.occlusion_correlation": ("lines parameters", "settings are handed over one by one"),
-    "metrics.faithfulness.pixel_perturbation": ("parameters", "settings are handed over one by one"),
-    "metrics.retrain._retrain": ("parameters", "settings are handed over one by one"),
-    "metrics.retrain.kar": ("parameters", "settings are handed over one by one"),
-    "metrics.retrain.roar": ("parameters", "settings are handed over one by one"),
-    "metrics.signal.signal_quality": ("lines parameters", "settings are handed over one by one"),
-    "report.audit.audit": ("lines", "all checks are run by one function"),
+    "ask.request.Ask.of": ("parameters", "the one place where all that can be asked is spelled, for people and type checkers"),
+    "facade.fit_patterns.fit_patterns": ("parameters", "a public signature, which stays; it hands a request and one record on"),
+    "metrics.evaluate.evaluate": ("parameters", "a public signature, which stays; it hands a request and one record on"),
 }
 """Function -> the limits that it is over, and why it may be."""
 

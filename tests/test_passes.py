@@ -19,7 +19,7 @@ from onnxsal.graph import Model
 from onnxsal.graph.load import load_model
 from onnxsal.ops.registry import known
 from onnxsal.passes import Prepared, passes, prepare
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Pass, PassOutcome
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
 from onnxsal.passes.inline_functions import INLINE, expand_bodies
 from onnxsal.passes.name_nodes import NAME_NODES
@@ -61,13 +61,13 @@ def shuffle(nodes: object, seed: int | None) -> None:
 
 
 def test_a_broken_promise_is_an_error():
-    step = Pass("liar", run=lambda proto: Outcome(1, "did it"), ensures=lambda proto: "it did nothing")
+    step = Pass("liar", run=lambda proto: PassOutcome(1, "did it"), ensures=lambda proto: "it did nothing")
     with pytest.raises(ModelError, match="pass 'liar' did not keep its promise: it did nothing"):
         step(cnn())
 
 
 def test_a_declining_pass_does_not_run_and_says_why():
-    def explode(proto: onnx.ModelProto) -> Outcome:
+    def explode(proto: onnx.ModelProto) -> PassOutcome:
         raise AssertionError
 
     outcome = Pass("shy", run=explode, requires=lambda proto: "not today")(cnn())
@@ -81,7 +81,7 @@ def test_nothing_happens_to_a_plain_model():
     assert not prepared.rewritten
     assert prepared.model.proto.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
     for step in passes(known):
-        assert step.requires(model) or step(load_model(model)) == Outcome()
+        assert step.requires(model) or step(load_model(model)) == PassOutcome()
 
 
 def test_passes_do_nothing_twice():
@@ -141,14 +141,14 @@ def test_subgraphs_are_sorted_and_sort_after_what_they_read(seed: int | None):
     onnx.checker.check_model(shuffled)  # onnx wants every name, captured ones too, to be known before it is read
     for x in (draw(2, 3), -np.abs(draw(2, 3))):
         same_outputs(model, shuffled, {"x": x})
-    assert SORT(shuffled) == Outcome()
+    assert SORT(shuffled) == PassOutcome()
 
 
 def test_a_sorted_list_keeps_its_order():
     """Among nodes that are ready the earlier comes first, so a sorted list, whatever its order, is left alone."""
     nodes = [node("Relu", "x", "b"), node("Abs", "x", "a"), node("Add", "a b", "y")]
     model = make(nodes, {"x": ["N", 3]}, {"y": ["N", 3]})
-    assert SORT(model) == Outcome()
+    assert SORT(model) == PassOutcome()
     assert ops_of(model) == ["Relu", "Abs", "Add"]
 
 
@@ -334,7 +334,7 @@ def test_every_node_gets_a_name_of_its_own():
     assert got[3] == "Neg_1"
     assert got[5] == "same_1"
     assert (outcome.changed, outcome.detail) == (3, "named 3 node(s) without a name of their own")
-    assert NAME_NODES(model) == Outcome()
+    assert NAME_NODES(model) == PassOutcome()
 
 
 # ----- explicit pads -----
@@ -376,7 +376,7 @@ def test_a_dilated_pool_is_left_to_onnx_runtime(mode: str):
 
 def test_pads_that_depend_on_an_open_size_stay_automatic():
     model = make([node("MaxPool", "x", "y", auto_pad="SAME_UPPER", kernel_shape=[2, 2])], {"x": ["N", 3, "H", 8]}, {"y": None})
-    assert EXPLICIT_PADS(model) == Outcome()
+    assert EXPLICIT_PADS(model) == PassOutcome()
     assert model.graph.node[0].attribute[0].s == b"SAME_UPPER"
     assert EXPLICIT_PADS.requires(cnn()) == "no node uses auto_pad"
 

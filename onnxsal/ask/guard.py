@@ -117,9 +117,9 @@ def _wide(array: np.ndarray) -> np.ndarray:
 compare_on_random_input = comparing()
 
 
-def plain_model(proto: onnx.ModelProto) -> Model:
-    """``proto`` made plain (it is changed in place), and compared on random input with what it was. Raises ``ModelError``."""
-    return prepare(proto, known, compare_on_random_input).model
+def plain_model(proto: onnx.ModelProto, example: Mapping[str, np.ndarray] | None = None) -> Model:
+    """``proto`` made plain (it is changed in place), and compared with what it was, on ``example`` if given. Raises ``ModelError``."""
+    return prepare(proto, known, comparing(example), example).model
 
 
 def as_example(proto: onnx.ModelProto, example: object, explained: str | None = None) -> dict[str, np.ndarray]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnxsal.cli import options as o
+from onnxsal.ask.request import Ask
 from onnxsal.cli.explain import file_names, find_inputs, samples
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.errors import InputError
@@ -22,15 +23,15 @@ RANDOM = 8
 """Random inputs where none are given."""
 
 
-def check_conservation(feed: o.Feeding, method: Any, given: dict[str, Any], on: Sequence[Path], plot: Path | None, json: bool) -> None:
+def check_conservation(ask: Ask, on: Sequence[Path], plot: Path | None, json: bool) -> None:
     """Run, tell, and write the plot."""
     if plot is not None:
         library("matplotlib")  # missing, it is said before the work, not after
     files = find_inputs(on)
-    with progress(f"building relevance into {feed.model.name}"):
-        explainer = Explainer(feed.model, method, batch_size=1, **{**given, "components": True})
+    with progress(f"building relevance into {ask.name}"):
+        explainer = Explainer.of(replace(ask, batch_size=1, components=True))
     with progress("summing relevance", len(files) or RANDOM) as step:
-        feeds = _read(files, feed, explainer, step) if files else _random(explainer, step)
+        feeds = _read(files, ask, explainer, step) if files else _random(explainer, step)
         result = conservation(explainer, feeds)
     written = None if plot is None else str(save_picture(conservation_plot(result), plot))
     if json:
@@ -41,8 +42,8 @@ def check_conservation(feed: o.Feeding, method: Any, given: dict[str, Any], on: 
         say(warning, "warning")
 
 
-def _read(files: Sequence[Path], feed: o.Feeding, explainer: Explainer, step: Any) -> Iterator[dict[str, np.ndarray]]:
-    for sample in samples(files, file_names(files) if files else [], feed, explainer, step):
+def _read(files: Sequence[Path], ask: Ask, explainer: Explainer, step: Any) -> Iterator[dict[str, np.ndarray]]:
+    for sample in samples(files, file_names(files) if files else [], ask, explainer, step):
         yield sample.feed
 
 

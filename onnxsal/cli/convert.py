@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import onnx
 import typer
 
+from onnxsal.ask.request import RUN, Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.shell import progress, say, show, show_json
 from onnxsal.errors import OutputError
@@ -27,22 +28,20 @@ TOLD = {
 """How a converted model is told the class."""
 
 
-@o.takes_asked
+@o.takes_ask(without=RUN)
 def convert(
-    model: o.ModelPath,
+    ask: Ask,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Where the converted model is written.", show_default=False)],
-    asked: o.Asked,
     json: o.Json = False,
 ) -> None:
     """Build the explanation into a model: one self-contained ONNX file of standard operators."""
-    chosen, feed = asked.by(), asked.feed(model)
-    given = asked.keywords(feed)
+    model = Path(str(ask.model))
     if out.resolve() == model.resolve():
         raise OutputError(f"'{out}' is the model itself, which is never overwritten. Give another name.")
     begin = time.perf_counter()
     with progress(f"converting {model.name}"):
-        made = conversion(model, chosen, **given)
-        set_metadata(made.proto, as_metadata(feed.preprocess, feed.labels))
+        made = conversion(ask)
+        set_metadata(made.proto, as_metadata(ask.preprocess, ask.labels))
         save_model(made.proto, out)
     facts = _facts(made, model, out, time.perf_counter() - begin)
     show_json(facts) if json else show(_told(facts))

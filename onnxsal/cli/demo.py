@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,18 @@ import numpy as np
 import typer
 
 import onnxsal
+from onnxsal.ask.request import DEFAULT_METHOD, Ask
 from onnxsal.cli import options as o
-from onnxsal.cli.explain import FileSample, file_names, law, named, near, open_explainer, row, tell_providers, write
+from onnxsal.cli.explain import FileSample, file_names, law, named, near, row, tell_providers, write
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
-from onnxsal.engine.method import get_method, shipped_methods
+from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer, Explanation
-from onnxsal.facade.convert import DEFAULT_METHOD
 from onnxsal.metrics.faithfulness import occlusion_correlation
 from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.report.artefacts import Style
-from onnxsal.report.sheet import Cell, SheetRow, contact_sheet
+from onnxsal.report.sheet import SheetCell, SheetRow, contact_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
-from onnxsal.runtime.providers import resolve
 
 OCCLUSION = "occlusion"
 
@@ -40,56 +40,76 @@ ONCE = ("scorecam",)
 """Methods that run the model once per channel, over a thousand times: shown on the first picture only."""
 
 
+def shipped_model(word: Path | None) -> Path:
+    """In a checkout: EfficientNet-Lite0."""
+    return word or _home() / SHIPPED_MODEL
+
+
+@o.takes_ask(only=("labels", "preprocess", "providers", "tf32"), model=shipped_model)
 def demo(
-    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="In a checkout: EfficientNet-Lite0.", show_default=False)] = None,
+    ask: Ask,
     pictures: Annotated[
         list[Path] | None, typer.Argument(metavar="[PICTURE]...", help="In a checkout: the photographs in models/.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for what is written.")] = Path("out/demo"),
-    labels: o.LabelsFile = None,
-    preprocess: o.PreprocessFile = None,
-    provider: o.Provider = "cpu",
-    tf32: o.Tf32 = False,
     json: o.Json = False,
 ) -> None:
     """Explain pictures with every method: a table, the pictures, and one contact sheet to look at."""
-    model, files = _defaults(model, pictures or [])
-    wanted = resolve(provider, tf32)
-    feed = o.feeding(model, preprocess, labels)
-    shown = {file: feed.required.display(file) for file in files}
-    names = dict(zip(files, file_names(files), strict=True))
+    files, where = pictures_of(ask, pictures or []), ask.providers
+    ask = replace(ask.on(ask.resolved), batch_size=1)
+    shown = Showing(ask, files)
     order = sorted(shipped_methods(), key=lambda name: (name != DEFAULT_METHOD, name))
     methods = [get_method(name) for name in sorted(order, key=lambda name: name != OCCLUSION)]  # first, as all others are held against it
-    occluded = _Occluded()
-    cells: dict[Path, list[Cell]] = {file: [] for file in files}
-    records: list[dict[str, Any]] = []
-    refused: list[dict[str, str]] = []
     if not json:
-        show(f"{model.name}: {len(files)} picture(s), {len(methods)} methods, on {provider}")
-    with progress(f"reading {model.name}", len(methods) * (1 + len(files))) as step:
+        show(f"{ask.name}: {len(files)} picture(s), {len(methods)} methods, on {where}")
+    with progress(f"reading {ask.name}", len(methods) * (1 + len(files))) as step:
         for method in methods:
-            step(f"{method.name}: building it into {model.name}")
-            parts = method.name in (DEFAULT_METHOD, OCCLUSION)
-            given = {"black": feed.black, "white": feed.white, "components": parts, **QUICK.get(method.name, {})}
-            try:
-                explainer = open_explainer(feed, method, wanted, 1, given)
-            except (PlanError, UnsupportedError, MethodError) as error:  # not for this model, or not without more than a picture
-                refused.append({"method": method.name, "why": str(error)})
-                continue
-            for file in files[:1] if method.name in ONCE else files:
-                step(f"{method.name}: {names[file]}")
-                facts, cell = _explained(explainer, feed, (file, names[file], shown[file]), occluded, out)
-                records.append(facts)
-                cells[file].append(cell)
-    if not records:
-        raise PlanError("no method can explain this model:\n" + "\n".join(f"{r['method']}: {r['why']}" for r in refused))
-    records.sort(key=lambda facts: order.index(facts["method"]))
-    rows = [SheetRow(names[file], shown[file], sorted(cells[file], key=lambda c: order.index(c.title)), file.name) for file in files]
-    sheet = save_picture(contact_sheet(rows, f"{model.name}, {provider}"), out / "contact_sheet.png")
+            step(f"{method.name}: building it into {ask.name}")
+            shown.explain(method, out, step)
+    if not shown.records:
+        raise PlanError("no method can explain this model:\n" + "\n".join(f"{r['method']}: {r['why']}" for r in shown.refused))
+    shown.records.sort(key=lambda facts: order.index(facts["method"]))
+    for found in shown.cells.values():
+        found.sort(key=lambda cell: order.index(cell.title))
+    rows = [SheetRow(shown.names[file], shown.pictures[file], shown.cells[file], file.name) for file in files]
+    sheet = save_picture(contact_sheet(rows, f"{ask.name}, {where}"), out / "contact_sheet.png")
     if json:
-        show_json({"explained": records, "refused": refused, "contact_sheet": str(sheet)})
+        show_json({"explained": shown.records, "refused": shown.refused, "contact_sheet": str(sheet)})
         return
-    _tell(records, refused, sheet)
+    _tell(shown.records, shown.refused, sheet)
+
+
+class Showing:
+    """The pictures of a demo, with what each method made of them: the cells of the sheet, a record of each map, and who refused."""
+
+    def __init__(self, ask: Ask, files: Sequence[Path]) -> None:
+        self.ask, self.files = ask, files
+        self.pictures = {file: o.preprocess_of(ask).display(file) for file in files}
+        self.names = dict(zip(files, file_names(files), strict=True))
+        self.cells: dict[Path, list[SheetCell]] = {file: [] for file in files}
+        self.records: list[dict[str, Any]] = []
+        self.refused: list[dict[str, str]] = []
+        self._occluded = _Occluded()
+
+    def explain(self, method: Method, out: Path, step: Callable[[str], None]) -> None:
+        """Explain every picture by one method, or note why it refuses the model."""
+        ask = replace(self.ask.by(method, QUICK.get(method.name, {})), components=method.name in (DEFAULT_METHOD, OCCLUSION))
+        try:
+            explainer = Explainer.of(ask)
+        except (PlanError, UnsupportedError, MethodError) as error:  # not for this model, or not without more than a picture
+            self.refused.append({"method": method.name, "why": str(error)})
+            return
+        for file in self.files[:1] if method.name in ONCE else self.files:
+            step(f"{method.name}: {self.names[file]}")
+            x = o.preprocess_of(ask).normalise(self.pictures[file][None])
+            sample = FileSample(file, self.names[file], {explainer.inputs[0].name: x}, self.pictures[file])
+            one = explainer.explain(sample.feed)
+            if method.name == OCCLUSION:
+                one = self._occluded.keep(explainer, file, one)
+            also = {"occlusion_correlation": self._occluded.correlation(file, x, one)}
+            base = out / f"{sample.name}.{method.name}"
+            self.records.append(write(explainer, sample, one, base, Style(), also=also, aloud=False))
+            self.cells[file].append(_cell(self.records[-1], one.saliency_map))
 
 
 class _Occluded:
@@ -118,27 +138,12 @@ class _Occluded:
         return {"pearson": float(found.pearson[0]), "spearman": float(found.spearman[0])}
 
 
-def _explained(
-    explainer: Explainer, feed: o.Feeding, picture: tuple[Path, str, np.ndarray], occluded: _Occluded, out: Path
-) -> tuple[dict[str, Any], Cell]:
-    """The record and the map of one picture (its file, its name, its pixels), of which the files are written."""
-    file, name, pixels = picture
-    x = feed.required.normalise(pixels[None])
-    sample = FileSample(file, name, {explainer.inputs[0].name: x}, pixels)
-    one = explainer.explain(sample.feed)
-    if one.method == OCCLUSION:
-        one = occluded.keep(explainer, file, one)
-    also = {"occlusion_correlation": occluded.correlation(file, x, one)}
-    facts = write(explainer, feed, sample, one, out / f"{name}.{one.method}", Style(), also=also, aloud=False)
-    return facts, _cell(facts, one.saliency_map)
-
-
-def _cell(facts: dict[str, Any], saliency_map: np.ndarray | None) -> Cell:
+def _cell(facts: dict[str, Any], saliency_map: np.ndarray | None) -> SheetCell:
     if saliency_map is None:
         raise InputError("the explained input is not an image, so there is no map to show; use `onnxsal explain` with .npy or .npz inputs.")
     told = "".join(f", {name} {text}" for name, text in zip(("residual", "reached"), law(facts), strict=True) if text)
     note = f"{named(facts['target'])}: {facts['score']:.4g}{told}, {facts['seconds'] * 1000:.0f} ms"
-    return Cell(facts["method"], saliency_map[0], note)
+    return SheetCell(facts["method"], saliency_map[0], note)
 
 
 def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: Path) -> None:
@@ -168,12 +173,15 @@ def _coefficient(found: dict[str, Any] | None) -> str:
     return "" if found is None or math.isnan(found["pearson"]) else f"{found['pearson']:.2f}"
 
 
-def _defaults(model: Path | None, pictures: list[Path]) -> tuple[Path, list[Path]]:
-    """The model and pictures that are named, else those of the checkout that this package, or the present folder, belongs to."""
-    if model is not None:
-        if not pictures:
-            raise InputError("name pictures for the demo to explain: onnxsal demo MODEL PICTURE...")
-        return model, find_pictures(pictures)
+def pictures_of(ask: Ask, named: list[Path]) -> list[Path]:
+    """The pictures that are named; of the shipped model those of the checkout."""
+    if not named and ask.name != SHIPPED_MODEL:
+        raise InputError("name pictures for the demo to explain: onnxsal demo MODEL PICTURE...")
+    return find_pictures(named or [_home() / SHIPPED_PICTURES])
+
+
+def _home() -> Path:
+    """The models of the checkout that this package, or the present folder, belongs to."""
     folders = [folder / "models" for folder in (Path(onnxsal.__file__).resolve().parent.parent, Path.cwd())]
     home = next((folder for folder in folders if (folder / SHIPPED_MODEL).is_file()), None)
     if home is None:
@@ -181,4 +189,4 @@ def _defaults(model: Path | None, pictures: list[Path]) -> tuple[Path, list[Path
             f"name a model and pictures: onnxsal demo MODEL PICTURE... Without them the demo takes models/{SHIPPED_MODEL} of a checkout, "
             "and neither this folder nor the one onnxsal is installed from is a checkout."
         )
-    return home / SHIPPED_MODEL, find_pictures([home / SHIPPED_PICTURES])
+    return home

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from onnxsal.ask.request import Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.explain import near, tell_providers
 from onnxsal.cli.metric_settings import takes_settings
@@ -15,13 +16,12 @@ from onnxsal.cli.parameters import read_parameters
 from onnxsal.cli.shell import counted, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
 from onnxsal.errors import MethodError
-from onnxsal.metrics.evaluate import DEFAULT_METHODS, LABEL, PREDICTED
-from onnxsal.metrics.evaluate import evaluate as measured
+from onnxsal.metrics.evaluate import DEFAULT_METHODS, IDLE, LABEL, PREDICTED, Work, evaluated
 from onnxsal.metrics.evaluation import Evaluation, Way
+from onnxsal.metrics.libraries import library
 from onnxsal.metrics.measures import DEFAULT_METRICS, MEASURES, Settings
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.report.evaluation_files import better, save_evaluation
-from onnxsal.runtime.providers import resolve
 
 DATA_HELP = "A folder of pictures (sub-folders named by class; masks in masks/ beside images/), a .csv (file, label, mask), a .npy or .npz."
 METHODS_HELP = (
@@ -29,10 +29,18 @@ METHODS_HELP = (
 )
 STATE = "state.jsonl"
 
+Masks = Annotated[
+    str | None, typer.Option(help="The folder of masks; 'alpha' for the pictures' own transparency.", show_default="DATA/masks")
+]
+
+OF_ONE = ("preset", "quantize", "layer", "grid", "score")
+"""What one method may have for itself beside its parameters."""
+
 
 @takes_settings
+@o.takes_ask(without=("method", "parameters", *IDLE), batch_size=16)
 def evaluate(
-    model: o.ModelPath,
+    ask: Ask,
     data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
     methods: Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)] = ",".join(DEFAULT_METHODS),
     metrics: Annotated[str, typer.Option("--metrics", help=f"Metrics, separated by commas: {', '.join(MEASURES)}.")] = ",".join(
@@ -43,45 +51,21 @@ def evaluate(
     ] = Path("out/evaluate"),
     target: Annotated[str, typer.Option("--target", "-t", help="The class to explain: predicted, label, an index or a label.")] = PREDICTED,
     samples: Annotated[int | None, typer.Option(min=1, help="Take this many samples, drawn by the seed.", show_default="all")] = None,
-    masks: Annotated[
-        str | None, typer.Option(help="The folder of masks; 'alpha' for the pictures' own transparency.", show_default="DATA/masks")
-    ] = None,
+    masks: Masks = None,
     *,
     settings: Settings,
-    input: o.Input = None,
-    output: o.Output = None,
-    score: o.Score = None,
-    labels: o.LabelsFile = None,
-    preprocess: o.PreprocessFile = None,
-    provider: o.Provider = "cpu",
-    tf32: o.Tf32 = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in one run.")] = 16,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: forget what an earlier run left in the folder.")] = False,
     json: o.Json = False,
 ) -> None:
     """Evaluate methods on data: means with confidence intervals, paired differences, three baselines, every sample as CSV."""
-    feed = o.feeding(model, preprocess, labels)
+    library("matplotlib")  # missing, it is said before the work, not after
     ways = chosen_ways(methods)
     if fresh:
         (out / STATE).unlink(missing_ok=True)
+    named = target if target in (PREDICTED, LABEL) else _index(ask, target)
     with counted(f"evaluating {len(ways)} methods on {data.name}") as told:
-        found = measured(
-            model,
-            data,
-            ways,
-            [m.strip() for m in metrics.split(",") if m.strip()],
-            settings,
-            preprocess=feed.preprocess,
-            labels=feed.labels,
-            masks=masks,
-            target=target if target in (PREDICTED, LABEL) else _index(feed, target),
-            samples=samples,
-            state=out / STATE,
-            providers=resolve(provider, tf32),
-            batch_size=batch_size,
-            progress=told,
-            **{k: v for k, v in (("input", input), ("output", output), ("score", score)) if v is not None},
-        )
+        work = Work(data, ways, [m.strip() for m in metrics.split(",") if m.strip()], settings, masks, named, samples, out / STATE, told)
+        found = evaluated(ask, work)
         facts = save_evaluation(found, out)
     _warn(found)
     if json:
@@ -100,15 +84,7 @@ def chosen_ways(text: str) -> list[Way]:
         name, *given = word.split(":")
         parameters = read_parameters(given)
         method = get_method(Path(name) if name.endswith(".toml") else name)
-        known = [
-            *method.parameters,
-            *(a for p in method.parameters.values() for a in p.aliases),
-            "preset",
-            "quantize",
-            "layer",
-            "grid",
-            "score",
-        ]
+        known = [*dict.fromkeys([*method.parameters, *sorted(method.names), *OF_ONE])]
         wrong = [p for p in parameters if p not in known]
         if wrong:
             raise MethodError(f"method '{method.name}' has no parameter '{wrong[0]}'; it has {', '.join(known)}.")
@@ -118,8 +94,8 @@ def chosen_ways(text: str) -> list[Way]:
     return ways
 
 
-def _index(feed: o.Feeding, target: str) -> int:
-    found = feed.target(target)
+def _index(ask: Ask, target: str) -> int:
+    found = o.target_of(target, ask)
     if not isinstance(found, int):
         raise MethodError(f"target '{target}' is no class of a picture: give predicted, label, an index or a label.")
     return found

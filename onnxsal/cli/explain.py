@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from onnxsal.ask.request import Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.parameters import PRESET, read_array
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
@@ -21,7 +22,7 @@ from onnxsal.report.artefacts import MATLAB, Style, record, save_artefacts
 from onnxsal.report.parts import parts_sheet
 from onnxsal.report.path_sheet import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
-from onnxsal.runtime.providers import Providers, as_text, resolve
+from onnxsal.runtime.providers import as_text
 from onnxsal.runtime.session import Tensor
 
 ARRAYS = (".npy", ".npz")
@@ -43,56 +44,30 @@ class FileSample:
         return [array.shape for array in self.feed.values()]
 
 
+@o.takes_ask(without=("prefix", "target_input"), batch_size=1)
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model, converted or not.", show_default=False)],
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Pictures, folders of pictures, or .npy and .npz arrays.", show_default=False)
     ],
+    ask: Ask,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for what is written.")] = Path("out"),
-    method: o.MethodName = None,
-    rules: o.Rules = None,
-    target: o.Target = None,
-    input: o.Input = None,
-    output: o.Output = None,
-    score: o.Score = None,
-    batched: o.Batched = None,
-    layout: o.Layout = None,
-    grid: o.Grid = None,
-    labels: o.LabelsFile = None,
-    preprocess: o.PreprocessFile = None,
-    provider: o.Provider = "cpu",
-    tf32: o.Tf32 = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one run.")] = 1,
-    quantize: o.Quantize = None,
     palette: Annotated[str | None, typer.Option(help=PALETTE_HELP, show_default=False)] = None,
     show_path: Annotated[bool, typer.Option("--show-path", help="Also tile the pictures along the integration path.")] = False,
-    components: Annotated[bool, typer.Option("--components", help="Also show each layer's part of the map.")] = False,
-    param: o.Parameters = None,
     json: o.Json = False,
 ) -> None:
     """Explain pictures: for each the overlay, the map, the raw signed array and a JSON record."""
     files = find_inputs(inputs)
-    feed = o.feeding(model, preprocess, labels)
     if any(file.suffix.lower() not in ARRAYS for file in files):
-        _ = feed.required
-    given = o.conversion_options(feed, param, input, output, score, quantize, batched, layout, grid) | (
-        {"components": True} if components else {}
-    )
-    style = MATLAB if given.get(PRESET) == "matlab" and palette is None else Style(palette)
-    wanted = resolve(provider, tf32)
-    with progress(f"building the explanation into {model.name}"):
-        try:
-            explainer = open_explainer(feed, o.chosen_method(method, rules), wanted, batch_size, given)
-        except ExampleNeeded:
-            given["example"] = o.example_of(files[:1], feed)
-            explainer = open_explainer(feed, o.chosen_method(method, rules), wanted, batch_size, given)
+        o.preprocess_of(ask)
+    style = MATLAB if ask.parameters.get(PRESET) == "matlab" and palette is None else Style(palette)
+    explainer = _opened(ask, files)
     records = []
     damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:
         apart = set(explainer.conversion.question.samples) == {t.name for t in explainer.inputs}
-        for group in batches(samples(files, file_names(files), feed, explainer, step, damaged), batch_size if apart else 1):
-            for sample, one in _explained(explainer, group, feed.target(target), damaged):
-                records.append(write(explainer, feed, sample, one, out / f"{sample.name}.{explainer.method}", style, show_path))
+        for group in batches(samples(files, file_names(files), ask, explainer, step, damaged), int(ask.batch_size or 1) if apart else 1):
+            for sample, one in _explained(explainer, group, ask.target, damaged):
+                records.append(write(explainer, sample, one, out / f"{sample.name}.{explainer.method}", style, show_path))
     if len(files) == 1 and not records:
         raise InputError(damaged[files[0]])
     if records:
@@ -101,6 +76,18 @@ def explain(
         say(f"left out: {file}: {why}", "warning")
     if damaged:
         raise InputError(f"{len(damaged)} of {len(files)} inputs could not be explained; each is named above.")
+
+
+def _opened(ask: Ask, files: Sequence[Path]) -> Explainer:
+    """The explainer, whose class is told in each run; what the model does not tell is seen on the first of the inputs."""
+    ask = replace(ask.on(ask.resolved), target=None)
+    with progress(f"building the explanation into {ask.name}"):
+        explainer = Explainer.of(ask)
+        try:
+            _ = explainer.conversion
+        except ExampleNeeded:
+            explainer = Explainer.of(replace(ask, example=o.example_of(files[:1], ask)))
+    return explainer
 
 
 def _explained(
@@ -120,14 +107,8 @@ def _explained(
         yield sample, whole if len(group) == 1 else whole[number]
 
 
-def open_explainer(feed: o.Feeding, method: Any, providers: Providers, batch_size: int, given: dict[str, Any]) -> Explainer:
-    """The explainer of a model on a provider; labels that do not fit the model's classes are an error."""
-    return Explainer(feed.model, method, providers=providers, batch_size=batch_size, labels=feed.labels, **given)
-
-
 def write(
     explainer: Explainer,
-    feed: o.Feeding,
     sample: FileSample,
     one: Explanation,
     base: Path,
@@ -137,14 +118,15 @@ def write(
     aloud: bool = True,
 ) -> dict[str, Any]:
     """Write everything about one explained sample; returns its record, with what it shall hold ``also``. ``aloud`` says its warnings."""
-    numbers = record(one, explainer.conversion.question, feed.labels)
-    facts = {"source": str(sample.source), "model": str(feed.model), **numbers, **(also or {})}
+    ask = explainer.conversion.ask
+    numbers = record(one, explainer.conversion.question, ask.labels)
+    facts = {"source": str(sample.source), "model": str(ask.model), **numbers, **(also or {})}
     extra = {}
     if one.components:
         extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
     if show_path:
         x = sample.feed[explainer.conversion.question.x.name]
-        extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, feed.required), f"{base}.path.png"))
+        extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, o.preprocess_of(ask)), f"{base}.path.png"))
     files = save_artefacts(base, one, facts, sample.picture, style, extra)
     for warning in facts["warnings"] if aloud else ():
         say(f"{sample.source}: {warning}", "warning")
@@ -225,7 +207,7 @@ def file_names(files: Sequence[Path]) -> list[str]:
 def samples(
     files: Sequence[Path],
     names: Sequence[str],
-    feed: o.Feeding,
+    ask: Ask,
     explainer: Explainer,
     step: Any,
     damaged: dict[Path, str] | None = None,
@@ -234,7 +216,7 @@ def samples(
     for file, name in zip(files, names, strict=True):
         step(str(file))
         try:
-            found = _read(file, name, feed, explainer)
+            found = _read(file, name, ask, explainer)
         except InputError as error:
             if damaged is None:
                 raise
@@ -243,12 +225,13 @@ def samples(
         yield from found
 
 
-def _read(file: Path, name: str, feed: o.Feeding, explainer: Explainer) -> Iterable[FileSample]:
+def _read(file: Path, name: str, ask: Ask, explainer: Explainer) -> Iterable[FileSample]:
     """The samples of one file, which is a picture or an array with any number of them."""
     question, inputs = explainer.conversion.question, explainer.inputs
     if file.suffix.lower() not in ARRAYS:
-        shown = feed.required.display(file)
-        return [FileSample(file, name, {_picture_input(inputs, question.x.name): feed.required.normalise(shown[None])}, shown)]
+        prepared = o.preprocess_of(ask)
+        shown = prepared.display(file)
+        return [FileSample(file, name, {_picture_input(inputs, question.x.name): prepared.normalise(shown[None])}, shown)]
     arrays = array_feed(file, inputs, question.samples)
     rows = [n for n in arrays if n in question.samples]
     count = len(arrays[rows[0]]) if rows else 1

@@ -7,38 +7,36 @@ from typing import Annotated, Any
 
 import typer
 
+from onnxsal.ask.request import RUN, Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.shell import counted, say, show, show_json, show_table
 from onnxsal.errors import InputError
 from onnxsal.facade import fit_patterns as fit
 from onnxsal.methods.patterns.file import Patterns
 from onnxsal.metrics.libraries import library
-from onnxsal.metrics.signal import signal_quality
+from onnxsal.metrics.signal import SignalSettings, signals
 from onnxsal.report.charts import quality_chart
 from onnxsal.runtime.pictures import save_picture
-from onnxsal.runtime.providers import as_text, resolve
+from onnxsal.runtime.providers import as_text
 
 DATA_HELP = "A folder of pictures, or a .npy, .npz, .parquet or .zarr file: what the model was trained on, or like it."
 
 
+@o.takes_ask(only=(*RUN, "preprocess"), batch_size=fit.BATCH)
 def fit_patterns(
-    model: o.ModelPath,
     data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
+    ask: Ask,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file that is written.")] = Path("patterns.npz"),
-    preprocess: o.PreprocessFile = None,
     layers: Annotated[
         list[str] | None,
         typer.Option("--layer", help="Learn this layer only: name of its weight or node, * for any text.", show_default=False),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Read this many samples.", show_default="all")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples in one run.")] = fit.BATCH,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew where an interrupted run left its sums.")] = False,
     quality: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="Two more sets of data: compute the signal quality of each layer on them.", show_default=False),
     ] = None,
-    provider: o.Provider = "cpu",
-    tf32: o.Tf32 = False,
     json: o.Json = False,
 ) -> None:
     """Learn the patterns that patternnet and pattern_attribution need, in one pass over the data."""
@@ -51,16 +49,14 @@ def fit_patterns(
         state.unlink(missing_ok=True)
     elif state.exists() and not json:
         say(f"going on from '{state}', which an interrupted run left; --fresh begins anew")
-    feed = o.feeding(model, preprocess)
-    settings: dict[str, Any] = {"preprocess": feed.preprocess, "batch_size": batch_size, "providers": resolve(provider, tf32)}
-    with counted(f"learning patterns of {model.name}") as told:
-        learned = fit.fit_patterns(model, data, layers=layers, samples=samples, state=state, progress=told, **settings)
+    with counted(f"learning patterns of {ask.name}") as told:
+        learned = fit.fitted(ask, fit.Fitting(data, layers, samples, state, progress=told))
     learned.save(out)
-    facts = _facts(model, learned, out)
+    facts = _facts(Path(str(ask.model)), learned, out)
     if quality is not None:
         with counted("signal quality") as told:
-            found = signal_quality(model, learned, *quality, progress=told, **settings)
-        chart = save_picture(quality_chart(found, f"signal quality, {model.name}"), out.with_suffix(".quality.png"))
+            found = signals(ask, learned, quality, SignalSettings(), told)
+        chart = save_picture(quality_chart(found, f"signal quality, {ask.name}"), out.with_suffix(".quality.png"))
         facts |= {"quality": found.means(), "skipped": found.skipped, "chart": str(chart)}
     show_json(facts) if json else _tell(facts)
 

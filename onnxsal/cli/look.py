@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from onnxsal.ask.request import RUN, Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.conserve import check_conservation
 from onnxsal.cli.shell import CHECK_FAILED, progress, show, show_json, show_table
@@ -15,18 +17,17 @@ from onnxsal.engine.plan import Plan
 from onnxsal.engine.table_rows import Parameter, RuleRow
 from onnxsal.errors import InputError, UnsupportedError, near_miss
 from onnxsal.facade import inspect
-from onnxsal.facade.check import check as check_model
+from onnxsal.facade.check import checked
 from onnxsal.facts.grounds import fact_lines
 from onnxsal.ops.registry import OpSpec
 from onnxsal.runtime.kernels import PROVIDERS
 
 
-@o.takes_asked
-def plan(model: o.ModelPath, asked: o.Asked, json: o.Json = False) -> None:
+@o.takes_ask(without=RUN)
+def plan(ask: Ask, json: o.Json = False) -> None:
     """Show what is known of the model and how, then which rule crosses which node, and why; nothing is converted."""
-    chosen, given = asked.by(), asked.keywords(asked.feed(model))
-    with progress(f"planning {model.name}"):
-        made = inspect.plan(model, chosen, **given)
+    with progress(f"planning {ask.name}"):
+        made = inspect.planned(ask)
     head, table = str(made).split("\n", 1)
     show_json(_plan_facts(made)) if json else show("\n".join([head, *fact_lines(made.found, made.doubt), "", table]))
 
@@ -48,29 +49,31 @@ def _plan_facts(made: Plan) -> dict[str, Any]:
     return {"method": made.method, "wrt": made.wrt, "starts": made.starts, **known, "steps": steps, "stops": ends, "notes": made.notes}
 
 
-@o.takes_asked
+@o.takes_ask(without=(*RUN, "example"))
 def check(
-    model: o.ModelPath,
-    asked: o.Asked,
+    ask: Ask,
+    on: Annotated[list[Path] | None, o.option("example")] = None,
     provider: Annotated[
         str, typer.Option(help="The execution provider whose kernels are looked up: " + " or ".join(PROVIDERS) + ".")
     ] = "cuda",
     conservation: Annotated[
-        bool, typer.Option("--conservation", help="Run it and sum relevance wherever all paths meet (lrp_resnet unless a method is named).")
+        bool,
+        typer.Option(
+            "--conservation", help="Run it, on one or several --on, and sum relevance where all paths meet (default: lrp_resnet)."
+        ),
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="With --conservation: where the scatter plot is written.", show_default=False)] = None,
     json: o.Json = False,
 ) -> None:
     """Can the model be explained, what is known of it and how, and which nodes have no kernel? Exit status 1 if it cannot be explained."""
-    feed = asked.feed(model)
-    given = asked.keywords(feed, several=conservation)
     if conservation:
-        check_conservation(feed, asked.by("lrp_resnet"), given, asked.on or (), plot, json)
+        check_conservation(replace(ask, method=ask.method or "lrp_resnet"), on or (), plot, json)
         return
     if plot:
         raise InputError("--plot goes with --conservation.")
-    with progress(f"checking {model.name}"):
-        report = check_model(model, provider, asked.by(), **given)
+    ask = replace(ask, example=o.example_of(on, ask)) if on else ask
+    with progress(f"checking {ask.name}"):
+        report = checked(ask, provider)
     show_json(report.as_dict()) if json else show(str(report))
     if not report.ok:
         raise typer.Exit(CHECK_FAILED)

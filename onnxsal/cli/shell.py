@@ -25,12 +25,17 @@ CHECK_FAILED, UNUSABLE, BUG = 1, 2, 3
 """Exit statuses: a check failed; a usage error or an unusable model, picture or file; a fault of onnxsal itself."""
 
 
+COMMAND = "onnxsal.command"
+"""Where a context keeps the command line as it was given."""
+
+
 class Verb(TyperCommand):
     """A command that takes a method's parameters as options of their own, and ends every deliberate error as one message."""
 
     debug = False
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[COMMAND] = ["onnxsal", self.name, *args]
         end = args.index("--") if "--" in args else len(args)
         options, rest = args[:end], args[end:]
         self.debug = "--debug" in options or ctx.parent.params.get("debug", False)

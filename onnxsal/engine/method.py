@@ -80,6 +80,11 @@ class Method:
         return tuple(row for row in self.rows if row.use)
 
     @property
+    def names(self) -> set[str]:
+        """What its parameters may be called."""
+        return {name for key, parameter in self.parameters.items() for name in (key, *parameter.aliases)}
+
+    @property
     def refuses(self) -> tuple[RuleRow, ...]:
         """The rows that refuse."""
         return tuple(row for row in self.rows if not row.use)

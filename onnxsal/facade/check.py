@@ -14,9 +14,10 @@ from onnxsal.ask.guard import as_example
 from onnxsal.ask.layers import layers_of
 from onnxsal.ask.missing_kernels import missing_kernels
 from onnxsal.ask.question import Question
-from onnxsal.engine.method import Method, get_method
+from onnxsal.ask.request import DEFAULT_METHOD, RUN, Ask
+from onnxsal.engine.method import Method
 from onnxsal.errors import MethodError, OnnxsalError
-from onnxsal.facade.convert import DEFAULT_METHOD, Conversion, decide, emit
+from onnxsal.facade.convert import Conversion, decide, emit
 from onnxsal.facade.drift import Drift, drift
 from onnxsal.facts.grounds import Found, fact_lines
 from onnxsal.graph import Model
@@ -97,43 +98,40 @@ def check(
     move. Never raises for what the model lacks: that is ``Report.problem``, in the words of ``convert``. ``labels`` that do not fit the
     model's classes are no fault of the model, and raise ``InputError``.
     """
-    chosen = get_method(method)
-    proto = load_model(model)
+    return checked(Ask.of(model, method, labels=labels, **options), provider, compare)
+
+
+def checked(ask: Ask, provider: str, compare: bool = True) -> Report:
+    """As ``check``, of a request."""
+    ask, proto = replace(ask.without("check", *RUN), method=ask.chosen), load_model(ask.model)
     forward = Model(proto)
     absent: dict[str, int] = {}
     question: Question | None = None
     try:
         absent = missing_kernels(forward, provider)
-        decided = decide(proto, chosen, **options)
+        decided = decide(replace(ask, model=proto, labels=None))
         question = decided.question
         made = emit(decided)
     except MethodError:  # the question is wrong, not the model
         raise
     except OnnxsalError as error:
         first, last = (next(iter(names), "") for names in (forward.input_names, forward.output_names))
-        refused = Report(chosen.name, provider, release(provider), str(error), first, last, len(forward.nodes), 0, (), {}, absent)
-        if question is None:
-            return refused
-        refuse_misfit(labels, classes_of(question), question.output)
-        return replace(refused, input=question.x.name, output=question.output, found=question.found, doubt=question.doubt)
-    refuse_misfit(labels, classes_of(made.question), made.question.output)
-    return Report(
-        chosen.name,
-        provider,
-        release(provider),
-        "",
-        made.question.x.name,
-        made.question.output,
-        len(forward.nodes),
-        _count(made.proto.graph),
-        tuple(made.log),
-        missing_kernels(Model(made.proto), provider),
-        absent,
-        _candidates(made),
-        made.question.found,
-        made.question.doubt,
-        drift(model, proto, made.proto, as_example(proto, options.get("example"), options.get("input"))) if compare else None,
+        refused = Report(ask.chosen.name, provider, release(provider), str(error), first, last, len(forward.nodes), 0, (), {}, absent)
+        return refused if question is None else _known(refused, ask, question)
+    found = Report(ask.chosen.name, provider, release(provider), "", "", "", len(forward.nodes), _count(made.proto.graph), (), {}, absent)
+    return replace(
+        _known(found, ask, made.question),
+        passes=tuple(made.log),
+        missing=missing_kernels(Model(made.proto), provider),
+        layers=_candidates(made),
+        drift=drift(ask.model, proto, made.proto, as_example(proto, ask.example, ask.input)) if compare else None,
     )
+
+
+def _known(report: Report, ask: Ask, question: Question) -> Report:
+    """The report with what was found out about the model. Raises ``InputError`` for labels that do not fit it."""
+    refuse_misfit(ask.labels, classes_of(question), question.output)
+    return replace(report, input=question.x.name, output=question.output, found=question.found, doubt=question.doubt)
 
 
 def _candidates(made: Conversion) -> tuple[str, ...]:

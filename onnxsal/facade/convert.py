@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,94 +16,80 @@ from onnx import TensorProto
 from onnxsal.ask import guard
 from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.layers import TargetLayer
-from onnxsal.ask.question import Question, ask
-from onnxsal.engine.method import Method, get_method, known_methods
+from onnxsal.ask.question import Question
+from onnxsal.ask.question import ask as question_of
+from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
+from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError
-from onnxsal.facade.target import FIXED, OPTIONAL, Target, refuse_other_rows, target_index, target_input_of, target_port
+from onnxsal.facade.target import FIXED, OPTIONAL, refuse_other_rows, target_index, target_input_of, target_port
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
-from onnxsal.graph.load import Source, load_model
+from onnxsal.graph.load import load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods.build import Build, Result, quantized, with_colours, wrapper_of
 from onnxsal.methods.head import emit_head
 from onnxsal.ops.apart import keep_apart
-
-Example = np.ndarray | Mapping[str, np.ndarray] | None
-"""Data of the kind that the model is fed with: an array for its only input, or arrays by input."""
-
-DEFAULT_METHOD = "fullgrad"
 
 
 @dataclass(frozen=True)
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
     the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and
-    how the model is told the class.
+    how the model is told the class. ``ask`` is what was asked for, as it would be asked of another model.
     """
 
     proto: onnx.ModelProto
+    ask: Ask
     question: Question
     method: Method
     settings: dict[str, Any]
     log: list[str]
-    prefix: str = ""
     plans: tuple[Plan, ...] = ()
     layer: TargetLayer | None = None
     target_input: str = OPTIONAL
 
+    @property
+    def prefix(self) -> str:
+        """What stands before every name that was added."""
+        return self.ask.prefix
+
 
 @dataclass(frozen=True)
 class Decision:
-    """What a conversion will build, decided before anything is emitted. ``edges`` are the colours that settings may name, ``asked`` is
-    what the metadata will say beside the settings.
-    """
+    """What a conversion will build, decided before anything is emitted. ``edges`` are the colours that settings may name."""
 
+    ask: Ask
     question: Question
     method: Method
     settings: dict[str, Any]
     target: np.ndarray
     target_input: str
-    prefix: str
     edges: dict[str, np.ndarray | None]
-    components: bool
-    quantize: int | None
-    asked: dict[str, Any]
-    source: Source
     log: list[str]
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the metadata say beside the settings."""
+        question, ask = self.question, self.ask
+        asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": ask.prefix}
+        asked["target"] = None if ask.target is None else np.asarray(ask.target).tolist()
+        asked |= {"samples": list(question.samples), "layout": ask.layout}
+        return asked | {"binary": question.binary, "target_input": self.target_input}
 
-def convert(
-    model: Source,
-    method: str | Path | Method = DEFAULT_METHOD,
-    *,
-    input: str | None = None,
-    output: str | None = None,
-    target: Target = None,
-    target_input: str | None = None,
-    score: str | None = None,
-    layer: str | None = None,
-    prefix: str = "",
-    black: np.ndarray | None = None,
-    white: np.ndarray | None = None,
-    quantize: int | None = None,
-    components: bool = False,
-    batched: bool | None = None,
-    layout: str | None = None,
-    example: Example = None,
-    grid: Sequence[int] | str | None = None,
-    **parameters: Any,
-) -> onnx.ModelProto:
+
+@spelled.function
+def convert(ask: Ask) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
 
-    ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them), an alias or a TOML file. The
-    result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted class of each
-    sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W] (images only),
-    ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32 [N], its
-    relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input. For a
-    sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN. ``prefix`` is put before all
-    names that are added.
+    ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them; "fullgrad" where none is given), an alias
+    or a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted
+    class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W]
+    (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
+    [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input. For
+    a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN. ``prefix`` is put before
+    all names that are added.
 
     ``input`` names the input or inner tensor to explain, ``output`` the output. ``target`` builds a class in: an index, one per sample,
     or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``target_input`` says how the
@@ -112,9 +97,11 @@ def convert(
     there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
     only ONNX Runtime's own API can replace, and methods with a baseline have such an input ``baseline`` too (else it is built in).
     ``score`` is "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's input,
-    for methods with ``baseline="black"`` or bounds. ``quantize`` floors each saliency map to that many levels between its smallest and
-    largest value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation,
-    where the method has parts. Other keywords are the method's.
+    for methods with ``baseline="black"`` or bounds; ``preprocess`` gives both. ``quantize`` floors each saliency map to that many levels
+    between its smallest and largest value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per
+    part of the explanation, where the method has parts. ``layer`` is the target layer, of methods that have one. ``labels`` only says
+    whether names of classes fit the model (else ``InputError``). Nothing is run here: ``providers``, ``tf32`` and ``batch_size`` are
+    refused. Other keywords are the method's.
 
     Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves
     it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a
@@ -128,106 +115,70 @@ def convert(
 
     Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
-    return conversion(
-        model,
-        method,
-        input=input,
-        output=output,
-        target=target,
-        target_input=target_input,
-        score=score,
-        layer=layer,
-        prefix=prefix,
-        black=black,
-        white=white,
-        quantize=quantize,
-        components=components,
-        batched=batched,
-        layout=layout,
-        example=example,
-        grid=grid,
-        **parameters,
-    ).proto
+    return conversion(ask.without("convert", *RUN)).proto
 
 
-def decide(
-    model: Source,
-    method: str | Path | Method = DEFAULT_METHOD,
-    *,
-    input: str | None = None,
-    output: str | None = None,
-    target: Target = None,
-    target_input: str | None = None,
-    score: str | None = None,
-    layer: str | None = None,
-    prefix: str = "",
-    black: np.ndarray | None = None,
-    white: np.ndarray | None = None,
-    quantize: int | None = None,
-    components: bool = False,
-    batched: bool | None = None,
-    layout: str | None = None,
-    example: Example = None,
-    grid: Sequence[int] | str | None = None,
-    labels: Sequence[str] | None = None,
-    **parameters: Any,
-) -> Decision:
-    """What ``convert`` would build from the same arguments; every option is checked here that can be without emitting anything.
+def decide(ask: Ask) -> Decision:
+    """What ``convert`` would build of the same request; every option is checked here that can be without emitting anything.
 
     ``labels``: names of the classes, of which nothing is built; raises ``InputError`` where they do not fit the model.
     """
-    chosen = get_method(method)
-    wrapper_of(chosen)
-    if layer is not None and "layer" not in chosen.parameters:
-        raise MethodError(f"method '{chosen.name}' has no target layer; layer= is for {_with_layer()}.")
-    if grid is not None and "grid" in chosen.parameters:
-        parameters, grid = {**parameters, "grid": grid}, None
-    elif grid is not None and "layer" not in chosen.parameters:
-        raise MethodError(f"method '{chosen.name}' has no target layer, so no grid of tokens; grid= is for {_with_layer()}.")
-    settings = chosen.settle(parameters if layer is None else {**parameters, "layer": layer})
-    score = score or settings.pop("score", None) or "logit"
-    proto = load_model(model)
+    method = ask.chosen
+    wrapper_of(method)
+    settings, score, grid = _settled(ask, method)
+    proto = load_model(ask.model)
     refuse_converted(proto)
-    data = guard.as_example(proto, example, input)
+    data = guard.as_example(proto, ask.example, ask.input)
 
     def asked_of(plain: Model) -> Question:
-        guard.refuse_open_rank(plain, input)
-        return ask(plain, input, output, score, batched=batched, layout=layout, example=data, grid=grid)
+        guard.refuse_open_rank(plain, ask.input)
+        return question_of(plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
 
     def planned(plain: Model) -> None:
-        for walked in _walks(chosen, settings):
+        for walked in _walks(method, settings):
             guard.plan_of(asked_of(plain), walked, wrapper_of(walked).reaches == "layer")
 
-    with guard.blaming_the_source(model):
-        prepared = guard.prepared(model, proto, planned, data)
+    with guard.blaming_the_source(ask.model):
+        prepared = guard.prepared(ask.model, proto, planned, data)
         question = asked_of(prepared.model)
-    if quantize is not None and (isinstance(quantize, bool) or not isinstance(quantize, Integral) or quantize < 2):
-        raise MethodError(f"quantize={quantize!r} is not a number of levels; give a whole number of 2 or more.")
-    edges = {name: colour(name, value) for name, value in (("black", black), ("white", white))}
-    refuse_misfit(labels, classes_of(question), question.output)
-    index, how = target_index(question, target), target_input_of(target_input, target)
+    levels = ask.quantize
+    if levels is not None and (isinstance(levels, bool) or not isinstance(levels, Integral) or levels < 2):
+        raise MethodError(f"quantize={levels!r} is not a number of levels; give a whole number of 2 or more.")
+    edges = {name: colour(name, value) for name, value in ask.edges.items()}
+    refuse_misfit(ask.labels, classes_of(question), question.output)
+    index, how = target_index(question, ask.target), target_input_of(ask.target_input, ask.target)
     if how == FIXED:
         refuse_other_rows(question, index)
-    asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": prefix}
-    asked |= {"target": None if target is None else np.asarray(target).tolist(), "samples": list(question.samples), "layout": layout}
-    asked |= {"binary": question.binary, "target_input": how}
-    return Decision(question, chosen, settings, index, how, prefix, edges, components, quantize, asked, model, prepared.log)
+    return Decision(ask, question, method, settings, index, how, edges, prepared.log)
 
 
-def conversion(model: Source, method: str | Path | Method = DEFAULT_METHOD, opened: bool = True, **options: Any) -> Conversion:
+def _settled(ask: Ask, method: Method) -> tuple[dict[str, Any], str, Sequence[int] | str | None]:
+    """The method's settings, the score, and the grid of tokens. Raises ``MethodError`` for a layer or a grid of a method that has none."""
+    own = {name: value for name in OF_LAYERS if (value := getattr(ask, name)) is not None and name in method.parameters}
+    for name in OF_LAYERS:
+        if getattr(ask, name) is not None and not takes(method, name):
+            having = ", ".join(m.name for m in known_methods().values() if "layer" in m.parameters)
+            so = ", so no grid of tokens" if name == "grid" else ""
+            raise MethodError(f"method '{method.name}' has no target layer{so}; {name}= is for {having}.")
+    settings = method.settle({**ask.parameters, **own})
+    score = ask.score or settings.pop("score", None) or "logit"
+    return settings, score, None if "grid" in own else ask.grid
+
+
+def conversion(ask: Ask, opened: bool = True) -> Conversion:
     """As ``convert``, with everything that was decided on the way. ``opened=False``: the caller opens it (``guard.open_converted``)."""
-    return emit(decide(model, method, **options), opened)
+    return emit(decide(ask), opened)
 
 
 def emit(decided: Decision, opened: bool = True) -> Conversion:
     """The converted model of a decision, with a record of it in the metadata. Emits into the decision's model: call it once."""
-    question, method, log = decided.question, decided.method, decided.log
-    with guard.blaming_the_source(decided.source):
+    ask, question, method, log = decided.ask, decided.question, decided.method, decided.log
+    with guard.blaming_the_source(ask.model):
         build, result = _build(decided)
-    elsewhere = guard.refuse_unopenable(decided.source, result) if opened else ""
-    guard.refuse_contradiction(result, f"{decided.prefix}{PREFIX}/")
+    elsewhere = guard.refuse_unopenable(ask.model, result) if opened else ""
+    guard.refuse_contradiction(result, f"{ask.prefix}{PREFIX}/")
     question = replace(question, doubt="; ".join(filter(None, (question.doubt, elsewhere))))
-    settings = build.settings | ({} if decided.quantize is None else {"quantize": int(decided.quantize)})
+    settings = build.settings | ({} if ask.quantize is None else {"quantize": int(ask.quantize)})
     settings |= {} if question.grid is None else {"grid": list(question.grid)}
     record = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in settings.items()}
     question = replace(question, found=(*question.found, *build.found))
@@ -236,16 +187,16 @@ def emit(decided: Decision, opened: bool = True) -> Conversion:
         {
             f"{METADATA}version": version("onnxsal"),
             f"{METADATA}method": method.name,
-            f"{METADATA}parameters": json.dumps(record | decided.asked, default=str),
+            f"{METADATA}parameters": json.dumps(record | decided.record, default=str),
             f"{METADATA}rules_sha256": method.sha256,
-            f"{METADATA}model_sha256": model_sha256(decided.source),
+            f"{METADATA}model_sha256": model_sha256(ask.model),
             **({f"{METADATA}passes": "; ".join(log)} if log else {}),
             **({f"{METADATA}facts": json.dumps([fact.as_dict() for fact in question.found])} if question.found else {}),
             **({f"{METADATA}doubt": question.doubt} if question.doubt else {}),
         },
     )
     done = settings | {"score": question.score}
-    return Conversion(result, question, method, done, log, decided.prefix, tuple(build.plans.values()), build.layer, decided.target_input)
+    return Conversion(result, ask, question, method, done, log, tuple(build.plans.values()), build.layer, decided.target_input)
 
 
 def _walks(method: Method, settings: Mapping[str, Any]) -> Iterator[Method]:
@@ -257,14 +208,10 @@ def _walks(method: Method, settings: Mapping[str, Any]) -> Iterator[Method]:
         yield bound
 
 
-def _with_layer() -> str:
-    """Methods that have a target layer."""
-    return ", ".join(m.name for m in known_methods().values() if "layer" in m.parameters)
-
-
 def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     """Emit head and explanation, then append them to the forward part."""
-    question, prefix, edges = decided.question, decided.prefix, decided.edges
+    ask, question, edges = decided.ask, decided.question, decided.edges
+    prefix = ask.prefix
     op = Emit(question.model, f"{prefix}{PREFIX}")
     if question.x.dtype == TensorProto.DOUBLE:
         op.dtype = TensorProto.DOUBLE
@@ -275,7 +222,7 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     settings = dict(decided.settings)
     method = decided.method.bound(with_colours(settings, edges))
     build = Build(op, question, method, settings, head, lambda name: f"{prefix}{name}", edges, [asked])
-    build.want_components, build.quantize, build.optional = decided.components, decided.quantize, decided.target_input == OPTIONAL
+    build.want_components, build.quantize, build.optional = ask.components, ask.quantize, decided.target_input == OPTIONAL
     with op.named(method.wrap or "walk"):
         result = wrapper_of(method).build(build)
         outputs = _outputs(build, result)

@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 
 from onnxsal.errors import OnnxsalError
-from onnxsal.facts.part import cut_out
-from onnxsal.facts.solve import ancestors
+from onnxsal.facts.part import part_of
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source
 from onnxsal.runtime.feeds import fed_inputs
@@ -60,7 +59,7 @@ def drift(model: Source, before: onnx.ModelProto, after: onnx.ModelProto, exampl
     try:
         feed, written = first_run(before, example)
         own = open_session(model).run(feed, names)
-        part = open_session(_needed(optimised(after), names), optimise=False)
+        part = open_session(part_of(Model(optimised(after)), names).whole(), optimise=False)
         ours = part.run({t.name: feed[t.name] for t in part.inputs}, names)
     except OnnxsalError as error:
         return Drift(None, None, str(error))
@@ -74,11 +73,3 @@ def _elements(value: onnx.ValueInfoProto) -> int:
 
 def _gap(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
     return max((relative_difference(a[name], b[name]) for name in a), default=0.0)
-
-
-def _needed(proto: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    used = ancestors(Model(proto), names)
-    part = cut_out(proto, used)
-    part.graph.input.extend(i for i in proto.graph.input if i.name in used)
-    part.graph.output.extend(o for o in proto.graph.output if o.name in names)
-    return part

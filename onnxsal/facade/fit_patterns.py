@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from onnxsal.ask.guard import plain_model
+from onnxsal.ask.request import DEFAULTS, FED, RUN, Ask
 from onnxsal.errors import InputError, near_miss
 from onnxsal.facts.linear_layers import LinearLayer
 from onnxsal.graph import Emit, Model
@@ -66,34 +67,56 @@ def fit_patterns(
 
     Each unit's pattern a obeys w'a = 1. ``Patterns.inactive`` lists units that were hardly ever active; their a+ is the linear pattern.
     """
-    fit = _Fit.open(model, layers, providers)
-    reader = open_data(data, fit.session.inputs, preprocess_for(model, preprocess))
-    size = fit.fixed or batch_size
-    kept = None if state is None else Path(state)
-    fit.data = _described(data)
+    ask = Ask.of(model, preprocess=preprocess_for(model, preprocess), batch_size=batch_size, providers=providers)
+    return fitted(ask, Fitting(data, layers, samples, state, save_every, progress))
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What is learned, and from what: the arguments of ``fit_patterns`` that are asked of the pass over the data."""
+
+    data: DataSource
+    layers: str | Sequence[str] | None = None
+    samples: int | None = None
+    state: str | os.PathLike[str] | None = None
+    save_every: float = SAVE_SECONDS
+    progress: FitProgress | None = None
+
+
+def fitted(ask: Ask, work: Fitting) -> Patterns:
+    """As ``fit_patterns``, of a request. Raises ``MethodError`` for a field of it that has no meaning here."""
+    ask = ask.without("fit_patterns", *(name for name in DEFAULTS if name not in (*RUN, *FED)))
+    fit = _Fit.open(ask, work)
+    reader = open_data(work.data, fit.session.inputs, ask.preprocess)
+    kept = None if work.state is None else Path(work.state)
     if kept is not None and kept.exists():
         fit.restore(kept)
     begin, first = time.perf_counter(), fit.done
-    saved = begin
     try:
-        for batch in reader.batches(size, fit.done, samples):
-            if fit.fixed and len(next(iter(batch.values()))) < fit.fixed:
-                fit.left_out = len(next(iter(batch.values())))
-                break
-            fit.add(batch)
-            if progress is not None:
-                progress(fit.done, _total(reader, samples))
-            if kept is not None and time.perf_counter() - saved >= save_every:
-                fit.keep(kept)
-                saved = time.perf_counter()
+        _read(fit, reader, ask.batch_size or BATCH, work, kept)
     except BaseException:
         if kept is not None and fit.done > first:
             fit.keep(kept)
         raise
-    result = fit.result(model, time.perf_counter() - begin, fit.done - first)
+    result = fit.result(ask.model, time.perf_counter() - begin, fit.done - first)
     if kept is not None:
         kept.unlink(missing_ok=True)
     return result
+
+
+def _read(fit: _Fit, reader: Data, size: int, work: Fitting, kept: Path | None) -> None:
+    """Add up all batches that are left, and keep the sums from time to time."""
+    saved = time.perf_counter()
+    for batch in reader.batches(fit.fixed or size, fit.done, work.samples):
+        if fit.fixed and len(next(iter(batch.values()))) < fit.fixed:
+            fit.left_out = len(next(iter(batch.values())))
+            break
+        fit.add(batch)
+        if work.progress is not None:
+            work.progress(fit.done, _total(reader, work.samples))
+        if kept is not None and time.perf_counter() - saved >= work.save_every:
+            fit.keep(kept)
+            saved = time.perf_counter()
 
 
 def preprocess_for(model: Source, given: Preprocess | str | os.PathLike[str] | None) -> Preprocess | None:
@@ -134,18 +157,19 @@ class _Fit:
     names: list[tuple[str, str]] = field(default_factory=list)
 
     @classmethod
-    def open(cls, source: Source, wanted: str | Sequence[str] | None, providers: Providers) -> _Fit:
+    def open(cls, ask: Ask, work: Fitting) -> _Fit:
         """The session; raises ``InputError`` where there is nothing to learn."""
-        proto = load_model(source)
+        proto = load_model(ask.model)
         refuse_converted(proto)
         plain = plain_model(proto)
-        layers = _chosen(named_layers(plain), wanted)
+        layers = _chosen(named_layers(plain), work.layers)
         names = [(f"onnxsal/patterns/{i}/products", f"onnxsal/patterns/{i}/totals") for i in range(len(layers))]
         batch = plain.value(plain.input_names[0]).shape
         made = with_sums(plain, list(layers.values()), names)
         fixed = batch[0] if batch and isinstance(batch[0], int) else None
-        session = open_session(made, providers)
-        return cls(session, layers, {n: Sums.empty(layer) for n, layer in layers.items()}, model_sha256(source), fixed, names=names)
+        sums = {n: Sums.empty(layer) for n, layer in layers.items()}
+        session, digest = open_session(made, ask.resolved), model_sha256(ask.model)
+        return cls(session, layers, sums, digest, fixed, _described(work.data), names=names)
 
     def add(self, batch: dict[str, np.ndarray]) -> None:
         """Run one batch and add up what comes out."""

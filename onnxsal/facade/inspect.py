@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
+from onnxsal.ask.request import RUN, Ask, spelled
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan, no_walk
-from onnxsal.facade.convert import DEFAULT_METHOD, conversion
-from onnxsal.graph.load import Source
+from onnxsal.facade.convert import conversion
 from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec
 
 
-def plan(model: Source, method: str | Path | Method = DEFAULT_METHOD, **options: Any) -> Plan:
+@spelled.function
+def plan(ask: Ask) -> Plan:
     """Which rule crosses which node, and why; ``print(plan(...))`` shows the table. Nothing is returned that could be run.
 
-    ``options`` are those of ``convert``, and the plan is the one that a conversion walks by (of several, the last); ``Plan.found`` and
+    What can be given is as for ``convert``, and the plan is the one that a conversion walks by (of several, the last); ``Plan.found`` and
     ``Plan.doubt`` say what was found out about the model. Raises as ``convert``, and ``MethodError`` for a method that only runs the
     model forward.
     """
-    made = conversion(model, method, **options)
+    return planned(ask)
+
+
+def planned(ask: Ask) -> Plan:
+    """As ``plan``, of a request."""
+    made = conversion(ask.without("plan", *RUN))
     if not made.plans:
         raise no_walk(made.method)
     return replace(made.plans[-1], found=made.question.found, doubt=made.question.doubt)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.question import Question
+from onnxsal.ask.request import Target
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.graph import Value
 from onnxsal.graph.assemble import Port
 from onnxsal.graph.infer import shape_text
-
-Target = int | Sequence[int] | np.ndarray | None
 
 OPTIONAL, REQUIRED, FIXED = "optional", "required", "fixed"
 TARGET_INPUTS = (OPTIONAL, REQUIRED, FIXED)

@@ -9,25 +9,38 @@ from onnx import helper
 
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model
+from onnxsal.graph.provenance import METADATA
 from onnxsal.large import Apart, apart
 
 
-def cut_out(proto: onnx.ModelProto, used: set[str]) -> onnx.ModelProto:
-    """The nodes that make the tensors ``used``, and the weights among these: a model still without inputs and outputs."""
-    whole, part = proto.graph, onnx.ModelProto(ir_version=proto.ir_version)
-    part.opset_import.extend(proto.opset_import)
-    part.functions.extend(proto.functions)
-    part.graph.name = whole.name or "part"
-    part.graph.node.extend(n for n in whole.node if not used.isdisjoint(n.output))
-    part.graph.initializer.extend(t for t in whole.initializer if t.name in used)
-    part.graph.sparse_initializer.extend(t for t in whole.sparse_initializer if t.values.name in used)
-    return part
+def part_of(model: Model, outputs: Sequence[str], declared: bool = False) -> Apart:
+    """A model of the nodes that ``outputs`` (any tensors) need, with the inputs they need; no declared shape but the inputs' is kept.
 
-
-def part_of(model: Model, outputs: Sequence[str]) -> Apart:
-    """A model of the nodes that ``outputs`` (any tensors) need, with the inputs they need; no declared shape but the inputs' is kept."""
+    ``declared`` keeps what the file declares: inputs that nothing needs, the graph's outputs as they stand there and in that order,
+    shapes, scales of quantised tensors, who made it (not the metadata of a conversion).
+    """
     used, whole = ancestors(model, outputs), apart(model.proto)
-    part = cut_out(whole.light, used)
-    part.graph.input.extend(i for i in model.proto.graph.input if i.name in used)
-    part.graph.output.extend(helper.make_tensor_value_info(n, model.value(n).dtype, None) for n in outputs)
+    graph, part = whole.light.graph, onnx.ModelProto(ir_version=whole.light.ir_version)
+    part.opset_import.extend(whole.light.opset_import)
+    part.functions.extend(whole.light.functions)
+    part.graph.name = graph.name or "part"
+    part.graph.node.extend(n for n in graph.node if not used.isdisjoint(n.output))
+    part.graph.initializer.extend(t for t in graph.initializer if t.name in used)
+    part.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in used)
+    stored = {t.name for t in graph.initializer}
+    part.graph.input.extend(i for i in graph.input if i.name in used or (declared and i.name not in stored))
+    if declared:
+        _declare(part, whole.light, used, outputs)
+    else:
+        part.graph.output.extend(helper.make_tensor_value_info(n, model.value(n).dtype, None) for n in outputs)
     return Apart(part, {name: weight for name, weight in whole.weights.items() if name in used})
+
+
+def _declare(part: onnx.ModelProto, whole: onnx.ModelProto, used: set[str], outputs: Sequence[str]) -> None:
+    """Take over what is said of the tensors of a part, and of its file."""
+    for field in ("producer_name", "producer_version", "domain", "model_version"):
+        setattr(part, field, getattr(whole, field))
+    part.metadata_props.extend(p for p in whole.metadata_props if not p.key.startswith(METADATA))
+    part.graph.output.extend(o for o in whole.graph.output if o.name in outputs)
+    part.graph.value_info.extend(v for v in whole.graph.value_info if v.name in used)
+    part.graph.quantization_annotation.extend(a for a in whole.graph.quantization_annotation if a.tensor_name in used)

@@ -203,6 +203,7 @@ class Wrapper:
     ``starts``: what its walk begins with. ``reaches``: how far that walk goes, to the explained "input" or to the target "layer" only.
     ``keeps``: the law whose relative error it returns ('' = none). ``shares`` is the component [N, k] with the parts that the
     score is divided into ('' = it is not); ``books``: they are what reaches the input, and what does not, written down on the way.
+    ``refined_by``: the parameter that brings a sum closer to the law, which it keeps in the limit only ('' = the law holds exactly).
     ``composes``: it puts other methods (``of``) together.
     """
 
@@ -213,6 +214,7 @@ class Wrapper:
     keeps: Literal["", "conservation", "completeness", "summation to delta", "those of its parts"] = ""
     shares: str = ""
     books: bool = False
+    refined_by: str = ""
     composes: bool = False
 
 
@@ -246,6 +248,16 @@ def wrapper_of(method: Method) -> Wrapper:
     if method.law and not found.keeps:
         raise MethodError(f"method '{method.name}': wrap '{found.name}' keeps no law, so the table has none to state.")
     return found
+
+
+def keeps_law(method: Method) -> bool:
+    """Whether the method, or a part of it, returns the relative error of a law."""
+    return any(keeps_law(part.method) for part in method.of) if method.of else bool(wrapper_of(method).keeps)
+
+
+def refined_by(method: Method) -> str:
+    """The parameter that brings a sum, the method's or a part's, closer to the law that it keeps ('' = the law holds exactly)."""
+    return wrapper_of(method).refined_by or next(filter(None, (refined_by(part.method) for part in method.of)), "")
 
 
 def with_colours(settings: Mapping[str, Any], edges: Mapping[str, np.ndarray | None]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def quadrature(rule: str, n_steps: int) -> tuple[np.ndarray, np.ndarray]:
     return (np.arange(n) + shift) / n, np.full(n, 1 / n)
 
 
-@wrap("path", keeps="completeness")
+@wrap("path", keeps="completeness", refined_by="n_steps")
 def integrated_gradients(build: Build) -> Result:
     """``A = (x - x0) * sum_k w_k grad f_c(x0 + alpha_k (x - x0))``; residual ``|sum A - (f(x) - f(x0))| / |f(x) - f(x0)|``.
 

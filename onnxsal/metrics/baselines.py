@@ -40,4 +40,7 @@ def _edges(one: np.ndarray, places: InputPlaces, seed: int) -> np.ndarray:
     return np.asarray(library("skimage.filters").sobel(places.pooled(one.astype(np.float64))[0]))
 
 
+CALLED = {"random": "random noise", "centre": "nearness to the middle of the picture", "edges": "the edges in the picture"}
+"""What each shows, in words."""
+
 BASELINES: dict[str, Callable[[np.ndarray, InputPlaces, int], np.ndarray]] = {"random": _random, "centre": _centre, "edges": _edges}

@@ -46,6 +46,10 @@ class Conservation:
         """|score| [N, 1], at least 1e-6."""
         return np.maximum(np.abs(self.score), 1e-6)[:, None]
 
+    def share(self, part: np.ndarray) -> np.ndarray:
+        """``part`` [N, cuts] (``sums``, ``bias`` or ``leak``) / score; scores closer to zero than 1e-6 count as that, with their sign."""
+        return np.asarray(part * np.where(self.score < 0, -1.0, 1.0)[:, None] / self.scale)
+
     @property
     def error(self) -> np.ndarray:
         """(sum - score) / |score| [N, cuts]. Range (-inf, inf), 0 where relevance is conserved."""
@@ -91,10 +95,9 @@ class Conservation:
 
     def rows(self) -> list[tuple[str, str, str, str, str, str, str]]:
         """Per cut: name, mean sum / score, its worst error, mean shares of biases and leaks, worst unaccounted rest, what it is."""
-        signs = np.where(self.score < 0, -1.0, 1.0)[:, None]
         told = []
         for i, name in enumerate(self.cuts):
-            kept, bias, leak = (float((v[:, i : i + 1] * signs / self.scale).mean()) for v in (self.sums, self.bias, self.leak))
+            kept, bias, leak = (float(self.share(v)[:, i].mean()) for v in (self.sums, self.bias, self.leak))
             kind = "input" if i == len(self.cuts) - 1 else "residual block" if name in self.blocks else ""
             worst, rest = float(np.abs(self.error[:, i]).max()), float(self.accounted[:, i].max())
             told.append((name, f"{kept:.4f}", f"{worst:.1e}", f"{bias:.4f}", f"{leak:.1e}", f"{rest:.1e}", kind))

@@ -6,15 +6,18 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxsal.ask.request import OF_LAYERS, Ask, takes
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer
+from onnxsal.facade.target import target_index
 from onnxsal.graph.load import Source
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
@@ -37,6 +40,9 @@ CHUNK = 8
 PREDICTED, LABEL = "predicted", "label"
 
 DAMAGED = "damaged"
+
+IDLE = ("target", "target_input", "prefix", "components")
+"""Fields of an ``Ask`` that mean nothing where several methods are measured."""
 
 
 def evaluate(
@@ -61,30 +67,65 @@ def evaluate(
 
     ``methods`` are names, or ``Way``s with parameters; ``metrics`` those of ``MEASURES``. Maps are of the class ``target``:
     "predicted", "label" or an index. ``samples``: this many, drawn by the seed. ``state``: a file that keeps what is done, by sample:
-    an interrupted run goes on, another method or metric is added to what is there. ``options`` are ``convert``'s (input, output, score,
-    black, white, layer). A method that cannot explain the model is listed as refused; if all are, ``PlanError`` says why. ``labels``, and
-    the labels of the data, that do not fit the number of classes are refused. A sample on which the model fails is in ``Evaluation.lost``.
+    an interrupted run goes on, another method or metric is added to what is there. ``options`` are those of ``convert`` (input, output,
+    score, batched, layout, example, ...; layer and grid go to the methods that have a use for them). A method that cannot explain the
+    model is listed as refused; if all are, ``PlanError`` says why. ``labels``, and the labels of the data, that do not fit the number of
+    classes are refused. A sample on which the model fails is in ``Evaluation.lost``.
     """
-    settings = settings or Settings()
-    asked = {key: options.get(key) for key in ("input", "output", "batched", "layout")}
-    scorer = Scorer(model, **asked, providers=providers, batch_size=batch_size)
+    ask = Ask.of(model, preprocess=preprocess, labels=labels, providers=providers, batch_size=batch_size, **options)
+    return evaluated(ask, Work(data, methods, metrics, settings or Settings(), masks, target, samples, state, progress))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured of a model, and on what: the arguments of ``evaluate`` that are asked of the measurement."""
+
+    data: str | Path | Dataset
+    methods: Sequence[str | Way] = DEFAULT_METHODS
+    metrics: Sequence[str] = DEFAULT_METRICS
+    settings: Settings = field(default_factory=Settings)
+    masks: str | Path | None = None
+    target: str | int = PREDICTED
+    samples: int | None = None
+    state: str | Path | None = None
+    progress: Callable[[int, int | None], None] | None = None
+
+
+def evaluated(ask: Ask, work: Work) -> Evaluation:
+    """As ``evaluate``, of a request: every field of it that has a meaning here goes to the scorer and to the explainer of each method.
+
+    Raises ``MethodError`` for one that has none.
+    """
+    if ask.method is not None:
+        raise MethodError(f"several methods are measured: name {ask.chosen.name} in methods.")
+    ask = ask.without("evaluate", *IDLE)
+    ways = [w if isinstance(w, Way) else Way(w, w) for w in work.methods]
+    refuse_idle(ask, ways)
+    scorer, data = Scorer.of(ask), work.data
     if not isinstance(data, Dataset):
-        data = open_dataset(data, scorer.session.inputs[0], preprocess, labels, masks)
-    if samples is not None:
-        data = data.some(samples, settings.seed)
-    scorer.refuse_misfit(labels, data)
-    measures = chosen_measures(metrics)
-    if preprocess is not None:
-        options = {"black": preprocess.black(), "white": preprocess.white(), **options}
-    _check(measures, data, settings, target, options.get("black"))
-    ways = [w if isinstance(w, Way) else Way(w, w) for w in methods]
+        data = open_dataset(data, scorer.session.inputs[0], ask.preprocess, ask.labels, work.masks)
+    if work.samples is not None:
+        data = data.some(work.samples, work.settings.seed)
+    scorer.refuse_misfit(ask.labels, data)
+    if isinstance(work.target, int):
+        target_index(scorer.question, work.target)
+    measures = chosen_measures(work.metrics)
+    _check(measures, data, work.settings, work.target, ask.edges["black"])
     picture = scorer.question.picture is not None
     ways = [*ways, *(Way(name) for name in BASELINES if picture or name == "random")]
     if len({w.name for w in ways}) < len(ways):
         raise MethodError(f"methods {', '.join(w.name for w in ways)}: two have one name. Name each once, and no method like a baseline.")
-    run = _Run(model, scorer, data, measures, settings, target, Record(None if state is None else Path(state)), options, progress)
+    run = _Run(ask, scorer, data, measures, work)
     with run.record.alone():
         return run.all(ways)
+
+
+def refuse_idle(ask: Ask, ways: Sequence[Way]) -> None:
+    """Raise ``MethodError`` for a layer or a grid where none of the methods has a use for it."""
+    methods = [get_method(w.method) for w in ways if w.method is not None]
+    for name in OF_LAYERS:
+        if name in ask.given and not any(takes(method, name) for method in methods):
+            raise MethodError(f"none of {', '.join(m.name for m in methods)} has a target layer; {name}= has no use.")
 
 
 def _check(measures: Sequence[Measure], data: Dataset, settings: Settings, target: str | int, black: object) -> None:
@@ -107,23 +148,13 @@ def _check(measures: Sequence[Measure], data: Dataset, settings: Settings, targe
 class _Run:
     """One evaluation, from what is recorded to what is found."""
 
-    def __init__(
-        self,
-        model: Source,
-        scorer: Scorer,
-        data: Dataset,
-        measures: Sequence[Measure],
-        settings: Settings,
-        target: str | int,
-        record: Record,
-        options: dict[str, Any],
-        progress: Callable[[int, int | None], None] | None,
-    ) -> None:
-        self.model, self.scorer, self.data, self.measures = model, scorer, data, measures
-        self.settings, self.target, self.record, self.options, self.progress = settings, target, record, options, progress
-        shown = {k: v for k, v in options.items() if v is not None}
-        self.model_sha256 = model_sha256(model)
-        self.base = _hash([version("onnxsal"), self.model_sha256, scorer.session.obtained, str(target), shown])
+    def __init__(self, ask: Ask, scorer: Scorer, data: Dataset, measures: Sequence[Measure], work: Work) -> None:
+        self.ask = replace(ask.on(scorer.session.obtained), batch_size=scorer.batch_size)
+        self.scorer, self.data, self.measures = scorer, data, measures
+        self.settings, self.target, self.progress = work.settings, work.target, work.progress
+        self.record = Record(None if work.state is None else Path(work.state))
+        self.model_sha256 = model_sha256(ask.model)
+        self.base = _hash([version("onnxsal"), self.model_sha256, scorer.session.obtained, str(work.target), ask.told])
         self.lost: dict[tuple[str, str], dict[str, str]] = {}  # (way, sample) -> metric -> the error, tried again in the next run
         self.digests = self._digests()
         self.fresh = 0
@@ -137,7 +168,7 @@ class _Run:
             if not chunks:
                 continue
             try:
-                explainer = None if way.baseline else Explainer(self.model, way.method, **self._conversion(way))
+                explainer = None if way.baseline else Explainer.of(self.ask.by(way.method, way.parameters))
             except (PlanError, UnsupportedError, MethodError) as error:
                 refused[way.name] = str(error)
                 continue
@@ -166,9 +197,6 @@ class _Run:
             share = chunk / chunks if chunks else 1.0
             count = len(self.data)
             self.progress(round((way + share) * count), ways * count)
-
-    def _conversion(self, way: Way) -> dict[str, Any]:
-        return {**self.options, **way.parameters, "providers": self.scorer.session.obtained, "batch_size": self.scorer.batch_size}
 
     # ----- what is done -----
 
@@ -257,7 +285,7 @@ class _Run:
             maps = chosen_map(whole)
         masks = tuple(s.mask for s in batch)
         unsigned = explainer is None or explainer.conversion.method.partial
-        black = self.options.get("black")
+        black = self.ask.edges["black"]
         return Task(self.scorer, x, maps, signed, residual, reached, target, labels, masks, black, explainer, unsigned)
 
     def _places(self, x: np.ndarray) -> InputPlaces:
@@ -319,13 +347,14 @@ class _Run:
     def _facts(self) -> dict[str, Any]:
         return {
             "onnxsal": version("onnxsal"),
-            "model": str(self.model) if isinstance(self.model, str | Path) else "",
+            "model": str(self.ask.model) if isinstance(self.ask.model, str | Path) else "",
             "model_sha256": self.model_sha256,
             "providers": self.scorer.session.providers,
             "provider_options": self.scorer.session.provider_options,
             "input": str(self.scorer.session.inputs[0]),
             "output": self.scorer.question.output,
             "target": self.target,
+            "asked": {k: v for k, v in self.ask.options.items() if k != "example"},
             "settings": dict(vars(self.settings)),
             "samples": len(self.data),
             "labelled": self.data.labelled,

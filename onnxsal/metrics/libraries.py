@@ -1,4 +1,4 @@
-"""Libraries that only the metrics and charts need (the extras ``evaluate`` and ``plot``), loaded when one is used."""
+"""Libraries that only metrics, charts and audits need (the extras ``evaluate`` and ``plot``), loaded when one is used."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from onnxsal.errors import OnnxsalError
 
 
 class MissingLibraryError(OnnxsalError):
-    """A metric or a chart needs a library that is not installed."""
+    """A metric, a chart or an audit needs a library that is not installed."""
 
 
-PACKAGES = {"matplotlib": "matplotlib", "scipy": "scipy", "skimage": "scikit-image"}
+PACKAGES = {"matplotlib": "matplotlib", "pydantic": "pydantic", "scipy": "scipy", "skimage": "scikit-image"}
 EXTRAS = {"matplotlib": "plot"}
 """Package -> the extra that brings it; others come with ``evaluate``."""
 

@@ -11,7 +11,7 @@ from onnxsal.errors import InputError, ModelError, near_miss
 from onnxsal.explainer import Explainer, Target
 from onnxsal.graph.load import Source
 from onnxsal.metrics.input_places import InputPlaces, places_of
-from onnxsal.metrics.scorer import Scorer, forward_model, scorer_of
+from onnxsal.metrics.scorer import Scorer, asked_like, forward_model, scorer_of
 from onnxsal.metrics.similarity import Similarity, similarity
 from onnxsal.metrics.weights import WeightedLayer, kept_share, randomised, weighted_layers
 
@@ -136,7 +136,7 @@ def data_randomization(
         raise InputError(f"{len(inputs)} inputs and {len(labels)} labels do not belong together.")
     permuted = np.random.default_rng(seed).permutation(labels)
     model = train(inputs, permuted, seed)
-    accuracy = float((Scorer(model, providers=explainer.session.obtained).predict(np.asarray(inputs)) == permuted).mean())
+    accuracy = float((Scorer.of(asked_like(explainer, model)).predict(np.asarray(inputs)) == permuted).mean())
     original = explainer.explain(x, target)
     other = explainer.on(model).explain(x, original.target)
     places: InputPlaces = scorer_of(explainer).places(np.asarray(x))

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
 
 from onnxsal.ask.class_names import classes_of, refuse_misfit
-from onnxsal.ask.guard import plain_model
-from onnxsal.ask.question import Question, ask
+from onnxsal.ask.guard import as_example, plain_model
+from onnxsal.ask.question import Question
+from onnxsal.ask.question import ask as question_of
+from onnxsal.ask.request import DEFAULTS, RUN, Ask, spelled
 from onnxsal.errors import InputError, ModelError, TargetError
-from onnxsal.explainer import Explainer, Target
+from onnxsal.explainer import BATCH, Explainer, Target
 from onnxsal.facade.adopt import original_outputs
-from onnxsal.facade.target import target_index
-from onnxsal.facts.part import cut_out
-from onnxsal.facts.solve import ancestors
+from onnxsal.facade.target import out_of_range, target_index
+from onnxsal.facts.part import part_of
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
-from onnxsal.graph.provenance import METADATA
+from onnxsal.graph.provenance import refuse_converted
 from onnxsal.metrics.dataset import Dataset
 from onnxsal.metrics.input_places import InputPlaces, places_of
-from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import open_session
 
 Progress = Callable[[int, int], None]
@@ -33,29 +34,17 @@ Make = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Pictures for (samples [B], steps [B])."""
 
 
+ASKED = ("input", "output", "batched", "layout", "example")
+"""Fields of an ``Ask`` that decide what the scores of the plain model are, beside how it is run."""
+
+
 def forward_model(explainer: Explainer) -> onnx.ModelProto:
     """The model that an ``Explainer`` explains, without the explanation: what its original outputs need, weights and all."""
     made = explainer.conversion
-    forward = needed(made.proto, original_outputs(made.proto, made.prefix))
+    forward = part_of(Model(made.proto), original_outputs(made.proto, made.prefix), declared=True).whole()
     for entry in [i for i in forward.graph.input if i.name == f"{made.prefix}target"]:
         forward.graph.input.remove(entry)
     return forward
-
-
-def needed(proto: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
-    """The part of a model that computes some of its outputs."""
-    used = ancestors(Model(proto), outputs)
-    part = cut_out(proto, used)
-    for field in ("producer_name", "producer_version", "domain", "model_version"):
-        setattr(part, field, getattr(proto, field))
-    part.metadata_props.extend(p for p in proto.metadata_props if not p.key.startswith(METADATA))
-    graph, whole = part.graph, proto.graph
-    weights = {t.name for t in whole.initializer}
-    graph.input.extend(i for i in whole.input if i.name in used or i.name not in weights)
-    graph.output.extend(o for o in whole.output if o.name in outputs)
-    graph.value_info.extend(v for v in whole.value_info if v.name in used)
-    graph.quantization_annotation.extend(a for a in whole.quantization_annotation if a.tensor_name in used)
-    return part
 
 
 class Scorer:
@@ -66,32 +55,41 @@ class Scorer:
     sigmoid has two classes, with logits -z and z, and probabilities 1 - p and p.
     """
 
-    def __init__(
-        self,
-        model: Source,
-        *,
-        input: str | None = None,
-        output: str | None = None,
-        batched: bool | None = None,
-        layout: str | None = None,
-        providers: Providers = None,
-        batch_size: int | None = None,
-    ) -> None:
-        proto = load_model(model)
-        self.question: Question = ask(plain_model(proto), input, output, "logit", batched=batched, layout=layout)
+    @spelled.method
+    def __init__(self, ask: Ask) -> None:
+        self._open(ask.without("a Scorer", *(name for name in DEFAULTS if name not in (*ASKED, *RUN))))
+
+    @classmethod
+    def of(cls, ask: Ask) -> Scorer:
+        """The scorer of the model of a request; what is asked about explanations does not matter here."""
+        made = cls.__new__(cls)
+        made._open(ask)
+        return made
+
+    def _open(self, ask: Ask) -> None:
+        proto = load_model(ask.model)
+        refuse_converted(proto)
+        data = as_example(proto, ask.example, ask.input)
+        plain = plain_model(proto, data)
+        self.question: Question = question_of(plain, ask.input, ask.output, batched=ask.batched, layout=ask.layout, example=data)
         if not self.question.batched:
             raise TargetError(f"output '{self.question.output}' has no batch axis, so its scores do not belong to samples one by one.")
         start = self.question.start
         if start.name not in [o.name for o in proto.graph.output]:
             shape = None if start.shape is None else list(start.shape)
             proto.graph.output.append(onnx.helper.make_tensor_value_info(start.name, start.dtype, shape))
-        self.session = open_session(needed(proto, [start.name]), providers)
+        self.session = open_session(part_of(Model(proto), [start.name], declared=True).whole(), ask.resolved)
         names = [t.name for t in self.session.inputs]
         if names != [self.question.x.name]:
             raise InputError(f"metrics change one input, '{self.question.x.name}', but the model needs {', '.join(names) or 'none'}.")
         declared = self.session.inputs[0].shape
         self._fixed = declared[0] if declared and isinstance(declared[0], int) else None
-        self.batch_size = self._fixed or batch_size or 16
+        self.batch_size = self._fixed or ask.batch_size or BATCH
+
+    @property
+    def single(self) -> bool:
+        """Whether the model takes single samples: its batch is open, or 1."""
+        return self._fixed in (None, 1)
 
     def refuse_misfit(self, labels: Sequence[str] | None, data: Dataset) -> None:
         """Raise ``InputError`` for names, and ``TargetError`` for labels of samples, that do not fit the number of the model's classes.
@@ -169,13 +167,17 @@ class Scorer:
         for batch in _ahead(make, np.repeat(samples, steps), np.tile(np.arange(steps), len(samples)), self.batch_size):
             rows = np.arange(done, done + len(batch))
             chosen = target[rows // steps]
-            logits, probabilities = self._rows(batch)
-            logit[rows] = np.take_along_axis(logits, chosen[:, None], 1)[:, 0]
-            probability[rows] = np.take_along_axis(probabilities, chosen[:, None], 1)[:, 0]
+            logit[rows], probability[rows] = (self._of_class(scores, chosen) for scores in self._rows(batch))
             done += len(batch)
             if progress is not None:
                 progress(done, total)
         return logit.reshape(-1, steps), probability.reshape(-1, steps)
+
+    def _of_class(self, scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """The score of each sample's class. Raises ``TargetError`` where only the run tells that there is no such class."""
+        if (chosen >= scores.shape[1]).any():
+            raise out_of_range(chosen.max(), self.question.start.name, scores.shape[1])
+        return np.take_along_axis(scores, chosen[:, None], 1)[:, 0]
 
     def _rows(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start = self._start(batch)
@@ -231,11 +233,14 @@ def scorer_of(explainer: Explainer | Scorer) -> Scorer:
         return explainer
     if explainer not in _OPEN:
         question = explainer.conversion.question
-        plain = forward_model(explainer)
-        _OPEN[explainer] = Scorer(
-            plain, input=question.x.name, output=question.output, providers=explainer.session.obtained, batch_size=explainer.batch_size
-        )
+        ask = replace(asked_like(explainer, forward_model(explainer)), input=question.x.name, output=question.output)
+        _OPEN[explainer] = Scorer.of(replace(ask, batch_size=explainer.batch_size))
     return _OPEN[explainer]
+
+
+def asked_like(explainer: Explainer, model: Source) -> Ask:
+    """What an ``Explainer`` was asked, of another model, on the provider that it obtained."""
+    return replace(explainer.conversion.ask.on(explainer.session.obtained), model=model)
 
 
 def composites(base: np.ndarray, top: np.ndarray, chosen: Callable[[int, int], np.ndarray]) -> Make:

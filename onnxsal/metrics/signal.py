@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import onnx
 
 from onnxsal.ask.guard import plain_model
+from onnxsal.ask.request import Ask
 from onnxsal.errors import InputError, MethodError, near_miss
 from onnxsal.facade.fit_patterns import BATCH, FitProgress, preprocess_for
 from onnxsal.facts.linear_layers import LinearLayer
@@ -32,7 +33,7 @@ MOST_INPUTS = 4096
 
 
 class SignalOptions(TypedDict, total=False):
-    """The fields of ``SignalSettings``, as keywords."""
+    """The fields of ``SignalSettings``, and how the model is run and fed, as keywords."""
 
     preprocess: Preprocess | str | os.PathLike[str] | None
     layers: Sequence[str] | None
@@ -46,16 +47,13 @@ class SignalOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class SignalSettings:
-    """What ``signal_quality`` can be told; the words are its own. Raises ``MethodError`` for an estimator that is not known."""
+    """What ``signal_quality`` can be told beside how the model is run. Raises ``MethodError`` for an estimator that is not known."""
 
-    preprocess: Preprocess | str | os.PathLike[str] | None = None
     layers: Sequence[str] | None = None
     estimators: Sequence[str] = ESTIMATORS
     units: int = 32
     patches: int = 16
-    batch_size: int = BATCH
     seed: int = 0
-    providers: Providers = None
 
     def __post_init__(self) -> None:
         if unknown := [e for e in self.estimators if e not in ESTIMATORS]:
@@ -113,21 +111,28 @@ def signal_quality(
     from, linear and two-component patterns both leave no covariance between d and y, so elsewhere they differ only by how well that
     carries over. Kindermans et al. 2017, arXiv 1705.05598.
     """
-    how = SignalSettings(**options)
-    plain = plain_model(load_model(model))
-    learned = load_patterns(patterns)
+    run: dict[str, Any] = {k: v for k, v in options.items() if k in ("batch_size", "providers")}
+    ask = Ask.of(model, preprocess=preprocess_for(model, options.get("preprocess")), **run)
+    own: dict[str, Any] = {k: v for k, v in options.items() if k not in (*run, "preprocess")}
+    return signals(ask, load_patterns(patterns), (solve, score), SignalSettings(**own), progress)
+
+
+def signals(
+    ask: Ask, learned: Patterns, splits: tuple[DataSource, DataSource], how: SignalSettings, progress: FitProgress | None = None
+) -> SignalQuality:
+    """As ``signal_quality``, of a request; ``splits``: what v is solved for on, and what the correlation is computed on."""
+    plain = plain_model(load_model(ask.model))
     chosen, skipped = _chosen(named_layers(plain), learned, how.layers)
     known_patterns = patterns_for(learned, chosen, "signal_quality")
     rng = np.random.default_rng(how.seed)
     picked = {n: np.sort(rng.permutation(layer.units)[: how.units]) for n, layer in chosen.items()}
-    session = open_session(_with_layers(plain, list(chosen.values())), how.providers)
-    prepare = preprocess_for(model, how.preprocess)
+    session = open_session(_with_layers(plain, list(chosen.values())), ask.resolved)
     moments = []
-    for split in (solve, score):
+    for split in splits:
         found = {n: Moments(layer, picked[n]) for n, layer in chosen.items()}
-        reader = open_data(split, session.inputs, prepare)
+        reader = open_data(split, session.inputs, ask.preprocess)
         done = 0
-        for length, values in _runs(session, reader, how.batch_size, len(chosen)):
+        for length, values in _runs(session, reader, ask.batch_size or BATCH, len(chosen)):
             for i, (n, layer) in enumerate(chosen.items()):
                 found[n].add(*samples_of(layer, values[f"{_NAME}/{i}/x"], values[f"{_NAME}/{i}/y"], how.patches, rng))
             done += length

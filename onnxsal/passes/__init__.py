@@ -11,7 +11,7 @@ import onnx
 from onnxsal.errors import ModelError
 from onnxsal.graph import Model
 from onnxsal.large import Apart, apart
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Pass, PassOutcome
 from onnxsal.passes.declarations import DECLARATIONS
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
@@ -22,7 +22,7 @@ from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.ranks import declare_ranks
 from onnxsal.passes.sort import SORT
 
-__all__ = ["Comparison", "Outcome", "Pass", "Prepared", "passes", "prepare"]
+__all__ = ["Comparison", "PassOutcome", "Pass", "Prepared", "passes", "prepare"]
 
 
 TOLERANCE = 1e-5

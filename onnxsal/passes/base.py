@@ -11,7 +11,7 @@ from onnxsal.errors import ModelError
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PassOutcome:
     """What a pass did: how many places it changed, and a line for the log ('' = nothing to say)."""
 
     changed: int = 0
@@ -28,15 +28,15 @@ class Pass:
     """
 
     name: str
-    run: Callable[[onnx.ModelProto], Outcome]
+    run: Callable[[onnx.ModelProto], PassOutcome]
     requires: Callable[[onnx.ModelProto], str] = lambda proto: ""
     ensures: Callable[[onnx.ModelProto], str] = lambda proto: ""
     rewrites: bool = False
 
-    def __call__(self, proto: onnx.ModelProto) -> Outcome:
+    def __call__(self, proto: onnx.ModelProto) -> PassOutcome:
         reason = self.requires(proto)
         if reason:
-            return Outcome(0, f"declined: {reason}")
+            return PassOutcome(0, f"declined: {reason}")
         outcome = self.run(proto)
         broken = self.ensures(proto)
         if broken:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import onnx
 
 from onnxsal.graph.infer import contradicted, shape_text
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Pass, PassOutcome
 
 
-def _run(proto: onnx.ModelProto) -> Outcome:
+def _run(proto: onnx.ModelProto) -> PassOutcome:
     wrong = contradicted(proto)
     for value in (*proto.graph.output, *proto.graph.value_info):
         if value.name in wrong:
@@ -19,7 +19,7 @@ def _run(proto: onnx.ModelProto) -> Outcome:
                 declared.dim.add(**({"dim_value": size} if isinstance(size, int) else {"dim_param": size} if size else {}))
     told = [f"'{name}' was {shape_text(was)} and is {shape_text(now)}" for name, (was, now) in wrong.items()]
     more = f", and {len(told) - 3} more" if len(told) > 3 else ""
-    return Outcome(len(wrong), f"declared shapes that the graph contradicts: {'; '.join(told[:3])}{more}" if wrong else "")
+    return PassOutcome(len(wrong), f"declared shapes that the graph contradicts: {'; '.join(told[:3])}{more}" if wrong else "")
 
 
 DECLARATIONS = Pass("put declarations right", _run)

@@ -6,7 +6,7 @@ import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.ops.contrib import DOMAIN, EXPANSIONS, Writer
-from onnxsal.passes.base import Outcome, Pass, forget_unused_domains
+from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 
 LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 
@@ -21,7 +21,7 @@ def _requires(proto: onnx.ModelProto) -> str:
     return "" if any(n.domain == DOMAIN and n.op_type in EXPANSIONS for n in proto.graph.node) else "no fused operator"
 
 
-def _run(proto: onnx.ModelProto) -> Outcome:
+def _run(proto: onnx.ModelProto) -> PassOutcome:
     nodes: list[onnx.NodeProto] = []
     expanded = []
     for node in proto.graph.node:
@@ -37,7 +37,7 @@ def _run(proto: onnx.ModelProto) -> Outcome:
     proto.graph.node.extend(nodes)
     forget_unused_domains(proto)
     names = ", ".join(sorted(set(expanded)))
-    return Outcome(len(expanded), f"expanded {len(expanded)} fused node(s): {names}")
+    return PassOutcome(len(expanded), f"expanded {len(expanded)} fused node(s): {names}")
 
 
 EXPAND_CONTRIB = Pass(

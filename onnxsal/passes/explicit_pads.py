@@ -7,7 +7,7 @@ from onnx import helper
 
 from onnxsal.graph.infer import Shape, infer
 from onnxsal.ops.registry import OpSpec, spec_of
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Pass, PassOutcome
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, object]:
@@ -49,7 +49,7 @@ def _pads(node: onnx.NodeProto, spec: OpSpec, x: Shape | None, w: Shape | None) 
     return [begin for begin, _ in sides] + [end for _, end in sides]
 
 
-def _run(proto: onnx.ModelProto) -> Outcome:
+def _run(proto: onnx.ModelProto) -> PassOutcome:
     types = infer(proto).types
     changed = 0
     for node in proto.graph.node:
@@ -63,7 +63,7 @@ def _run(proto: onnx.ModelProto) -> Outcome:
             del node.attribute[:]
             node.attribute.extend([*kept, helper.make_attribute("pads", pads)])
             changed += 1
-    return Outcome(changed, f"wrote the pads of {changed} node(s) with auto_pad explicitly" if changed else "")
+    return PassOutcome(changed, f"wrote the pads of {changed} node(s) with auto_pad explicitly" if changed else "")
 
 
 def _has_auto_pad(proto: onnx.ModelProto) -> bool:

@@ -10,12 +10,12 @@ from onnx import inliner
 from onnxsal.errors import ModelError
 from onnxsal.graph.infer import infer_shapes
 from onnxsal.large import light_copy
-from onnxsal.passes.base import Outcome, Pass, forget_unused_domains
+from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 
 Known = Callable[[str, str], bool]
 
 
-def _inline(proto: onnx.ModelProto) -> Outcome:
+def _inline(proto: onnx.ModelProto) -> PassOutcome:
     names = sorted({f.name for f in proto.functions})
     try:
         result = inliner.inline_local_functions(_typed(light_copy(proto)), convert_version=True)
@@ -24,7 +24,7 @@ def _inline(proto: onnx.ModelProto) -> Outcome:
     domains = {f.domain for f in proto.functions}
     _replace_graph(proto, result)
     forget_unused_domains(proto, domains)
-    return Outcome(len(names), f"inlined local functions {', '.join(names)}")
+    return PassOutcome(len(names), f"inlined local functions {', '.join(names)}")
 
 
 def _replace_graph(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:
@@ -86,7 +86,7 @@ def expand_bodies(known: Known) -> Pass:
         types = {n.op_type for n in proto.graph.node if n.domain in ("", "ai.onnx")}
         return sorted(t for t in types if not known("", t) and has_body(t, opset))
 
-    def run(proto: onnx.ModelProto) -> Outcome:
+    def run(proto: onnx.ModelProto) -> PassOutcome:
         expanded: list[str] = []
         while names := [n for n in wanted(proto) if n not in expanded]:
             try:
@@ -98,7 +98,7 @@ def expand_bodies(known: Known) -> Pass:
             _name_bodies(proto, result, names)
             _replace_graph(proto, result)
             expanded += names
-        return Outcome(len(expanded), f"expanded by their function bodies: {', '.join(expanded)}" if expanded else "")
+        return PassOutcome(len(expanded), f"expanded by their function bodies: {', '.join(expanded)}" if expanded else "")
 
     return Pass(
         "expand bodies",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx
 
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Pass, PassOutcome
 
 
-def _run(proto: onnx.ModelProto) -> Outcome:
+def _run(proto: onnx.ModelProto) -> PassOutcome:
     seen: set[str] = set()
     changed = 0
     taken = {n.name for n in proto.graph.node if n.name}
@@ -20,7 +20,7 @@ def _run(proto: onnx.ModelProto) -> Outcome:
             node.name = candidate
             changed += 1
         seen.add(node.name)
-    return Outcome(changed, f"named {changed} node(s) without a name of their own" if changed else "")
+    return PassOutcome(changed, f"named {changed} node(s) without a name of their own" if changed else "")
 
 
 NAME_NODES = Pass(

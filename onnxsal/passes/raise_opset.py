@@ -8,7 +8,7 @@ from onnx import version_converter
 from onnxsal.errors import ModelError
 from onnxsal.large import light_copy
 from onnxsal.ops.history import REPAIRS
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Pass, PassOutcome
 
 LOWEST = 18
 """Reductions take their axes as an input, and ScatterElements reduces, from this opset on: rules are written for it."""
@@ -37,7 +37,7 @@ def _requires(proto: onnx.ModelProto) -> str:
     return f"opset {version} is {LOWEST} or higher" if version >= LOWEST else ""
 
 
-def _run(proto: onnx.ModelProto) -> Outcome:
+def _run(proto: onnx.ModelProto) -> PassOutcome:
     before = opset(proto)
     _drop_weight_inputs(proto)
     for repair in REPAIRS:
@@ -62,7 +62,7 @@ def _run(proto: onnx.ModelProto) -> Outcome:
             node.doc_string = doc
         if not node.metadata_props:
             node.metadata_props.extend(props)
-    return Outcome(1, f"raised opset {before} to {LOWEST}")
+    return PassOutcome(1, f"raised opset {before} to {LOWEST}")
 
 
 def _take_graph(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:
@@ -94,11 +94,11 @@ RAISE_OPSET = Pass(
 )
 
 
-def _run_ir(proto: onnx.ModelProto) -> Outcome:
+def _run_ir(proto: onnx.ModelProto) -> PassOutcome:
     before = proto.ir_version
     _drop_weight_inputs(proto)
     proto.ir_version = min(max(before, IR_VERSION), NEWEST_IR_VERSION)
-    return Outcome(1, f"changed IR version {before} to {proto.ir_version}")
+    return PassOutcome(1, f"changed IR version {before} to {proto.ir_version}")
 
 
 SET_IR = Pass(

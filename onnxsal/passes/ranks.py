@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnxsal.graph.infer import infer_shapes, without_weights
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Pass, PassOutcome
 
 HIGHEST = 6
 """Tensors of more axes are not looked for."""
@@ -17,7 +17,7 @@ HIGHEST = 6
 def declare_ranks(example: Mapping[str, np.ndarray] | None = None) -> Pass:
     """A pass that takes the number of axes from ``example``, or else from the graph, where inference accepts one number only."""
 
-    def run(proto: onnx.ModelProto) -> Outcome:
+    def run(proto: onnx.ModelProto) -> PassOutcome:
         told = []
         for value in rankless(proto):
             if example is not None and value.name in example:
@@ -29,7 +29,7 @@ def declare_ranks(example: Mapping[str, np.ndarray] | None = None) -> Pass:
                 rank, why = fitting[0], "the only number that the nodes reading it take"
             _declare(value, rank)
             told.append(f"input '{value.name}' has {rank} axes, {why}")
-        return Outcome(len(told), "; ".join(told))
+        return PassOutcome(len(told), "; ".join(told))
 
     return Pass("declare ranks", run, requires=lambda proto: "" if rankless(proto) else "every input has a shape")
 

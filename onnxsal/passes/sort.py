@@ -8,7 +8,7 @@ import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.graph.model import captured
-from onnxsal.passes.base import Outcome, Pass
+from onnxsal.passes.base import Pass, PassOutcome
 
 
 def _order(graph: onnx.GraphProto) -> list[int]:
@@ -47,9 +47,9 @@ def _sort(graph: onnx.GraphProto) -> int:
     return changed + 1
 
 
-def _run(proto: onnx.ModelProto) -> Outcome:
+def _run(proto: onnx.ModelProto) -> PassOutcome:
     changed = _sort(proto.graph)
-    return Outcome(changed, "node list was not in topological order" if changed else "")
+    return PassOutcome(changed, "node list was not in topological order" if changed else "")
 
 
 SORT = Pass("sort", _run, ensures=lambda proto: "" if _order(proto.graph) == list(range(len(proto.graph.node))) else "still unsorted")

@@ -20,7 +20,7 @@ from onnxsal.report.charts import line_chart
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.pictures import save_picture
 
-Table = list[dict[str, Any]]
+Rows = list[dict[str, Any]]
 
 
 def save_evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def better(found: Evaluation, column: str) -> str:
     return {True: "larger", False: "smaller", None: "neither"}[found.columns[column].larger]
 
 
-def summary_table(found: Evaluation) -> Table:
+def summary_table(found: Evaluation) -> Rows:
     """Mean, interval and n of every way by every metric, and its difference to the best baseline."""
     rows = []
     for column in found.columns:
@@ -78,7 +78,7 @@ def summary_table(found: Evaluation) -> Table:
     return rows
 
 
-def difference_table(found: Evaluation) -> Table:
+def difference_table(found: Evaluation) -> Rows:
     """First - second, sample by sample, of every pair of ways by every metric."""
     rows = []
     for column in found.columns:
@@ -88,7 +88,7 @@ def difference_table(found: Evaluation) -> Table:
     return rows
 
 
-def sample_table(found: Evaluation) -> Table:
+def sample_table(found: Evaluation) -> Rows:
     """One row for each way and sample."""
     rows = []
     for way in found.ways:
@@ -106,7 +106,7 @@ def _numbers(summary: Summary) -> dict[str, Any]:
     return {k: getattr(summary, k) for k in ("mean", "low", "high", "n", "excluded")}
 
 
-def _curve_table(found: Evaluation) -> Table:
+def _curve_table(found: Evaluation) -> Rows:
     rows = []
     for name in found.curves:
         for way in found.ways:

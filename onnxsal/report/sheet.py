@@ -20,7 +20,7 @@ TITLE, NOTE = 16, 13
 
 
 @dataclass(frozen=True)
-class Cell:
+class SheetCell:
     """One method's map of a picture, with what stands above and below it."""
 
     title: str
@@ -35,7 +35,7 @@ class SheetRow:
 
     title: str
     picture: Array
-    cells: Sequence[Cell] = field(default=())
+    cells: Sequence[SheetCell] = field(default=())
     note: str = ""
 
 
@@ -78,7 +78,7 @@ def _titled(titles: Sequence[str], images: Sequence[Image.Image], size: int) -> 
     return _stack([_side_by_side(heads), _side_by_side(images)])
 
 
-def _panel(picture: Array, cell: Cell, width: int, percentile: float) -> Image.Image:
+def _panel(picture: Array, cell: SheetCell, width: int, percentile: float) -> Image.Image:
     scaled = scale_map(cell.map, cell.palette, percentile)
     return _stack(
         [

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxsal.errors import ModelError
+from onnxsal.errors import InputError, ModelError
 from onnxsal.graph import FLOATS, Model, NodeView
-from onnxsal.graph.load import load_model
+from onnxsal.graph.load import Source, load_model
+from onnxsal.metrics.scorer import Scorer
 from onnxsal.ops.registry import family_of, spec_of
-from onnxsal.report.audit_look import Subject
 from onnxsal.runtime.session import open_session
-
-PICTURES = 6
-"""How many are run through both models."""
 
 OFF = 0.25
 """Relative error of a layer's weights or values from which on it is broken; rounding to 8 bits stays below a tenth of a layer's weights."""
@@ -30,9 +27,10 @@ NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
-class Layer:
+class ComparedLayer:
     """A layer that both models have. ``weights`` and ``values``: relative error |b - a| / |a| of what it stores and what it gives;
-    ``*_factor``: the factor that best turns the first model's into the second's; ``before``: the largest error of what it reads.
+    ``*_factor``: the factor that best turns the first model's into the second's; ``before``: the largest error of what it reads;
+    ``broken``: the fault is in this layer rather than before it.
     """
 
     name: str
@@ -42,27 +40,40 @@ class Layer:
     values: float | None
     values_factor: float | None
     before: float
+    broken: bool
 
-    @property
-    def broken(self) -> bool:
-        """Whether the fault is in this layer rather than before it."""
-        stored = self.weights is not None and not self.weights <= OFF  # NaN is as broken as it gets
-        given = self.values is not None and not self.values <= OFF and not self.values <= JUMP * self.before
-        return stored or given
 
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {**self.__dict__, "broken": self.broken}
+def at_fault(weights: float | None, values: float | None, before: float) -> bool:
+    """Whether a layer itself is broken: its weights are off, or its values are, by more than comes of what it reads; NaN is off."""
+    return (weights is not None and not weights <= OFF) or (values is not None and not values <= OFF and not values <= JUMP * before)
+
+
+def refuse_unlike(first: Scorer, second: Scorer) -> None:
+    """Two models can be compared where they answer the same question: as many classes, and the same kind of score.
+
+    Raises ``InputError`` for others.
+    """
+    asked = [s.question for s in (first, second)]
+    counts = [q.class_shape[-1] if q.class_shape else None for q in asked]
+    if all(isinstance(c, int) for c in counts) and counts[0] != counts[1]:
+        raise InputError(f"the models cannot be compared: one has {counts[0]} classes, the other {counts[1]}.")
+    if asked[0].score != asked[1].score or asked[0].link != asked[1].link:
+        heads = [next((str(f) for f in q.found if f.what == "head"), q.score) for q in asked]
+        raise InputError(
+            f"the models cannot be compared: a score of one is {heads[0]}, of the other {heads[1]}. "
+            "Name tensors that hold the same (--output), such as the logits of both."
+        )
 
 
 class Side:
     """One of the two models: its nodes by name, and the tensor that carries what a name stood for before it was quantised."""
 
-    def __init__(self, who: Subject) -> None:
-        self.who = who
-        self.model = Model(load_model(who.model))
+    def __init__(self, model: Source, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.model = Model(load_model(model))
         self.nodes = {n.name: n for n in self.model.nodes if n.proto.name}
         self.read = {name: n for n in self.model.nodes for name in n.proto.input}
+        self._open: Any = None
 
     def carrier(self, name: str) -> str:
         """The tensor to read for ``name``: what comes out of Quantize and Dequantize where it is quantised."""
@@ -93,16 +104,16 @@ class Side:
 
     def values(self, x: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """What tensors hold for one picture."""
-        return {n: v.astype(np.float64) for n, v in self._session(tuple(names)).run({self.who.scorer.question.x.name: x}, names).items()}
+        return {n: v.astype(np.float64) for n, v in self._session(tuple(names)).run({self.scorer.question.x.name: x}, names).items()}
 
     def _session(self, names: tuple[str, ...]) -> Any:
-        if not hasattr(self, "_open"):
+        if self._open is None:
             proto = onnx.ModelProto()
             proto.CopyFrom(self.model.proto)
             have = {o.name for o in proto.graph.output}
             extra = [onnx.helper.make_tensor_value_info(n, self.model.value(n).dtype, None) for n in names if n not in have]
             proto.graph.output.extend(extra)
-            self._open = open_session(proto, self.who.scorer.session.obtained)
+            self._open = open_session(proto, self.scorer.session.obtained)
         return self._open
 
 
@@ -130,23 +141,22 @@ def dequantised(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
     return np.asarray((q - zero) * scale)
 
 
-def compare_layers(first: Subject, second: Subject, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Layer]:
+def compare_layers(a: Side, b: Side, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[ComparedLayer]:
     """Every layer that both models have under one name, in the first one's order; ``pairs``: pictures [1, ...] as each takes them."""
-    a, b = Side(first), Side(second)
     inside = {*b.model.producer, *b.model.input_names}
     common = [n for n in a.floats() if n in inside and b.model.constant(n) is None]
     common += [n for n in a.model.input_names if n in inside and a.model.value(n).dtype in FLOATS and n not in common]
-    errors = _value_errors(a, b, common, pairs[:PICTURES]) if common else {}
+    errors = value_errors(a, b, common, pairs) if common else {}
     layers = []
     for node in a.model.nodes:
         twin = b.nodes.get(node.name) if node.proto.name else None
         if not _trained(node) or twin is None or twin.op_type != node.op_type:
             continue
-        stored = _pair_error(list(zip(a.weights(node), b.weights(twin), strict=False)))
-        given = errors.get(node.proto.output[0]) or errors.get(_after(a, node))
+        weights, weights_factor = _pair_error(list(zip(a.weights(node), b.weights(twin), strict=False)))
+        values, factor = errors.get(node.proto.output[0]) or errors.get(_after(a, node)) or (None, None)
         before = max((errors[n][0] for n in node.proto.input if n in errors), default=0.0)
-        values, factor = given or (None, None)
-        layers.append(Layer(node.name, node.op_type, *stored, values, factor, before))
+        broken = at_fault(weights, values, before)
+        layers.append(ComparedLayer(node.name, node.op_type, weights, weights_factor, values, factor, before, broken))
     return layers
 
 
@@ -173,7 +183,8 @@ def _error(sums: np.ndarray) -> tuple[float, float]:
     return float(np.sqrt(max(aa + bb - 2 * ab, 0.0) / aa)), float(ab / aa)
 
 
-def _value_errors(a: Side, b: Side, names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[float, float]]:
+def value_errors(a: Side, b: Side, names: Sequence[str], pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, tuple[float, float]]:
+    """Relative error and best factor of the tensors ``names`` over all pictures; those that no picture tells of are left out."""
     carriers = ([a.carrier(n) for n in names], [b.carrier(n) for n in names])
     sums: Counter[str] = Counter()
     kept = {n: np.zeros(3) for n in names}

@@ -1,0 +1,285 @@
+"""What is asked of a model: one frozen ``Ask`` for every verb, spelled out once, and the words of each field on the command line.
+
+A new option is a field of ``Ask`` and its line in ``Ask.of``, beside its use: every verb, its types, its help and its commands follow.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cached_property, wraps
+from numbers import Integral
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import numpy as np
+
+from onnxsal.engine.method import Method, get_method
+from onnxsal.errors import InputError, MethodError
+from onnxsal.graph.load import Source
+from onnxsal.runtime.preprocess import Preprocess
+from onnxsal.runtime.providers import Providers, Resolved, resolve
+
+Target = int | Sequence[int] | np.ndarray | None
+
+Example = np.ndarray | Mapping[str, np.ndarray] | None
+"""Data of the kind that the model is fed with: an array for its only input, or arrays by input."""
+
+DEFAULT_METHOD = "fullgrad"
+
+RUN = ("providers", "tf32", "batch_size")
+"""Fields that say how a model is run."""
+
+FED = ("labels", "preprocess")
+"""Fields that say how a model is fed, and what its classes are called."""
+
+OF_LAYERS = ("layer", "grid")
+"""Fields that mean something to methods with a target layer only."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """The words of a field on the command line: what it is, and what is taken where it is not given ('' = nothing is shown)."""
+
+    words: str
+    shown: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """What is asked of a model, by whatever verb. ``None`` (of ``prefix`` '', of switches ``False``) is not given.
+
+    Fields with words are options of the command line too. ``parameters`` are the method's own. ``preprocess`` gives ``black`` and ``white``
+    where these are not given. Raises ``InputError`` for a ``batch_size`` that is no number of samples.
+    """
+
+    model: Annotated[Source, Said("The ONNX model.")]
+    method: Annotated[str | Path | Method | None, Said("How to explain; `onnxsal methods` lists what there is.", shown=DEFAULT_METHOD)] = (
+        None
+    )
+    input: Annotated[str | None, Said("The input, or inner tensor, to explain.", shown="the one floating-point input")] = None
+    output: Annotated[str | None, Said("The output to explain.", shown="the one floating-point output")] = None
+    target: Annotated[Target, Said("The class: an index, a label, or 3,10,20 into scores of higher rank.", shown="the predicted class")] = (
+        None
+    )
+    target_input: Annotated[
+        str | None,
+        Said(
+            "How the converted model is told the class: required (by an input that is always fed), fixed (the class of --target or the "
+            "predicted one is built in), or optional (by an input that need not be fed, for ONNX Runtime's own API).",
+            shown="required; fixed with --target",
+        ),
+    ] = None
+    score: Annotated[
+        str | None,
+        Said("What of the output is explained: logit (a final softmax or sigmoid is cut), probability or raw.", shown="logit"),
+    ] = None
+    layer: Annotated[
+        str | None, Said("The target layer, of methods that have one: the name of a node or tensor.", shown="the last that fits")
+    ] = None
+    prefix: Annotated[str, Said("Put before every name that is added to the model.")] = ""
+    black: np.ndarray | None = None
+    white: np.ndarray | None = None
+    quantize: Annotated[int | None, Said("Floor each saliency map to this many levels (heat quantization); the attribution stays.")] = None
+    components: Annotated[bool, Said("Add an output for each part of the explanation.")] = False
+    batched: Annotated[
+        bool | None,
+        Said(
+            "Whether the first axis of the inputs and of the scores counts samples, or all that is fed is one sample.",
+            shown="as the model shows",
+        ),
+    ] = None
+    layout: Annotated[str | None, Said("NCHW or NHWC: what the axes of the explained picture are.", shown="as the model uses it")] = None
+    example: Annotated[
+        Example,
+        Said(
+            "A picture, .npy or .npz of the kind that the model is fed with, to see in a run what the model does not tell.",
+            shown="random input",
+        ),
+    ] = None
+    grid: Annotated[
+        Sequence[int] | str | None,
+        Said(
+            "Height and width of the picture in tokens, for a target layer of tokens (for rise: cells along each side of a mask).",
+            shown="as the graph shows",
+        ),
+    ] = None
+    labels: Annotated[Sequence[str] | None, Said("Names of the classes.", shown="those beside the model")] = None
+    preprocess: Annotated[
+        Preprocess | None,
+        Said(
+            "How pictures become the model's input: a .toml, Hugging Face's preprocessor_config.json or timm's config.json.",
+            shown="the one beside the model",
+        ),
+    ] = None
+    providers: Annotated[Providers, Said("ONNX Runtime's execution provider; 'cuda,cpu' accepts the CPU where there is no GPU.")] = None
+    tf32: Annotated[bool, Said("Let CUDA round float32 to TF32 (10 bits of mantissa): faster, and a map may be far off.")] = False
+    batch_size: Annotated[int | None, Said("Samples in one run.")] = None
+    parameters: Annotated[
+        Mapping[str, Any],
+        Said("A parameter of the method (`onnxsal methods NAME`); --n-steps 25 is the same as -p n_steps=25."),
+    ] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: Source,
+        method: str | Path | Method | None = None,
+        *,
+        input: str | None = None,
+        output: str | None = None,
+        target: Target = None,
+        target_input: str | None = None,
+        score: str | None = None,
+        layer: str | None = None,
+        prefix: str = "",
+        black: np.ndarray | None = None,
+        white: np.ndarray | None = None,
+        quantize: int | None = None,
+        components: bool = False,
+        batched: bool | None = None,
+        layout: str | None = None,
+        example: Example = None,
+        grid: Sequence[int] | str | None = None,
+        labels: Sequence[str] | None = None,
+        preprocess: Preprocess | None = None,
+        providers: Providers = None,
+        tf32: bool = False,
+        batch_size: int | None = None,
+        **parameters: Any,
+    ) -> Ask:
+        """The one place where all of it is spelled; what is left over is the method's."""
+        given = dict(locals())
+        return given.pop("cls")(**given)
+
+    def __post_init__(self) -> None:
+        size = self.batch_size
+        if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
+            raise InputError(f"batch_size={size!r} is not a number of samples; give a whole number of 1 or more.")
+
+    @property
+    def name(self) -> str:
+        """The model's file, without its folder; '' where it is none."""
+        return Path(self.model).name if isinstance(self.model, str | os.PathLike) else ""
+
+    @cached_property
+    def chosen(self) -> Method:
+        """The method. Raises ``MethodError``."""
+        return get_method(DEFAULT_METHOD if self.method is None else self.method)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is given beside the model, the method and its parameters."""
+        return {name: value for name, default in DEFAULTS.items() if _differs(value := getattr(self, name), default)}
+
+    @property
+    def edges(self) -> dict[str, np.ndarray | None]:
+        """The values of a black and of a white pixel in the model's input, where they are known."""
+        known = {} if self.preprocess is None else {"black": self.preprocess.black(), "white": self.preprocess.white()}
+        return {"black": None, "white": None} | known | {k: v for k, v in self.given.items() if k in ("black", "white")}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is given beside the model and the method, without how the model is run and fed."""
+        return {k: v for k, v in self.given.items() if k not in (*RUN, *FED)} | dict(self.parameters)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Everything beside the model and the method that decides what a map is: the options, and the colours."""
+        return self.options | {k: v for k, v in self.edges.items() if v is not None}
+
+    @property
+    def resolved(self) -> Resolved:
+        """The execution providers, by their official names. Raises ``ProviderError``."""
+        return resolve(self.providers, self.tf32)
+
+    def on(self, providers: Providers) -> Ask:
+        """The same on providers whose options are settled, such as those that a session obtained."""
+        return replace(self, providers=providers, tf32=False)
+
+    @property
+    def at_rest(self) -> Ask:
+        """The same for a verb that runs nothing: without how the model is run."""
+        return replace(self, **{name: DEFAULTS[name] for name in RUN})
+
+    def by(self, method: str | Path | Method | None, parameters: Mapping[str, Any]) -> Ask:
+        """The same by one of several methods: ``parameters`` are its own, or fields that it has for itself.
+
+        ``layer`` and ``grid``, asked of all, are not asked of a method that has no use for them.
+        """
+        own = {k: v for k, v in parameters.items() if k in DEFAULTS}
+        rest = {k: v for k, v in parameters.items() if k not in DEFAULTS}
+        idle = () if method is None else tuple(n for n in OF_LAYERS if n not in own and not takes(get_method(method), n))
+        fields: dict[str, Any] = dict.fromkeys(idle) | own
+        return replace(self, method=method, parameters={**self.parameters, **rest}, **fields)
+
+    def without(self, verb: str, *names: str) -> Ask:
+        """The same for a verb that has no use for some fields; one that the method has a parameter for is the method's.
+
+        Raises ``MethodError`` for any other that is given.
+        """
+        idle = {k: v for k, v in self.given.items() if k in names}
+        if not idle:
+            return self
+        method = self.chosen
+        if wrong := [k for k in idle if k not in method.names]:
+            raise MethodError(f"{verb} has no use for {', '.join(f'{k}={idle[k]!r}' for k in wrong)}. Leave it out.")
+        return replace(self, parameters={**self.parameters, **idle}, **{k: DEFAULTS[k] for k in idle})
+
+
+DEFAULTS = {f.name: f.default for f in fields(Ask) if f.default is not MISSING and f.name != "method"}
+"""What can be given beside the model, the method and its parameters -> what stands for not given."""
+
+
+def _differs(value: Any, default: Any) -> bool:
+    return value is not None if default is None else bool(value != default)
+
+
+def takes(method: Method, name: str) -> bool:
+    """Whether ``layer`` or ``grid`` mean something to a method."""
+    return "layer" in method.parameters or name in method.parameters
+
+
+# ----- verbs -----
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Spelled(Generic[P]):
+    """Turns a verb that takes an ``Ask`` into one that is called with everything in it spelled out, for people and for type checkers."""
+
+    def __init__(self, of: Callable[P, Ask]) -> None:
+        self._of = of
+
+    def function(self, verb: Callable[[Ask], T]) -> Callable[P, T]:
+        """A function of an ``Ask``, as one of its fields."""
+
+        @wraps(verb)
+        def spelled(*given: P.args, **named: P.kwargs) -> T:
+            return verb(self._of(*given, **named))
+
+        return self._signed(spelled, verb, [])
+
+    def method(self, verb: Callable[[S, Ask], T]) -> Callable[Concatenate[S, P], T]:
+        """A method of an object and an ``Ask``, as one of its fields."""
+
+        @wraps(verb)
+        def spelled(own: S, /, *given: P.args, **named: P.kwargs) -> T:
+            return verb(own, self._of(*given, **named))
+
+        return self._signed(spelled, verb, [inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)])
+
+    def _signed(self, spelled: T, verb: Callable[..., Any], first: list[inspect.Parameter]) -> T:
+        """With the signature of ``Ask.of``, and the verb's result."""
+        every, result = [*first, *inspect.signature(self._of).parameters.values()], inspect.signature(verb).return_annotation
+        annotations = {p.name: p.annotation for p in every if p.annotation is not p.empty} | {"return": result}
+        vars(spelled).update(__signature__=inspect.Signature(every, return_annotation=result))
+        spelled.__annotations__ = annotations
+        return spelled
+
+
+spelled = Spelled(Ask.of)

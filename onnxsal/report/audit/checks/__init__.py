@@ -1,0 +1,1 @@
+"""The checks of an audit, one file each; a file that is put here is found."""
