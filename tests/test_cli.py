@@ -719,3 +719,13 @@ def test_a_sequence_is_one_sample_when_that_is_said(tmp_path: Path) -> None:
     (record,) = answer(*words, "--one-sample", "--target", "0,2")
     assert record["target"]["index"] == 2
     assert np.load(record["files"]["attribution"]).shape == (6, 1, 4)
+
+
+def test_a_method_made_of_others_is_explained(tmp_path: Path):
+    """Its parts return residuals of their own, which are no maps to be shown."""
+    (tmp_path / "gated.toml").write_text('name = "gated"\nwrap = "product"\nof = ["lrp_resnet", "gradcam"]\n', encoding="utf-8")
+    onnx.save(cnn(size=8), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((1, 3, 8, 8), np.float32))
+    result = run("explain", tmp_path / "m.onnx", tmp_path / "x.npy", "--rules", tmp_path / "gated.toml", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert list((tmp_path / "out").glob("*.overlay.png")) or list((tmp_path / "out").glob("*.map.png"))

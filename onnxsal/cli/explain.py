@@ -19,7 +19,7 @@ from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.errors import ExampleNeeded, InputError
 from onnxsal.explainer import Explainer, Explanation
 from onnxsal.report.artefacts import MATLAB, Style, record, save_artefacts
-from onnxsal.report.parts import parts_sheet
+from onnxsal.report.parts import parts_of, parts_sheet
 from onnxsal.report.path_sheet import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
 from onnxsal.runtime.providers import as_text
@@ -122,7 +122,7 @@ def write(
     numbers = record(one, explainer.conversion.question, ask.labels)
     facts = {"source": str(sample.source), "model": str(ask.model), **numbers, **(also or {})}
     extra = {}
-    if one.components:
+    if ask.components or parts_of(one):  # the parts of a product, such as their residuals, are returned unasked
         extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
     if show_path:
         x = sample.feed[explainer.conversion.question.x.name]
