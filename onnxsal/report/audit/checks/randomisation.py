@@ -75,7 +75,7 @@ class Randomisation(
             words = "" if row.n else "the map of a model with random weights has one value everywhere, so there is nothing to compare"
             threshold = f"rank correlation or SSIM below {KEPT} with every layer drawn anew"
             wrong = self._finding(row, better) if broken else None
-            yield Judgement.of(last, threshold, row.n, min(ENOUGH, self.drawn), method=row.method, words=words, wrong=wrong)
+            yield Judgement.of(last, threshold, row.n, ENOUGH, method=row.method, words=words, wrong=wrong)
 
     def _finding(self, row: Stages, better: str) -> Finding:
         first, last = row.spearman[0], row.spearman[-1]
