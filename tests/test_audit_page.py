@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from onnxsal.ask.request import Ask
 from onnxsal.errors import InputError
@@ -106,6 +107,9 @@ def test_the_first_screen_says_what_was_examined_found_not_looked_for_and_cannot
     document = found.document
     for text in (document.model.sha256, document.data.sha256, "onnxsal audit good.onnx &lt;data&gt;", document.created[:10], "onnxruntime"):
         assert text in first
+    undecided = [v for c in document.checks.values() if c.outcome is Outcome.TOO_FEW for v in c.verdicts if v.outcome is c.outcome]
+    assert undecided
+    assert any(escape(v.words) in first for v in undecided)
     open_ones = [c.title for c in document.checks.values() if c.outcome in (Outcome.TOO_FEW, Outcome.NOT_APPLICABLE)]
     assert [title for title in open_ones if title not in first] == []
 
