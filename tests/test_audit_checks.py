@@ -49,6 +49,22 @@ def test_every_file_of_the_room_is_a_check_under_its_name():
     assert {c.name for c in checks()} == {p.stem for p in ROOM.glob("*.py")} - {"__init__"}
 
 
+def test_the_check_of_the_documentation_runs():
+    """The page tells how a check is written, and its example is one: measured, judged, and a quantity of the gate."""
+    text = (Path(onnxsal.__file__).parent.parent / "docs" / "audit.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {"__name__": __name__}
+    try:
+        exec(compile(text.partition("```python\n")[2].partition("```")[0], "docs/audit.md", "exec"), found)
+        evidence = planted()
+        made = found["Certainty"].measure(evidence)
+        (judgement,) = made.judge(evidence)
+        assert judgement.verdict.outcome is TOO_FEW  # two pictures are planted
+        assert made.value("certainty", evidence) == {"": made.mean}
+        assert [j.verdict.outcome for n in (0.995, 0.99) for j in found["Certainty"](n, 8).judge(evidence)] == [FAILED, PASSED]
+    finally:
+        CHECKS.pop("certainty", None)
+
+
 @pytest.mark.parametrize("check", checks(), ids=lambda c: c.name)
 def test_a_check_says_what_it_asks_and_seeks(check: type[Check]):
     assert check.title.endswith("?")
