@@ -122,7 +122,7 @@ def write(
     numbers = record(one, explainer.conversion.question, ask.labels)
     facts = {"source": str(sample.source), "model": str(ask.model), **numbers, **(also or {})}
     extra = {}
-    if ask.components or parts_of(one):  # the parts of a product, such as their residuals, are returned unasked
+    if parts_of(one) or (ask.components and one.components):  # parts of a product, such as their residuals, are returned unasked
         extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
     if show_path:
         x = sample.feed[explainer.conversion.question.x.name]
