@@ -273,7 +273,7 @@ def test_the_files_of_others_are_read_as_they_are(config, expected, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({**VIT, "do_pad": True}, "'do_pad' = True may change"),
+        ({**VIT, "do_pad": True}, "'do_pad' = true may change"),
         ({**VIT, "rescale_offset": 1}, "'rescale_offset' = 1 may change"),
         ({**VIT, "image_men": [0.5]}, "did you mean 'image_mean'"),
         ({**VIT, "size": 224}, "can be read in two ways"),

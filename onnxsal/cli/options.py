@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from onnxsal.ask.request import DEFAULTS, Ask
-from onnxsal.cli.parameters import read_parameters
+from onnxsal.cli.parameters import read_array, read_parameters
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import InputError, MethodError, TargetError
 from onnxsal.graph.load import read_metadata
@@ -73,14 +73,9 @@ def example_of(files: Sequence[Path], ask: Ask) -> np.ndarray | dict[str, np.nda
     if len(files) > 1:
         raise InputError("more than one --on goes with check --conservation only.")
     (file,) = files
-    try:
-        if file.suffix.lower() == ".npy":
-            return np.asarray(np.load(file, allow_pickle=False))
-        if file.suffix.lower() == ".npz":
-            with np.load(file, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
-        raise InputError(f"data '{file}' cannot be read: {error}. Give a picture, or a .npy or .npz file.") from error
+    if file.suffix.lower() in (".npy", ".npz"):
+        example: np.ndarray | dict[str, np.ndarray] = read_array(file)
+        return example
     prepared = preprocess_of(ask)
     return prepared.normalise(prepared.display(file)[None])
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onnxsal.engine.method import get_method, known_methods
 from onnxsal.engine.table_rows import Parameter
-from onnxsal.errors import InputError, MethodError, OnnxsalError, near_miss
+from onnxsal.errors import MethodError, OnnxsalError, near_miss
+from onnxsal.runtime.arrays import in_memory, read_arrays
 
 PRESET = "preset"
 
@@ -97,11 +96,5 @@ def _value(text: str) -> Any:
 
 def read_array(path: Path) -> Any:
     """The array of a .npy file, or the arrays of a .npz file as a dict."""
-    try:
-        with path.open("rb") as file:
-            data = np.load(file, allow_pickle=False)
-            return {name: data[name] for name in data.files} if isinstance(data, np.lib.npyio.NpzFile) else np.asarray(data)
-    except OSError as error:
-        raise InputError(f"array '{path}' cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # damaged files raise anything: ValueError, EOFError, BadZipFile, SyntaxError
-        raise InputError(f"array '{path}' is damaged, or not a .npy or .npz file of plain numbers: {error}.") from error
+    found = read_arrays(path)
+    return in_memory(found[""], f"array '{path}'") if "" in found else found

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import onnx
@@ -22,9 +23,10 @@ from onnxsal.graph import Emit, Model
 from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import model_sha256, refuse_converted
-from onnxsal.methods.patterns.file import Patterns, layer_patterns, named_layers
+from onnxsal.methods.patterns.file import Patterns, layer_patterns, meta_of, named_layers
 from onnxsal.methods.patterns.sums import Sums, emit_sums, estimate
 from onnxsal.ops.apart import keep_apart
+from onnxsal.runtime.arrays import read_arrays, refuse_missing
 from onnxsal.runtime.beside import beside
 from onnxsal.runtime.data import Data, open_data
 from onnxsal.runtime.data import Source as DataSource
@@ -33,6 +35,7 @@ from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.preprocess_files import load_preprocess
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, open_session
+from onnxsal.settings import Wanted, Word, checked, open_schema
 
 FitProgress = Callable[[int, int | None], None]
 """Called with the samples done and, where it is known, their number in all."""
@@ -191,20 +194,19 @@ class _Fit:
 
     def restore(self, path: Path) -> None:
         """Go on from the sums of an interrupted pass."""
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                meta = json.loads(str(stored["meta"]))
-                if meta.get("format") != STATE:
-                    raise InputError(f"state '{path}' was left by another version; remove it to begin anew.")
-                if meta["model"] != self.digest or meta["layers"] != list(self.sums) or meta["data"] != self.data:
-                    raise InputError(f"state '{path}' is that of another model, other layers or other data; remove it to begin anew.")
-                for name, sums in self.sums.items():
-                    sums.products, sums.totals = stored[f"products/{name}"], stored[f"totals/{name}"]
-                self.done = int(meta["done"])
-        except InputError:
-            raise
-        except Exception as error:  # damaged files raise anything: KeyError, ValueError, BadZipFile
-            raise InputError(f"state '{path}' is damaged: {error}. Remove it to begin anew.") from error
+        what, hint = f"state '{path}'", " Remove it to begin anew."
+        stored = read_arrays(path, what, hint)
+        found = meta_of(stored, what, STATE, hint.strip())
+        meta = checked(Passed, found, f"{what}, meta")
+        if meta.model != self.digest or meta.layers != tuple(self.sums) or meta.data != self.data:
+            raise InputError(f"{what} is that of another model, other layers or other data; remove it to begin anew.")
+        refuse_missing(stored, [f"{kind}/{name}" for name in self.sums for kind in ("products", "totals")], what, hint)
+        for name, sums in self.sums.items():
+            for kind, own in (("products", sums.products), ("totals", sums.totals)):
+                if (stored[f"{kind}/{name}"].shape, stored[f"{kind}/{name}"].dtype) != (own.shape, own.dtype):
+                    raise InputError(f"{what} is damaged: {kind}/{name} is not of the shape or type of this layer's sums.{hint}")
+            sums.products, sums.totals = stored[f"products/{name}"], stored[f"totals/{name}"]
+        self.done = meta.done
 
     def result(self, source: Source, seconds: float, samples: int) -> Patterns:
         """The patterns, layer by layer, with how long it took and how much memory."""
@@ -224,6 +226,16 @@ class _Fit:
             "provider_options": self.session.provider_options,
         }
         return Patterns(learned, self.digest, self.done, facts)
+
+
+@open_schema
+class Passed:
+    """What the file of an interrupted pass says of it: the JSON in the array ``meta``."""
+
+    done: Annotated[int, Wanted("a whole number, not negative", strict=True, ge=0)]
+    model: Word
+    layers: tuple[Word, ...]
+    data: Word
 
 
 def with_sums(model: Model, layers: Sequence[LinearLayer], names: Sequence[tuple[str, str]]) -> onnx.ModelProto:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from onnxsal.errors import InputError, TargetError, near_miss
 from onnxsal.metrics.dataset import Dataset, Entry
+from onnxsal.runtime.arrays import read_arrays
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.pictures import WITH_ALPHA, find_pictures
 from onnxsal.runtime.preprocess import Preprocess
@@ -244,7 +245,7 @@ _COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "mask": MASK_COLUMNS}
 
 
 def _from_arrays(file: Path, how: _Reader) -> Dataset:
-    stored = _loaded(file)
+    stored = read_arrays(file)
     parts = {kind: next((stored.pop(n) for n in names if n in stored), None) for kind, names in _ARRAYS.items()}
     wanted = how.tensor.name
     if wanted not in stored and len(stored) != 1:
@@ -276,16 +277,6 @@ def _from_arrays(file: Path, how: _Reader) -> Dataset:
 
 
 _ARRAYS = {"labels": LABEL_COLUMNS, "masks": MASK_COLUMNS, "names": NAME_COLUMNS}
-
-
-def _loaded(file: Path) -> dict[str, Any]:
-    try:
-        data = np.load(file, mmap_mode="r", allow_pickle=False)
-        return {k: data[k] for k in data.files} if isinstance(data, np.lib.npyio.NpzFile) else {"": data}
-    except OSError as error:
-        raise InputError(f"array '{file}' cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # damaged files raise anything: ValueError, EOFError, BadZipFile
-        raise InputError(f"array '{file}' is damaged, or not a .npy or .npz file of plain numbers: {error}.") from error
 
 
 def _bound(read: Callable[..., Any], *given: Any) -> Callable[[], Any]:

@@ -19,7 +19,9 @@ from onnxsal.metrics.input_places import InputPlaces, Maps, chosen_map, constant
 from onnxsal.metrics.ranking import ranks
 from onnxsal.metrics.sanity import Train
 from onnxsal.metrics.scorer import Scorer, scorer_of
+from onnxsal.runtime.arrays import read_arrays, refuse_missing
 from onnxsal.runtime.files import write_arrays, write_whole
+from onnxsal.settings import Number, Word, checked, parse_json, read_text, schema
 
 Set = tuple[np.ndarray, np.ndarray]
 """Inputs [M, ...] and labels [M]."""
@@ -207,6 +209,14 @@ def _fingerprint(explainer: Explainer, settings: dict[str, Any], *arrays: np.nda
     return digest.hexdigest()
 
 
+@schema
+class _Trained:
+    """The file of a run: which one it is, and the accuracies by "percent/seed"."""
+
+    run: Word
+    accuracy: dict[Word, Number]
+
+
 class _Record:
     """What is done, in memory and in a JSON file if one is named; written whole after every training."""
 
@@ -219,14 +229,11 @@ class _Record:
             self._accuracy = self._read(self.path)
 
     def _read(self, path: Path) -> dict[str, float]:
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            run, accuracy = stored["run"], {str(k): float(v) for k, v in stored["accuracy"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"state '{path}' cannot be read: {error}. Delete it to begin again.") from error
-        if run != self.run:
+        what = f"state '{path}'"
+        stored = checked(_Trained, parse_json(read_text(path, what), what), f"{what}: Delete it to begin again")
+        if stored.run != self.run:
             raise InputError(f"state '{path}' is of another run: other data, maps, model or settings. Name another file, or delete it.")
-        return accuracy
+        return stored.accuracy
 
     def get(self, percent: float, seed: int) -> float | None:
         return self._accuracy.get(f"{percent:g}/{seed}")
@@ -247,8 +254,9 @@ class _Record:
         path = self._beside(name)
         if path is None or not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as stored:
-            return np.asarray(stored["maps"]) if str(stored["run"]) == self.run else None
+        stored = read_arrays(path, f"state '{path}'", " Delete it to begin again.")
+        refuse_missing(stored, ("maps", "run"), f"state '{path}'", " Delete it to begin again.")
+        return stored["maps"] if str(stored["run"]) == self.run else None
 
     def keep_maps(self, name: str, maps: np.ndarray) -> None:
         path = self._beside(name)

@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from onnxsal.errors import InputError
 from onnxsal.runtime.labels import labels_from, load_labels
 from onnxsal.runtime.preprocess import Preprocess
-from onnxsal.runtime.preprocess_files import from_config, from_ours, read_config
+from onnxsal.runtime.preprocess_files import from_config, from_ours
+from onnxsal.settings import Word, checked, open_schema, parse_json, read_config, shown
 
 MANIFEST = "manifest.toml"
 PREPROCESS, LABELS = "onnxsal.preprocess", "onnxsal.labels"
@@ -36,35 +37,48 @@ def beside(model: str | os.PathLike[str]) -> Beside:
     """
     path = Path(model)
     found = Beside()
-    for file, config in _configs(path):
+    if not path.name:
+        return found
+    for file, where, config in _configs(path):
         ours = file.suffix == ".toml"
         named = config.pop("labels", None) if ours else None
         if found.preprocess is None and config:
-            preprocess = from_ours(config, f"'{file}'") if ours else from_config(config, f"'{file}'")
+            preprocess = from_ours(config, where) if ours else from_config(config, where)
             found = replace(found, preprocess=preprocess, preprocess_from="" if preprocess is None else str(file))
         if named is not None:
-            found = _with_labels(found, file.parent / named)
-        elif not ours and found.labels is None and (labels := labels_from(config, f"'{file}'")):
+            found = _with_labels(found, file.parent / _inside(named, where))
+        elif not ours and found.labels is None and (labels := labels_from(config, where)):
             found = replace(found, labels=tuple(labels), labels_from=str(file))
     for file in (path.with_suffix(".labels.txt"), path.with_name("labels.txt")):
-        if file.is_file():
+        if os.path.isfile(file):  # a name that is too long is none
             found = _with_labels(found, file)
     return found
+
+
+def _inside(name: object, where: str) -> str:
+    """The name of a file of labels, which lies beside the file that names it, or below: what it names is shown and written elsewhere."""
+    word: str = checked(Word, name, f"{where}, labels")
+    parts = {*PurePosixPath(word).parts, *PureWindowsPath(word).parts}
+    if not word.strip() or ".." in parts or PurePosixPath(word).is_absolute() or PureWindowsPath(word).anchor:
+        raise InputError(f"{where}: labels = {shown(word)} leads out of the folder; name a file beside this one, or below it.")
+    return word
 
 
 def _with_labels(found: Beside, file: Path) -> Beside:
     return found if found.labels is not None else replace(found, labels=tuple(load_labels(file)), labels_from=str(file))
 
 
-def _configs(model: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _configs(model: Path) -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    """The files that may say something of a model: file, the place in it, and what is written there."""
     for file in (model.with_suffix(".toml"), model.with_name("preprocessor_config.json"), model.with_name("config.json")):
-        if file.is_file():
-            yield file, read_config(file)
+        if os.path.isfile(file):  # a name that is too long is none
+            yield file, f"'{file}'", read_config(file)
     manifest = model.with_name(MANIFEST)
-    if manifest.is_file():
-        for entry in read_manifest(manifest).values():
-            if entry.get("file") == model.name:
-                yield manifest, {**entry.get("preprocess", {}), **({"labels": entry["labels"]} if "labels" in entry else {})}
+    if os.path.isfile(manifest):
+        for name, entry in read_manifest(manifest).items():
+            if entry["file"] == model.name:
+                labels = {"labels": entry["labels"]} if "labels" in entry else {}
+                yield manifest, f"'{manifest}', models.{name}", {**entry.get("preprocess", {}), **labels}
 
 
 def as_metadata(preprocess: Preprocess | None, labels: Sequence[str] | None) -> dict[str, str]:
@@ -77,20 +91,33 @@ def as_metadata(preprocess: Preprocess | None, labels: Sequence[str] | None) -> 
 def from_metadata(found: Beside, metadata: Mapping[str, str], model: str | os.PathLike[str]) -> Beside:
     """What was found beside the model, and what is missing there from the model's own metadata."""
     where = f"the metadata of '{model}'"
-    try:
-        written = {key: json.loads(metadata[key]) for key in (PREPROCESS, LABELS) if key in metadata}
-    except ValueError as error:
-        raise InputError(f"{where} are damaged: {error}. Give --preprocess and --labels.") from error
+    written = {key: parse_json(metadata[key], f"{where}, {key},") for key in (PREPROCESS, LABELS) if key in metadata}
     if found.preprocess is None and PREPROCESS in written:
-        found = replace(found, preprocess=from_ours(written[PREPROCESS], where), preprocess_from=str(model))
+        found = replace(found, preprocess=from_ours(written[PREPROCESS], f"{where}, {PREPROCESS}"), preprocess_from=str(model))
     if found.labels is None and LABELS in written:
-        found = replace(found, labels=tuple(labels_from(written[LABELS], where)), labels_from=str(model))
+        found = replace(found, labels=tuple(labels_from(written[LABELS], f"{where}, {LABELS}")), labels_from=str(model))
     return found
+
+
+@open_schema
+class Entry:
+    """What is read of ``[models.<name>]``; the rest of a table says where the file comes from."""
+
+    file: Word
+    labels: Word | None = None
+    preprocess: dict[str, Any] | None = None
+
+
+@open_schema
+class Manifest:
+    """A ``manifest.toml``."""
+
+    models: dict[str, Entry] | None = None
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """The models of a ``manifest.toml`` by name: ``file``, ``sha256``, ``licence``, ``labels``, ``[models.<name>.preprocess]``, ..."""
-    models = read_config(path).get("models", {})
-    if not isinstance(models, dict) or not all(isinstance(entry, dict) and "file" in entry for entry in models.values()):
-        raise InputError(f"'{path}' is no manifest: it needs tables [models.<name>] with a 'file' each.")
+    config = read_config(path)
+    checked(Manifest, config, f"'{path}' is no manifest with tables [models.<name>]")
+    models: dict[str, dict[str, Any]] = config.get("models", {})
     return models

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxsal.errors import InputError
+from onnxsal.runtime.arrays import read_arrays
 from onnxsal.runtime.pictures import find_pictures
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.session import Array, Tensor
@@ -74,10 +75,9 @@ def _open_path(path: Path, inputs: Sequence[Tensor], preprocess: Preprocess | No
         raise InputError(f"data '{path}' is not there. Give a folder of pictures, or a .npy, .npz, .parquet or .zarr file.")
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return _arrays({_only(inputs, f"'{path}'").name: _load(path)}, inputs, f"'{path}'")
-    if suffix == ".npz":
-        stored = _load(path)
-        return _arrays(_named({k: stored[k] for k in stored.files}, inputs, path), inputs, f"'{path}'")
+        _only(inputs, f"'{path}'")
+    if suffix in (".npy", ".npz"):
+        return _arrays(_named(read_arrays(path), inputs, path), inputs, f"'{path}'")
     if suffix == ".parquet":
         return _parquet(path, inputs, preprocess)
     if suffix == ".zarr":
@@ -85,16 +85,6 @@ def _open_path(path: Path, inputs: Sequence[Tensor], preprocess: Preprocess | No
         groups = {k: opened[k] for k in opened} if hasattr(opened, "array_keys") else {"": opened}
         return _arrays(_named(groups, inputs, path), inputs, f"'{path}'")
     return _pictures(find_pictures([path]), inputs, preprocess)
-
-
-def _load(path: Path) -> Any:
-    """A .npy file stays on disk and is read as it is needed."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"array '{path}' cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # damaged files raise anything: ValueError, EOFError, BadZipFile
-        raise InputError(f"array '{path}' is damaged, or not a .npy or .npz file of plain numbers: {error}.") from error
 
 
 def _library(name: str, path: Path) -> Any:

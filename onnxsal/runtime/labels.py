@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from onnxsal.errors import InputError, TargetError, near_miss
+from onnxsal.settings import Wanted, checked, parse_json, read_text, refuse_odd
+
+_Name = Annotated[str, Wanted("", strict=True)] | Annotated[int, Wanted("", strict=True)] | Annotated[float, Wanted("", strict=True)]
+Name = Annotated[_Name, Wanted("a name")]
+NameOfIndex = Annotated[
+    _Name, Wanted("a name, or a list that ends with one", before=lambda value: value[-1] if isinstance(value, list | tuple) and value else value)
+]
 
 
 def load_labels(path: str | os.PathLike[str]) -> list[str]:
     """Labels from one line each, a Python dict ``{0: 'tench', ...}``, a JSON list or dict, or a Hugging Face ``config.json``."""
     file = Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"labels '{file}' cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"labels '{file}' are not UTF-8 text: {error}.") from error
-    labels = labels_from(_parsed(text, file), f"labels '{file}'")
+    what = f"labels '{file}'"
+    labels = labels_from(_parsed(read_text(file, what), file, what), what)
     if not labels:
-        raise InputError(f"labels '{file}' hold no label. Give one label a line, or a config.json with id2label.")
+        raise InputError(f"{what} hold no label. Give one label a line, or a config.json with id2label.")
     return labels
 
 
-def _parsed(text: str, file: Path) -> Any:
+def _parsed(text: str, file: Path, what: str) -> Any:
     stripped = text.strip()
     if stripped[:1] not in ("{", "["):
         return stripped.splitlines()
     try:
-        return json.loads(stripped)
-    except json.JSONDecodeError as error:
+        return parse_json(stripped, what)
+    except InputError:
         if file.suffix == ".json":
-            raise InputError(f"labels '{file}' are not valid JSON: {error}.") from error
+            raise
     try:
-        return ast.literal_eval(stripped)
-    except (ValueError, SyntaxError) as error:
-        raise InputError(f"labels '{file}' are neither JSON nor a Python dict: {error}.") from error
+        tree = ast.parse(stripped, mode="eval").body
+        data = ast.literal_eval(tree)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # MemoryError: nested too deeply for the parser
+        raise InputError(f"{what} are neither JSON nor a Python dict: {error or 'nested too deeply'}.") from error
+    if isinstance(tree, ast.Dict) and len(data) < len(tree.keys):
+        raise InputError(f"{what}: {len(tree.keys) - len(data)} of the {len(tree.keys)} keys are given twice.")
+    refuse_odd(data, what)
+    return data
 
 
 def labels_from(data: Any, what: str) -> list[str]:
@@ -52,18 +58,21 @@ def labels_from(data: Any, what: str) -> list[str]:
         if isinstance(nested, Mapping):
             return labels_from(nested, what)
         return _by_index(data, what) if all(_is_index(key) for key in data) else []
-    labels = [str(label).strip() for label in data]
+    labels = [str(label).strip() for label in checked(list[Name], data, what)]
     if "" in labels:
         raise InputError(f"{what}: line {labels.index('') + 1} is empty, so every later label would belong to the wrong class.")
     return labels
 
 
 def _is_index(key: Any) -> bool:
-    return isinstance(key, int) or (isinstance(key, str) and key.strip().isdigit())
+    return (isinstance(key, int) and not isinstance(key, bool)) or (isinstance(key, str) and key.strip().isdecimal())
 
 
 def _by_index(data: Mapping[Any, Any], what: str) -> list[str]:
-    names = {int(key): value[-1] if isinstance(value, list | tuple) else value for key, value in data.items()}
+    given = checked(dict[int | str, NameOfIndex], data, what)
+    names = {int(key): name for key, name in given.items()}
+    if len(names) < len(given):
+        raise InputError(f"{what}: some of the {len(given)} indices are the same number.")
     gaps = sorted(set(range(len(names))) - names.keys())
     if gaps:
         raise InputError(f"{what}: {len(names)} labels, and none for class {gaps[0]}.")

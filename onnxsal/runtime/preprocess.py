@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from onnxsal.errors import InputError, near_miss
+from onnxsal.limits import refuse_over
 from onnxsal.runtime.pictures import Picture, load_picture
 from onnxsal.runtime.session import Array
+from onnxsal.settings import Number, Numbers, Pair, SideOrPair, Word, schema
 
 Size: TypeAlias = tuple[int, int]
 
@@ -29,47 +30,51 @@ INTERPOLATIONS = {
 }
 
 
-@dataclass(frozen=True)
+@schema
 class Preprocess:
     """What happens to a picture before the model sees it, in this order.
 
     ``crop_pct`` keeps the central fraction of the picture, in the proportions of the result; ``resize`` is (height, width), or one
     number for the shorter side; ``crop`` cuts (height, width) out of the centre. ``scale`` brings pixels 0..255 into the range in
     which ``mean`` and ``std`` are given (1/255 for 0..1, 1 for 0..255); these have one number for all channels or one for each,
-    in the model's channel order (``BGR``: blue first).
+    in the model's channel order (``BGR``: blue first). The types say what a file may give (``preprocess_files.from_ours``).
     """
 
-    scale: float
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    layout: str = "NCHW"
-    channels: str = "RGB"
-    resize: int | Size | None = None
-    crop: Size | None = None
-    crop_pct: float | None = None
-    interpolation: str = "bilinear"
-    dtype: str = "float32"
+    scale: Number
+    mean: Numbers = (0.0,)
+    std: Numbers = (1.0,)
+    layout: Word = "NCHW"
+    channels: Word = "RGB"
+    resize: SideOrPair | None = None
+    crop: Pair | None = None
+    crop_pct: Number | None = None
+    interpolation: Word = "bilinear"
+    dtype: Word = "float32"
 
     def __post_init__(self) -> None:
+        if mistakes := list(self._mistakes()):
+            raise InputError("\n".join(f"preprocessing: {mistake}" for mistake in mistakes))
+        if self.dtype == "uint8" and (self.scale, *self._constants().ravel()) != (1, *(0,) * self.depth, *(1,) * self.depth):
+            raise InputError("preprocessing: a uint8 input takes the pixels as they are: scale 1, mean 0, std 1.")
+        rows, columns = self.resize if isinstance(self.resize, tuple) else (self.resize or 1,) * 2
+        refuse_over("pixels", max(rows * columns, math.prod(self.crop or ())), "preprocessing: resize or crop is too large")
+
+    def _mistakes(self) -> Iterator[str]:
         for name, known in (("layout", LAYOUTS), ("channels", CHANNELS), ("interpolation", tuple(INTERPOLATIONS)), ("dtype", DTYPES)):
             value = getattr(self, name)
             if value not in known:
-                raise InputError(f"preprocessing: {name} '{value}' is none of {', '.join(known)}{near_miss(str(value), known)}.")
+                yield f"{name} '{value}' is none of {', '.join(known)}{near_miss(str(value), known)}."
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.depth):
-                raise InputError(
-                    f"preprocessing: {name} has {len(getattr(self, name))} numbers for {self.depth} channels; give 1 or {self.depth}."
-                )
+                yield f"{name} has {len(getattr(self, name))} numbers for {self.depth} channels; give 1 or {self.depth}."
         numbers = (self.scale, *self.mean, *self.std)
         if not all(map(math.isfinite, numbers)) or 0 in (self.scale, *self.std):
-            raise InputError(f"preprocessing: scale {self.scale}, mean {self.mean} and std {self.std} must be finite; scale and std not 0.")
+            yield f"scale {self.scale}, mean {self.mean} and std {self.std} must be finite; scale and std not 0."
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
-            raise InputError(f"preprocessing: crop_pct is the fraction that is kept, above 0 and up to 1, not {self.crop_pct}.")
+            yield f"crop_pct is the fraction that is kept, above 0 and up to 1, not {self.crop_pct}."
         resize = (self.resize,) if isinstance(self.resize, int) else self.resize or ()
         if any(size < 1 for size in (*resize, *(self.crop or ()))):
-            raise InputError(f"preprocessing: resize {self.resize} and crop {self.crop} must be at least 1 pixel.")
-        if self.dtype == "uint8" and (self.scale, *self._constants().ravel()) != (1, *(0,) * self.depth, *(1,) * self.depth):
-            raise InputError("preprocessing: a uint8 input takes the pixels as they are: scale 1, mean 0, std 1.")
+            yield f"resize {self.resize} and crop {self.crop} must be at least 1 pixel."
 
     @property
     def depth(self) -> int:
@@ -97,6 +102,7 @@ class Preprocess:
             image = _central_part(image, self.crop_pct, self.size)
         if self.resize is not None:
             size = self.resize if isinstance(self.resize, tuple) else _shorter_side(image, self.resize)
+            refuse_over("pixels", math.prod(size), f"a picture of {image.height}x{image.width} resized to {size[0]}x{size[1]}")
             image = image.resize((size[1], size[0]), INTERPOLATIONS[self.interpolation])
         if self.crop is not None:
             image = _centre(image, self.crop)

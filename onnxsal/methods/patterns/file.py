@@ -16,7 +16,9 @@ from onnxsal.errors import InputError, MethodError
 from onnxsal.facts.linear_layers import LinearLayer, linear_layers
 from onnxsal.graph import Model
 from onnxsal.methods.patterns.sums import ESTIMATORS, FROM_FILTER, FROM_LINEAR, ZERO, Estimates
+from onnxsal.runtime.arrays import read_arrays, refuse_missing
 from onnxsal.runtime.files import write_arrays
+from onnxsal.settings import Whole, Word, checked, open_schema, parse_json, shown
 
 FORMAT = 1
 FALLBACKS = {FROM_LINEAR: "linear pattern", FROM_FILTER: "filter w / |w|^2", ZERO: "zero"}
@@ -95,29 +97,63 @@ def load_patterns(path: str | os.PathLike[str] | Patterns) -> Patterns:
     """Patterns from the file that ``fit-patterns`` wrote; raises ``InputError`` for anything else."""
     if isinstance(path, Patterns):
         return path
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            meta = json.loads(str(stored["meta"]))
-            if meta["format"] != FORMAT:
-                raise InputError(f"patterns '{path}' are of format {meta['format']}; this onnxsal reads {FORMAT}. Run fit-patterns again.")
-            layers = {
-                name: LayerPatterns(
-                    entry["node"],
-                    {e: stored[f"{e}/{name}"] for e in ESTIMATORS},
-                    stored[f"active/{name}"],
-                    {e: stored[f"origin.{e}/{name}"] for e in ESTIMATORS},
-                    int(entry["samples"]),
-                    entry["digest"],
-                )
-                for name, entry in meta["layers"].items()
-            }
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"patterns '{path}' cannot be read: {error.strerror or error}. onnxsal fit-patterns writes them.") from error
-    except Exception as error:  # damaged files raise anything: KeyError, ValueError, EOFError, BadZipFile
-        raise InputError(f"'{path}' is damaged, or not a file that onnxsal fit-patterns wrote: {error}.") from error
-    return Patterns(layers, meta["model_sha256"], int(meta["samples"]), meta["facts"])
+    what, hint = f"patterns '{path}'", " onnxsal fit-patterns writes such files."
+    stored = read_arrays(path, what, hint)
+    meta = checked(Meta, meta_of(stored, what, FORMAT, "Run fit-patterns again."), f"{what}, meta")
+    wanted = {name: [f"active/{name}", *(f"{kind}{e}/{name}" for kind in ("", "origin.") for e in ESTIMATORS)] for name in meta.layers}
+    refuse_missing(stored, [key for keys in wanted.values() for key in keys], what, hint)
+    layers = {}
+    for name, entry in meta.layers.items():
+        patterns, origin = ({e: stored[f"{kind}{e}/{name}"] for e in ESTIMATORS} for kind in ("", "origin."))
+        layers[name] = LayerPatterns(entry.node, patterns, stored[f"active/{name}"], origin, entry.samples, entry.digest)
+        if problem := _misfit(layers[name]):
+            raise InputError(f"{what}, layer {shown(name)}: {problem}.{hint}")
+    return Patterns(layers, meta.model_sha256, meta.samples, meta.facts)
+
+
+@open_schema
+class LayerMeta:
+    """What the file says of one layer, beside its arrays."""
+
+    node: Word
+    samples: Whole
+    digest: Word
+
+
+@open_schema
+class Meta:
+    """What the file says of itself: the JSON in the array ``meta``."""
+
+    model_sha256: Word
+    samples: Whole
+    facts: dict[str, Any]
+    layers: dict[str, LayerMeta]
+
+
+def meta_of(stored: Mapping[str, np.ndarray], what: str, version: int, other: str) -> dict[str, Any]:
+    """The JSON in the array ``meta`` of an archive of ours. Raises ``InputError`` where there is none, or one of another version."""
+    text = stored.get("meta")
+    if text is None or text.dtype.kind != "U" or text.ndim:
+        raise InputError(f"{what} is damaged, or not a file that onnxsal fit-patterns wrote: it has no text 'meta'.")
+    meta = parse_json(str(text), f"{what}, meta,", nan=True)
+    if not isinstance(meta, dict) or meta.get("format") != version:
+        found = shown(meta.get("format")) if isinstance(meta, dict) else "none"
+        raise InputError(f"{what} are of format {found}, of another version; this onnxsal reads {version}. {other}")
+    return meta
+
+
+def _misfit(layer: LayerPatterns) -> str:
+    """What is wrong with the arrays of a layer ('' = nothing): numbers of one shape, and for each of the same units how it was learned."""
+    shapes = {p.shape for p in layer.patterns.values()}
+    units = {a.shape for a in (layer.active, *layer.origin.values())}
+    numbers = all(p.dtype in (np.float32, np.float64) and np.isfinite(p).all() for p in layer.patterns.values())
+    counts = all(a.dtype.kind in "iu" for a in (layer.active, *layer.origin.values()))
+    if not numbers or not counts:
+        return "its patterns must be finite float32 or float64, and active and origin whole numbers"
+    if len(shapes) > 1 or len(units) > 1 or len(layer.active.shape) != 1:
+        return f"its patterns have the shapes {shown(sorted(shapes))}, and active and origin {shown(sorted(units))}, one for each unit"
+    known = all(np.isin(a, [0, *FALLBACKS]).all() for a in layer.origin.values())
+    return "" if known else f"origin must be 0 or one of {', '.join(map(str, FALLBACKS))}"
 
 
 def named_layers(model: Model) -> dict[str, LinearLayer]:
@@ -163,4 +199,8 @@ def patterns_for(patterns: Patterns, layers: Mapping[str, LinearLayer], method: 
             f"method '{method}': the patterns were learned for another model (SHA-256 {patterns.model_sha256[:12]}...): the weights of "
             f"{', '.join(other[:5])} differ. Run onnxsal fit-patterns for this one."
         )
+    for n, layer in layers.items():
+        shape, kernel = patterns.layers[n].patterns["linear"].shape, layer.kernel.shape
+        if shape != kernel:
+            raise MethodError(f"method '{method}': the patterns of {n} are {list(shape)}, and its weight {list(kernel)}: the file is damaged.")
     return {n: patterns.layers[n] for n in layers}
