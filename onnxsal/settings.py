@@ -128,6 +128,8 @@ def _told(one: Mapping[str, Any], kind: Any, hints: Mapping[str, str]) -> str:
         return f"unknown key '{place}'{near_miss(place, known)}{'; known: ' if known else ''}{', '.join(known)}."
     wanted = {"dataclass_type": "a table of keys and values", "dict_type": "a table of keys and values", "list_type": "a list"}
     wanted |= {"string_type": "a text", "bool_type": "true or false", "tuple_type": "a list", "wanted": one["msg"]}
+    if one["type"] == "enum":
+        wanted["enum"] = f"one of {one['ctx']['expected']}"
     return f"{place or 'it'} must be {wanted.get(one['type']) or one['msg']}, not {shown(one['input'])}."
 
 

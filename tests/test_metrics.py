@@ -1019,7 +1019,7 @@ def test_an_interrupted_roar_goes_on_where_it_stopped(digits: tuple, tmp_path: P
     with pytest.raises(InputError, match="another run"):
         metrics.kar(explainer, stops(-1), train_set, test_set, percent=(20,), state=state)
     state.write_text('{"run": ')
-    with pytest.raises(InputError, match=r"cannot be read.*Delete it"):
+    with pytest.raises(InputError, match=r"is damaged.*Delete it"):
         metrics.roar(explainer, stops(-1), train_set, test_set, state=state)
 
 

@@ -476,7 +476,7 @@ def test_the_file_holds_everything(tmp_path: Path):
     second = onnxsal.Explainer(model, "patternnet", patterns=learned).explain(x[:2])
     np.testing.assert_array_equal(first.attribution, second.attribution)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="damaged, or not a file that onnxsal fit-patterns wrote"):
+    with pytest.raises(InputError, match=r"is damaged, or not a .npy or .npz file.*onnxsal fit-patterns writes such files"):
         load_patterns(path)
 
 

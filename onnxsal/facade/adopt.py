@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Annotated, Any
 
 import numpy as np
 import onnx
@@ -13,15 +12,17 @@ import onnx
 from onnxsal.ask.batch_axis import sample_inputs
 from onnxsal.ask.question import Question, grid_of
 from onnxsal.ask.request import FED, RUN, Ask
+from onnxsal.ask.scores import SCORES
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.errors import MethodError, ModelError
 from onnxsal.facade.convert import Conversion
-from onnxsal.facade.target import OPTIONAL
+from onnxsal.facade.target import OPTIONAL, TARGET_INPUTS
 from onnxsal.facts.axes import picture_of
 from onnxsal.facts.grounds import Found
 from onnxsal.graph import Model
 from onnxsal.graph.load import load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
+from onnxsal.settings import Switch, Wanted, Whole, Word, checked, open_schema, parse_json, shown
 
 CHANGEABLE = (*RUN, *FED, "black", "white", "example")
 """What can be given with a converted model: how it is run and fed, and what was used up when it was converted."""
@@ -37,22 +38,16 @@ def adopt(ask: Ask) -> Conversion | None:
     if f"{METADATA}version" not in metadata:
         return None
     name = metadata.get(f"{METADATA}method", "")
-    try:
-        record = json.loads(metadata[f"{METADATA}parameters"])
-        asked = {key: record.pop(key) for key in ("input", "output", "score", "prefix", "target")}
-        asked |= {"target_input": record.pop("target_input", OPTIONAL), "layout": record.pop("layout", None)}
-        samples, binary = record.pop("samples", None), record.pop("binary", False)
-        found = tuple(Found.read(entry) for entry in json.loads(metadata.get(f"{METADATA}facts", "[]")))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the model says it was converted, but its metadata is damaged ({error}). Convert the original model again."
-        ) from error
+    built, record, found = _read(metadata)
+    asked = {key: getattr(built, key) for key in ("input", "output", "score", "prefix", "target", "target_input", "layout")}
+    samples, binary = built.samples, built.binary
     _refuse_other(name, ask, record | asked | ({} if samples is None else {"batched": bool(samples)}))
     proto = load_model(ask.model)
     view = Model(proto)
-    x, scores = view.value(asked["input"]), view.value(asked["output"])
+    _refuse_strangers(view, built)
+    x, scores = view.value(built.input), view.value(built.output)
     rows = sample_inputs(view, x, scores)[0] if samples is None else tuple(samples)
-    question = Question(view, x, asked["output"], scores, asked["score"], samples=rows, picture=picture_of(view, x, asked["layout"]))
+    question = Question(view, x, built.output, scores, built.score, samples=rows, picture=picture_of(view, x, built.layout))
     grid = grid_of(record.get("grid") if "layer" in record else None)
     question = replace(question, binary=binary, grid=grid, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
@@ -61,6 +56,47 @@ def adopt(ask: Ask) -> Conversion | None:
     return Conversion(
         proto, _again(ask, name, settings, asked, question), question, known, settings, log, target_input=asked["target_input"]
     )
+
+
+@open_schema
+class BuiltIn:
+    """What ``onnxsal.parameters`` says beside the settings of the method; files of earlier versions say less."""
+
+    input: Word
+    output: Word
+    prefix: Word
+    score: Annotated[str, Wanted(f"one of {', '.join(SCORES)}", strict=True, pattern=f"^({'|'.join(SCORES)})$")]
+    target: Annotated[Whole | list[Whole] | None, Wanted("a class, or one for each sample")]
+    target_input: Annotated[str, Wanted(f"one of {', '.join(TARGET_INPUTS)}", strict=True, pattern=f"^({'|'.join(TARGET_INPUTS)})$")] = OPTIONAL
+    layout: Word | None = None
+    samples: list[Word] | None = None
+    binary: Switch = False
+
+
+def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[Found, ...]]:
+    """What the metadata say: what was asked, the settings of the method, and what was found out about the model."""
+    key, facts = f"{METADATA}parameters", f"{METADATA}facts"
+    try:
+        if key not in metadata:
+            raise ModelError(f"'{key}' is missing.")
+        record = parse_json(metadata[key], key, ModelError, nan=True)
+        built = checked(BuiltIn, record, key, ModelError)
+        found = checked(tuple[Found, ...], parse_json(metadata.get(facts, "[]"), facts, ModelError), facts, ModelError)
+    except ModelError as error:
+        raise ModelError(f"the model says it was converted, but its metadata is damaged: {error} Convert the original model again.") from error
+    return built, {k: v for k, v in record.items() if k not in {f.name for f in fields(BuiltIn)}}, found
+
+
+def _refuse_strangers(view: Model, built: BuiltIn) -> None:
+    """Raise ``ModelError`` where the metadata speak of tensors that the model has not."""
+    outputs = {value.name for value in view.proto.graph.output}
+    known = {f"{built.prefix}attribution": outputs, built.output: outputs, built.input: view.types}
+    known |= dict.fromkeys(built.samples or (), view.types)
+    if missing := [name for name, names in known.items() if name not in names]:
+        raise ModelError(
+            f"the model says it was converted, but its metadata is damaged: it has no {', '.join(map(shown, missing))}. "
+            "Convert the original model again."
+        )
 
 
 def _again(ask: Ask, name: str, settings: Mapping[str, Any], asked: Mapping[str, Any], question: Question) -> Ask:

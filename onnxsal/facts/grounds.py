@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
 
 class Ground(StrEnum):
@@ -33,11 +32,6 @@ class Found:
     def as_dict(self) -> dict[str, str]:
         """Ready for JSON."""
         return {key: str(value) for key, value in asdict(self).items()}
-
-    @classmethod
-    def read(cls, entry: Mapping[str, Any]) -> Found:
-        """What ``as_dict`` gave. Raises ``KeyError`` or ``ValueError`` where something is missing or is no ground."""
-        return cls(str(entry["what"]), str(entry["value"]), Ground(entry["ground"]), str(entry["why"]))
 
 
 def fact_lines(found: Iterable[Found], doubt: str = "") -> list[str]:

@@ -28,7 +28,7 @@ from onnxsal.metrics.measures import DEFAULT_METRICS, Measure, Settings, Task, c
 from onnxsal.metrics.needs import NEEDS
 from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.ranking import TieWarning, tied
-from onnxsal.metrics.record import Line, Record, unpacked
+from onnxsal.metrics.record import Line, Record, measured_or_damaged, unpacked
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.runtime.preprocess import Preprocess
 
@@ -152,7 +152,7 @@ class _Run:
         self.ask = replace(ask.on(scorer.session.obtained), batch_size=scorer.batch_size)
         self.scorer, self.data, self.measures = scorer, data, measures
         self.settings, self.target, self.progress = work.settings, work.target, work.progress
-        self.record = Record(None if work.state is None else Path(work.state))
+        self.record = Record(None if work.state is None else Path(work.state), measured_or_damaged)
         self.model_sha256 = model_sha256(ask.model)
         self.base = _hash([version("onnxsal"), self.model_sha256, scorer.session.obtained, str(work.target), ask.told])
         self.lost: dict[tuple[str, str], dict[str, str]] = {}  # (way, sample) -> metric -> the error, tried again in the next run

@@ -7,27 +7,62 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from onnxsal.errors import InputError, OutputError
+from onnxsal.settings import Number, Whole, Word, as_text, checked, open_schema, parse_json, read_bytes
 
 Line: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str]
 """What was done (settings, model, method and metric, as a hash) and on which sample."""
 
 
+@open_schema
+class Kept:
+    """What every line has."""
+
+    key: Word
+    sample: Word
+    digest: Word
+
+
+@open_schema
+class Damaged(Kept):
+    """A sample that could not be read, and why."""
+
+    why: Word
+
+
+@open_schema
+class Measured(Kept):
+    """A metric of one map; a number that is not finite is null."""
+
+    target: Whole
+    distinct: Whole
+    tied: Number | None
+    values: dict[Word, Number | None]
+    curves: dict[Word, tuple[list[Number], list[Number | None]]]
+    flag: Word
+
+
+def measured_or_damaged(line: Mapping[str, Any]) -> type[Kept]:
+    """The schema of a line of an evaluation."""
+    return Damaged if "why" in line else Measured
+
+
 class Record:
     """Lines of JSON by ``key`` and ``sample``, each with the ``digest`` of the sample it is about; a later line replaces an earlier one.
 
-    Without a ``path`` it lives in memory. A line that a killed run left half written is dropped.
+    Without a ``path`` it lives in memory. A line that a killed run left half written is dropped. ``kind`` gives the schema of a line.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, kind: Callable[[Mapping[str, Any]], type[Kept]] = lambda line: Kept) -> None:
         self.path = path
+        self.kind = kind
         self._lines: dict[Key, Line] = {}
 
     def __len__(self) -> int:
@@ -65,7 +100,7 @@ class Record:
             raise OutputError(f"state '{self.path}' cannot be written: {error.strerror or error}.") from error
         with file:
             _lock(file, self.path)
-            self._lines = {(line["key"], line["sample"]): line for line in _whole_lines(self.path)}
+            self._lines = {(line["key"], line["sample"]): line for line in _whole_lines(self.path, self.kind)}
             yield
 
 
@@ -80,11 +115,11 @@ def _lock(file: Any, path: Path) -> None:
         raise InputError(f"another run is writing '{path}': wait for it, or name another folder.") from error
 
 
-def _whole_lines(path: Path) -> list[Line]:
+def _whole_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[Kept]]) -> list[Line]:
     """The lines of a file; what stands behind its last line break is cut off, for the next line to begin there."""
+    data = read_bytes(path, f"state '{path}'", "table_bytes")
+    end = data.rfind(b"\n") + 1
     try:
-        data = path.read_bytes()
-        end = data.rfind(b"\n") + 1
         if end < len(data):
             with path.open("r+b") as file:
                 file.truncate(end)
@@ -93,9 +128,9 @@ def _whole_lines(path: Path) -> list[Line]:
     found = []
     for number, text in enumerate(data[:end].splitlines(), 1):
         try:
-            line = json.loads(text)
-            _ = line["key"], line["sample"], line["digest"]
-        except (ValueError, KeyError, TypeError) as error:
+            line = parse_json(as_text(text, "it"), "it")
+            checked(kind(line) if isinstance(line, dict) else Kept, line, "it")
+        except InputError as error:
             raise InputError(
                 f"state '{path}', line {number} is damaged ({error}): delete that line, or the file to begin again."
             ) from error

@@ -217,6 +217,13 @@ class _Trained:
     accuracy: dict[Word, Number]
 
 
+def _trained(text: str, what: str) -> _Trained:
+    try:
+        return checked(_Trained, parse_json(text, "it"), "it")
+    except InputError as error:
+        raise InputError(f"{what} is damaged: {error} Delete it to begin again.") from error
+
+
 class _Record:
     """What is done, in memory and in a JSON file if one is named; written whole after every training."""
 
@@ -230,7 +237,7 @@ class _Record:
 
     def _read(self, path: Path) -> dict[str, float]:
         what = f"state '{path}'"
-        stored = checked(_Trained, parse_json(read_text(path, what), what), f"{what}: Delete it to begin again")
+        stored = _trained(read_text(path, what), what)
         if stored.run != self.run:
             raise InputError(f"state '{path}' is of another run: other data, maps, model or settings. Name another file, or delete it.")
         return stored.accuracy

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxsal.errors import InputError, OnnxsalError
 from onnxsal.limits import limit, refuse_over
+from onnxsal.settings import shown
 
 SMALL = 2**28
 """An archive whose arrays take fewer bytes may be packed as tightly as it likes: zeros are."""
@@ -24,7 +25,10 @@ def read_arrays(path: str | os.PathLike[str], what: str = "", hint: str = "") ->
     Before an array of an archive is read its head is held against what the archive has of it, and against the limits ``array_bytes`` and
     ``packing``. Raises ``InputError`` with ``hint`` at its end for anything but arrays of plain numbers, truth values or text.
     """
-    file, what = Path(path), what or f"array '{path}'"
+    what = what or f"array '{path}'"
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{what} cannot be read: {shown(path)} is no path.{hint}")
+    file = Path(path)
     try:
         with file.open("rb") as opened:
             packed = opened.read(4) in (b"PK\x03\x04", b"PK\x05\x06")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxsal.errors import InputError, near_miss
+from onnxsal.settings import Words, checked, parse_toml, read_text, shown, validated
 
 
 @cache
@@ -23,16 +24,11 @@ def read_form(path: Path) -> dict[str, str]:
 
     Raises ``InputError`` with every mistake at once: unknown forms and fields, statements that are no text (or lists of texts).
     """
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"form '{path}' cannot be read: {error}.") from error
-    mistakes = list(_mistakes(given))
-    if mistakes:
-        raise InputError(f"form '{path}':\n" + "\n".join(mistakes))
-    return {
-        f"{form}.{name}": text if isinstance(text, str) else "; ".join(text) for form, own in given.items() for name, text in own.items()
-    }
+    what = f"form '{path}'"
+    given = parse_toml(read_text(path, what, "toml_bytes"), what)
+    if mistakes := list(_mistakes(given)):
+        raise InputError(f"{what}:\n" + "\n".join(mistakes))
+    return {f"{form}.{name}": "; ".join(checked(Words, text, what)) for form, own in given.items() for name, text in own.items()}
 
 
 def _mistakes(given: Mapping[str, Any]) -> Iterator[str]:
@@ -44,10 +40,8 @@ def _mistakes(given: Mapping[str, Any]) -> Iterator[str]:
             known = forms()[form]["fields"]
             if name not in known:
                 yield f"[{form}] has no field '{name}'{near_miss(name, known)}; it has {', '.join(known)}."
-            elif not (isinstance(text, str) and text.strip()) and not (
-                isinstance(text, list) and text and all(isinstance(t, str) for t in text)
-            ):
-                yield f"[{form}] {name} = {text!r} is no text, nor a list of texts."
+            elif not "".join(validated(Words, text)[0] or ()).strip():
+                yield f"[{form}] {name} = {shown(text)} is no text, nor a list of texts."
 
 
 def asked(given: Mapping[str, str]) -> list[tuple[str, list[tuple[str, str]], list[str]]]:

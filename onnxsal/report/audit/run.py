@@ -41,9 +41,11 @@ from onnxsal.report.audit.document import (
 )
 from onnxsal.report.audit.evidence import FAITHFUL, LOCAL, RANDOMISED, STAGES, Evidence, Request, answer, named
 from onnxsal.report.audit.gate import Limit, judged_limits
+from onnxsal.report.audit.lines import kind_of
 from onnxsal.report.audit.observe import Looking, Seen, Subject, Tell, key_of
 from onnxsal.report.audit.verdict import Finding, Judgement, Outcome, Severity
 from onnxsal.report.evaluation_files import summary_table
+from onnxsal.settings import checked, parse_json
 
 DEFAULT_METHODS = ("fullgrad", "gradient", "gradcam")
 """Three that need one backward pass, multiply by the input or do not, and look at pixels or at a layer."""
@@ -72,8 +74,7 @@ class Audit:
 
 def audit(request: Request, limits: Sequence[Limit] = (), work: Path | None = None, tell: Tell = lambda text: None) -> Audit:
     """Look, measure, check and judge. ``work`` is a folder that keeps what is done: a run that was cut short goes on there."""
-    for needed in ("matplotlib", "pydantic"):
-        library(needed)  # missing, it is said before the work, not after
+    library("matplotlib")  # missing, it is said before the work, not after
     labels = request.ask.labels
     own, other = Subject.of(request.ask), None if request.against is None else Subject.of(request.against)
     data = _data(request, own)
@@ -82,7 +83,7 @@ def audit(request: Request, limits: Sequence[Limit] = (), work: Path | None = No
             who.scorer.refuse_misfit(labels, data)
     for check in checks():
         check.admit(own, other)
-    state = Record(None if work is None else work / PICTURE_STATE)
+    state = Record(None if work is None else work / PICTURE_STATE, kind_of)
     with state.alone():
         seen = Looking(own, other, request.ways, state, tell).all(data)
         _refuse_nothing(seen, data, request)
@@ -122,7 +123,8 @@ def _results(evidence: Evidence, tell: Tell) -> Iterator[tuple[str, Check]]:
             yield check.name, check.measure(evidence)
             continue
         made = evidence.kept(check.name, partial(_as_text, check, evidence))
-        yield check.name, library("pydantic").TypeAdapter(check).validate_python(json.loads(made))
+        what = f"what an earlier run kept of '{check.title}'"
+        yield check.name, checked(check, parse_json(made, what, nan=True), f"{what}: remove the folder of its state")
 
 
 def _as_text(check: type[Check], evidence: Evidence) -> str:
