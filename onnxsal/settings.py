@@ -1,8 +1,9 @@
 """The one boundary for settings that somebody else wrote: text is read and parsed within limits, and checked against a schema.
 
-A schema is a dataclass whose fields say in words what they want: ``size: Annotated[int, Wanted("a whole number", strict=True)]``. pydantic does
-the checking and is imported when the first file is read; its findings come out as one message of ours, a line for each mistake: the file,
-the path of the field, what is wanted, what was found. Nothing is coerced: "false" is no switch, true is no number, 8.7 is no size.
+A schema is a dataclass whose fields say in words what they want: ``size: Annotated[int, Wanted("a whole number", strict=True)]``.
+pydantic does the checking and is imported when the first file is read; its findings come out as one message of ours, a line for each
+mistake: the file, the path of the field, what is wanted, what was found.
+Nothing is coerced: "false" is no switch, true is no number, 8.7 is no size.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SHOWN = 20
 
 
 class Wanted:
-    """Words for what a field wants, told whatever is wrong with it; ``bounds`` are pydantic's (strict, ge, min_length).
+    """Phrases for what a field wants, told whatever is wrong with it; ``bounds`` are pydantic's (strict, ge, min_length).
 
     ``before`` brings a value into the usual form first: one number that stands for a list of them.
     """
@@ -50,8 +51,8 @@ class Wanted:
 Whole = Annotated[int, Wanted("a whole number", strict=True)]
 Number = Annotated[float, Wanted("a number", strict=True, allow_inf_nan=False)]
 Switch = Annotated[bool, Wanted("true or false", strict=True)]
-Word = Annotated[str, Wanted("a text", strict=True)]
-Words = Annotated[tuple[Word, ...], Wanted("a text or a list of texts", before=lambda v: [v] if isinstance(v, str) else v)]
+Phrase = Annotated[str, Wanted("a text", strict=True)]
+Phrases = Annotated[tuple[Phrase, ...], Wanted("a text or a list of texts", before=lambda v: [v] if isinstance(v, str) else v)]
 Numbers = Annotated[
     tuple[Number, ...],
     Wanted("a number or a list of numbers", before=lambda v: v if isinstance(v, list | tuple) else [v], min_length=1),
@@ -182,9 +183,9 @@ def as_text(data: bytes, what: str, error: type[OnnxsalError] = InputError) -> s
     try:
         text = io.StringIO(data.decode("utf-8-sig"), newline=None).read()
     except UnicodeDecodeError as problem:
-        raise error(f"{what} is not UTF-8 text: {problem}.") from problem
+        raise error(f"{what} cannot be read: it is not UTF-8 text ({problem}).") from problem
     if "\0" in text:
-        raise error(f"{what} is not text: it holds NUL bytes.")
+        raise error(f"{what} cannot be read: it is not text, it holds NUL bytes.")
     return text
 
 
@@ -228,7 +229,7 @@ def _no_constant(name: str) -> float:
 def _refuse_long_keys(text: str, what: str, error: type[OnnxsalError]) -> None:
     """A key of 10,000 names is read in time that grows with its square."""
     plain = re.sub(r"\"[^\"\n]*\"|'[^'\n]*'", "q", text)
-    if re.search(r"(?:\.[ \t]*[\w-]+[ \t]*){%d}" % limit("nesting"), plain):
+    if re.search(rf"(?:\.[ \t]*[\w-]+[ \t]*){{{limit('nesting')}}}", plain):
         raise error(f"{what}: a key joins more than {limit('nesting')} names.")
 
 

@@ -38,14 +38,16 @@ BELOW = {
     "backward": "facts",
     "facts": "ops",
     "ops": "graph",
-    "graph": "errors large",
-    "runtime": "errors large",
+    "graph": "large settings",
+    "runtime": "large settings",
+    "settings": "limits",
+    "large": "limits",
+    "limits": "errors",
     "errors": "",
-    "large": "",
 }
 """Room -> the rooms right below it: the arrows of the design. A room may import any room that the arrows lead down to."""
 
-OWNERS = {"onnx_graphsurgeon": "graph", "onnxruntime": "runtime"}
+OWNERS = {"onnx_graphsurgeon": "graph", "onnxruntime": "runtime", "pydantic_core": "settings"}
 """Libraries that one room only may import."""
 
 

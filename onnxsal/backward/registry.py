@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 
 from onnxsal.graph import NodeView, Value
 from onnxsal.ops.registry import FAMILIES
@@ -16,13 +16,16 @@ Vanishes = Callable[[NodeView, Mapping[str, Any], bool], bool]
 
 @dataclass(frozen=True)
 class Rule:
-    """A named way for a signal to cross a node: ``rule(op, node, dys, **parameters) -> one entry per input``."""
+    """A named way for a signal to cross a node: ``rule(op, node, dys, **parameters) -> one entry per input``. ``kinds`` are the annotations
+    of the parameters: what a table may give for them.
+    """
 
     name: str
     families: frozenset[str]
     apply: RuleFunction
     parameters: dict[str, Any]
     vanishes: Vanishes
+    kinds: dict[str, Any] = field(default_factory=dict)
 
     def takes(self, family: str) -> bool:
         """Whether the rule is written for this operator family."""
@@ -51,7 +54,8 @@ def rule(name: str, families: Sequence[str] | None = None, vanishes: Vanishes = 
             raise ValueError(f"rule '{name}' is registered twice")
         keywords = inspect.signature(function).parameters.values()
         parameters = {p.name: p.default for p in keywords if p.kind is inspect.Parameter.KEYWORD_ONLY}
-        RULES[name] = Rule(name, chosen, function, parameters, vanishes)
+        hints = get_type_hints(function)
+        RULES[name] = Rule(name, chosen, function, parameters, vanishes, {n: hints.get(n, Any) for n in parameters})
         return function
 
     return register

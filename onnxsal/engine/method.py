@@ -6,10 +6,9 @@ A table may extend another one (``extends``): its own rows come first, and what 
 from __future__ import annotations
 
 import hashlib
-import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,16 +18,16 @@ from onnxsal.backward import RULES, Rule
 from onnxsal.engine.coverage import Stated, TableWarning, gaps
 from onnxsal.engine.plugins import load_rules, third_party_tables
 from onnxsal.engine.table_rows import RESCALINGS, Mistakes, Parameter, RowKind, RuleRow, read_parameter, read_row, refers
+from onnxsal.engine.table_schema import TableSchema, wrong_types
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.graph import NodeView
-
-OWN_KEYS = ("name", "title", "source", "formula", "aliases")
-"""What a table says of itself alone."""
+from onnxsal.limits import refuse_over
+from onnxsal.settings import parse_toml, read_text
 
 SHARED_KEYS: dict[str, Any] = {"wrap": "", "law": "", "seed": "one", "times_input": False, "partial": False}
 """What a table that does not say it has from its base, and without a base: this."""
 
-TABLE_KEYS = ("extends", *OWN_KEYS, *SHARED_KEYS, "of", "parameters", "fixed", "preset", "normalise", "rule", "refuse")
+TABLE_KEYS = tuple(f.name for f in fields(TableSchema))
 SEEDS = {"one": "1 at the explained class", "score": "the score of the explained class, at that class"}
 """What the signal is where a walk begins."""
 
@@ -154,13 +153,12 @@ def parse_method(text: str, where: str, path: Path | None = None, reading: tuple
     ``where`` names the table in messages; ``path`` is its file, if it is one of the user's: ``extends`` is looked for beside it.
     ``reading`` are the tables that extend this one.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise MethodError(f"{where}: not valid TOML: {error}.") from error
+    table = parse_toml(text, where, MethodError)
     load_rules()
     mistakes = Mistakes(where)
     mistakes.unknown_keys("", table, TABLE_KEYS)
+    if wrong := list(wrong_types(table)):
+        raise MethodError("\n".join([*mistakes.found, *(f"{where}: {mistake}" for mistake in wrong)]))
     base = _base(table["extends"], where, path, reading) if "extends" in table else None
     method = _read(table, base, mistakes, _parts(table.get("of"), path, (*reading, where), mistakes))
     if mistakes.found:
@@ -174,13 +172,13 @@ def _base(name: str, where: str, path: Path | None, reading: tuple[str, ...]) ->
     if where in reading:
         raise MethodError(f"{where}: it extends itself, by way of {' -> '.join((*reading, where))}.")
     chain = (*reading, where)
-    if str(name).endswith(".toml"):
+    refuse_over("extends", len(chain), f"{where} extends too many tables", MethodError)
+    if name.endswith(".toml"):
         return _read_file((path.parent if path is not None else Path()) / name, chain)
-    entry = files("onnxsal.rules") / f"{name}.toml"
-    if entry.is_file():
-        return _shipped(str(name), chain)
+    if name.isidentifier() and (files("onnxsal.rules") / f"{name}.toml").is_file():
+        return _shipped(name, chain)
     try:
-        return _by_name(str(name), shipped_methods() if path is None else known_methods())
+        return _by_name(name, shipped_methods() if path is None else known_methods())
     except MethodError as error:
         raise MethodError(f"{where}: {error}") from error
 
@@ -190,7 +188,7 @@ def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes, par
     needed = {"name"} if base else {"name", "wrap"} if parts else {"name", "title", "source"} | (set() if table.get("wrap") else {"rule"})
     if missing := needed - set(table):
         mistakes.add("", f"the keys {sorted(missing)} are missing.")
-    name = str(table.get("name", ""))
+    name = table.get("name", "")
     fixed = _fixed(table.get("fixed", {}), base, mistakes)
     inherited = {} if base is None else {k: p for k, p in base.parameters.items() if k not in fixed}
     given = table.get("parameters", {})
@@ -233,7 +231,9 @@ def _made_of(how: str, parts: Sequence[Part]) -> str:
     return f"{how} of {', '.join(part.method.title for part in parts)}" if parts else ""
 
 
-def _parts(given: Any, path: Path | None, reading: tuple[str, ...], mistakes: Mistakes) -> tuple[Part, ...]:
+def _parts(
+    given: list[Any] | str | dict[str, Any] | None, path: Path | None, reading: tuple[str, ...], mistakes: Mistakes
+) -> tuple[Part, ...]:
     """``of``: names of methods (tables beside this one), or tables with ``method``, ``rescale`` and values for its parameters."""
     parts = []
     for number, entry in enumerate(given if isinstance(given, list) else [] if given is None else [given], 1):
@@ -324,10 +324,7 @@ def known_methods() -> dict[str, Method]:
 
 
 def _read_file(path: Path, reading: tuple[str, ...] = ()) -> Method:
-    try:
-        return parse_method(path.read_text(encoding="utf-8"), str(path), path, reading)
-    except (OSError, UnicodeDecodeError) as error:
-        raise MethodError(f"rule file '{path}' cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    return parse_method(read_text(path, f"rule file '{path}'", "toml_bytes", MethodError), str(path), path, reading)
 
 
 def _plain(name: str) -> str:

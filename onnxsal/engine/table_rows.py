@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 from onnxsal.backward import RULES
+from onnxsal.engine.table_schema import wrong_value
 from onnxsal.errors import near_miss
 from onnxsal.facts.folds import NORMALISERS
 from onnxsal.graph import NodeView
@@ -188,14 +189,12 @@ def read_row(table: Mapping[str, Any], number: int, kind: RowKind, known: Mappin
             if value not in names:
                 mistakes.unknown_name(place, key, value, names)
     always = rest.pop("always", False)
-    if not isinstance(always, bool):
-        mistakes.add(place, f"always = {always!r} is not true or false.")
     if kind == "refuse":
         mistakes.unknown_keys(place, rest, ("why", "always"))
-        return RuleRow(match, why=str(rest.get("why", "")), when=when, number=number, table=mistakes.where, always=bool(always))
+        return RuleRow(match, why=rest.get("why", ""), when=when, number=number, table=mistakes.where, always=always)
     use = rest.pop("use", None)
     _check_rule(use, rest, known, place, mistakes)
-    return RuleRow(match, use=str(use), parameters=rest, when=when, number=number, table=mistakes.where, always=bool(always))
+    return RuleRow(match, use=str(use), parameters=rest, when=when, number=number, table=mistakes.where, always=always)
 
 
 def _check_rule(use: Any, given: Mapping[str, Any], known: Mapping[str, Parameter], place: str, mistakes: Mistakes) -> None:
@@ -207,7 +206,10 @@ def _check_rule(use: Any, given: Mapping[str, Any], known: Mapping[str, Paramete
         mistakes.unknown_name(place, "rule", use, sorted(RULES))
         return
     mistakes.unknown_keys(place, given, (*MATCH_KEYS, "when", "use", "always", *RULES[use].parameters))
-    for value in given.values():
-        if refers(value) and value[1:] not in known:
-            names = ", ".join(known) or "none"
-            mistakes.add(place, f"the method has no parameter '{value[1:]}'{near_miss(value[1:], known)}; known: {names}.")
+    for name, value in given.items():
+        if refers(value):
+            if value[1:] not in known:
+                names = ", ".join(known) or "none"
+                mistakes.add(place, f"the method has no parameter '{value[1:]}'{near_miss(value[1:], known)}; known: {names}.")
+        elif name in RULES[use].kinds and (wrong := wrong_value(name, value, RULES[use].kinds[name])):
+            mistakes.add(place, wrong)

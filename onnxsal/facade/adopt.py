@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from onnxsal.facts.grounds import Found
 from onnxsal.graph import Model
 from onnxsal.graph.load import load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
-from onnxsal.settings import Switch, Wanted, Whole, Word, checked, open_schema, parse_json, shown
+from onnxsal.settings import Phrase, Switch, Wanted, Whole, checked, open_schema, parse_json, shown
 
 CHANGEABLE = (*RUN, *FED, "black", "white", "example")
 """What can be given with a converted model: how it is run and fed, and what was used up when it was converted."""
@@ -58,18 +58,22 @@ def adopt(ask: Ask) -> Conversion | None:
     )
 
 
+def _one_of(words: Sequence[str]) -> Wanted:
+    return Wanted(f"one of {', '.join(words)}", strict=True, pattern=f"^({'|'.join(words)})$")
+
+
 @open_schema
 class BuiltIn:
     """What ``onnxsal.parameters`` says beside the settings of the method; files of earlier versions say less."""
 
-    input: Word
-    output: Word
-    prefix: Word
-    score: Annotated[str, Wanted(f"one of {', '.join(SCORES)}", strict=True, pattern=f"^({'|'.join(SCORES)})$")]
+    input: Phrase
+    output: Phrase
+    prefix: Phrase
+    score: Annotated[str, _one_of(SCORES)]
     target: Annotated[Whole | list[Whole] | None, Wanted("a class, or one for each sample")]
-    target_input: Annotated[str, Wanted(f"one of {', '.join(TARGET_INPUTS)}", strict=True, pattern=f"^({'|'.join(TARGET_INPUTS)})$")] = OPTIONAL
-    layout: Word | None = None
-    samples: list[Word] | None = None
+    target_input: Annotated[str, _one_of(TARGET_INPUTS)] = OPTIONAL
+    layout: Phrase | None = None
+    samples: list[Phrase] | None = None
     binary: Switch = False
 
 
@@ -83,7 +87,9 @@ def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[F
         built = checked(BuiltIn, record, key, ModelError)
         found = checked(tuple[Found, ...], parse_json(metadata.get(facts, "[]"), facts, ModelError), facts, ModelError)
     except ModelError as error:
-        raise ModelError(f"the model says it was converted, but its metadata is damaged: {error} Convert the original model again.") from error
+        raise ModelError(
+            f"the model says it was converted, but its metadata is damaged: {error} Convert the original model again."
+        ) from error
     return built, {k: v for k, v in record.items() if k not in {f.name for f in fields(BuiltIn)}}, found
 
 
@@ -93,10 +99,11 @@ def _refuse_strangers(view: Model, built: BuiltIn) -> None:
     known = {f"{built.prefix}attribution": outputs, built.output: outputs, built.input: view.types}
     known |= dict.fromkeys(built.samples or (), view.types)
     if missing := [name for name, names in known.items() if name not in names]:
-        raise ModelError(
-            f"the model says it was converted, but its metadata is damaged: it has no {', '.join(map(shown, missing))}. "
-            "Convert the original model again."
-        )
+        raise _damaged(f"it has no {', '.join(map(shown, missing))}.")
+
+
+def _damaged(why: str) -> ModelError:
+    return ModelError(f"the model says it was converted, but its metadata is damaged: {why} Convert the original model again.")
 
 
 def _again(ask: Ask, name: str, settings: Mapping[str, Any], asked: Mapping[str, Any], question: Question) -> Ask:

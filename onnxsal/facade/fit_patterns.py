@@ -35,7 +35,7 @@ from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.preprocess_files import load_preprocess
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, open_session
-from onnxsal.settings import Wanted, Word, checked, open_schema
+from onnxsal.settings import Phrase, Wanted, checked, open_schema
 
 FitProgress = Callable[[int, int | None], None]
 """Called with the samples done and, where it is known, their number in all."""
@@ -197,7 +197,7 @@ class _Fit:
         what, hint = f"state '{path}'", " Remove it to begin anew."
         stored = read_arrays(path, what, hint)
         found = meta_of(stored, what, STATE, hint.strip())
-        meta = checked(Passed, found, f"{what}, meta")
+        meta = checked(PassState, found, f"{what}, meta")
         if meta.model != self.digest or meta.layers != tuple(self.sums) or meta.data != self.data:
             raise InputError(f"{what} is that of another model, other layers or other data; remove it to begin anew.")
         refuse_missing(stored, [f"{kind}/{name}" for name in self.sums for kind in ("products", "totals")], what, hint)
@@ -229,13 +229,13 @@ class _Fit:
 
 
 @open_schema
-class Passed:
+class PassState:
     """What the file of an interrupted pass says of it: the JSON in the array ``meta``."""
 
     done: Annotated[int, Wanted("a whole number, not negative", strict=True, ge=0)]
-    model: Word
-    layers: tuple[Word, ...]
-    data: Word
+    model: Phrase
+    layers: tuple[Phrase, ...]
+    data: Phrase
 
 
 def with_sums(model: Model, layers: Sequence[LinearLayer], names: Sequence[tuple[str, str]]) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxsal.errors import InputError, OutputError
-from onnxsal.settings import Number, Whole, Word, as_text, checked, open_schema, parse_json, read_bytes
+from onnxsal.settings import Number, Phrase, Whole, as_text, checked, open_schema, parse_json, read_bytes
 
 Line: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str]
@@ -22,36 +22,36 @@ Key: TypeAlias = tuple[str, str]
 
 
 @open_schema
-class Kept:
+class KeptLine:
     """What every line has."""
 
-    key: Word
-    sample: Word
-    digest: Word
+    key: Phrase
+    sample: Phrase
+    digest: Phrase
 
 
 @open_schema
-class Damaged(Kept):
+class DamagedLine(KeptLine):
     """A sample that could not be read, and why."""
 
-    why: Word
+    why: Phrase
 
 
 @open_schema
-class Measured(Kept):
+class MeasuredLine(KeptLine):
     """A metric of one map; a number that is not finite is null."""
 
     target: Whole
     distinct: Whole
     tied: Number | None
-    values: dict[Word, Number | None]
-    curves: dict[Word, tuple[list[Number], list[Number | None]]]
-    flag: Word
+    values: dict[Phrase, Number | None]
+    curves: dict[Phrase, tuple[list[Number], list[Number | None]]]
+    flag: Phrase
 
 
-def measured_or_damaged(line: Mapping[str, Any]) -> type[Kept]:
+def measured_or_damaged(line: Mapping[str, Any]) -> type[KeptLine]:
     """The schema of a line of an evaluation."""
-    return Damaged if "why" in line else Measured
+    return DamagedLine if "why" in line else MeasuredLine
 
 
 class Record:
@@ -60,7 +60,7 @@ class Record:
     Without a ``path`` it lives in memory. A line that a killed run left half written is dropped. ``kind`` gives the schema of a line.
     """
 
-    def __init__(self, path: Path | None = None, kind: Callable[[Mapping[str, Any]], type[Kept]] = lambda line: Kept) -> None:
+    def __init__(self, path: Path | None = None, kind: Callable[[Mapping[str, Any]], type[KeptLine]] = lambda line: KeptLine) -> None:
         self.path = path
         self.kind = kind
         self._lines: dict[Key, Line] = {}
@@ -115,7 +115,7 @@ def _lock(file: Any, path: Path) -> None:
         raise InputError(f"another run is writing '{path}': wait for it, or name another folder.") from error
 
 
-def _whole_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[Kept]]) -> list[Line]:
+def _whole_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[KeptLine]]) -> list[Line]:
     """The lines of a file; what stands behind its last line break is cut off, for the next line to begin there."""
     data = read_bytes(path, f"state '{path}'", "table_bytes")
     end = data.rfind(b"\n") + 1
@@ -129,7 +129,7 @@ def _whole_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[Kept]]) ->
     for number, text in enumerate(data[:end].splitlines(), 1):
         try:
             line = parse_json(as_text(text, "it"), "it")
-            checked(kind(line) if isinstance(line, dict) else Kept, line, "it")
+            checked(kind(line) if isinstance(line, dict) else KeptLine, line, "it")
         except InputError as error:
             raise InputError(
                 f"state '{path}', line {number} is damaged ({error}): delete that line, or the file to begin again."

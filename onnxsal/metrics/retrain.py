@@ -21,7 +21,7 @@ from onnxsal.metrics.sanity import Train
 from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.runtime.arrays import read_arrays, refuse_missing
 from onnxsal.runtime.files import write_arrays, write_whole
-from onnxsal.settings import Number, Word, checked, parse_json, read_text, schema
+from onnxsal.settings import Number, Phrase, checked, parse_json, read_text, schema
 
 Set = tuple[np.ndarray, np.ndarray]
 """Inputs [M, ...] and labels [M]."""
@@ -213,8 +213,8 @@ def _fingerprint(explainer: Explainer, settings: dict[str, Any], *arrays: np.nda
 class _Trained:
     """The file of a run: which one it is, and the accuracies by "percent/seed"."""
 
-    run: Word
-    accuracy: dict[Word, Number]
+    run: Phrase
+    accuracy: dict[Phrase, Number]
 
 
 def _trained(text: str, what: str) -> _Trained:

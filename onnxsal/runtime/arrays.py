@@ -38,7 +38,9 @@ def read_arrays(path: str | os.PathLike[str], what: str = "", hint: str = "") ->
     except OSError as error:
         raise InputError(f"{what} cannot be read: {error.strerror or error}.{hint}") from error
     except Exception as error:  # damaged files raise anything: ValueError, EOFError, BadZipFile, MemoryError, SyntaxError
-        raise InputError(f"{what} is damaged, or not a .npy or .npz file of plain numbers: {error or type(error).__name__}.{hint}") from error
+        raise InputError(
+            f"{what} is damaged, or not a .npy or .npz file of plain numbers: {error or type(error).__name__}.{hint}"
+        ) from error
 
 
 def in_memory(array: np.ndarray, what: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from onnxsal.errors import InputError
 from onnxsal.runtime.labels import labels_from, load_labels
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.preprocess_files import from_config, from_ours
-from onnxsal.settings import Word, checked, open_schema, parse_json, read_config, shown
+from onnxsal.settings import Phrase, checked, open_schema, parse_json, read_config, shown
 
 MANIFEST = "manifest.toml"
 PREPROCESS, LABELS = "onnxsal.preprocess", "onnxsal.labels"
@@ -57,7 +57,7 @@ def beside(model: str | os.PathLike[str]) -> Beside:
 
 def _inside(name: object, where: str) -> str:
     """The name of a file of labels, which lies beside the file that names it, or below: what it names is shown and written elsewhere."""
-    word: str = checked(Word, name, f"{where}, labels")
+    word: str = checked(Phrase, name, f"{where}, labels")
     parts = {*PurePosixPath(word).parts, *PureWindowsPath(word).parts}
     if not word.strip() or ".." in parts or PurePosixPath(word).is_absolute() or PureWindowsPath(word).anchor:
         raise InputError(f"{where}: labels = {shown(word)} leads out of the folder; name a file beside this one, or below it.")
@@ -100,11 +100,11 @@ def from_metadata(found: Beside, metadata: Mapping[str, str], model: str | os.Pa
 
 
 @open_schema
-class Entry:
+class ManifestEntry:
     """What is read of ``[models.<name>]``; the rest of a table says where the file comes from."""
 
-    file: Word
-    labels: Word | None = None
+    file: Phrase
+    labels: Phrase | None = None
     preprocess: dict[str, Any] | None = None
 
 
@@ -112,7 +112,7 @@ class Entry:
 class Manifest:
     """A ``manifest.toml``."""
 
-    models: dict[str, Entry] | None = None
+    models: dict[str, ManifestEntry] | None = None
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:

@@ -13,9 +13,14 @@ from onnxsal.settings import Wanted, checked, parse_json, read_text, refuse_odd
 
 _Name = Annotated[str, Wanted("", strict=True)] | Annotated[int, Wanted("", strict=True)] | Annotated[float, Wanted("", strict=True)]
 Name = Annotated[_Name, Wanted("a name")]
-NameOfIndex = Annotated[
-    _Name, Wanted("a name, or a list that ends with one", before=lambda value: value[-1] if isinstance(value, list | tuple) and value else value)
-]
+
+
+def _last(value: Any) -> Any:
+    """Of ["n01440764", "tench"] the name."""
+    return value[-1] if isinstance(value, list | tuple) and value else value
+
+
+NameOfIndex = Annotated[_Name, Wanted("a name, or a list that ends with one", before=_last)]
 
 
 def load_labels(path: str | os.PathLike[str]) -> list[str]:

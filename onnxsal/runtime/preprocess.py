@@ -13,7 +13,7 @@ from onnxsal.errors import InputError, near_miss
 from onnxsal.limits import refuse_over
 from onnxsal.runtime.pictures import Picture, load_picture
 from onnxsal.runtime.session import Array
-from onnxsal.settings import Number, Numbers, Pair, SideOrPair, Word, schema
+from onnxsal.settings import Number, Numbers, Pair, Phrase, SideOrPair, schema
 
 Size: TypeAlias = tuple[int, int]
 
@@ -43,13 +43,13 @@ class Preprocess:
     scale: Number
     mean: Numbers = (0.0,)
     std: Numbers = (1.0,)
-    layout: Word = "NCHW"
-    channels: Word = "RGB"
+    layout: Phrase = "NCHW"
+    channels: Phrase = "RGB"
     resize: SideOrPair | None = None
     crop: Pair | None = None
     crop_pct: Number | None = None
-    interpolation: Word = "bilinear"
-    dtype: Word = "float32"
+    interpolation: Phrase = "bilinear"
+    dtype: Phrase = "float32"
 
     def __post_init__(self) -> None:
         if mistakes := list(self._mistakes()):

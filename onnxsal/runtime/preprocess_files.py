@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from onnxsal.errors import InputError, near_miss
 from onnxsal.runtime.preprocess import INTERPOLATIONS, Preprocess, Size
-from onnxsal.settings import Fraction, Numbers, Number, Pair, Switch, Wanted, Whole, Word, checked, open_schema, read_config, shown
+from onnxsal.settings import Fraction, Number, Numbers, Pair, Phrase, Switch, Wanted, Whole, checked, open_schema, read_config, shown
 
 Config = Mapping[str, Any]
 
@@ -23,7 +23,10 @@ OURS = tuple(f.name for f in fields(Preprocess))
 SCALE_MEANS = ". It says what mean and std refer to: 1 for pixels 0..255, 0.00392156862745098 for 0..1."
 NO_DEFAULT = ", and processors differ in its default: state it."
 
-Filter = Annotated[Word | Whole, Wanted("the name of an interpolation, or Pillow's number for it")]
+Filter = Annotated[Phrase | Whole, Wanted("the name of an interpolation, or Pillow's number for it")]
+
+
+Sizes = Annotated[Whole | dict[Phrase, Whole], Wanted("a whole number, or a table of them (height and width, or shortest_edge)")]
 
 
 def load_preprocess(path: str | os.PathLike[str]) -> Preprocess:
@@ -75,7 +78,7 @@ class Timm:
     mean: Numbers
     std: Numbers
     crop_pct: Fraction | None = None
-    crop_mode: Word | None = None
+    crop_mode: Phrase | None = None
     interpolation: Filter | None = None
 
 
@@ -110,7 +113,7 @@ class HuggingFace:
     """The keys of a ``preprocessor_config.json`` that change what the model sees."""
 
     do_resize: Switch | None = None
-    size: Annotated[Whole | dict[Word, Whole], Wanted("a whole number, or a table of them (height and width, or shortest_edge)")] | None = None
+    size: Sizes | None = None
     resample: Filter | None = None
     default_to_square: Switch | None = None
     do_center_crop: Switch | None = None
@@ -122,9 +125,9 @@ class HuggingFace:
     image_mean: Numbers | None = None
     image_std: Numbers | None = None
     do_flip_channel_order: Switch | None = None
-    data_format: Word | None = None
-    image_processor_type: Word | None = None
-    feature_extractor_type: Word | None = None
+    data_format: Phrase | None = None
+    image_processor_type: Phrase | None = None
+    feature_extractor_type: Phrase | None = None
 
 
 HUGGING_FACE = tuple(f.name for f in fields(HuggingFace))
@@ -143,8 +146,8 @@ def from_hugging_face(config: Config, where: str) -> Preprocess:
     for key, value in config.items():
         if key not in (*HUGGING_FACE, *HARMLESS) and value is not None and value is not False:
             raise InputError(
-                f"{where}: {shown(key)} = {shown(value)} may change what the model sees and is not known here{near_miss(key, HUGGING_FACE)}. "
-                "If it has no effect, delete the line; else write a .toml."
+                f"{where}: {shown(key)} = {shown(value)} may change what the model sees and is not known here"
+                f"{near_miss(key, HUGGING_FACE)}. If it has no effect, delete the line; else write a .toml."
             )
     given = checked(HuggingFace, config, where)
     resize, crop = _hugging_face_geometry(given, where)

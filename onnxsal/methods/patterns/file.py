@@ -18,7 +18,7 @@ from onnxsal.graph import Model
 from onnxsal.methods.patterns.sums import ESTIMATORS, FROM_FILTER, FROM_LINEAR, ZERO, Estimates
 from onnxsal.runtime.arrays import read_arrays, refuse_missing
 from onnxsal.runtime.files import write_arrays
-from onnxsal.settings import Whole, Word, checked, open_schema, parse_json, shown
+from onnxsal.settings import Phrase, Whole, checked, open_schema, parse_json, shown
 
 FORMAT = 1
 FALLBACKS = {FROM_LINEAR: "linear pattern", FROM_FILTER: "filter w / |w|^2", ZERO: "zero"}
@@ -115,16 +115,16 @@ def load_patterns(path: str | os.PathLike[str] | Patterns) -> Patterns:
 class LayerMeta:
     """What the file says of one layer, beside its arrays."""
 
-    node: Word
+    node: Phrase
     samples: Whole
-    digest: Word
+    digest: Phrase
 
 
 @open_schema
 class Meta:
     """What the file says of itself: the JSON in the array ``meta``."""
 
-    model_sha256: Word
+    model_sha256: Phrase
     samples: Whole
     facts: dict[str, Any]
     layers: dict[str, LayerMeta]
@@ -202,5 +202,7 @@ def patterns_for(patterns: Patterns, layers: Mapping[str, LinearLayer], method: 
     for n, layer in layers.items():
         shape, kernel = patterns.layers[n].patterns["linear"].shape, layer.kernel.shape
         if shape != kernel:
-            raise MethodError(f"method '{method}': the patterns of {n} are {list(shape)}, and its weight {list(kernel)}: the file is damaged.")
+            raise MethodError(
+                f"method '{method}': the patterns of {n} are {list(shape)}, and its weight {list(kernel)}: the file is damaged."
+            )
     return {n: patterns.layers[n] for n in layers}

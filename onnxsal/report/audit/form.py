@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxsal.errors import InputError, near_miss
-from onnxsal.settings import Words, checked, parse_toml, read_text, shown, validated
+from onnxsal.settings import Phrases, checked, parse_toml, read_text, shown, validated
 
 
 @cache
@@ -28,7 +28,7 @@ def read_form(path: Path) -> dict[str, str]:
     given = parse_toml(read_text(path, what, "toml_bytes"), what)
     if mistakes := list(_mistakes(given)):
         raise InputError(f"{what}:\n" + "\n".join(mistakes))
-    return {f"{form}.{name}": "; ".join(checked(Words, text, what)) for form, own in given.items() for name, text in own.items()}
+    return {f"{form}.{name}": "; ".join(checked(Phrases, text, what)) for form, own in given.items() for name, text in own.items()}
 
 
 def _mistakes(given: Mapping[str, Any]) -> Iterator[str]:
@@ -40,7 +40,7 @@ def _mistakes(given: Mapping[str, Any]) -> Iterator[str]:
             known = forms()[form]["fields"]
             if name not in known:
                 yield f"[{form}] has no field '{name}'{near_miss(name, known)}; it has {', '.join(known)}."
-            elif not "".join(validated(Words, text)[0] or ()).strip():
+            elif not "".join(validated(Phrases, text)[0] or ()).strip():
                 yield f"[{form}] {name} = {shown(text)} is no text, nor a list of texts."
 
 

@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from onnxsal.metrics.record import Kept
-from onnxsal.settings import Number, Switch, Wanted, Whole, Word, open_schema
+from onnxsal.metrics.record import KeptLine
+from onnxsal.settings import Number, Phrase, Switch, Wanted, Whole, open_schema
 
 Picture = Annotated[str, Wanted("a picture as a data URI", strict=True, pattern="^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*$")]
 Top = Annotated[list[tuple[Whole, Number]], Wanted("a list of [class, probability], the best first", min_length=1)]
 
 
 @open_schema
-class Noted(Kept):
+class PictureLine(KeptLine):
     """What every line about a picture has."""
 
-    kind: Word
-    way: Word
+    kind: Phrase
+    way: Phrase
 
 
 @open_schema
-class Failed(Noted):
+class FailedLine(PictureLine):
     """What a model failed to give, and why."""
 
-    why: Word
+    why: Phrase
     label: Whole | None = None
 
 
 @open_schema
-class Answered(Noted):
+class AnswerLine(PictureLine):
     """A model's answer on a picture."""
 
     top: Top
@@ -40,7 +40,7 @@ class Answered(Noted):
 
 
 @open_schema
-class Base(Answered):
+class BaseLine(AnswerLine):
     """The answer of the audited model, with the picture."""
 
     size: tuple[Whole, Whole] = (0, 0)
@@ -48,14 +48,14 @@ class Base(Answered):
 
 
 @open_schema
-class Mapped(Noted):
+class MapLine(PictureLine):
     """A map: its numbers, where it lies, and its picture."""
 
     target: Whole
     score: Number | None
     residual: Number | None
     reached: Number | None
-    warnings: list[Word]
+    warnings: list[Phrase]
     rim: tuple[Number | None, Number | None]
     cells: list[Number | None]
     picture: Picture
@@ -63,17 +63,17 @@ class Mapped(Noted):
 
 
 @open_schema
-class Value(Kept):
+class ValueLine(KeptLine):
     """A result about all pictures together, as text."""
 
-    value: Word
+    value: Phrase
 
 
-KINDS: dict[Any, type[Kept]] = {"base": Base, "other": Answered, "map": Mapped, "other map": Mapped}
+KINDS: dict[Any, type[KeptLine]] = {"base": BaseLine, "other": AnswerLine, "map": MapLine, "other map": MapLine}
 
 
-def kind_of(line: Mapping[str, Any]) -> type[Kept]:
+def kind_of(line: Mapping[str, Any]) -> type[KeptLine]:
     """The schema of a line."""
     if "value" in line:
-        return Value
-    return Failed if "why" in line else KINDS.get(str(line.get("kind")), Noted)
+        return ValueLine
+    return FailedLine if "why" in line else KINDS.get(str(line.get("kind")), PictureLine)
