@@ -33,6 +33,8 @@ class Limits:
     """A CSV table of samples, or the state of a run."""
     nesting: int = _bound(64, "levels")
     """How deep tables and lists may lie in each other, or how many names one dotted key may join."""
+    name_length: int = _bound(1000, "characters")
+    """A key of a table."""
     pixels: int = _bound(2**26, "pixels")
     """A picture after it was resized or cropped: 8192 x 8192."""
     array_bytes: int = _bound(_memory(), "bytes")

@@ -15,7 +15,7 @@ import os
 import re
 import reprlib
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 SHOWN = 20
 """So many mistakes of one file are told; of the others, how many there are."""
+
+CUT = 600
+"""Characters of one mistake that are told."""
 
 
 class Wanted:
@@ -95,7 +98,7 @@ def checked(kind: type[T], data: object, where: str, error: type[OnnxsalError] =
     """``data`` as a ``kind`` (a schema, or any type). Raises ``error`` with all mistakes; ``hints`` says more of keys that are missing."""
     made, mistakes = validated(kind, data, hints)
     if mistakes:
-        raise error("\n".join(f"{where}: {mistake}" for mistake in mistakes))
+        raise error(listed([f"{where}: {mistake}" for mistake in mistakes]))
     return made  # type: ignore[return-value]
 
 
@@ -107,9 +110,13 @@ def validated(kind: type[T], data: object, hints: Mapping[str, str] | None = Non
     try:
         return _adapter(any_kind).validate_python(data), []
     except ValidationError as error:
-        wrong = error.errors(include_url=False)
-    told = [_told(one, kind, hints or {}) for one in wrong[:SHOWN]]
-    return None, told + ([f"{len(wrong) - SHOWN} more mistakes."] if len(wrong) > SHOWN else [])
+        return None, [_told(one, kind, hints or {}) for one in error.errors(include_url=False)]
+
+
+def listed(mistakes: Sequence[str]) -> str:
+    """Mistakes as one message, a line for each: the first of them, cut to what a message has room for, and how many there are more."""
+    lines = [text if len(text) < CUT else f"{text[:CUT]}..." for text in mistakes[:SHOWN]]
+    return "\n".join([*lines, *([f"{len(mistakes) - SHOWN} more mistakes."] if len(mistakes) > SHOWN else [])])
 
 
 @cache
@@ -209,7 +216,7 @@ def _parsed(parse: Callable[[str], Any], text: str, kind: str, what: str, error:
     except RecursionError as problem:
         raise error(f"{what} is nested too deeply to be read.") from problem
     except ValueError as problem:  # not TOML, not JSON, a number of 5,000 digits
-        raise error(f"{what} is not valid {kind}: {str(problem).rstrip('.')}.") from problem
+        raise error(listed([f"{what} is not valid {kind}: {str(problem).rstrip('.')}."])) from problem
     refuse_odd(data, what, error, nan)
     return data
 
@@ -235,9 +242,8 @@ def _refuse_long_keys(text: str, what: str, error: type[OnnxsalError]) -> None:
 
 def refuse_odd(data: Any, what: str, error: type[OnnxsalError] = InputError, nan: bool = False) -> None:
     """Raise ``error`` for what no settings hold: depth, numbers over 64 bits, NaN, and text that cannot be written."""
-    odd = [f"{what}: {path_of(place)} {why}." for place, why in _odd(data, nan)]
-    if odd:
-        raise error("\n".join(odd[:SHOWN]))
+    if odd := [f"{what}: {path_of(place) or 'it'} {why}." for place, why in _odd(data, nan)]:
+        raise error(listed(odd))
 
 
 def _odd(data: Any, nan: bool) -> Iterator[tuple[tuple[int | str, ...], str]]:
@@ -252,6 +258,9 @@ def _odd(data: Any, nan: bool) -> Iterator[tuple[tuple[int | str, ...], str]]:
             inner = value.items() if isinstance(value, dict) else enumerate(value)
             todo += [(each, (*place, key if isinstance(key, int | str) else str(key))) for key, each in inner]
             if isinstance(value, dict):
+                longest = max((len(key) for key in value if isinstance(key, str)), default=0)
+                if longest > limit("name_length"):
+                    yield place, f"has a key of {longest:,} characters"
                 todo += [(key, place) for key in value if isinstance(key, str) and not key.isascii()]
         elif isinstance(value, bool):
             continue

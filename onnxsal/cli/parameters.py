@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from onnxsal.engine.method import get_method, known_methods
 from onnxsal.engine.table_rows import Parameter
-from onnxsal.errors import MethodError, OnnxsalError, near_miss
+from onnxsal.errors import InputError, MethodError, OnnxsalError, near_miss
 from onnxsal.runtime.arrays import in_memory, read_arrays
+from onnxsal.settings import parse_toml
 
 PRESET = "preset"
 
@@ -88,8 +88,8 @@ def _value(text: str) -> Any:
     if text.endswith(".npy"):
         return read_array(Path(text))
     try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        table = parse_toml(f"value = {text}", "the value")
+    except InputError:
         return text
     return table["value"] if list(table) == ["value"] else text
 

@@ -22,7 +22,7 @@ from onnxsal.engine.table_schema import TableSchema, wrong_types
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.graph import NodeView
 from onnxsal.limits import refuse_over
-from onnxsal.settings import parse_toml, read_text
+from onnxsal.settings import listed, parse_toml, read_text
 
 SHARED_KEYS: dict[str, Any] = {"wrap": "", "law": "", "seed": "one", "times_input": False, "partial": False}
 """What a table that does not say it has from its base, and without a base: this."""
@@ -158,11 +158,11 @@ def parse_method(text: str, where: str, path: Path | None = None, reading: tuple
     mistakes = Mistakes(where)
     mistakes.unknown_keys("", table, TABLE_KEYS)
     if wrong := list(wrong_types(table)):
-        raise MethodError("\n".join([*mistakes.found, *(f"{where}: {mistake}" for mistake in wrong)]))
+        raise MethodError(listed([*mistakes.found, *(f"{where}: {mistake}" for mistake in wrong)]))
     base = _base(table["extends"], where, path, reading) if "extends" in table else None
     method = _read(table, base, mistakes, _parts(table.get("of"), path, (*reading, where), mistakes))
     if mistakes.found:
-        raise MethodError("\n".join(mistakes.found))
+        raise MethodError(listed(mistakes.found))
     own = text.encode() if base is None else f"{text}{base.sha256}".encode()
     return replace(method, sha256=hashlib.sha256(own).hexdigest())
 
@@ -175,7 +175,7 @@ def _base(name: str, where: str, path: Path | None, reading: tuple[str, ...]) ->
     refuse_over("extends", len(chain), f"{where} extends too many tables", MethodError)
     if name.endswith(".toml"):
         return _read_file((path.parent if path is not None else Path()) / name, chain)
-    if name.isidentifier() and (files("onnxsal.rules") / f"{name}.toml").is_file():
+    if len(name) < 100 and name.isidentifier() and (files("onnxsal.rules") / f"{name}.toml").is_file():
         return _shipped(name, chain)
     try:
         return _by_name(name, shipped_methods() if path is None else known_methods())

@@ -9,6 +9,8 @@ data.damaged                        # name -> why, of those that could not be re
 from __future__ import annotations
 
 import csv
+import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.pictures import WITH_ALPHA, find_pictures
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.session import Tensor
+from onnxsal.settings import SHOWN, listed, read_text, shown
 
 IMAGES, MASKS = "images", "masks"
 """Sub-folders of DATA that hold the pictures and their masks, where there are masks."""
@@ -91,10 +94,8 @@ class _Reader:
 
     def label(self, word: str) -> int | None:
         """The class that a word names, or ``None``."""
-        try:
+        if re.fullmatch(r"[0-9]{1,9}", word):
             return int(word)
-        except ValueError:
-            pass
         for spelling in dict.fromkeys((word, word.replace("_", " "))):
             if self.labels is not None:
                 try:
@@ -204,38 +205,52 @@ def _classes(places: Sequence[Path], how: _Reader, folder: Path) -> tuple[dict[s
 
 
 def _from_table(table: Path, how: _Reader, masks: str | Path | None) -> Dataset:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-            columns = list(rows[0]) if rows else []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"table '{table}' cannot be read: {error}.") from error
-    lower = {str(c).strip().lower(): c for c in columns}
-    at = {kind: next((lower[n] for n in names if n in lower), None) for kind, names in _COLUMNS.items()}
-    if at["file"] is None:
-        raise InputError(
-            f"table '{table}' has {len(rows)} rows and the columns {', '.join(map(str, columns)) or 'none'}; it needs a column 'file'."
-        )
+    what = f"table '{table}'"
+    rows, at = _rows(table, what)
     if masks not in (None, ALPHA):
         raise InputError(f"--masks and a table: give the masks in a column 'mask' of '{table}'.")
+    cells = [{kind: (row.get(column) or "").strip() if column is not None else "" for kind, column in at.items()} for row in rows]
+    classes = [how.label(cell["label"]) if cell["label"] else None for cell in cells]
+    wrong = ((number, _mistake(cell, label, how)) for number, (cell, label) in enumerate(zip(cells, classes, strict=True), 2))
+    if mistakes := [f"{what}, line {number}: {mistake}" for number, mistake in wrong if mistake]:
+        raise InputError(listed(mistakes))
     entries, taken = [], dict[str, int]()
-    for number, row in enumerate(rows, 2):
-        cell = {kind: (row.get(column) or "").strip() if column is not None else "" for kind, column in at.items()}
-        if not cell["file"]:
-            raise InputError(f"table '{table}', line {number}: no file is named.")
-        label = how.label(cell["label"]) if cell["label"] else None
-        if cell["label"] and label is None:
-            known = (
-                "no labels are known for this model: give --labels FILE, or indices" if how.labels is None else "no class is labelled so"
-            )
-            raise InputError(
-                f"table '{table}', line {number}: label '{cell['label']}': {known}{near_miss(cell['label'], how.labels or ())}."
-            )
+    for cell, label in zip(cells, classes, strict=True):
         taken[cell["file"]] = taken.get(cell["file"], 0) + 1
         again = f"#{taken[cell['file']]}" if taken[cell["file"]] > 1 else ""
         mask = table.parent / cell["mask"] if cell["mask"] else None
         entries.append(how.picture(table.parent / cell["file"], cell["file"] + again, label, mask, masks == ALPHA))
     return Dataset(entries)
+
+
+def _rows(table: Path, what: str) -> tuple[list[dict[str, str]], dict[str, str | None]]:
+    """The rows of a table, and the column of each kind: each once, and no row longer than the header."""
+    reader = csv.DictReader(io.StringIO(read_text(table, what, "table_bytes"), newline=""))
+    try:
+        rows, columns = list(reader), list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise InputError(f"{what} cannot be read: {error}.") from error
+    lower = [c.strip().lower() for c in columns]
+    at = {kind: next((columns[lower.index(n)] for n in names if n in lower), None) for kind, names in _COLUMNS.items()}
+    if not rows or at["file"] is None:
+        known = ", ".join(map(shown, columns[:SHOWN])) or "none"
+        raise InputError(f"{what} has {len(rows)} rows and the columns {known}; it needs a column 'file'.")
+    if twice := sorted({name for name in lower if name and lower.count(name) > 1}):
+        raise InputError(f"{what} has the column {shown(twice[0])} twice.")
+    rest: list[Any] = [row.pop(None, ()) for row in rows]
+    if long := next((number for number, more in enumerate(rest, 2) if any(more)), None):
+        raise InputError(f"{what}, line {long}: it has more cells than the {len(columns)} columns.")
+    return rows, at
+
+
+def _mistake(cell: dict[str, str], label: int | None, how: _Reader) -> str:
+    """What is wrong with a row ('' = nothing)."""
+    if not cell["file"]:
+        return "no file is named."
+    if not cell["label"] or label is not None:
+        return ""
+    known = "no labels are known for this model: give --labels FILE, or indices" if how.labels is None else "no class is labelled so"
+    return f"label {shown(cell['label'])}: {known}{near_miss(cell['label'], how.labels or ())}."
 
 
 _COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "mask": MASK_COLUMNS}
@@ -259,6 +274,8 @@ def _from_arrays(file: Path, how: _Reader) -> Dataset:
     labels, masks, names = parts["labels"], parts["masks"], parts["names"]
     if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
         raise InputError(f"'{file}': labels are {labels.dtype} {list(labels.shape)}; give the index of each sample's class, integers [N].")
+    if labels is not None and labels.max() >= 2**31:
+        raise InputError(f"'{file}': label {labels.max()} is no index of a class.")
     if masks is not None and masks.ndim != 3:
         raise InputError(f"'{file}': masks are {list(masks.shape)}; give [N, H, W].")
     called = [str(i) for i in range(len(x))] if names is None else [str(n) for n in names]

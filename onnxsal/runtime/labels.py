@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,8 @@ def _parsed(text: str, file: Path, what: str) -> Any:
         tree = ast.parse(stripped, mode="eval").body
         data = ast.literal_eval(tree)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # MemoryError: nested too deeply for the parser
-        raise InputError(f"{what} are neither JSON nor a Python dict: {error or 'nested too deeply'}.") from error
+        why = str(error).partition(": <")[0] or "nested too deeply"
+        raise InputError(f"{what} are neither JSON nor a Python dict: {why}.") from error
     if isinstance(tree, ast.Dict) and len(data) < len(tree.keys):
         raise InputError(f"{what}: {len(tree.keys) - len(data)} of the {len(tree.keys)} keys are given twice.")
     refuse_odd(data, what)
@@ -70,7 +72,7 @@ def labels_from(data: Any, what: str) -> list[str]:
 
 
 def _is_index(key: Any) -> bool:
-    return (isinstance(key, int) and not isinstance(key, bool)) or (isinstance(key, str) and key.strip().isdecimal())
+    return (isinstance(key, int) and not isinstance(key, bool)) or (isinstance(key, str) and bool(re.fullmatch(r"\s*\d{1,9}\s*", key)))
 
 
 def _by_index(data: Mapping[Any, Any], what: str) -> list[str]:

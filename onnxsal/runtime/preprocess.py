@@ -13,7 +13,7 @@ from onnxsal.errors import InputError, near_miss
 from onnxsal.limits import refuse_over
 from onnxsal.runtime.pictures import Picture, load_picture
 from onnxsal.runtime.session import Array
-from onnxsal.settings import Number, Numbers, Pair, Phrase, SideOrPair, schema
+from onnxsal.settings import Number, Numbers, Pair, Phrase, SideOrPair, schema, shown
 
 Size: TypeAlias = tuple[int, int]
 
@@ -56,6 +56,11 @@ class Preprocess:
             raise InputError("\n".join(f"preprocessing: {mistake}" for mistake in mistakes))
         if self.dtype == "uint8" and (self.scale, *self._constants().ravel()) != (1, *(0,) * self.depth, *(1,) * self.depth):
             raise InputError("preprocessing: a uint8 input takes the pixels as they are: scale 1, mean 0, std 1.")
+        mean, std = self._constants()
+        with np.errstate(over="ignore"):
+            ends = ((np.array([[0.0], [255.0]]) * self.scale - mean) / std).astype(self.dtype)
+        if not np.isfinite(ends).all():
+            raise InputError(f"preprocessing: {self._range} bring pixels out of the range of {self.dtype}.")
         rows, columns = self.resize if isinstance(self.resize, tuple) else (self.resize or 1,) * 2
         refuse_over("pixels", max(rows * columns, math.prod(self.crop or ())), "preprocessing: resize or crop is too large")
 
@@ -63,18 +68,22 @@ class Preprocess:
         for name, known in (("layout", LAYOUTS), ("channels", CHANNELS), ("interpolation", tuple(INTERPOLATIONS)), ("dtype", DTYPES)):
             value = getattr(self, name)
             if value not in known:
-                yield f"{name} '{value}' is none of {', '.join(known)}{near_miss(str(value), known)}."
+                yield f"{name} {shown(value)} is none of {', '.join(known)}{near_miss(str(value), known)}."
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.depth):
                 yield f"{name} has {len(getattr(self, name))} numbers for {self.depth} channels; give 1 or {self.depth}."
         numbers = (self.scale, *self.mean, *self.std)
         if not all(map(math.isfinite, numbers)) or 0 in (self.scale, *self.std):
-            yield f"scale {self.scale}, mean {self.mean} and std {self.std} must be finite; scale and std not 0."
+            yield f"{self._range} must be finite; scale and std not 0."
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             yield f"crop_pct is the fraction that is kept, above 0 and up to 1, not {self.crop_pct}."
         resize = (self.resize,) if isinstance(self.resize, int) else self.resize or ()
         if any(size < 1 for size in (*resize, *(self.crop or ()))):
             yield f"resize {self.resize} and crop {self.crop} must be at least 1 pixel."
+
+    @property
+    def _range(self) -> str:
+        return f"scale {self.scale}, mean {shown(self.mean)} and std {shown(self.std)}"
 
     @property
     def depth(self) -> int:

@@ -91,7 +91,9 @@ def from_timm(config: Config, where: str) -> Preprocess:
     channels, rows, columns = given.input_size
     fraction, mode = given.crop_pct or 0.875, given.crop_mode or "center"
     if mode not in TIMM_MODES or (mode == "center" and rows != columns):
-        raise InputError(f"{where}: crop_mode '{mode}' for {rows}x{columns} is not supported. Write a .toml with resize and crop instead.")
+        raise InputError(
+            f"{where}: crop_mode {shown(mode)} for {rows}x{columns} is not supported. Write a .toml with resize and crop instead."
+        )
     before_crop = (math.floor(rows / fraction), math.floor(columns / fraction))
     return _made(
         where,
@@ -176,7 +178,9 @@ def _hugging_face_geometry(given: HuggingFace, where: str) -> tuple[int | Size |
         return resize, crop
     kind = str(given.image_processor_type or given.feature_extractor_type)
     if not kind.startswith("ConvNext") or not isinstance(resize, int):
-        raise InputError(f"{where}: crop_pct is known for ConvNext processors with a shortest_edge only, not for {kind}. Write a .toml.")
+        raise InputError(
+            f"{where}: crop_pct is known for ConvNext processors with a shortest_edge only, not for {shown(kind)}. Write a .toml."
+        )
     if resize >= 384:  # ConvNeXT: warped to the square without a crop
         return (resize, resize), None
     return int(resize / given.crop_pct), (resize, resize)
@@ -210,7 +214,7 @@ def _switch(given: HuggingFace, switch: str, needs: str, where: str) -> bool:
 def _data_format(name: str, where: str) -> str:
     layout = {"channels_first": "NCHW", "channels_last": "NHWC"}.get(name.removeprefix("ChannelDimension.").lower())
     if layout is None:
-        raise InputError(f"{where}: data_format '{name}' is neither 'channels_first' nor 'channels_last'.")
+        raise InputError(f"{where}: data_format {shown(name)} is neither 'channels_first' nor 'channels_last'.")
     return layout
 
 
@@ -247,4 +251,4 @@ def _interpolation(value: str | int, where: str) -> str:
     for name, number in INTERPOLATIONS.items():
         if value in (name, int(number)):
             return name
-    raise InputError(f"{where}: interpolation {value!r} is none of {', '.join(f'{n} ({int(k)})' for n, k in INTERPOLATIONS.items())}.")
+    raise InputError(f"{where}: interpolation {shown(value)} is none of {', '.join(f'{n} ({int(k)})' for n, k in INTERPOLATIONS.items())}.")
