@@ -62,6 +62,16 @@ Numbers = Annotated[
 ]
 
 
+def _name(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+FileName = Annotated[Any, Wanted("a text", before=_name)]
+"""The name of a file, which need not be UTF-8; pydantic's own text must be."""
+
+
 def _as_pair(value: Any) -> Any:
     """One number twice, and {"height": h, "width": w}, as a pair."""
     if isinstance(value, Mapping) and set(value) == {"height", "width"}:
@@ -204,20 +214,25 @@ def parse_toml(text: str, what: str, error: type[OnnxsalError] = InputError) -> 
     return found
 
 
-def parse_json(text: str, what: str, error: type[OnnxsalError] = InputError, nan: bool = False) -> Any:
-    """A JSON document as plain values; a key that is given twice is a mistake. ``nan``: NaN and infinity may stand in it."""
+def parse_json(text: str, what: str, error: type[OnnxsalError] = InputError, nan: bool = False, names: bool = False) -> Any:
+    """A JSON document as plain values; a key that is given twice is a mistake.
+
+    ``nan``: NaN and infinity may stand in it; ``names``: names of files that are not UTF-8 (with surrogates, as Python reads them).
+    """
     constant = float if nan else _no_constant
-    return _parsed(lambda t: json.loads(t, object_pairs_hook=_once, parse_constant=constant), text, "JSON", what, error, nan)
+    return _parsed(lambda t: json.loads(t, object_pairs_hook=_once, parse_constant=constant), text, "JSON", what, error, nan, names)
 
 
-def _parsed(parse: Callable[[str], Any], text: str, kind: str, what: str, error: type[OnnxsalError], nan: bool = False) -> Any:
+def _parsed(
+    parse: Callable[[str], Any], text: str, kind: str, what: str, error: type[OnnxsalError], nan: bool = False, names: bool = False
+) -> Any:
     try:
         data = parse(text)
     except RecursionError as problem:
         raise error(f"{what} is nested too deeply to be read.") from problem
     except ValueError as problem:  # not TOML, not JSON, a number of 5,000 digits
         raise error(listed([f"{what} is not valid {kind}: {str(problem).rstrip('.')}."])) from problem
-    refuse_odd(data, what, error, nan)
+    refuse_odd(data, what, error, nan, names)
     return data
 
 
@@ -240,13 +255,13 @@ def _refuse_long_keys(text: str, what: str, error: type[OnnxsalError]) -> None:
         raise error(f"{what}: a key joins more than {limit('nesting')} names.")
 
 
-def refuse_odd(data: Any, what: str, error: type[OnnxsalError] = InputError, nan: bool = False) -> None:
+def refuse_odd(data: Any, what: str, error: type[OnnxsalError] = InputError, nan: bool = False, names: bool = False) -> None:
     """Raise ``error`` for what no settings hold: depth, numbers over 64 bits, NaN, and text that cannot be written."""
-    if odd := [f"{what}: {path_of(place) or 'it'} {why}." for place, why in _odd(data, nan)]:
+    if odd := [f"{what}: {path_of(place) or 'it'} {why}." for place, why in _odd(data, nan, names)]:
         raise error(listed(odd))
 
 
-def _odd(data: Any, nan: bool) -> Iterator[tuple[tuple[int | str, ...], str]]:
+def _odd(data: Any, nan: bool, names: bool) -> Iterator[tuple[tuple[int | str, ...], str]]:
     most = limit("nesting")
     todo: list[tuple[Any, tuple[int | str, ...]]] = [(data, ())]
     while todo:
@@ -268,12 +283,12 @@ def _odd(data: Any, nan: bool) -> Iterator[tuple[tuple[int | str, ...], str]]:
             yield place, f"is {shown(value)}, a whole number over 64 bits"
         elif isinstance(value, float) and not nan and not math.isfinite(value):
             yield place, f"is {value}, which is no number"
-        elif isinstance(value, str) and not _writable(value):
+        elif isinstance(value, str) and not _writable(value, names):
             yield place, "is no text that can be written: it holds NUL or half a character"
 
 
-def _writable(text: str) -> bool:
-    return "\0" not in text and (text.isascii() or not re.search("[\ud800-\udfff]", text))
+def _writable(text: str, names: bool) -> bool:
+    return "\0" not in text and (names or text.isascii() or not re.search("[\ud800-\udfff]", text))
 
 
 def read_config(path: str | os.PathLike[str], what: str = "", error: type[OnnxsalError] = InputError) -> dict[str, Any]:

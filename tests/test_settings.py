@@ -28,8 +28,10 @@ from onnxsal.facade.adopt import adopt
 from onnxsal.limits import Limits, limit
 from onnxsal.methods.patterns.file import load_patterns
 from onnxsal.metrics.open_dataset import open_dataset
+from onnxsal.metrics.record import Record, measured_or_damaged
 from onnxsal.runtime.arrays import read_arrays
 from onnxsal.runtime.beside import beside
+from onnxsal.runtime.data import open_data
 from onnxsal.runtime.labels import load_labels
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.preprocess_files import load_preprocess
@@ -359,6 +361,30 @@ def test_patterns_of_other_shapes_are_refused(patterns: bytes, tmp_path: Path):
     narrow = {f"{e}/w1": stored[f"{e}/w1"][:, :1] for e in ("linear", "positive", "negative")}
     np.savez(tmp_path / "p.npz", **{**stored, **narrow})
     assert "its weight" in refusal(MethodError, onnxsal.Explainer, cnn(), "patternnet", patterns=str(tmp_path / "p.npz"))
+
+
+def test_damaged_parquet_is_refused(tmp_path: Path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file, x = tmp_path / "x.parquet", Tensor("x", "tensor(float)", np.dtype(np.float32), (None, 2))
+    parquet.write_table(arrow.table({"x": [[1.0, 2.0], [1.0]]}), file)
+    assert str(file) in refusal(InputError, lambda: list(open_data(file, [x]).batches(2)))
+    for data in (b"PAR1", b"", file.read_bytes()[:-9]):
+        assert str(file) in refusal(InputError, open_data, written(file, data), [x])
+
+
+# ----- states of runs -----
+
+
+def test_a_state_keeps_names_of_files_that_are_not_utf8(tmp_path: Path):
+    name = "\udcff.png"
+    line = {"key": "k", "sample": name, "digest": "d", "why": f"'{name}' is damaged."}
+    state = Record(tmp_path / "s.jsonl", measured_or_damaged)
+    with state.alone():
+        state.put([line])
+    again = Record(tmp_path / "s.jsonl", measured_or_damaged)
+    with again.alone():
+        assert again.get("k", name, "d") == line
 
 
 # ----- limits -----

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxsal.errors import InputError, OutputError
-from onnxsal.settings import Number, Phrase, Whole, as_text, checked, open_schema, parse_json, read_bytes
+from onnxsal.settings import FileName, Number, Phrase, Whole, as_text, checked, open_schema, parse_json, read_bytes
 
 Line: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, str]
@@ -26,7 +26,7 @@ class KeptLine:
     """What every line has."""
 
     key: Phrase
-    sample: Phrase
+    sample: FileName
     digest: Phrase
 
 
@@ -34,7 +34,7 @@ class KeptLine:
 class DamagedLine(KeptLine):
     """A sample that could not be read, and why."""
 
-    why: Phrase
+    why: FileName
 
 
 @open_schema
@@ -46,7 +46,7 @@ class MeasuredLine(KeptLine):
     tied: Number | None
     values: dict[Phrase, Number | None]
     curves: dict[Phrase, tuple[list[Number], list[Number | None]]]
-    flag: Phrase
+    flag: FileName
 
 
 def measured_or_damaged(line: Mapping[str, Any]) -> type[KeptLine]:
@@ -128,7 +128,7 @@ def _whole_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[KeptLine]]
     found = []
     for number, text in enumerate(data[:end].splitlines(), 1):
         try:
-            line = parse_json(as_text(text, "it"), "it")
+            line = parse_json(as_text(text, "it"), "it", names=True)
             checked(kind(line) if isinstance(line, dict) else KeptLine, line, "it")
         except InputError as error:
             raise InputError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxsal.errors import InputError
+from onnxsal.errors import InputError, OnnxsalError
 from onnxsal.runtime.arrays import read_arrays
 from onnxsal.runtime.pictures import find_pictures
 from onnxsal.runtime.preprocess import Preprocess
@@ -81,10 +82,23 @@ def _open_path(path: Path, inputs: Sequence[Tensor], preprocess: Preprocess | No
     if suffix == ".parquet":
         return _parquet(path, inputs, preprocess)
     if suffix == ".zarr":
-        opened = _library("zarr", path).open(str(path), mode="r")
-        groups = {k: opened[k] for k in opened} if hasattr(opened, "array_keys") else {"": opened}
+        library = _library("zarr", path)
+        with _damaged(path):
+            opened = library.open(str(path), mode="r")
+            groups = {k: opened[k] for k in opened} if hasattr(opened, "array_keys") else {"": opened}
         return _arrays(_named(groups, inputs, path), inputs, f"'{path}'")
     return _pictures(find_pictures([path]), inputs, preprocess)
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Makes whatever a library raises on a damaged file our error."""
+    try:
+        yield
+    except OnnxsalError:
+        raise
+    except Exception as error:  # of pyarrow and zarr, and of numpy where rows are of several lengths
+        raise InputError(f"data '{path}' is damaged, or does not hold what the model takes: {error}.") from error
 
 
 def _library(name: str, path: Path) -> Any:
@@ -161,8 +175,10 @@ def _iterable(source: Iterable[Any], inputs: Sequence[Tensor]) -> Data:
 
 def _parquet(path: Path, inputs: Sequence[Tensor], preprocess: Preprocess | None) -> Data:
     """Columns named like the inputs; for a model with one input also a column of encoded pictures, or the only column there is."""
-    file = _library("pyarrow.parquet", path).ParquetFile(path)
-    columns = list(file.schema_arrow.names)
+    library = _library("pyarrow.parquet", path)
+    with _damaged(path):
+        file = library.ParquetFile(path)
+        columns = list(file.schema_arrow.names)
     wanted = {t.name: t.name for t in inputs if t.name in columns}
     if len(wanted) < len(inputs):
         single = [c for c in columns if c in PICTURE_COLUMNS][:1] or (columns if len(columns) == 1 else [])
@@ -174,12 +190,13 @@ def _parquet(path: Path, inputs: Sequence[Tensor], preprocess: Preprocess | None
 
     def chunks(size: int, skip: int) -> Iterator[Batch]:
         rows = 0
-        for table in file.iter_batches(batch_size=size, columns=list(wanted.values())):
-            n = table.num_rows
-            if rows + n > skip:
-                cut = table.slice(max(skip - rows, 0))
-                yield _fitted({t.name: _column(cut.column(wanted[t.name]).to_pylist(), t, preprocess) for t in inputs}, inputs)
-            rows += n
+        with _damaged(path):
+            for table in file.iter_batches(batch_size=size, columns=list(wanted.values())):
+                n = table.num_rows
+                if rows + n > skip:
+                    cut = table.slice(max(skip - rows, 0))
+                    yield _fitted({t.name: _column(cut.column(wanted[t.name]).to_pylist(), t, preprocess) for t in inputs}, inputs)
+                rows += n
 
     return Data(chunks, int(file.metadata.num_rows))
 

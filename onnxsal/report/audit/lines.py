@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from onnxsal.metrics.record import KeptLine
-from onnxsal.settings import Number, Phrase, Switch, Wanted, Whole, open_schema
+from onnxsal.settings import FileName, Number, Phrase, Switch, Wanted, Whole, open_schema
 
 Picture = Annotated[str, Wanted("a picture as a data URI", strict=True, pattern="^data:image/(png|jpeg);base64,[A-Za-z0-9+/=]*$")]
 Top = Annotated[list[tuple[Whole, Number]], Wanted("a list of [class, probability], the best first", min_length=1)]
@@ -24,7 +24,7 @@ class PictureLine(KeptLine):
 class FailedLine(PictureLine):
     """What a model failed to give, and why."""
 
-    why: Phrase
+    why: FileName
     label: Whole | None = None
 
 
@@ -55,7 +55,7 @@ class MapLine(PictureLine):
     score: Number | None
     residual: Number | None
     reached: Number | None
-    warnings: list[Phrase]
+    warnings: list[FileName]
     rim: tuple[Number | None, Number | None]
     cells: list[Number | None]
     picture: Picture
@@ -66,7 +66,7 @@ class MapLine(PictureLine):
 class ValueLine(KeptLine):
     """A result about all pictures together, as text."""
 
-    value: Phrase
+    value: FileName
 
 
 KINDS: dict[Any, type[KeptLine]] = {"base": BaseLine, "other": AnswerLine, "map": MapLine, "other map": MapLine}

@@ -124,7 +124,7 @@ def _results(evidence: Evidence, tell: Tell) -> Iterator[tuple[str, Check]]:
             continue
         made = evidence.kept(check.name, partial(_as_text, check, evidence))
         what = f"what an earlier run kept of '{check.title}'"
-        yield check.name, checked(check, parse_json(made, what, nan=True), f"{what}: remove the folder of its state")
+        yield check.name, checked(check, parse_json(made, what, nan=True, names=True), f"{what}: remove the folder of its state")
 
 
 def _as_text(check: type[Check], evidence: Evidence) -> str:
