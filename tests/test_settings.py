@@ -246,6 +246,24 @@ def test_rule_files_of_wrong_types(line: str, message: str):
     assert f"mine.toml, {message}" in told or f"mine.toml: {message}" in told, told
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'name = "m"\nextends = "smoothgrad"\n[parameters.noise_level]\ndefault = "much"\n',
+            "parameter 'noise_level': its default 'much' is",
+        ),
+        (
+            'name = "m"\nextends = "occlusion"\nparameters = {chunk = {default = [1], kind = "anything"}}\n',
+            "parameter 'chunk': its default [1]",
+        ),
+        ('name = "m"\ntitle = "t"\nsource = "s"\nwrap = "occlusion"\n', "no parameter 'window', which wrap 'occlusion' needs"),
+    ],
+)
+def test_parameters_are_of_the_kind_that_their_wrap_reads(text: str, message: str, tmp_path: Path):
+    assert message in refusal(MethodError, onnxsal.convert, cnn(), written(tmp_path / "r.toml", text))
+
+
 def test_rule_files_that_extend_one_another_without_end(tmp_path: Path):
     for i in range(12):
         written(tmp_path / f"{i}.toml", f'name = "n{i}"\nextends = "{i + 1}.toml"\n')

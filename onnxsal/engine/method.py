@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.resources import files
@@ -22,7 +22,7 @@ from onnxsal.engine.table_schema import TableSchema, wrong_types
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.graph import NodeView
 from onnxsal.limits import refuse_over
-from onnxsal.settings import listed, parse_toml, read_text
+from onnxsal.settings import listed, parse_toml, read_text, shown
 
 SHARED_KEYS: dict[str, Any] = {"wrap": "", "law": "", "seed": "one", "times_input": False, "partial": False}
 """What a table that does not say it has from its base, and without a base: this."""
@@ -341,6 +341,8 @@ def get_method(name: str | Path | Method) -> Method:
         return name
     if str(name).endswith(".toml"):
         method = _read_file(Path(name))
+        if wrong := list(_unfit(method)):
+            raise MethodError(listed([f"{name}, {mistake}" for mistake in wrong]))
         if told := unstated(method):
             warnings.warn(f"{name}: {told}", TableWarning, stacklevel=2)
         return method
@@ -353,6 +355,16 @@ def _by_name(name: str, methods: Mapping[str, Method]) -> Method:
     if _plain(name) not in known:
         raise MethodError(f"unknown method '{name}'{near_miss(name, names)}; known: {', '.join(methods)}.")
     return known[_plain(name)]
+
+
+def _unfit(method: Method) -> Iterator[str]:
+    """Parameters whose default is not of the kind that shipped tables of that wrap have under this name, which is what the wrap reads."""
+    peers = [m for m in shipped_methods().values() if m.wrap == method.wrap]
+    for name, parameter in method.parameters.items():
+        for peer in (m.parameters[name] for m in peers if name in m.parameters):
+            if problem := replace(peer, choices=()).problem(parameter.default):
+                yield f"parameter '{name}': its default {shown(parameter.default)} {problem}."
+                break
 
 
 def unstated(method: Method) -> str:

@@ -20,6 +20,7 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.head import Head, emit_seed
+from onnxsal.settings import shown
 
 _TINY = 1e-6
 """Scores closer to zero than this have no meaningful relative error; the absolute one is scaled by it instead."""
@@ -35,6 +36,18 @@ class Result:
     residual: Value | None = None
     saliency: Value | None = None
     reached: Value | None = None
+
+
+class Settings(dict[str, Any]):
+    """The settings of a method. Raises ``MethodError`` where a wrap reads one that the method's table does not have."""
+
+    def __init__(self, method: Method, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.method = method
+
+    def __missing__(self, name: str) -> Any:
+        wrap = self.method.wrap
+        raise MethodError(f"method '{self.method.name}' has no parameter '{name}', which wrap '{wrap}' needs: write [parameters.{name}].")
 
 
 @dataclass
@@ -59,6 +72,9 @@ class Build:
     plans: dict[tuple[str, str, str], Plan] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
     layer: TargetLayer | None = None
+
+    def __post_init__(self) -> None:
+        self.settings = Settings(self.method, self.settings)
 
     def plan(self, start: str = "", end: str = "", method: Method | None = None) -> Plan:
         """The walk from the scores (or from tensor ``start``) back to the explained input (or to tensor ``end``), made once."""
@@ -127,7 +143,13 @@ class Build:
                     "(--preprocess, or the pixel's value as black= in Python), or the value itself as a number or array."
                 )
             chosen = self.edges["black"]
-        default = np.asarray(chosen, self.op.np_dtype)
+        try:
+            default = np.asarray(chosen)
+        except ValueError:  # rows of several lengths
+            default = np.asarray("")
+        if default.dtype.kind in "OUSMmb":
+            raise MethodError(f"{setting}={shown(chosen)} is no baseline: give a number, an array, or 'black' (with the preprocessing).")
+        default = default.astype(self.op.np_dtype)
         if default.ndim > rank:
             raise MethodError(f"the baseline has {default.ndim} dimensions; the explained input has {rank}.")
         default = default.reshape((1,) * (rank - default.ndim) + default.shape)
