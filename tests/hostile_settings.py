@@ -20,9 +20,10 @@ from onnxsal.ask.request import Ask
 from onnxsal.engine.method import get_method
 from onnxsal.facade.adopt import adopt
 from onnxsal.methods.patterns.file import load_patterns
-from onnxsal.metrics import record
+from onnxsal.metrics import record, retrain
 from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.report.audit.form import read_form
+from onnxsal.report.audit.lines import kind_of
 from onnxsal.runtime.beside import Beside, beside, from_metadata
 from onnxsal.runtime.labels import load_labels
 from onnxsal.runtime.preprocess import Preprocess
@@ -64,6 +65,12 @@ LINE = {
     **{"key": "k", "sample": "a.png", "digest": "d", "way": "gradient", "metric": "deletion", "target": 1, "distinct": 9, "tied": 0.5},
     **{"values": {"deletion": 0.25, "x": None}, "curves": {"deletion": [[0.0, 1.0], [0.5, None]]}, "flag": ""},
 }
+HEAD = {"key": "k", "sample": "a.png", "digest": "d", "way": "gradient"}
+MAP = {
+    **{**HEAD, "kind": "map", "target": 1, "score": 0.5, "residual": None, "reached": None, "warnings": ["w"], "rim": [0.1, 0.2]},
+    **{"cells": [0.5, 0.5], "picture": "data:image/png;base64,AAAA"},
+}
+BASE = {**HEAD, "kind": "base", "label": None, "size": [8, 8], "picture": "data:image/png;base64,AAAA", "top": [[1, 0.5], [0, 0.2]]}
 TABLE = "file,label,mask\na.png,1,\nb.png,tench,m.png\n"
 
 
@@ -151,7 +158,6 @@ class Kind:
     document: Any
     write: Callable[[Any], str]
     read: Callable[[Path], object]
-    beside: tuple[str, ...] = ()
 
     def spoiled(self, rng: random.Random) -> Iterator[bytes]:
         """The valid file, then spoiled ones."""
@@ -216,11 +222,15 @@ def carried(key: str) -> Callable[[Path], object]:
 
 
 def resumed(path: Path) -> object:
-    kind = getattr(record, "measured_or_damaged", None)
-    found = record.Record(path, kind) if kind else record.Record(path)
+    found = record.Record(path, record.measured_or_damaged)
     with found.alone():
         line = found.get("k", "a.png", "d")
         return line and [line["target"], line["tied"], {k: record.unpacked(v) for k, v in line["values"].items()}]
+
+
+def looked_at(path: Path) -> object:
+    with record.Record(path, kind_of).alone():
+        return None
 
 
 def patterns_file(path: Path) -> object:
@@ -263,6 +273,9 @@ def kinds() -> list[Kind]:
         Kind("form.toml", FORM, toml, read_form),
         Kind("table.csv", TABLE, str, dataset),
         Kind("state.jsonl", LINE, lambda v: json.dumps(v) + "\n", resumed),
+        Kind("map.jsonl", MAP, lambda v: json.dumps(v) + "\n", looked_at),
+        Kind("base.jsonl", BASE, lambda v: json.dumps(v) + "\n", looked_at),
+        Kind("roar.json", {"run": "r", "accuracy": {"10/0": 0.5}}, json.dumps, lambda p: retrain._Record(p, "r").get(10, 0)),
         Kind("meta.json", PATTERNS, json.dumps, patterns_file),
         Kind("labels.json", LABELS, json.dumps, carried("onnxsal.labels")),
         Kind("preprocess.json", OURS, json.dumps, carried("onnxsal.preprocess")),

@@ -394,6 +394,25 @@ def test_damaged_parquet_is_refused(tmp_path: Path):
 # ----- states of runs -----
 
 
+@pytest.mark.parametrize("spoil", [{"done": -1}, {"done": "3"}, {"layers": 3}, {"model": None}, {"format": [2]}, {"data": 3}, None])
+def test_the_state_of_a_fit(spoil: dict[str, Any] | None, tmp_path: Path):
+    x, state = np.zeros((20, 3, 8, 8), np.float32), tmp_path / "s.npz"
+
+    def stop(done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        onnxsal.fit_patterns(cnn(), x, state=state, progress=stop)
+    stored = dict(np.load(state))
+    meta = json.loads(str(stored["meta"]))
+    first = next(k for k in stored if k.startswith("totals/"))
+    change = {first: stored[first][:, :1]} if spoil is None else {"meta": np.asarray(json.dumps({**meta, **spoil}))}
+    with state.open("wb") as file:
+        np.savez(file, **{**stored, **change})
+    told = refusal(InputError, onnxsal.fit_patterns, cnn(), x, state=state)
+    assert f"state '{state}'" in told
+
+
 def test_a_state_keeps_names_of_files_that_are_not_utf8(tmp_path: Path):
     name = "\udcff.png"
     line = {"key": "k", "sample": name, "digest": "d", "why": f"'{name}' is damaged."}
