@@ -52,7 +52,7 @@ class TableSchema:
     seed: Phrase = ""
     times_input: Switch = False
     partial: Switch = False
-    of: list[Phrase | dict[Phrase, Any]] | Phrase | dict[Phrase, Any] = ""
+    of: Any = ""
     parameters: dict[Phrase, Any] | None = None
     fixed: dict[Phrase, Any] | None = None
     preset: dict[Phrase, dict[Phrase, Any]] | None = None

@@ -38,7 +38,7 @@ class Result:
     reached: Value | None = None
 
 
-class Settings(dict[str, Any]):
+class MethodSettings(dict[str, Any]):
     """The settings of a method. Raises ``MethodError`` where a wrap reads one that the method's table does not have."""
 
     def __init__(self, method: Method, values: Mapping[str, Any]) -> None:
@@ -74,7 +74,7 @@ class Build:
     layer: TargetLayer | None = None
 
     def __post_init__(self) -> None:
-        self.settings = Settings(self.method, self.settings)
+        self.settings = MethodSettings(self.method, self.settings)
 
     def plan(self, start: str = "", end: str = "", method: Method | None = None) -> Plan:
         """The walk from the scores (or from tensor ``start``) back to the explained input (or to tensor ``end``), made once."""
