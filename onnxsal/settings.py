@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
+import numpy as np
+
 from onnxsal.errors import InputError, OnnxsalError, near_miss
 from onnxsal.limits import limit, refuse_over
 
@@ -174,6 +176,15 @@ def shown(value: object) -> str:
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 _REPR.maxlevel = 3
+
+
+def numbers_of(value: object) -> np.ndarray | None:
+    """A number, rows of numbers or an array as an array; ``None`` for anything else: text, truth values, tables, uneven rows."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return None if array.dtype.kind in "OUSMmb" else array
 
 
 # ----- reading -----

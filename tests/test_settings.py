@@ -253,6 +253,8 @@ def test_rule_files_of_wrong_types(line: str, message: str):
             'name = "m"\nextends = "smoothgrad"\n[parameters.noise_level]\ndefault = "much"\n',
             "parameter 'noise_level': its default 'much' is",
         ),
+        ('name = "m"\nextends = "ig"\n[parameters.baseline]\ndefault = {a = 1}\n', "baseline={'a': 1} is no baseline"),
+        ('name = "m"\nextends = "lrp_epsilon_gamma_box"\n[parameters.low]\ndefault = {a = 1}\n', "low = {'a': 1} is not a number"),
         (
             'name = "m"\nextends = "occlusion"\nparameters = {chunk = {default = [1], kind = "anything"}}\n',
             "parameter 'chunk': its default [1]",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from onnxsal.backward.affine import Affine
 from onnxsal.backward.walk import walk_of
 from onnxsal.errors import MethodError, UnsupportedError
@@ -13,6 +11,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import like_shape
 from onnxsal.graph.replay import dependents, replay, replica
 from onnxsal.ops.registry import spec_of
+from onnxsal.settings import numbers_of, shown
 
 ELEMENTWISE = ("movement", "add", "product", "quantize")
 """Families in which every element is made of one element of the input (and constants), monotonically."""
@@ -42,12 +41,13 @@ def bounds_at(op: Emit, affine: Affine, low: Any, high: Any) -> tuple[Value, Val
 
 def _given(op: Emit, node: NodeView, x: Value, given: Any, name: str) -> Value:
     """A bound as a tensor that broadcasts to x; a list of numbers is one per channel."""
-    if isinstance(given, str):
+    numbers = numbers_of(given)
+    if numbers is None:
         raise MethodError(
-            f"{node.label}: {name} = '{given}' is not a number. 'black' and 'white' need the preprocessing (--preprocess, or black= and "
-            "white= in Python); else give the bound of the model's input as a number, or as one number per channel."
+            f"{node.label}: {name} = {shown(given)} is not a number. 'black' and 'white' need the preprocessing (--preprocess, or black= "
+            "and white= in Python); else give the bound of the model's input as a number, or as one number per channel."
         )
-    numbers = np.asarray(given, op.np_dtype)
+    numbers = numbers.astype(op.np_dtype)
     if numbers.ndim == 1 and numbers.size > 1:
         axes = [a for a in ([1] if x.rank > 2 else []) + [x.rank - 1] if x.dim(a) in (None, numbers.size)]
         if not axes:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from onnxsal.settings import Number, Phrase, Phrases, Switch, Wanted, open_schema, validated
+from onnxsal.settings import Number, Phrase, Phrases, Switch, Wanted, numbers_of, open_schema, validated
 
 
 @open_schema
@@ -72,8 +72,8 @@ def wrong_types(table: Mapping[str, Any]) -> Iterator[str]:
 
 def _numeric(value: Any) -> Any:
     """The value, if numpy takes it for finite numbers."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+    array = numbers_of(value)
+    if array is None or not np.isfinite(array).all():
         raise ValueError
     return value
 

@@ -20,7 +20,7 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.head import Head, emit_seed
-from onnxsal.settings import shown
+from onnxsal.settings import numbers_of, shown
 
 _TINY = 1e-6
 """Scores closer to zero than this have no meaningful relative error; the absolute one is scaled by it instead."""
@@ -143,11 +143,8 @@ class Build:
                     "(--preprocess, or the pixel's value as black= in Python), or the value itself as a number or array."
                 )
             chosen = self.edges["black"]
-        try:
-            default = np.asarray(chosen)
-        except ValueError:  # rows of several lengths
-            default = np.asarray("")
-        if default.dtype.kind in "OUSMmb":
+        default = numbers_of(chosen)
+        if default is None:
             raise MethodError(f"{setting}={shown(chosen)} is no baseline: give a number, an array, or 'black' (with the preprocessing).")
         default = default.astype(self.op.np_dtype)
         if default.ndim > rank:

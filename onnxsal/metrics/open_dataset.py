@@ -94,7 +94,7 @@ class _Reader:
 
     def label(self, word: str) -> int | None:
         """The class that a word names, or ``None``."""
-        if re.fullmatch(r"[0-9]{1,9}", word):
+        if re.fullmatch(r"-?[0-9]{1,9}", word):
             return int(word)
         for spelling in dict.fromkeys((word, word.replace("_", " "))):
             if self.labels is not None:
