@@ -112,7 +112,7 @@ class Parameter:
             return "" if value in self.choices else f"is not one of {known}{near_miss(str(value), map(str, self.choices))}"
         if not isinstance(value, KINDS[self.kind]) or (isinstance(value, bool) and self.kind != "true or false"):
             return f"is not {self.kind}"
-        if self.kind == "a list of names" and not all(isinstance(name, str) for name in value):
+        if isinstance(value, list | tuple) and self.kind == "a list of names" and not all(isinstance(name, str) for name in value):
             return f"is not {self.kind}"
         low = -math.inf if self.minimum is None else self.minimum
         if isinstance(value, Real) and not low <= float(value) < math.inf:
