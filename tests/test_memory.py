@@ -58,6 +58,7 @@ PEAKS = '''
 import os, resource, sys
 import numpy as np
 import onnx
+import pydantic  # imported at the first use: what a library takes is no matter of a model
 from onnx import TensorProto, helper, numpy_helper
 import onnxsal
 
