@@ -23,6 +23,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import numpy as np
 
+from onnxsal.disk import open_regular
 from onnxsal.errors import InputError, OnnxsalError, near_miss
 from onnxsal.limits import limit, refuse_over
 
@@ -193,7 +194,7 @@ def numbers_of(value: object) -> np.ndarray | None:
 def read_bytes(path: Path, what: str, most: str = "text_bytes", error: type[OnnxsalError] = InputError) -> bytes:
     """A file whole, up to the limit ``most``."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit(most) + 1)
     except (OSError, ValueError) as problem:  # a name with NUL is a ValueError
         raise error(f"{what} cannot be read: {getattr(problem, 'strerror', None) or problem}.") from problem

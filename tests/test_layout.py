@@ -38,12 +38,15 @@ BELOW = {
     "backward": "facts",
     "facts": "ops",
     "ops": "graph",
-    "graph": "large settings",
-    "runtime": "large settings",
-    "settings": "limits",
+    "graph": "disk large settings",
+    "runtime": "disk large settings untrusted",
+    "settings": "disk limits",
+    "disk": "errors litter untrusted",
     "large": "limits",
     "limits": "errors",
     "errors": "",
+    "litter": "",
+    "untrusted": "",
 }
 """Room -> the rooms right below it: the arrows of the design. A room may import any room that the arrows lead down to."""
 

@@ -14,9 +14,10 @@ from onnxsal.cli.evaluate import evaluate
 from onnxsal.cli.explain import explain
 from onnxsal.cli.fit_patterns import fit_patterns
 from onnxsal.cli.look import check, methods, ops, plan
-from onnxsal.cli.shell import Verb
+from onnxsal.cli.shell import Verb, Verbs
 
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

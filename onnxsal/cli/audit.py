@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +13,9 @@ from onnxsal.cli import options as o
 from onnxsal.cli.evaluate import DATA_HELP, Masks, chosen_ways
 from onnxsal.cli.explain import near, tell_providers
 from onnxsal.cli.shell import CHECK_FAILED, COMMAND, progress, say, show, show_json
+from onnxsal.disk import refuse_loss
 from onnxsal.metrics.evaluate import IDLE, refuse_idle
-from onnxsal.report.audit import DEFAULT_METHODS, MEASURED, Request, quantities, read_limits
+from onnxsal.report.audit import DEFAULT_METHODS, MEASURED, Request, forget_work, quantities, read_limits
 from onnxsal.report.audit import audit as audited
 from onnxsal.report.audit.document import Document
 from onnxsal.report.audit.form import read_form
@@ -70,11 +70,13 @@ def audit(
     """Audit a model on pictures: can the maps be trusted, and can the model? A page for people, a JSON for pipelines."""
     page = out if out.suffix.lower() in (".html", ".htm") else out / "audit.html"
     work = page.with_name(f".{page.stem}.work")
+    for made in (page, page.with_suffix(".json")):
+        refuse_loss(made)
     ways = chosen_ways(methods)
     refuse_idle(ask, ways)
     limits = read_limits(fail_if or (), [w.name for w in ways], against is not None)
-    if fresh and work.is_dir():
-        shutil.rmtree(work)
+    if fresh:
+        forget_work(work)
     ask = ask.on(ask.resolved)
     other = None
     if against is not None:
@@ -85,7 +87,7 @@ def audit(
         found = audited(request, limits, work, tell)
         tell("writing the report")
         files = save_audit(found, page)
-    shutil.rmtree(work, ignore_errors=True)
+    forget_work(work)
     broken = [limit for limit in found.document.limits if limit.broken]
     if json:
         show_json({**{k: found.facts[k] for k in ("findings", "checks", "limits", "data")}, "files": files})

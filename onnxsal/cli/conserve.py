@@ -12,6 +12,7 @@ import numpy as np
 from onnxsal.ask.request import Ask
 from onnxsal.cli.explain import file_names, find_inputs, samples
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
+from onnxsal.disk import replaces
 from onnxsal.errors import InputError
 from onnxsal.explainer import Explainer
 from onnxsal.metrics.conservation import COLUMNS, Conservation, conservation
@@ -27,6 +28,7 @@ def check_conservation(ask: Ask, on: Sequence[Path], plot: Path | None, json: bo
     """Run, tell, and write the plot."""
     if plot is not None:
         library("matplotlib")  # missing, it is said before the work, not after
+        replaces(plot)
     files = find_inputs(on)
     with progress(f"building relevance into {ask.name}"):
         explainer = Explainer.of(replace(ask, batch_size=1, components=True))

@@ -12,7 +12,7 @@ import typer
 from onnxsal.ask.request import RUN, Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.shell import progress, say, show, show_json
-from onnxsal.errors import OutputError
+from onnxsal.disk import replaces
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED
@@ -36,8 +36,7 @@ def convert(
 ) -> None:
     """Build the explanation into a model: one self-contained ONNX file of standard operators."""
     model = Path(str(ask.model))
-    if out.resolve() == model.resolve():
-        raise OutputError(f"'{out}' is the model itself, which is never overwritten. Give another name.")
+    replaces(out)
     begin = time.perf_counter()
     with progress(f"converting {model.name}"):
         made = conversion(ask)

@@ -17,6 +17,7 @@ from onnxsal.ask.request import DEFAULT_METHOD, Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.explain import FileSample, file_names, law, named, near, row, tell_providers, write
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
+from onnxsal.disk import refuse_loss
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer, Explanation
@@ -27,6 +28,8 @@ from onnxsal.report.sheet import SheetCell, SheetRow, contact_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
 
 OCCLUSION = "occlusion"
+
+SHEET = "contact_sheet.png"
 
 SHIPPED_MODEL, SHIPPED_PICTURES = "efficientnet_lite0.onnx", "pictures"
 
@@ -56,6 +59,7 @@ def demo(
 ) -> None:
     """Explain pictures with every method: a table, the pictures, and one contact sheet to look at."""
     files, where = pictures_of(ask, pictures or []), ask.providers
+    refuse_loss(out / SHEET)
     ask = replace(ask.on(ask.resolved), batch_size=1)
     shown = Showing(ask, files)
     order = sorted(shipped_methods(), key=lambda name: (name != DEFAULT_METHOD, name))
@@ -72,7 +76,7 @@ def demo(
     for found in shown.cells.values():
         found.sort(key=lambda cell: order.index(cell.title))
     rows = [SheetRow(shown.names[file], shown.pictures[file], shown.cells[file], file.name) for file in files]
-    sheet = save_picture(contact_sheet(rows, f"{ask.name}, {where}"), out / "contact_sheet.png")
+    sheet = save_picture(contact_sheet(rows, f"{ask.name}, {where}"), out / SHEET)
     if json:
         show_json({"explained": shown.records, "refused": shown.refused, "contact_sheet": str(sheet)})
         return

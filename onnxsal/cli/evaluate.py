@@ -21,7 +21,8 @@ from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.libraries import library
 from onnxsal.metrics.measures import DEFAULT_METRICS, MEASURES, Settings
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
-from onnxsal.report.evaluation_files import better, save_evaluation
+from onnxsal.metrics.record import forget
+from onnxsal.report.evaluation_files import better, refuse_lost, save_evaluation
 
 DATA_HELP = "A folder of pictures (sub-folders named by class; masks in masks/ beside images/), a .csv (file, label, mask), a .npy or .npz."
 METHODS_HELP = (
@@ -60,8 +61,9 @@ def evaluate(
     """Evaluate methods on data: means with confidence intervals, paired differences, three baselines, every sample as CSV."""
     library("matplotlib")  # missing, it is said before the work, not after
     ways = chosen_ways(methods)
+    refuse_lost(out)
     if fresh:
-        (out / STATE).unlink(missing_ok=True)
+        forget(out / STATE)
     named = target if target in (PREDICTED, LABEL) else _index(ask, target)
     with counted(f"evaluating {len(ways)} methods on {data.name}") as told:
         work = Work(data, ways, [m.strip() for m in metrics.split(",") if m.strip()], settings, masks, named, samples, out / STATE, told)

@@ -16,9 +16,10 @@ from onnxsal.ask.request import Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.parameters import PRESET, read_array
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
+from onnxsal.disk import reads
 from onnxsal.errors import ExampleNeeded, InputError
 from onnxsal.explainer import Explainer, Explanation
-from onnxsal.report.artefacts import MATLAB, Style, record, save_artefacts
+from onnxsal.report.artefacts import MATLAB, Style, record, refuse_taken, save_artefacts
 from onnxsal.report.parts import parts_of, parts_sheet
 from onnxsal.report.path_sheet import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
@@ -61,6 +62,8 @@ def explain(
         o.preprocess_of(ask)
     style = MATLAB if ask.parameters.get(PRESET) == "matlab" and palette is None else Style(palette)
     explainer = _opened(ask, files)
+    for name in file_names(files):
+        refuse_taken(out / f"{name}.{explainer.method}")
     records = []
     damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:
@@ -187,7 +190,8 @@ def find_inputs(paths: Sequence[Path]) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    arrays = [file for file in folder.rglob("*") if file.suffix.lower() in ARRAYS]
+    arrays = [file for file in folder.rglob("*") if file.suffix.lower() in ARRAYS and file.is_file()]
+    reads(arrays)
     try:
         return sorted([*arrays, *find_pictures([folder])])
     except InputError:
@@ -234,7 +238,13 @@ def _read(file: Path, name: str, ask: Ask, explainer: Explainer) -> Iterable[Fil
         return [FileSample(file, name, {_picture_input(inputs, question.x.name): prepared.normalise(shown[None])}, shown)]
     arrays = array_feed(file, inputs, question.samples)
     rows = [n for n in arrays if n in question.samples]
-    count = len(arrays[rows[0]]) if rows else 1
+    counts = {n: len(arrays[n]) if arrays[n].ndim else 0 for n in rows}
+    if len(set(counts.values())) > 1:
+        raise InputError(f"'{file}' holds a different number of samples per input: {counts}.")
+    count = counts[rows[0]] if rows else 1
+    if not count:
+        shapes = ", ".join(f"{n} {list(arrays[n].shape)}" for n in rows)
+        raise InputError(f"'{file}' holds no samples, which lie along the first axis: {shapes}.")
     if count == 1:
         return [FileSample(file, name, arrays)]
     return (FileSample(file, f"{name}-{i}", {k: v[i : i + 1] if k in rows else v for k, v in arrays.items()}) for i in range(count))

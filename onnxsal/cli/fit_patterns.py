@@ -10,6 +10,7 @@ import typer
 from onnxsal.ask.request import RUN, Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.shell import counted, say, show, show_json, show_table
+from onnxsal.disk import refuse_loss, remove_own
 from onnxsal.errors import InputError
 from onnxsal.facade import fit_patterns as fit
 from onnxsal.methods.patterns.file import Patterns
@@ -45,8 +46,10 @@ def fit_patterns(
     if quality is not None:
         library("matplotlib")  # missing, it is said before the work, not after
     state = out.with_name(f"{out.name}.state")
+    for made in (out, state, *([] if quality is None else [out.with_suffix(".quality.png")])):
+        refuse_loss(made)
     if fresh:
-        state.unlink(missing_ok=True)
+        remove_own(state)
     elif state.exists() and not json:
         say(f"going on from '{state}', which an interrupted run left; --fresh begins anew")
     with counted(f"learning patterns of {ask.name}") as told:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,16 +15,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from onnxsal.cli.parameters import as_parameters
+from onnxsal.disk import guard, reads
 from onnxsal.engine.coverage import TableWarning
 from onnxsal.errors import OnnxsalError
 from onnxsal.report.artefacts import as_json
+from onnxsal.untrusted import printable
 
 CHECK_FAILED, UNUSABLE, BUG = 1, 2, 3
 """Exit statuses: a check failed; a usage error or an unusable model, picture or file; a fault of onnxsal itself."""
 
+
+UsageError: Any = typer.BadParameter.__base__
+"""The error of a command line that cannot be understood: of click, which typer brings along since 0.20 or so and needed before."""
 
 COMMAND = "onnxsal.command"
 """Where a context keeps the command line as it was given."""
@@ -36,6 +42,12 @@ class Verb(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[COMMAND] = ["onnxsal", self.name, *args]
+        try:
+            return self._parsed(ctx, args)
+        except UsageError as error:
+            raise inert(error) from None
+
+    def _parsed(self, ctx: Any, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
         options, rest = args[:end], args[end:]
         self.debug = "--debug" in options or ctx.parent.params.get("debug", False)
@@ -44,14 +56,18 @@ class Verb(TyperCommand):
             known = {o: bool(getattr(p, "is_flag", False)) for p in self.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")}
             with _warnings_said():
                 options = as_parameters(options, {**known, "--help": True, "-h": True}, ctx.fail)
-        return super().parse_args(ctx, [*options, *rest])
+        left: list[str] = super().parse_args(ctx, [*options, *rest])
+        return left
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _warnings_said():
+            with _warnings_said(), guard():
+                reads(_named_files(ctx.params))
                 return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
+        except (typer.Exit, typer.Abort):
             raise
+        except UsageError as error:
+            raise inert(error) from None
         except BrokenPipeError:
             raise
         except OnnxsalError as error:
@@ -62,9 +78,36 @@ class Verb(TyperCommand):
 
     def _end(self, message: str, status: int) -> None:
         if self.debug:
-            traceback.print_exc()
+            _print(traceback.format_exc())
         say(message, "error")
         raise typer.Exit(status) from None
+
+
+class Verbs(TyperGroup):
+    """The command itself: what it says of words that it does not know is inert too."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except UsageError as error:
+            raise inert(error) from None
+
+
+WRITES = ("out", "plot")
+"""Parameters of commands that name what is written; every other path is read."""
+
+
+def _named_files(parameters: Mapping[str, Any]) -> Iterator[Path]:
+    """The files that the words of a command name as inputs."""
+    for name, value in parameters.items():
+        if name not in WRITES:
+            yield from (v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, Path))
+
+
+def inert(error: Any) -> Any:
+    """The error, with a message that a terminal does not obey."""
+    error.message = printable(error.message)
+    return error
 
 
 @contextmanager
@@ -79,7 +122,7 @@ def _warnings_said() -> Iterator[None]:
 def _say_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """A warning of onnxsal as one message to people, each once; those of libraries in Python's form."""
     if not issubclass(category, TableWarning):
-        print(warnings.formatwarning(message, category, *where[:2]), file=sys.stderr, end="")
+        _print(warnings.formatwarning(message, category, *where[:2]))
     elif str(message) not in _SAID:
         _SAID.add(str(message))
         say(str(message), "warning")
@@ -91,13 +134,25 @@ _SAID: set[str] = set()
 def say(message: str, kind: str = "") -> None:
     """One message to people, on stderr; ``kind`` is "error", "warning" or nothing."""
     styles = {"error": "bold red", "warning": "bold yellow"}
-    text = Text.assemble((f"{kind}: ", styles[kind]), message) if kind else Text(message)
+    words = _fit(printable(message), sys.stderr)
+    text = Text.assemble((f"{kind}: ", styles[kind]), words) if kind else Text(words)
     Console(stderr=True).print(text, soft_wrap=True)
 
 
 def show(text: str) -> None:
     """A result, on stdout."""
-    typer.echo(text)
+    typer.echo(_fit(printable(text), sys.stdout))
+
+
+def _print(text: str) -> None:
+    """Text of Python's own form, on stderr."""
+    print(_fit(printable(text), sys.stderr), file=sys.stderr, end="")
+
+
+def _fit(text: str, stream: Any) -> str:
+    """Text that a stream of its encoding can write."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def show_json(data: Any) -> None:
@@ -111,13 +166,17 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     console = Console()
     if not (wrap and console.is_terminal):
         console = Console(width=10_000)
     with console.capture() as captured:
         console.print(table)
     show("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _one_line(text: str) -> str:
+    return _fit(printable(text, keep=""), sys.stderr)
 
 
 @contextmanager
@@ -130,13 +189,13 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[str], No
     columns: list[ProgressColumn] = [SpinnerColumn(), BarColumn(24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)]
     columns[2:2] = [MofNCompleteColumn()] if total is not None else []
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(_one_line(what), total=total)
         done = -1
 
         def step(text: str) -> None:
             nonlocal done
             done += 1
-            bar.update(task, description=text, completed=done if total is not None else None)
+            bar.update(task, description=_one_line(text), completed=done if total is not None else None)
 
         yield step
 
@@ -150,5 +209,5 @@ def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
         return
     columns: list[ProgressColumn] = [SpinnerColumn(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(_one_line(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -11,6 +10,7 @@ from typing import TypeAlias
 import onnx
 from google.protobuf.message import DecodeError
 
+from onnxsal.disk import place, read_bytes, reads, refuse_input, refuse_loss, replacing
 from onnxsal.errors import ModelError, OutputError
 from onnxsal.graph.standard import in_usual_form, tensors
 from onnxsal.large import serialised, write_in_two
@@ -68,7 +68,7 @@ def _path(source: object) -> Path:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise ModelError(f"model '{path}' cannot be read: {error.strerror or error}. Give the path of an .onnx file.") from error
 
@@ -106,6 +106,7 @@ def _load_external(proto: onnx.ModelProto, path: Path) -> None:
     try:
         for tensor in tensors(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                reads(path.parent / entry.value for entry in tensor.external_data if entry.key == "location")
                 onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
                 tensor.data_location = onnx.TensorProto.DEFAULT
                 del tensor.external_data[:]
@@ -125,15 +126,14 @@ def save_model(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     kind = onnx.serialization.registry.get_format_from_file_extension(target.suffix)
     if kind not in (None, "protobuf"):
         raise OutputError(f"'{target}' would be read as {kind}, and a model is written as protobuf: give a name that ends in .onnx.")
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnxsal-") as folder:
-            partial = Path(folder) / target.name
-            data = serialised(proto)
-            if data is None or len(data) > PROTOBUF_LIMIT:
-                write_in_two(proto, partial)
-                os.replace(f"{partial}.data", f"{target}.data")
-            else:
-                partial.write_bytes(data)
-            os.replace(partial, target)
-    except OSError as error:
-        raise OutputError(f"'{target}' cannot be written: {error.strerror or error}. Nothing was left behind.") from error
+    if not target.parent.is_dir():
+        raise OutputError(f"'{target}' cannot be written: there is no folder '{target.parent}'. Nothing was left behind.")
+    with replacing(target) as partial:
+        data = serialised(proto)
+        if data is not None and len(data) <= PROTOBUF_LIMIT:
+            partial.write_bytes(data)
+            return
+        write_in_two(proto, partial)
+        weights = target.with_name(f"{target.name}.data")
+        refuse_input(weights) if target.exists() else refuse_loss(weights)
+        place(Path(f"{partial}.data"), weights)

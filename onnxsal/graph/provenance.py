@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 
 import onnx
 
+from onnxsal.disk import open_regular
 from onnxsal.errors import ModelError
 from onnxsal.graph.load import Source
 
@@ -33,5 +33,5 @@ def model_sha256(source: Source) -> str:
         return digest.hexdigest()
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
-    with open(os.fspath(source), "rb") as file:
+    with open_regular(source) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from onnxsal.ask.request import OF_LAYERS, Ask, takes
+from onnxsal.disk import read_bytes
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer
@@ -377,7 +378,7 @@ def _named(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
     if isinstance(value, str | Path) and str(value).endswith((".npz", ".npy")) and Path(value).is_file():
-        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        return hashlib.sha256(read_bytes(value)).hexdigest()
     return value
 
 

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from onnxsal.disk import read_bytes, reads
 from onnxsal.errors import InputError, TargetError, near_miss
 from onnxsal.metrics.dataset import Dataset, Entry
 from onnxsal.runtime.arrays import read_arrays
 from onnxsal.runtime.labels import find_label
-from onnxsal.runtime.pictures import WITH_ALPHA, find_pictures
+from onnxsal.runtime.pictures import WITH_ALPHA, find_pictures, open_picture
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.session import Tensor
 from onnxsal.settings import SHOWN, listed, read_text, shown
@@ -106,6 +107,7 @@ class _Reader:
 
     def picture(self, file: Path, name: str, label: int | None, mask: Path | None, alpha: bool = False) -> Entry:
         how = self.required
+        reads(f for f in (file, mask) if f is not None)
 
         def read() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
             seen = how.display(file)
@@ -113,7 +115,7 @@ class _Reader:
             return how.normalise(seen[None]), seen, found
 
         def content() -> list[bytes]:
-            return [f.read_bytes() for f in (file, mask) if f is not None]
+            return [read_bytes(f) for f in (file, mask) if f is not None]
 
         return Entry(name, read, content, label, alpha or mask is not None)
 
@@ -148,9 +150,8 @@ def _cut(grey: np.ndarray, how: Preprocess) -> np.ndarray:
 
 def _opened(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as image:
-            image.load()
-            return image.convert("RGBA") if "transparency" in image.info else image
+        image = open_picture(file)
+        return image.convert("RGBA") if "transparency" in image.info else image
     except Exception as error:  # decoders of damaged files raise anything
         raise InputError(f"mask '{file}' cannot be read: {error}.") from error
 

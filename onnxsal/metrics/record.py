@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from onnxsal.disk import refuse_input
 from onnxsal.errors import InputError, OutputError
 from onnxsal.settings import FileName, Number, Phrase, Whole, as_text, checked, open_schema, parse_json, read_bytes
 
@@ -95,6 +96,7 @@ class Record:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_input(self.path)
             file = self.path.open("ab")
         except OSError as error:
             raise OutputError(f"state '{self.path}' cannot be written: {error.strerror or error}.") from error
@@ -125,7 +127,7 @@ def _whole_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[KeptLine]]
                 file.truncate(end)
     except OSError as error:
         raise InputError(f"state '{path}' cannot be read: {error.strerror or error}.") from error
-    found = []
+    end, found = data.rfind(b"\n") + 1, list[Line]()
     for number, text in enumerate(data[:end].splitlines(), 1):
         try:
             line = parse_json(as_text(text, "it"), "it", names=True)
@@ -135,7 +137,41 @@ def _whole_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[KeptLine]]
                 f"state '{path}', line {number} is damaged ({error}): delete that line, or the file to begin again."
             ) from error
         found.append(line)
+    if not end and data and not data.startswith(FIRST):
+        raise InputError(f"'{path}' is no state of a run: remove it, or name another folder.")
+    if end < len(data):
+        try:
+            with path.open("r+b") as file:
+                file.truncate(end)
+        except OSError as error:
+            raise OutputError(f"state '{path}' cannot be written: {error.strerror or error}.") from error
     return found
+
+
+FIRST = b'{"'
+"""What a line begins with, even one that was cut short."""
+
+
+def forget(path: Path) -> None:
+    """Remove the state that an earlier run left, if it is there; it may be damaged behind its first line.
+
+    Raises ``OutputError`` where it is an input of the command, and ``InputError`` where it is no state.
+    """
+    if refuse_input(path) is None:
+        return
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+        if first.endswith(b"\n"):
+            line = json.loads(first)
+            _ = line["key"], line["sample"], line["digest"]
+        elif first and not first.startswith(FIRST):
+            raise ValueError("it does not begin as one")
+        path.unlink()
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"'{path}' is no state of a run ({error}): remove it, or name another folder.") from error
+    except OSError as error:
+        raise OutputError(f"state '{path}' cannot be removed: {error.strerror or error}.") from error
 
 
 def packed(value: Any) -> Any:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onnxsal.ask.question import Question
+from onnxsal.disk import WRITTEN, refuse_loss, sha256
 from onnxsal.explainer import Explanation
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.heatmap import overlay, render_map, scale_map
 from onnxsal.runtime.pictures import save_picture
+from onnxsal.untrusted import whole_text
 
 TOP = 5
 """How many of the best classes a record lists."""
@@ -60,6 +64,12 @@ def _class(index: int, labels: Sequence[str] | None) -> dict[str, Any]:
     return {"index": index, "label": labels[index] if labels is not None and index < len(labels) else None}
 
 
+def refuse_taken(base: Path) -> None:
+    """Say before the work, not after it, that ``save_artefacts`` would replace files of others. Raises ``OutputError``."""
+    for name in (f"{base}.json", f"{base}.map.png", f"{base}.overlay.png"):
+        refuse_loss(name)
+
+
 def save_artefacts(
     base: Path,
     one: Explanation,
@@ -76,7 +86,7 @@ def save_artefacts(
     files = {"attribution": f"{base}.npy", "record": f"{base}.json", **(written or {})}
     buffer = io.BytesIO()
     np.save(buffer, one.attribution)
-    write_whole(files["attribution"], buffer.getvalue())
+    write_whole(files["attribution"], buffer.getvalue(), files["record"])
     if one.saliency_map is not None:
         scaled = scale_map(one.saliency_map[0], style.palette, style.percentile)
         files["map"] = f"{base}.map.png"
@@ -84,22 +94,27 @@ def save_artefacts(
         if picture is not None:
             files["overlay"] = f"{base}.overlay.png"
             save_picture(overlay(picture, scaled), files["overlay"])
-    write_whole(files["record"], (as_json({**facts, "files": files}) + "\n").encode())
+    signed = {"onnxsal": version("onnxsal"), **facts, "files": files, WRITTEN: {f"{base.name}.npy": sha256(buffer.getvalue())}}
+    write_whole(files["record"], (as_json(signed) + "\n").encode())
     return files
 
 
 def as_json(data: Any, ascii: bool = False) -> str:
-    """Indented JSON; what JSON has no number for (NaN, infinity) becomes a word. ``ascii`` is for streams of unknown encoding."""
-    return json.dumps(_plain(data), indent=2, ensure_ascii=ascii, allow_nan=False)
+    """Indented JSON; what JSON has no number for (NaN, infinity) becomes a word. ``ascii`` is for streams of unknown encoding.
+
+    Names of files that are not UTF-8 are written as ``untrusted.whole_text`` says; control characters are escaped.
+    """
+    text = json.dumps(_plain(data), indent=2, ensure_ascii=ascii, allow_nan=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 def _plain(data: Any) -> Any:
     if isinstance(data, Mapping):
-        return {str(k): _plain(v) for k, v in data.items()}
+        return {whole_text(str(k)): _plain(v) for k, v in data.items()}
     if isinstance(data, np.ndarray | np.generic):
         return _plain(data.tolist())
     if isinstance(data, list | tuple | set | frozenset):
         return [_plain(v) for v in data]
     if isinstance(data, float) and not math.isfinite(data):
         return str(data)
-    return data if data is None or isinstance(data, bool | int | float | str) else str(data)
+    return data if data is None or isinstance(data, bool | int | float) else whole_text(str(data))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxsal.disk import WRITTEN, hashes_in, refuse_loss, sha256
 from onnxsal.metrics.evaluation import Evaluation
 from onnxsal.metrics.measures import axes_of_curves
 from onnxsal.metrics.statistics import Summary
@@ -19,8 +20,20 @@ from onnxsal.report.artefacts import as_json
 from onnxsal.report.charts import line_chart
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.pictures import save_picture
+from onnxsal.untrusted import inert_cell, whole_text
 
 Rows = list[dict[str, Any]]
+
+FACTS = "evaluation.json"
+LISTED = ("summary.csv", "differences.csv", "samples.csv", "curves.csv", "samples.parquet")
+"""Files whose hashes stand in ``FACTS``, since they cannot say whose they are."""
+
+
+def refuse_lost(folder: Path) -> None:
+    """Say before the work, not after it, that an evaluation would replace files of others. Raises ``OutputError``."""
+    refuse_loss(folder / FACTS)
+    for name in LISTED:
+        refuse_loss(folder / name, folder / FACTS)
 
 
 def save_evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
@@ -29,12 +42,18 @@ def save_evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
     """
     means, differences, samples = summary_table(found), difference_table(found), sample_table(found)
     tables = {"summary": means, "differences": differences, "samples": samples, "curves": _curve_table(found)}
-    files = {name: str(write_whole(folder / f"{name}.csv", _csv(rows))) for name, rows in tables.items() if rows}
+    contents = {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
     parquet = _parquet(samples)
     if parquet is not None:
-        files["samples_parquet"] = str(write_whole(folder / "samples.parquet", parquet))
-    files |= {name: str(save_picture(chart, folder / f"{name}.png")) for name, chart in _charts(found).items()}
-    files["json"] = str(folder / "evaluation.json")
+        contents["samples.parquet"] = parquet
+    charts = _charts(found)
+    for name in (FACTS, *(f"{chart}.png" for chart in charts)):
+        refuse_loss(folder / name)
+    for name, content in contents.items():
+        refuse_loss(folder / name, folder / FACTS, content)
+    files = {Path(name).stem if name.endswith(".csv") else "samples_parquet": str(folder / name) for name in contents}
+    files |= {name: str(folder / f"{name}.png") for name in charts}
+    files["json"] = str(folder / FACTS)
     ways = [
         {
             "name": w.name,
@@ -50,6 +69,15 @@ def save_evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
     facts["lost"] = [{"method": way, "sample": name, "why": why} for (way, name), why in found.lost.items()]
     facts |= {"metrics": {k: {"better": better(found, k), "title": c.title} for k, c in found.columns.items()}}
     facts |= {"summary": means, "differences": differences, "files": files}
+    hashes, before = {name: sha256(content) for name, content in contents.items()}, hashes_in(folder / FACTS)
+    # both first: a run that is cut short here finds its files again, the old and the new
+    facts[WRITTEN] = {name: f"{before.get(name, '')} {new}".strip() for name, new in hashes.items()}
+    write_whole(files["json"], (as_json(facts) + "\n").encode())
+    for name, content in contents.items():
+        write_whole(folder / name, content, folder / FACTS)
+    for name, chart in charts.items():
+        save_picture(chart, files[name])
+    facts[WRITTEN] = hashes
     write_whole(files["json"], (as_json(facts) + "\n").encode())
     return facts
 
@@ -143,10 +171,14 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    """Numbers in full, no number as an empty cell."""
+    """Numbers in full, no number as an empty cell; texts so that no spreadsheet calculates them."""
     if isinstance(value, float):
         return "" if np.isnan(value) else repr(float(value))
-    return "" if value is None else value
+    return "" if value is None else inert_cell(value) if isinstance(value, str) else value
+
+
+def _whole(value: Any) -> Any:
+    return whole_text(value) if isinstance(value, str) else value
 
 
 TYPES = {"method": "string", "sample": "string", "flags": "string", "target": "int64", "label": "int64", "distinct": "int64"}
@@ -162,7 +194,7 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     if not rows:
         return None
     columns = {
-        name: arrow.array([r[name] for r in rows], TYPES.get(name, "float64"), from_pandas=True)  # from_pandas: NaN is null
+        name: arrow.array([_whole(r[name]) for r in rows], TYPES.get(name, "float64"), from_pandas=True)  # from_pandas: NaN is null
         for name in rows[0]
     }
     buffer = io.BytesIO()

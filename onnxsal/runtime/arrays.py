@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from onnxsal.disk import open_regular
 from onnxsal.errors import InputError, OnnxsalError
 from onnxsal.limits import limit, refuse_over
 from onnxsal.settings import shown
@@ -30,7 +31,7 @@ def read_arrays(path: str | os.PathLike[str], what: str = "", hint: str = "") ->
         raise InputError(f"{what} cannot be read: {shown(path)} is no path.{hint}")
     file = Path(path)
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             packed = opened.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
         return _archive(file, what) if packed else {"": np.load(file, mmap_mode="r", allow_pickle=False)}
     except OnnxsalError:

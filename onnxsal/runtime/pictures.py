@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
+from onnxsal.disk import open_regular, reads
 from onnxsal.errors import InputError
 from onnxsal.runtime.files import write_whole
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
+
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+"""Formats of Pillow that are opened, whatever a file is called: pictures of pixels. Others run programs (EPS: Ghostscript), or stretch."""
+
+PIXELS, PIXELS_VARIABLE = 200_000_000, "ONNXSAL_MAX_PICTURE_PIXELS"
+"""A picture of more pixels is not decoded (a file of a few kB may say that it has any number); the variable sets another limit."""
+
+_BOUNDS_ARE_OURS = threading.Lock()
+"""Pillow's own limit is a variable of its module; it is put aside while a picture is opened."""
 
 WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 def load_picture(source: Picture) -> Image.Image:
     """An RGB picture, upright (EXIF), alpha laid on white, 16 bits brought to 8; of an animation the first frame."""
-    what = "the picture given" if isinstance(source, bytes | Image.Image) else f"picture '{source}'"
+    what = _called(source)
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = source if isinstance(source, Image.Image) else open_picture(source)
         image.load()
         return _rgb(_upright(image), what)
     except InputError:
@@ -36,6 +48,41 @@ def load_picture(source: Picture) -> Image.Image:
         raise InputError(f"{what} is damaged or cut short: {error}.") from error
     except Exception as error:  # decoders of damaged files raise anything: SyntaxError, struct.error, IndexError, a bomb warning
         raise InputError(f"{what} is damaged or cannot be decoded: {error}.") from error
+
+
+def _called(source: Picture) -> str:
+    return "the picture given" if isinstance(source, bytes | Image.Image) else f"picture '{source}'"
+
+
+def open_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    """A picture of one of ``FORMATS``, decoded. Raises ``InputError`` over ``PIXELS``, and whatever Pillow and its decoders raise."""
+    with _BOUNDS_ARE_OURS, io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=_readable())
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillows
+        most = _pixels_allowed()
+        if image.width * image.height > most:
+            raise InputError(
+                f"{_called(source)} says that it is {image.width} x {image.height}, "
+                f"which is over {most:,} pixels. {PIXELS_VARIABLE}=N sets another limit."
+            )
+        image.load()
+        return image
+
+
+def _readable() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow reads."""
+    Image.init()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
+def _pixels_allowed() -> int:
+    text = os.environ.get(PIXELS_VARIABLE, str(PIXELS))
+    if not text.isdecimal() or len(text) > 18:
+        raise InputError(f"{PIXELS_VARIABLE}={text!r} is no whole number.")
+    return int(text)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -70,21 +117,24 @@ def find_pictures(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind in FORMATS}
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"'{path}' cannot be read: No such file or directory.")
         if not path.is_dir():
+            reads([path])
             yield path
             continue
         for file in sorted(path.rglob("*")):
             hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if file.is_file() and file.suffix.lower() in readable and not hidden:
+            if file.suffix.lower() in readable and not hidden and file.is_file():
+                reads([file])
                 yield file
 
 
 def save_picture(image: Image.Image, path: str | os.PathLike[str]) -> Path:
-    """Write a PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    """Write a PNG that says who made it, whole or not at all."""
+    buffer, about = io.BytesIO(), PngInfo()
+    about.add_text("Software", "onnxsal")
+    image.save(buffer, "PNG", optimize=True, pnginfo=about)
     return write_whole(path, buffer.getvalue())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from onnxsal.disk import regular
 from onnxsal.errors import InputError, ModelError, OnnxsalError, TargetError, near_miss
 from onnxsal.large import Apart, serialised, write_in_two
+from onnxsal.litter import temporary_folder
 from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, rounds, silent_loading
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -151,7 +153,7 @@ def open_session(
 
 def optimised(model: Source) -> onnx.ModelProto:
     """The graph that ONNX Runtime's default optimisation makes of a model for the CPU of this machine, and no other."""
-    with _openable(model) as (what, source), tempfile.TemporaryDirectory(prefix="onnxsal-", ignore_cleanup_errors=True) as folder:
+    with _openable(model) as (what, source), temporary_folder() as folder:
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.enable_mem_pattern = options.enable_mem_reuse = False
@@ -187,9 +189,13 @@ def _openable(model: Source) -> Iterator[tuple[str, str | bytes]]:
     if isinstance(model, bytes):
         yield "the bytes given", model
     elif not isinstance(model, onnx.ModelProto):
-        path = Path(model)
-        if not path.is_file():
-            raise ModelError(f"model '{path}' cannot be read: it is {'a folder' if path.is_dir() else 'not there'}. Give an .onnx file.")
+        try:
+            path = regular(model)
+        except OSError as error:
+            why = (
+                "it is a folder" if Path(model).is_dir() else "it is not there" if error.errno == errno.ENOENT else error.strerror or error
+            )
+            raise ModelError(f"model '{model}' cannot be read: {why}. Give an .onnx file.") from error
         yield f"'{path}'", str(path)
     else:
         what = f"model '{model.graph.name}'" if model.graph.name else "the model given"
@@ -197,7 +203,7 @@ def _openable(model: Source) -> Iterator[tuple[str, str | bytes]]:
         if data is not None:
             yield what, data
             return
-        with tempfile.TemporaryDirectory(prefix="onnxsal-", ignore_cleanup_errors=True) as folder:
+        with temporary_folder() as folder:
             yield what, str(write_in_two(model, Path(folder) / "model.onnx"))
 
 

@@ -2,7 +2,7 @@
 
 from onnxsal.report.audit.evidence import MEASURED, Request
 from onnxsal.report.audit.gate import Limit, quantities, read_limits
-from onnxsal.report.audit.run import DEFAULT_METHODS, Audit, audit
+from onnxsal.report.audit.run import DEFAULT_METHODS, Audit, audit, forget_work
 from onnxsal.report.audit.schema import schema
 
-__all__ = ["DEFAULT_METHODS", "MEASURED", "Audit", "Limit", "Request", "audit", "quantities", "read_limits", "schema"]
+__all__ = ["DEFAULT_METHODS", "MEASURED", "Audit", "Limit", "Request", "audit", "forget_work", "quantities", "read_limits", "schema"]

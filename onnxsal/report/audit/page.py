@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import io
-import json
 import math
 import re
 import tomllib
@@ -22,6 +21,7 @@ from onnxsal.metrics.evaluation import Evaluation
 from onnxsal.metrics.measures import axes_of_curves
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.metrics.statistics import Summary
+from onnxsal.report.artefacts import as_json
 from onnxsal.report.audit.blocks import Cell
 from onnxsal.report.audit.checking import checks
 from onnxsal.report.audit.document import CheckReport, ClassName, Document, PictureCard
@@ -31,6 +31,7 @@ from onnxsal.report.audit.verdict import Outcome, Severity
 from onnxsal.report.charts import line_chart
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.providers import as_text
+from onnxsal.untrusted import printable
 
 NONE = "\u2013"
 """What stands for a number that is not there."""
@@ -41,8 +42,8 @@ FIGURES = ("insertion", "deletion", "randomised_spearman")
 
 def save_audit(found: Audit, page: Path) -> dict[str, str]:
     """Write the page and, beside it, the JSON; returns both paths."""
-    html = render(found)
-    text = json.dumps(found.facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    html = printable(render(found), keep="\n\t")
+    text = as_json(found.facts) + "\n"
     return {
         "page": str(write_whole(page, html.encode())),
         "json": str(write_whole(page.with_suffix(".json"), text.encode())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import platform
@@ -22,7 +23,7 @@ from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.libraries import library
 from onnxsal.metrics.measures import Settings
 from onnxsal.metrics.open_dataset import open_dataset
-from onnxsal.metrics.record import Record, packed
+from onnxsal.metrics.record import Record, forget, packed
 from onnxsal.report.audit.blocks import Block
 from onnxsal.report.audit.card import card
 from onnxsal.report.audit.checking import Check, checks
@@ -113,6 +114,14 @@ def audit(request: Request, limits: Sequence[Limit] = (), work: Path | None = No
     copies = ({k: line["picture"] for k, line in lines.items()} for lines in (seen.maps, seen.other_maps))
     briefs = [result.tell(evidence) for result in results.values()]
     return Audit(document, packed(asdict(document)), blocks, briefs, measured, {n: seen.base[n]["picture"] for n in seen.names}, *copies)
+
+
+def forget_work(work: Path) -> None:
+    """Remove what is kept in a folder of work, and the folder if it holds nothing else. Raises an error where it is not ours."""
+    for name in (PICTURE_STATE, METRIC_STATE):
+        forget(work / name)
+    with contextlib.suppress(OSError):  # it is not there, or somebody else put something into it
+        work.rmdir()
 
 
 def _results(evidence: Evidence, tell: Tell) -> Iterator[tuple[str, Check]]:
@@ -237,16 +246,17 @@ def _evaluations(
     request: Request, own: Subject, ways: Sequence[Way], data: Dataset, seen: Seen, state: Path | None, tell: Tell
 ) -> tuple[Evaluation, Evaluation]:
     """Faithfulness and localisation on some pictures; maps under random weights on fewer."""
-    metrics = [*FAITHFUL, "id_score", "residual", *(LOCAL if data.masked else ())]
+    measured = [*FAITHFUL, "id_score", "residual"]
 
     def run(what: str, names: Sequence[str], count: int) -> Evaluation:
         chosen = data.only(seen.names).some(count, request.seed)
+        names = [*names, *(LOCAL if names == measured and chosen.masked else ())]  # of what could be read, perhaps nothing has a mask
         settings = Settings(seed=request.seed, stages=STAGES)
         return evaluated(
             own.ask, Work(chosen, ways, names, settings, state=state, progress=lambda done, total: tell(f"{what}: {done} of {total}"))
         )
 
-    return run("measuring the maps", metrics, request.measured), run("explaining with random weights", ["model_randomization"], RANDOMISED)
+    return run("measuring the maps", measured, request.measured), run("explaining with random weights", ["model_randomization"], RANDOMISED)
 
 
 def _metric(row: Mapping[str, Any], found: Evaluation) -> MetricRow:
