@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from onnxsal.disk import open_regular, regular
 from onnxsal.errors import InputError, OnnxsalError
 from onnxsal.runtime.arrays import read_arrays
 from onnxsal.runtime.pictures import find_pictures
@@ -84,6 +85,9 @@ def _open_path(path: Path, inputs: Sequence[Tensor], preprocess: Preprocess | No
     if suffix == ".zarr":
         library = _library("zarr", path)
         with _damaged(path):
+            for part in path.rglob("*"):
+                if not part.is_dir():
+                    regular(part)
             opened = library.open(str(path), mode="r")
             groups = {k: opened[k] for k in opened} if hasattr(opened, "array_keys") else {"": opened}
         return _arrays(_named(groups, inputs, path), inputs, f"'{path}'")
@@ -177,7 +181,7 @@ def _parquet(path: Path, inputs: Sequence[Tensor], preprocess: Preprocess | None
     """Columns named like the inputs; for a model with one input also a column of encoded pictures, or the only column there is."""
     library = _library("pyarrow.parquet", path)
     with _damaged(path):
-        file = library.ParquetFile(path)
+        file = library.ParquetFile(open_regular(path))
         columns = list(file.schema_arrow.names)
     wanted = {t.name: t.name for t in inputs if t.name in columns}
     if len(wanted) < len(inputs):
