@@ -59,7 +59,8 @@ def evaluate(
     json: o.Json = False,
 ) -> None:
     """Evaluate methods on data: means with confidence intervals, paired differences, three baselines, every sample as CSV."""
-    library("matplotlib")  # missing, it is said before the work, not after
+    for needed in ("scipy", "matplotlib"):
+        library(needed)  # missing, it is said before the work, not after
     ways = chosen_ways(methods)
     refuse_lost(out)
     if fresh:

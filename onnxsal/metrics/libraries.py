@@ -12,7 +12,7 @@ class MissingLibraryError(OnnxsalError):
     """A metric, a chart or an audit needs a library that is not installed."""
 
 
-PACKAGES = {"matplotlib": "matplotlib", "pydantic": "pydantic", "scipy": "scipy", "skimage": "scikit-image"}
+PACKAGES = {"matplotlib": "matplotlib", "scipy": "scipy", "skimage": "scikit-image"}
 EXTRAS = {"matplotlib": "plot"}
 """Package -> the extra that brings it; others come with ``evaluate``."""
 

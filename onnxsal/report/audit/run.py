@@ -75,7 +75,8 @@ class Audit:
 
 def audit(request: Request, limits: Sequence[Limit] = (), work: Path | None = None, tell: Tell = lambda text: None) -> Audit:
     """Look, measure, check and judge. ``work`` is a folder that keeps what is done: a run that was cut short goes on there."""
-    library("matplotlib")  # missing, it is said before the work, not after
+    for needed in ("scipy", "matplotlib"):
+        library(needed)  # missing, it is said before the work, not after
     labels = request.ask.labels
     own, other = Subject.of(request.ask), None if request.against is None else Subject.of(request.against)
     data = _data(request, own)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import fields, make_dataclass
 from typing import Any, get_type_hints
 
-from onnxsal.metrics.libraries import library
 from onnxsal.report.audit.checking import checks
 from onnxsal.report.audit.document import CheckReport, Document
 
 
 def schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of an audit, made from the types of the document and of every check."""
-    pydantic = library("pydantic")
+    from pydantic import TypeAdapter
+
     reports = [(c.name, make_dataclass(f"{c.__name__}Report", [*_fields(CheckReport, facts=c)], frozen=True)) for c in checks()]
     every = make_dataclass("Checks", reports, frozen=True)
     whole = make_dataclass("Audit", [*_fields(Document, checks=every)], frozen=True)
-    made: dict[str, Any] = pydantic.TypeAdapter(whole).json_schema(mode="serialization")
+    made: dict[str, Any] = TypeAdapter(whole).json_schema(mode="serialization")
     _close(made)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
