@@ -209,8 +209,13 @@ def replacing(path: Name, listed_in: Name | None = None, data: bytes | None = No
 def place(partial: Path, target: Path) -> None:
     """Put a finished file where it belongs, and note that it is ours."""
     os.replace(partial, target)
+    keeps(target)
+
+
+def keeps(path: Path) -> None:
+    """Note a file that the command writes, though it may read it again: what it made, or its own state."""
     if _GUARDS:
-        found = os.stat(target)
+        found = os.stat(path)
         _GUARDS[-1].written.add((found.st_dev, found.st_ino))
 
 

@@ -207,13 +207,13 @@ def read_text(path: Path, what: str, most: str = "text_bytes", error: type[Onnxs
     return as_text(read_bytes(path, what, most, error), what, error)
 
 
-def as_text(data: bytes, what: str, error: type[OnnxsalError] = InputError) -> str:
-    """Bytes as text, line breaks in one form."""
+def as_text(data: bytes, what: str, error: type[OnnxsalError] = InputError, nul: bool = False) -> str:
+    """Bytes as text, line breaks in one form; ``nul``: it may hold NUL, which the reader of its cells refuses."""
     try:
         text = io.StringIO(data.decode("utf-8-sig"), newline=None).read()
     except UnicodeDecodeError as problem:
         raise error(f"{what} cannot be read: it is not UTF-8 text ({problem}).") from problem
-    if "\0" in text:
+    if "\0" in text and not nul:
         raise error(f"{what} cannot be read: it is not text, it holds NUL bytes.")
     return text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,3 +131,13 @@ class Dataset:
             held.append(sample)
         if held:
             yield held
+
+
+MOST_REASONS = 20
+"""So many samples of which nothing could be used are told one by one."""
+
+
+def none_left(samples: str, done: str, whys: Mapping[str, str]) -> str:
+    """That none of the ``samples`` could be ``done``, and why, a line for each: sample -> why."""
+    lines = [f"none of the {samples} could be {done}:", *(f"{name}: {why}" for name, why in list(whys.items())[:MOST_REASONS])]
+    return "\n".join([*lines, *([f"... and {len(whys) - MOST_REASONS} more"] if len(whys) > MOST_REASONS else [])])

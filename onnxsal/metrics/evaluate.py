@@ -22,7 +22,7 @@ from onnxsal.facade.target import target_index
 from onnxsal.graph.load import Source
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
-from onnxsal.metrics.dataset import Dataset, Sample
+from onnxsal.metrics.dataset import Dataset, Sample, none_left
 from onnxsal.metrics.evaluation import Evaluation, SampleResult, Way
 from onnxsal.metrics.input_places import InputPlaces, chosen_map, maps_at
 from onnxsal.metrics.measures import DEFAULT_METRICS, Measure, Settings, Task, chosen_measures, columns_of
@@ -180,14 +180,16 @@ class _Run:
                     self._measure(way, explainer, batch, pending)
                 self._tell(number, len(ways), i + 1, len(chunks))
         if not self._whole():
-            raise InputError(
-                f"none of the {len(self.data)} samples could be used: "
-                + "; ".join(f"{n}: {why}" for n, why in list(self.data.damaged.items())[:3])
-            )
+            raise InputError(none_left(f"{len(self.data)} samples", "used", self.data.damaged))
         if refused and len(refused) == sum(not w.baseline for w in ways):
             raise PlanError("no method can explain this model:\n" + "\n".join(f"{k}: {v}" for k, v in refused.items()))
         kept = [w for w in ways if w.name not in refused]
         rows = {(w.name, s): row for w in kept for s in self.data.names if (row := self._row(w, s)) is not None}
+        own = {w.name for w in kept if not w.baseline}
+        if own and not any(row.values for (way, _), row in rows.items() if way in own):
+            whys = {s: "; ".join(dict.fromkeys(why.values())) for (way, s), why in self.lost.items() if way in own}
+            if len(whys) == len(self._whole()):
+                raise InputError(none_left(f"{len(self.data)} samples", "measured", whys | self.data.damaged))
         return Evaluation(
             *(tuple(kept), columns_of(self.measures), self._whole(), rows, refused, dict(self.data.damaged), self._facts()),
             *(self.settings.seed, self.lost),

@@ -27,7 +27,8 @@ from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.pictures import WITH_ALPHA, find_pictures, open_picture
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.session import Tensor
-from onnxsal.settings import SHOWN, listed, read_text, shown
+from onnxsal.settings import SHOWN, as_text, listed, shown
+from onnxsal.settings import read_bytes as read_within
 
 IMAGES, MASKS = "images", "masks"
 """Sub-folders of DATA that hold the pictures and their masks, where there are masks."""
@@ -226,7 +227,7 @@ def _from_table(table: Path, how: _Reader, masks: str | Path | None) -> Dataset:
 
 def _rows(table: Path, what: str) -> tuple[list[dict[str, str]], dict[str, str | None]]:
     """The rows of a table, and the column of each kind: each once, and no row longer than the header."""
-    reader = csv.DictReader(io.StringIO(read_text(table, what, "table_bytes"), newline=""))
+    reader = csv.DictReader(io.StringIO(as_text(read_within(table, what, "table_bytes"), what, nul=True), newline=""))
     try:
         rows, columns = list(reader), list(reader.fieldnames or ())
     except csv.Error as error:
@@ -267,8 +268,8 @@ def _from_arrays(file: Path, how: _Reader) -> Dataset:
     if wanted not in stored and len(stored) != 1:
         raise InputError(f"'{file}' holds the arrays {', '.join(stored) or 'none'}; the model's input is '{wanted}': name one of them so.")
     x = stored[wanted] if wanted in stored else next(iter(stored.values()))
-    if x.ndim == 0 or len(x) == 0:
-        raise InputError(f"'{file}' holds an array of shape {list(x.shape)}; samples lie along its first axis, and there are none.")
+    if x.ndim == 0 or x.size == 0:
+        raise InputError(f"'{file}' holds an array of shape {list(x.shape)}; samples lie along its first axis, and there is nothing there.")
     for kind, part in parts.items():
         if part is not None and (part.ndim == 0 or len(part) != len(x)):
             raise InputError(f"'{file}': {kind} of shape {list(part.shape)} do not belong to {len(x)} samples.")

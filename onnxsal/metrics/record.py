@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxsal.disk import refuse_input
+from onnxsal.disk import keeps, refuse_input
 from onnxsal.errors import InputError, OutputError
 from onnxsal.settings import FileName, Number, Phrase, Whole, as_text, checked, open_schema, parse_json, read_bytes
 
@@ -98,6 +98,7 @@ class Record:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             refuse_input(self.path)
             file = self.path.open("ab")
+            keeps(self.path)
         except OSError as error:
             raise OutputError(f"state '{self.path}' cannot be written: {error.strerror or error}.") from error
         with file:
@@ -120,13 +121,6 @@ def _lock(file: Any, path: Path) -> None:
 def _whole_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[KeptLine]]) -> list[Line]:
     """The lines of a file; what stands behind its last line break is cut off, for the next line to begin there."""
     data = read_bytes(path, f"state '{path}'", "table_bytes")
-    end = data.rfind(b"\n") + 1
-    try:
-        if end < len(data):
-            with path.open("r+b") as file:
-                file.truncate(end)
-    except OSError as error:
-        raise InputError(f"state '{path}' cannot be read: {error.strerror or error}.") from error
     end, found = data.rfind(b"\n") + 1, list[Line]()
     for number, text in enumerate(data[:end].splitlines(), 1):
         try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError
-from onnxsal.metrics.dataset import Dataset
+from onnxsal.metrics.dataset import Dataset, none_left
 from onnxsal.metrics.evaluate import Work, evaluated
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.libraries import library
@@ -176,10 +176,8 @@ def _data(request: Request, own: Subject) -> Dataset:
 
 def _refuse_nothing(seen: Seen, data: Dataset, request: Request) -> None:
     if not seen.names:
-        whys = [*seen.damaged.items(), *((n, str(line["why"])) for n, line in seen.failed.items())][:3]
-        raise InputError(
-            f"none of the {len(data.names)} pictures in '{request.data}' could be used: " + "; ".join(f"{n}: {why}" for n, why in whys)
-        )
+        whys = seen.damaged | {n: str(line["why"]) for n, line in seen.failed.items()}
+        raise InputError(none_left(f"{len(data.names)} pictures in '{request.data}'", "used", whys))
 
 
 def _data_card(request: Request, data: Dataset, seen: Seen) -> DataCard:
