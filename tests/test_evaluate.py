@@ -206,7 +206,7 @@ def test_alpha_masks_of_pictures_without_transparency_end_a_run(model: Path, fol
     words = [verb, str(model), str(folder / "images"), "--masks", "alpha", "-m", "gradient", "-o", str(folder / "out")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2, result.output
-    assert "could be used: bee/a.png" in result.stderr
+    assert "could be used:\nbee/a.png" in result.stderr
     assert "has no transparency, so it does not say where its object is. Give masks as files" in result.stderr
 
 

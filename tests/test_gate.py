@@ -166,8 +166,6 @@ MISTAKES = [
     ("findings<=0", "smaller it is: write findings>=0"),
     ("deletion[m]<0.3", "smaller it is: write deletion>0.3"),
     ("id_score>=0", "larger it is: write id_score<=0"),
-    ("accuracy<0", "can never be broken: accuracy is between 0 and 1"),
-    ("deletion>1", "can never be broken"),
     ("deletion[gradcm]>0.3", "method 'gradcm' is not audited"),
     ("findings[m]>0", "no single method"),
     ("agreement<0.9", "--against"),
@@ -179,6 +177,19 @@ def test_a_limit_with_a_mistake_is_refused_before_anything_runs(text: str, messa
     for texts in (text, [text], ["residual>1", text], [text, "residual>1"]):
         with pytest.raises(InputError, match=re.escape(message)):
             read_limits(texts, ["m"], False)
+
+
+@pytest.mark.parametrize("text", ["accuracy<0", "deletion>1", "deletion>9"])
+def test_a_limit_that_can_never_be_broken_lets_nothing_pass(data: Path, tmp_path: Path, text: str):
+    """Alone it is refused before the work. Beside others it ends the audit as a mistake, unless one of them is broken."""
+    with pytest.raises(InputError, match=r"can never be broken: [a-z]+ is between 0 and 1"):
+        read_limits(["accuracy<0", text], ["gradient"], False)
+    model = saved(cheating(HONEST), tmp_path / "m.onnx")
+    for other, status in (("findings>99", 2), ("accuracy<=1", 1)):
+        result, facts = audit(model, data, "-o", tmp_path / "r", *ON, "--fail-if", other, "--fail-if", text)
+        assert result.exit_code == status, result.output
+        assert f"--fail-if '{text}' can never be broken" in result.stderr
+        assert [limit["broken"] for limit in facts["limits"]] == [status == 1, False]
 
 
 def test_all_limits_count_however_they_are_given():
@@ -361,7 +372,19 @@ def test_failures_are_remembered_by_a_run_that_goes_on(data: Path, tmp_path: Pat
 
 def test_evaluate_names_the_samples_that_the_model_fails_on(data: Path, tmp_path: Path):
     model = saved(cheating(CHEATS["nan"]), tmp_path / "m.onnx")
-    words = ["evaluate", str(model), str(data), "-m", "gradient", "--metrics", "deletion", "--step", "32", "-o", str(tmp_path / "r")]
+    words = [
+        "evaluate",
+        str(model),
+        str(data),
+        "-m",
+        "gradient",
+        "--metrics",
+        "deletion,model_randomization",
+        "--step",
+        "32",
+        "-o",
+        str(tmp_path / "r"),
+    ]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     dark = [f"{DARK}/{i}.png" for i in range(COUNT) if i % 2 == DARK]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,8 @@ from onnxsal.cli.explain import near, tell_providers
 from onnxsal.cli.shell import CHECK_FAILED, COMMAND, progress, say, show, show_json
 from onnxsal.disk import refuse_loss
 from onnxsal.metrics.evaluate import IDLE, refuse_idle
-from onnxsal.report.audit import DEFAULT_METHODS, MEASURED, Request, forget_work, quantities, read_limits
+from onnxsal.metrics.evaluation import Way
+from onnxsal.report.audit import DEFAULT_METHODS, MEASURED, Limit, Request, forget_work, quantities, read_limits, refuse_idle_limits
 from onnxsal.report.audit import audit as audited
 from onnxsal.report.audit.document import Document
 from onnxsal.report.audit.form import read_form
@@ -74,7 +76,7 @@ def audit(
         refuse_loss(made)
     ways = chosen_ways(methods)
     refuse_idle(ask, ways)
-    limits = read_limits(fail_if or (), [w.name for w in ways], against is not None)
+    limits = _limits(fail_if or (), ways, against)
     if fresh:
         forget_work(work)
     ask = ask.on(ask.resolved)
@@ -97,6 +99,15 @@ def audit(
         say(limit.text, "error")
     if broken:
         raise typer.Exit(CHECK_FAILED)
+    refuse_idle_limits(limits)
+
+
+def _limits(texts: Sequence[str], ways: Sequence[Way], against: Path | None) -> list[Limit]:
+    limits = read_limits(texts, [w.name for w in ways], against is not None)
+    for limit in limits:
+        if limit.idle:
+            say(limit.idle, "warning")
+    return limits
 
 
 def _tell(found: Document, files: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ from onnxsal.cli.parameters import read_parameters
 from onnxsal.cli.shell import counted, say, show, show_json, show_table
 from onnxsal.engine.method import get_method, shipped_methods
 from onnxsal.errors import MethodError
-from onnxsal.metrics.evaluate import DEFAULT_METHODS, IDLE, LABEL, PREDICTED, Work, evaluated
+from onnxsal.metrics.evaluate import DEFAULT_METHODS, IDLE, LABEL, PREDICTED, Work, evaluated, refuse_nothing
 from onnxsal.metrics.evaluation import Evaluation, Way
 from onnxsal.metrics.libraries import library
 from onnxsal.metrics.measures import DEFAULT_METRICS, MEASURES, Settings
@@ -68,7 +68,7 @@ def evaluate(
     named = target if target in (PREDICTED, LABEL) else _index(ask, target)
     with counted(f"evaluating {len(ways)} methods on {data.name}") as told:
         work = Work(data, ways, [m.strip() for m in metrics.split(",") if m.strip()], settings, masks, named, samples, out / STATE, told)
-        found = evaluated(ask, work)
+        found = refuse_nothing(evaluated(ask, work))
         facts = save_evaluation(found, out)
     _warn(found)
     if json:

@@ -71,10 +71,10 @@ def evaluate(
     an interrupted run goes on, another method or metric is added to what is there. ``options`` are those of ``convert`` (input, output,
     score, batched, layout, example, ...; layer and grid go to the methods that have a use for them). A method that cannot explain the
     model is listed as refused; if all are, ``PlanError`` says why. ``labels``, and the labels of the data, that do not fit the number of
-    classes are refused. A sample on which the model fails is in ``Evaluation.lost``.
+    classes are refused. A sample on which the model fails is in ``Evaluation.lost``; ``InputError`` where it fails on all of them.
     """
     ask = Ask.of(model, preprocess=preprocess, labels=labels, providers=providers, batch_size=batch_size, **options)
-    return evaluated(ask, Work(data, methods, metrics, settings or Settings(), masks, target, samples, state, progress))
+    return refuse_nothing(evaluated(ask, Work(data, methods, metrics, settings or Settings(), masks, target, samples, state, progress)))
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,15 @@ def evaluated(ask: Ask, work: Work) -> Evaluation:
     run = _Run(ask, scorer, data, measures, work)
     with run.record.alone():
         return run.all(ways)
+
+
+def refuse_nothing(found: Evaluation) -> Evaluation:
+    """The same, if something of a method was measured. Raises ``InputError`` with what was in the way of each sample."""
+    own = {w.name for w in found.ways if not w.baseline}
+    whys = {sample: "; ".join(dict.fromkeys(why.values())) for (way, sample), why in found.lost.items() if way in own}
+    if len(whys) == len(found.samples) and not any(row.values for (way, _), row in found.rows.items() if way in own):
+        raise InputError(none_left(f"{len(found.samples)} samples", "measured", whys | found.damaged))
+    return found
 
 
 def refuse_idle(ask: Ask, ways: Sequence[Way]) -> None:
@@ -185,11 +194,6 @@ class _Run:
             raise PlanError("no method can explain this model:\n" + "\n".join(f"{k}: {v}" for k, v in refused.items()))
         kept = [w for w in ways if w.name not in refused]
         rows = {(w.name, s): row for w in kept for s in self.data.names if (row := self._row(w, s)) is not None}
-        own = {w.name for w in kept if not w.baseline}
-        if own and not any(row.values for (way, _), row in rows.items() if way in own):
-            whys = {s: "; ".join(dict.fromkeys(why.values())) for (way, s), why in self.lost.items() if way in own}
-            if len(whys) == len(self._whole()):
-                raise InputError(none_left(f"{len(self.data)} samples", "measured", whys | self.data.damaged))
         return Evaluation(
             *(tuple(kept), columns_of(self.measures), self._whole(), rows, refused, dict(self.data.damaged), self._facts()),
             *(self.settings.seed, self.lost),

@@ -1,8 +1,20 @@
 """The audit: a model is looked at on pictures, its maps are measured, every check is made and judged; a page and a JSON tell it."""
 
 from onnxsal.report.audit.evidence import MEASURED, Request
-from onnxsal.report.audit.gate import Limit, quantities, read_limits
+from onnxsal.report.audit.gate import Limit, quantities, read_limits, refuse_idle_limits
 from onnxsal.report.audit.run import DEFAULT_METHODS, Audit, audit, forget_work
 from onnxsal.report.audit.schema import schema
 
-__all__ = ["DEFAULT_METHODS", "MEASURED", "Audit", "Limit", "Request", "audit", "forget_work", "quantities", "read_limits", "schema"]
+__all__ = [
+    "DEFAULT_METHODS",
+    "MEASURED",
+    "Audit",
+    "Limit",
+    "Request",
+    "audit",
+    "forget_work",
+    "quantities",
+    "read_limits",
+    "refuse_idle_limits",
+    "schema",
+]

@@ -45,7 +45,7 @@ FORM = re.compile(r"^([a-z_0-9]+)\s*(?:\[([^\]]+)\])?\s*(>=|<=|>|<)\s*([-+0-9.eE
 
 @dataclass(frozen=True)
 class Limit:
-    """``name[method] sign value``: what must not be. Raises ``InputError`` for one that could never be broken, or that bad values keep."""
+    """``name[method] sign value``: what must not be. Raises ``InputError`` for one that bad values keep."""
 
     text: str
     name: str
@@ -66,18 +66,35 @@ class Limit:
             other = {">": "<", "<": ">"}[self.sign[0]] + self.sign[1:]
             why = f"{self.name} is better the {'larger' if known.larger else 'smaller'} it is"
             raise InputError(f"{what} says what must not be, and {why}: write {self.name}{other}{self.value:g}.")
-        if not SIGNS[self.sign](known.high if self.sign[0] == ">" else known.low, self.value):
-            span = f"between {known.low:g} and {known.high:g}" if math.isfinite(known.high) else f"{known.low:g} or more"
-            raise InputError(f"{what} can never be broken: {self.name} is {span}.")
+
+    @property
+    def idle(self) -> str:
+        """Why no measurement could ever break it ('' = one could)."""
+        known = quantities()[self.name]
+        if SIGNS[self.sign](known.high if self.sign[0] == ">" else known.low, self.value):
+            return ""
+        span = f"between {known.low:g} and {known.high:g}" if math.isfinite(known.high) else f"{known.low:g} or more"
+        return f"--fail-if '{self.text}' can never be broken: {self.name} is {span}."
 
 
 def read_limits(texts: str | Sequence[str], methods: Sequence[str], against: bool) -> list[Limit]:
     """The limits of every ``--fail-if`` (one, or several), each of which may hold several, separated by commas; all of them count.
 
-    Raises ``InputError`` for what cannot be checked in this audit, and for an empty one: a variable that was not set is no limit.
+    Raises ``InputError`` for what cannot be checked in this audit, for an empty one (a variable that was not set is no limit), and where
+    none could ever be broken.
     """
     given = [texts] if isinstance(texts, str) else texts
-    return [_limit(word.strip(), methods, against) for text in given for word in text.split(",")]
+    limits = [_limit(word.strip(), methods, against) for text in given for word in text.split(",")]
+    if limits and all(limit.idle for limit in limits):
+        refuse_idle_limits(limits)
+    return limits
+
+
+def refuse_idle_limits(limits: Sequence[Limit]) -> None:
+    """Raise ``InputError`` for a limit that could never be broken: what it should have kept from passing is not known."""
+    for limit in limits:
+        if limit.idle:
+            raise InputError(limit.idle)
 
 
 def _limit(word: str, methods: Sequence[str], against: bool) -> Limit:
