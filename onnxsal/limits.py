@@ -43,6 +43,18 @@ class Limits:
     """How much larger an archive of more than 256 MiB may be than its file; numbers that were measured pack two to ten times."""
     extends: int = _bound(8, "tables")
     """How many rule files may extend one another."""
+    nodes: int = _bound(100_000, "nodes")
+    """A model, its functions inlined and subgraphs included. The largest in docs/models.md has 1,450."""
+    tensor_name_length: int = _bound(4096, "characters")
+    """The name of a node or tensor: exporters write the path of a module, some hundreds."""
+    axes: int = _bound(32, "axes")
+    """A tensor; no operator needs more than 8."""
+    drawn: int = _bound(2**26, "random numbers")
+    """One input, to run a model on random data: a volume of 400 x 400 x 400."""
+    probe_seconds: int = _bound(60, "seconds")
+    """The runs of one session by which something is found out about a model."""
+    loop_seconds: int = _bound(2, "seconds")
+    """The same, of a model that has loops: 300 bytes can ask for 2^60 turns."""
 
 
 def limit(name: str) -> int:

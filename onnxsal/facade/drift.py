@@ -58,8 +58,8 @@ def drift(model: Source, before: onnx.ModelProto, after: onnx.ModelProto, exampl
         return Drift(None, None, f"random input would be {drawn:,} numbers; give data (--on FILE, example=)")
     try:
         feed, written = first_run(before, example)
-        own = open_session(model).run(feed, names)
-        part = open_session(part_of(Model(optimised(after)), names).whole(), optimise=False)
+        own = open_session(model).bounded(before).run(feed, names)
+        part = open_session(part_of(Model(optimised(after)), names).whole(), optimise=False).bounded(before)
         ours = part.run({t.name: feed[t.name] for t in part.inputs}, names)
     except OnnxsalError as error:
         return Drift(None, None, str(error))
