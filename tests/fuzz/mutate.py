@@ -1,4 +1,4 @@
-"""Changes of a protobuf message at random: any field of any message inside it, by its kind."""
+"""Changes at random: of a protobuf message any field of any message inside it, by its kind; of a file its bytes."""
 
 from __future__ import annotations
 
@@ -71,3 +71,18 @@ def _value(field: Any, draw: random.Random) -> Any:
     if field.cpp_type in (field.CPPTYPE_UINT64, field.CPPTYPE_UINT32):
         number = abs(number)
     return (number + 2**31) % 2**32 - 2**31 if field.cpp_type == field.CPPTYPE_INT32 else number
+
+
+def cut(data: bytes, draw: random.Random) -> bytes:
+    """The bytes with one to three changes: some of them flipped, left out, doubled or put elsewhere, or the end cut off."""
+    for _ in range(draw.randrange(1, 4)):
+        i, j = sorted(draw.randrange(len(data) + 1) for _ in range(2))
+        near = min(j, i + draw.randrange(1, 9))
+        flipped = bytes(b ^ 1 << draw.randrange(8) for b in data[i:near])
+        other = bytes(draw.randrange(256) for _ in range(near - i))
+        data = draw.choice(
+            (data[:i] + flipped + data[near:], data[:i] + other + data[near:], data[:i] + data[near:], data[:j] + data[i:], data[:i])
+        )
+        if len(data) < 2:
+            break
+    return data
