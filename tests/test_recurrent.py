@@ -21,21 +21,17 @@ def test_the_oracle_agrees_with_onnx_runtime(op_type: str, test: Case) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", [0, 3])
 @pytest.mark.parametrize("op_type", LAYERS)
-def test_a_layer_that_only_returns_its_last_state(op_type: str, case: int) -> None:
-    """The states of every step are then computed again; the gradient is that of the layer that returns them, however it is opened."""
-    model, feed, wrt = one_node_model(REGISTRY["", op_type], REGISTRY["", op_type].cases[case], dtype=np.float32)
+def test_a_layer_that_only_returns_its_last_state(op_type: str) -> None:
+    """The states of every step are then computed again; the gradient is that of the layer that returns them."""
+    model, feed, wrt = one_node_model(REGISTRY["", op_type], REGISTRY["", op_type].cases[3], dtype=np.float32)
     u = random_like(run(model, feed), ["y1"], seed=1)["y1"]
     full = run(onnxsal.vjp(model, wrt=wrt, outputs=["y1"]), feed | {"cotangent/y1": u})
     model.graph.node[0].output[0] = ""
     del model.graph.output[0]
-    made = onnxsal.vjp(model, wrt=wrt, outputs=["y1"])
-    bare = run(made, feed | {"cotangent/y1": u})
-    optimised = run(made, feed | {"cotangent/y1": u}, optimise=True)
+    bare = run(onnxsal.vjp(model, wrt=wrt, outputs=["y1"]), feed | {"cotangent/y1": u})
     for w in wrt:
         np.testing.assert_allclose(bare[f"vjp/{w}"], full[f"vjp/{w}"], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(optimised[f"vjp/{w}"], full[f"vjp/{w}"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("attributes", "message"), [({"layout": 1}, "layout"), ({"activations": ["Affine"]}, "activation_alpha")])

@@ -26,6 +26,8 @@ _POSITIVE = {
     *("kernel_shape", "strides", "dilations", "blocksize", "hidden_size"),
 }
 """Attributes that count or divide, in whichever operator."""
+_LENGTHS = {"pads", "output_padding", "output_shape", "axis", "perm", "border", "scale", "num_scan_inputs", "num_outputs", *_POSITIVE}
+"""Attributes that are numbers of elements or of axes: they are added and multiplied, so they stay far from the largest number."""
 _LARGEST = 2**31 - 1
 AGAIN = "Export the model again; onnx.checker.check_model tells more."
 
@@ -287,7 +289,9 @@ def _value(attribute: AttributeProto, what: str, inside: _Inside, scopes: Sequen
     if kind in (AttributeProto.INT, AttributeProto.INTS):
         values = (attribute.i,) if kind == AttributeProto.INT else attribute.ints
         if attribute.name in _POSITIVE and not all(0 < v <= _LARGEST for v in values):
-            raise ModelError(f"{what} is {list(values) if len(values) != 1 else values[0]}; it must be 1 or more. {AGAIN}")
+            raise ModelError(f"{what} is {list(values) if len(values) != 1 else values[0]}; it must be from 1 to {_LARGEST:,}. {AGAIN}")
+        if attribute.name in _LENGTHS and not all(abs(v) <= _LARGEST for v in values):
+            raise ModelError(f"{what} is {list(values) if len(values) != 1 else values[0]}; nothing in it may be above {_LARGEST:,}. {AGAIN}")
     elif kind == AttributeProto.STRING:
         try:
             attribute.s.decode()

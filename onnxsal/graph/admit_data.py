@@ -35,7 +35,12 @@ def sizes_fault(tensor: TensorProto) -> str:
 
 def bytes_of(tensor: TensorProto) -> int:
     """The bytes that the tensor's data take, of a known type with sizes that are numbers."""
-    return -(-math.prod(tensor.dims) * BITS[tensor.data_type] // 8)
+    return bytes_at(tensor.data_type, tensor.dims)
+
+
+def bytes_at(kind: int, sizes: Sequence[int]) -> int:
+    """The bytes that a tensor of such sizes takes; texts and unknown types count one for each."""
+    return -(-math.prod(sizes) * BITS.get(kind, 8) // 8)
 
 
 def refuse_tensor(tensor: TensorProto, what: str) -> None:

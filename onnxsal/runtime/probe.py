@@ -63,7 +63,7 @@ def _runner(model: Apart) -> Callable[[Feed], dict[str, Any]]:
     try:
         return open_session(model, optimise=False).bounded(model).run
     except ModelError as refused:
-        if has_loop(model.light.graph.node):
+        if has_loop(model.light):
             raise  # the evaluator cannot be stopped
         try:
             evaluator = ReferenceEvaluator(model.fed())

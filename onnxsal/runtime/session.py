@@ -83,8 +83,7 @@ class Session:
     def bounded(self, model: onnx.ModelProto | Apart) -> Session:
         """The same session of ``model``, for a look at it: where its runs together take longer than the limit, they are stopped, and raise
         ``ModelError``."""
-        graph = model.light.graph if isinstance(model, Apart) else model.graph
-        self._bound = "loop_seconds" if has_loop(graph.node) else "probe_seconds"
+        self._bound = "loop_seconds" if has_loop(model.light if isinstance(model, Apart) else model) else "probe_seconds"
         return self
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Array]:
@@ -129,10 +128,14 @@ class Session:
         return {name: _checked(self._accepted[name], value) for name, value in feed.items()}
 
 
-def has_loop(nodes: Iterable[onnx.NodeProto]) -> bool:
-    """Whether a node runs a graph again and again: such a graph has inputs, and no file says how often it is run."""
+def has_loop(model: onnx.ModelProto) -> bool:
+    """Whether a node runs a graph again and again, in the model or its functions: such a graph has inputs, and nothing says how often."""
+    return any(map(_loops, (model.graph.node, *(f.node for f in model.functions))))
+
+
+def _loops(nodes: Iterable[onnx.NodeProto]) -> bool:
     graphs = [g for n in nodes for a in n.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)]
-    return any(g.input or has_loop(g.node) for g in graphs)
+    return any(g.input or _loops(g.node) for g in graphs)
 
 
 @contextlib.contextmanager

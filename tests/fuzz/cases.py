@@ -54,9 +54,9 @@ class Case:
 
 
 def drawn(seed: int) -> Case:
-    """The case of that number: three of five are models, the rest settings, tables, pictures and arrays."""
+    """The case of that number: two of three are models, the rest settings, tables, pictures and arrays."""
     draw = random.Random(seed)
-    kind = draw.choice((_message, _message, _message, _message, _bytes, _apart, _settings, _settings, _table, _data))
+    kind = draw.choice((*[_message] * 10, *[_bytes] * 2, *[_apart] * 2, *[_settings] * 4, _table, *[_data] * 2))
     return kind(draw)
 
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS, BYTES = 10, 2 << 30
-"""What a command on a small file may take."""
+"""What a command on a small file may take, of processor time and memory."""
+PATIENCE = 6
+"""How much longer it may take by the clock: the machine has other work."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def run(arguments: Sequence[str], folder: Path, seconds: float = SECONDS, check:
         child = os.fork()
         if child == 0:
             _command(arguments, folder, (out.fileno(), err.fileno()), seconds, check)
-        clock = threading.Timer(seconds, _kill, [child])
+        clock = threading.Timer(PATIENCE * seconds, _kill, [child])  # what sleeps; what works ends by the limit on its processor time
         clock.start()
         _, status, used = os.wait4(child, 0)
         clock.cancel()
