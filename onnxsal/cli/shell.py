@@ -72,6 +72,8 @@ class Verb(TyperCommand):
             raise
         except OnnxsalError as error:
             self._end(str(error), UNUSABLE)
+        except MemoryError as error:
+            self._end(f"memory does not suffice: {error}. Take a smaller model or fewer samples at a time, or a larger machine.", UNUSABLE)
         except Exception as error:
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             self._end(f"internal error, a fault of onnxsal: {what}. --debug shows where.", BUG)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxsal.errors import OnnxsalError
+from onnxsal.errors import ModelError, OnnxsalError
 from onnxsal.facts.part import part_of
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source
+from onnxsal.limits import refuse_over
 from onnxsal.runtime.feeds import fed_inputs
 from onnxsal.runtime.probe import first_run, relative_difference
 from onnxsal.runtime.session import open_session, optimised
@@ -57,9 +58,10 @@ def drift(model: Source, before: onnx.ModelProto, after: onnx.ModelProto, exampl
     if drawn > MOST:
         return Drift(None, None, f"random input would be {drawn:,} numbers; give data (--on FILE, example=)")
     try:
+        refuse_over("optimised_nodes", len(after.graph.node), "the converted model", ModelError)
         feed, written = first_run(before, example)
-        own = open_session(model).run(feed, names)
-        part = open_session(part_of(Model(optimised(after)), names).whole(), optimise=False)
+        own = open_session(model).bounded(before).run(feed, names)
+        part = open_session(part_of(Model(optimised(after)), names).whole(), optimise=False).bounded(before)
         ours = part.run({t.name: feed[t.name] for t in part.inputs}, names)
     except OnnxsalError as error:
         return Drift(None, None, str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,11 +11,16 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxsal.errors import ModelError
+from onnxsal.graph.admit_data import bytes_at
 from onnxsal.large import WEIGHT, light_copy
+from onnxsal.limits import refuse_over
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
 Types = dict[str, tuple[int, Shape | None]]
+
+SMALL = 1 << 26
+"""Bytes that no limit forbids."""
 
 _VECTOR = 1 << 16
 """The longest vector whose values ONNX's inference may follow: it takes some 40 MB for it."""
@@ -33,11 +38,15 @@ class Inferred:
 
 
 def infer(proto: onnx.ModelProto) -> Inferred:
-    """Shape inference and folding in turn, until nothing new is known. The model itself is not changed."""
+    """Shape inference and folding in turn, until nothing new is known. The model itself is not changed.
+
+    Raises ``ModelError`` where the model contradicts itself, or makes tensors that are larger than the limits, by what is known.
+    """
     light = without_weights(proto)
     constants: dict[str, np.ndarray] = {}
     for _ in range(_ROUNDS):
-        types = _types(_inferred(light))
+        inferred = _inferred(light)
+        types = _types(inferred)
         found = _fold(light, types)
         if not found:
             break
@@ -45,7 +54,27 @@ def infer(proto: onnx.ModelProto) -> Inferred:
         _replace(light, found)
     types |= {t.name: (t.data_type, tuple(t.dims)) for t in proto.graph.initializer}
     types |= {s.values.name: (s.values.data_type, tuple(s.dims)) for s in proto.graph.sparse_initializer}
+    _refuse_large(inferred.graph, types)
     return Inferred(types, constants)
+
+
+def _refuse_large(graph: onnx.GraphProto, types: Types, around: Collection[str] = ()) -> None:
+    """No tensor that a node makes is larger than the limits; ``around``: constants outside of this subgraph. Raises ``ModelError``.
+
+    Constants that are made of weights (which are packed up to eight times) may be as large as all weights when unpacked.
+    """
+    fixed = {*around, *(t.name for t in graph.initializer)} - {i.name for i in graph.input}
+    for node in graph.node:
+        constant = all(name in fixed for name in node.input if name)
+        for name in node.output:
+            kind, shape = types.get(name, (0, None))
+            size = bytes_at(kind, [d for d in shape or () if isinstance(d, int)])
+            if size > SMALL and not (constant and size <= 8 * sum(bytes_at(t.data_type, t.dims) for t in graph.initializer)):
+                what = f"tensor '{name}' {shape_text(shape)} of node '{node.name or name}' ({node.op_type})"
+                refuse_over("constant_bytes" if constant else "tensor_bytes", size, what, ModelError)
+        for inner in (g for a in node.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)):
+            _refuse_large(inner, {i.name: (i.type.tensor_type.elem_type, _shape_of(i.type.tensor_type)) for i in inner.value_info}, fixed)
+        fixed.update(node.output if constant else ())
 
 
 def contradicted(proto: onnx.ModelProto) -> dict[str, tuple[Shape, Shape]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +11,8 @@ from google.protobuf.message import DecodeError
 
 from onnxsal.disk import place, read_bytes, reads, refuse_input, refuse_loss, replacing
 from onnxsal.errors import ModelError, OutputError
+from onnxsal.graph.admit import admit
+from onnxsal.graph.admit_data import bytes_of, sizes_fault
 from onnxsal.graph.standard import in_usual_form, tensors
 from onnxsal.large import serialised, write_in_two
 
@@ -22,10 +23,21 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 
 def load_model(source: Source) -> onnx.ModelProto:
-    """A model of our own to change: read from a file or bytes, or copied from a ``ModelProto``.
+    """A model of our own to change: read from a file or bytes, or copied from a ``ModelProto``, and admitted (``admit`` says what holds).
 
     Negative sizes come back open and sparse tensors dense (``in_usual_form``). Raises ``ModelError``.
     """
+    return admitted(read_model(source))
+
+
+def admitted(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """``proto`` in its usual form, changed in place, if its structure is sound. Raises ``ModelError``."""
+    admit(proto)
+    return in_usual_form(proto)
+
+
+def read_model(source: Source) -> onnx.ModelProto:
+    """As ``load_model``, not admitted: the message as it is written, with the weights it keeps in other files. Raises ``ModelError``."""
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
@@ -35,7 +47,7 @@ def load_model(source: Source) -> onnx.ModelProto:
     path = _path(source)
     proto = _parse(_read(path), f"'{path}'")
     _load_external(proto, path)
-    return in_usual_form(proto)
+    return proto
 
 
 def _with_its_weights(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
@@ -46,7 +58,7 @@ def _with_its_weights(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
             f"{what} keeps {len(absent)} of its weights in another file ('{absent[0]}', ...). "
             "Give its path instead, or load it with its data."
         )
-    return in_usual_form(proto)
+    return proto
 
 
 def read_metadata(source: Source) -> dict[str, str]:
@@ -83,22 +95,9 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
         ) from error
     if not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{what} is not an ONNX model, or is cut short: it has {len(proto.graph.node)} nodes and no usable opset.")
-    if not all(isinstance(text, str) for text in _texts(proto)):
-        raise ModelError(f"{what} is damaged: names in it are not text. Export or download it again.")
+    if not all(isinstance(text, str) for p in proto.metadata_props for text in (p.key, p.value)):
+        raise ModelError(f"{what} is damaged: its metadata are not text. Export or download it again.")
     return proto
-
-
-def _texts(proto: onnx.ModelProto) -> Iterator[str]:
-    """Everything that should be text; protobuf gives bytes where it is not UTF-8."""
-    for node in proto.graph.node:
-        yield from (node.op_type, node.domain, node.name, *node.input, *node.output, *(a.name for a in node.attribute))
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
-        yield value.name
-        yield from (d.dim_param for d in value.type.tensor_type.shape.dim)
-    yield from (proto.graph.name, *(t.name for t in proto.graph.initializer))
-    yield from (o.domain for o in proto.opset_import)
-    for entry in proto.metadata_props:
-        yield from (entry.key, entry.value)
 
 
 def _load_external(proto: onnx.ModelProto, path: Path) -> None:
@@ -107,6 +106,7 @@ def _load_external(proto: onnx.ModelProto, path: Path) -> None:
         for tensor in tensors(proto):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 reads(path.parent / entry.value for entry in tensor.external_data if entry.key == "location")
+                _say_how_long(tensor, path.parent)
                 onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
                 tensor.data_location = onnx.TensorProto.DEFAULT
                 del tensor.external_data[:]
@@ -115,6 +115,22 @@ def _load_external(proto: onnx.ModelProto, path: Path) -> None:
             f"model '{path}' keeps its weights in another file, which cannot be read: {str(error).rstrip('.')}. "
             "Put that file beside the model."
         ) from error
+
+
+def _say_how_long(tensor: onnx.TensorProto, folder: Path) -> None:
+    """Data of no stated length are as long as type and sizes say: what follows belongs to other tensors. Raises ``ValueError``."""
+    fault = sizes_fault(tensor)
+    if fault or tensor.data_type == onnx.TensorProto.STRING:
+        raise ValueError(f"weight '{tensor.name}' {fault or 'is text, which must be in the model itself'}")
+    keys, wanted = {e.key: e.value for e in tensor.external_data}, bytes_of(tensor)
+    if keys.get("length", str(wanted)) != str(wanted):
+        raise ValueError(f"weight '{tensor.name}' {list(tensor.dims)} takes {wanted:,} bytes, and the model says {keys['length']:.30}")
+    begin = int(keys.get("offset") or 0)
+    held = (folder / keys.get("location", "")).stat().st_size
+    if not 0 <= begin <= begin + wanted <= held:
+        raise ValueError(f"weight '{tensor.name}' takes {wanted:,} bytes from byte {begin:,} of a file that has {held:,}")
+    if "length" not in keys:
+        tensor.external_data.add(key="length", value=str(wanted))
 
 
 def save_model(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:

@@ -301,7 +301,7 @@ class Model:
 
     def _constant(self, name: str) -> np.ndarray | None:
         if name in self.initializers:
-            return None if self.overridable(name) else _array(self.initializers[name])
+            return None if self.overridable(name) else numpy_helper.to_array(self.initializers[name])
         if self.outer is None and name in self.inferred.constants:
             return self.inferred.constants[name]
         node = self.producer.get(name)
@@ -309,14 +309,6 @@ class Model:
             return None
         # a name for another tensor: exporters share weights by it
         return self.constant(node.x.name) if node.op_type == "Identity" else constant_value(node.proto)
-
-
-def _array(tensor: onnx.TensorProto) -> np.ndarray:
-    """The values of an initialiser. Raises ``ModelError`` where its data do not fill its shape."""
-    try:
-        return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"weight '{tensor.name}' {list(tensor.dims)} is damaged: {error}. Export or download the model again.") from error
 
 
 def captured(node: onnx.NodeProto) -> list[str]:

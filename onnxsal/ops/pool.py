@@ -203,7 +203,7 @@ def global_average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | Non
     sizes = [node.x.dim(a) for a in range(2, node.x.rank)]
     known = [s for s in sizes if s is not None]
     if len(known) == len(sizes):
-        scaled = op.Mul(dy, 1.0 / math.prod(known))
+        scaled = op.Mul(dy, 1.0 / max(math.prod(known), 1))  # of no elements there is no gradient
     else:
         scaled = op.Div(dy, cast(op, op.Div(op.Size(op.raw(node.x)), op.Max(op.Size(op.raw(node.y)), 1))))
     return [like_shape(op, scaled, node.x)]

@@ -287,6 +287,20 @@ def _shifted(op: Emit, states: Value, first: Value, reverse: bool) -> Value:
     return op.Concat(initial, op.Slice(states, [0], [-1], [0]), axis=0)
 
 
+def _all_states(op: Emit, node: NodeView) -> Value:
+    """The states of every step, where the forward node leaves them out: the same layer once more, with the lengths spelt otherwise.
+
+    ONNX Runtime would merge two nodes of the same inputs into the one that lacks the output, and then not open the model.
+    """
+    lengths = node.optional(4)
+    if lengths is None:
+        spelt = op.Expand(op.Cast(dim_of(op, node.x, 0), to=TensorProto.INT32), dim_of(op, node.x, 1))
+    else:
+        spelt = op.Max(lengths, op.Cast(op.const([0]), to=TensorProto.INT32))
+    inputs = [*node.inputs, *[None] * (5 - len(node.inputs))]
+    return op.clone(node, [*inputs[:4], spelt, *inputs[5:]])
+
+
 def _layer(op: Emit, node: NodeView, d: int, directions: int, y: Value, dys: Sequence[Value | None], acts: list[Activation]) -> _Layer:
     """Direction ``d`` of the node."""
 
@@ -400,7 +414,7 @@ def recurrent(op: Emit, node: NodeView, dys: list[Value | None]) -> list[Value |
     if node.attr("layout"):
         raise UnsupportedError(f"{node.label}: layout=1 has no gradient, nor a kernel in ONNX Runtime. Export it with layout=0.")
     directions = 2 if node.attr("direction") == "bidirectional" else 1
-    y = node.outputs[0] or op.clone(node, node.inputs)
+    y = node.outputs[0] or _all_states(op, node)
     acts = activations(node, directions)
     parts = [_CELLS[node.op_type](_layer(op, node, d, directions, y, dys, acts[d])) for d in range(directions)]
     answer: list[Value | None] = []

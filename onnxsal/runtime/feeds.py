@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnxsal.errors import InputError, OnnxsalError
+from onnxsal.limits import refuse_over
 from onnxsal.runtime.session import Array, Feed
 
 T = TypeVar("T")
@@ -157,6 +159,7 @@ def _drawn(
     if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
         raise InputError(f"input '{name}' is not a tensor of known rank: give its data yourself (example= in Python, --on FILE).")
     shape = _shape(name, kind.tensor_type, choice, sizes)
+    refuse_over("drawn", math.prod(shape), f"input '{name}' {shape}")
     if kind.tensor_type.elem_type == TensorProto.STRING:
         return rng.choice(np.asarray(_words(graph, name), object), shape)
     dtype = helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxsal.errors import ExampleNeeded, InputError, ModelError, OnnxsalError
 from onnxsal.large import Apart, apart
 from onnxsal.runtime.feeds import FeedChoice, accepted, fed_inputs, feed_of
-from onnxsal.runtime.session import Feed, open_session
+from onnxsal.runtime.session import Feed, has_loop, open_session
 
 ENOUGH = 10_000
 """Random numbers that exercise a model: a picture's worth. A model fed with fewer is run a second time."""
@@ -34,7 +34,7 @@ def compare_models(
     if lost:
         raise ModelError(f"the rewritten model lost outputs: {', '.join(sorted(lost))}.")
     runs = list(_runs(before.light, _runner(before), feeds, example or {}))
-    second, worst = open_session(apart(after, before), optimise=False), 0.0
+    second, worst = open_session(apart(after, before), optimise=False).bounded(after), 0.0
     for feed, kept in runs:
         now = second.run(feed, names)
         worst = max(worst, *(relative_difference(kept[n], now[n]) for n in names))
@@ -61,8 +61,10 @@ def refuse_other_types(before: Apart, after: onnx.ModelProto) -> None:
 def _runner(model: Apart) -> Callable[[Feed], dict[str, Any]]:
     """``feed -> outputs`` for a model as it is."""
     try:
-        return open_session(model, optimise=False).run
+        return open_session(model, optimise=False).bounded(model).run
     except ModelError as refused:
+        if has_loop(model.light):
+            raise  # the evaluator cannot be stopped
         try:
             evaluator = ReferenceEvaluator(model.fed())
         except Exception:  # the reference evaluator raises anything; what matters to the user is why ONNX Runtime refused

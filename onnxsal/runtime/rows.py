@@ -47,7 +47,7 @@ def watch_rows(
     An open first dimension has ``batch`` rows, those of the example repeated; ``sizes`` gives other numbers of rows for some inputs.
     """
     try:
-        session = open_session(part)
+        session = open_session(part).bounded(part)
     except OnnxsalError:
         return None
     model = part.light

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import re
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from onnxsal.disk import regular
 from onnxsal.errors import InputError, ModelError, OnnxsalError, TargetError, near_miss
 from onnxsal.large import Apart, serialised, write_in_two
+from onnxsal.limits import limit, refuse_over
 from onnxsal.litter import temporary_folder
 from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, rounds, silent_loading
 
@@ -71,22 +74,36 @@ class Session:
         self.outputs = tuple(map(_tensor, session.get_outputs()))
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self._accepted = {t.name: t for t in (*self.inputs, *self.optional)}
-        self._options = ort.RunOptions()
-        self._options.log_severity_level = _SILENT
+        self._bound, self._spent = "", 0.0
 
     def fed_with(self, weights: Mapping[str, Array]) -> Session:
         """The same session, whose inputs ``weights`` are fed in every run."""
         return Session(self._session, self.obtained, weights)
+
+    def bounded(self, model: onnx.ModelProto | Apart) -> Session:
+        """The same session of ``model``, for a look at it: where its runs together take longer than the limit, they are stopped, and raise
+        ``ModelError``."""
+        self._bound = "loop_seconds" if has_loop(model.light if isinstance(model, Apart) else model) else "probe_seconds"
+        return self
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """The named outputs (all, in the model's order, where none are named); arrays must have the declared types and shapes."""
         names = [t.name for t in self.outputs] if outputs is None else list(outputs)
         self._check_outputs(names)
         arrays = self._check_feed(feed)
+        options, begin = ort.RunOptions(), time.monotonic()
+        options.log_severity_level = _SILENT
+        if self._bound:
+            refuse_over(self._bound, self._spent, "runs on random data", ModelError)
         try:
-            values = self._session.run(names, self._weights | arrays, self._options)
+            with _stopped(options, limit(self._bound) - self._spent if self._bound else None):
+                values = self._session.run(names, self._weights | arrays, options)
         except _RAISED as error:
+            self._spent += time.monotonic() - begin
+            if options.terminate:
+                refuse_over(self._bound, self._spent, "runs on random data", ModelError)
             raise _run_error(error, arrays) from error
+        self._spent += time.monotonic() - begin
         return dict(zip(names, values, strict=True))
 
     def _check_outputs(self, names: Iterable[str]) -> None:
@@ -109,6 +126,31 @@ class Session:
         if missing:
             raise InputError(f"inputs are missing: {', '.join(missing)}. Given: {', '.join(feed) or 'none'}.")
         return {name: _checked(self._accepted[name], value) for name, value in feed.items()}
+
+
+def has_loop(model: onnx.ModelProto) -> bool:
+    """Whether a node runs a graph again and again, in the model or its functions: such a graph has inputs, and nothing says how often."""
+    return any(map(_loops, (model.graph.node, *(f.node for f in model.functions))))
+
+
+def _loops(nodes: Iterable[onnx.NodeProto]) -> bool:
+    graphs = [g for n in nodes for a in n.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)]
+    return any(g.input or _loops(g.node) for g in graphs)
+
+
+@contextlib.contextmanager
+def _stopped(options: ort.RunOptions, seconds: float | None) -> Iterator[None]:
+    """Stop the run with these ``options`` after so many seconds (``None`` = never)."""
+    if seconds is None:
+        yield
+        return
+    clock = threading.Timer(seconds, setattr, (options, "terminate", True))
+    clock.daemon = True
+    clock.start()
+    try:
+        yield
+    finally:
+        clock.cancel()
 
 
 def open_session(

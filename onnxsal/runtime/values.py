@@ -52,7 +52,7 @@ def watch_values(model: Apart, feed: Feed | None = None) -> Values | None:
     ``None`` where the model runs on none of them with a finite result.
     """
     try:
-        session = open_session(model)
+        session = open_session(model).bounded(model)
     except OnnxsalError:
         return None
     (name,) = [o.name for o in model.light.graph.output]
