@@ -96,7 +96,7 @@ def _is_text(data: bytes) -> bool:
 
 
 def refuse_type(value: onnx.ValueInfoProto, where: str) -> None:
-    """Raise ``ModelError`` for a declared type that is none. Sizes below 0 are open ones, and no type at all is told later."""
+    """Raise ``ModelError`` for a declared type that is none. -1 is an open size, as some exporters write it; no type is told later."""
     kind = value.type
     while (inside := kind.WhichOneof("value")) in ("sequence_type", "optional_type"):
         kind = getattr(kind, inside).elem_type
@@ -110,7 +110,9 @@ def refuse_type(value: onnx.ValueInfoProto, where: str) -> None:
     dims = tensor.shape.dim
     refuse_over("axes", len(dims), f"'{value.name}' in {where}", ModelError)
     for dim in dims:
-        if dim.dim_value > _LARGEST:
-            raise ModelError(f"'{value.name}' in {where} has a size of {dim.dim_value:,}; none is above {_LARGEST:,}. {AGAIN}")
+        if not -1 <= dim.dim_value <= _LARGEST:
+            raise ModelError(
+                f"'{value.name}' in {where} has a size of {dim.dim_value:,}; sizes are 0 to {_LARGEST:,}, and -1 an open one. {AGAIN}"
+            )
         if not isinstance(dim.dim_param, str):
             raise ModelError(f"'{value.name}' in {where} is damaged: names in it are not text ({dim.dim_param!r:.60}). {AGAIN}")
