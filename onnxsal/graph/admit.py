@@ -291,7 +291,9 @@ def _value(attribute: AttributeProto, what: str, inside: _Inside, scopes: Sequen
         if attribute.name in _POSITIVE and not all(0 < v <= _LARGEST for v in values):
             raise ModelError(f"{what} is {list(values) if len(values) != 1 else values[0]}; it must be from 1 to {_LARGEST:,}. {AGAIN}")
         if attribute.name in _LENGTHS and not all(abs(v) <= _LARGEST for v in values):
-            raise ModelError(f"{what} is {list(values) if len(values) != 1 else values[0]}; nothing in it may be above {_LARGEST:,}. {AGAIN}")
+            raise ModelError(
+                f"{what} is {list(values) if len(values) != 1 else values[0]}; nothing in it may be above {_LARGEST:,}. {AGAIN}"
+            )
     elif kind == AttributeProto.STRING:
         try:
             attribute.s.decode()

@@ -195,9 +195,7 @@ def functions() -> onnx.ModelProto:
     call = helper.make_node("Inner", ["p"], ["i"], domain="my", slope=0.1)
     outer = helper.make_function("my", "Outer", ["p", "b"], ["q"], [call, node("Add", "i b", "q")], opsets)
     nodes = [helper.make_node("Outer", ["x", "b"], ["a"], name="a", domain="my"), node("Gemm", "a w", "y")]
-    return make(
-        nodes, {"x": ["N", 6]}, {"y": ["N", 4]}, {"b": draw(6), "w": draw(6, 4)}, domains={"my": 1}, functions=[inner, outer], ir=9
-    )
+    return make(nodes, {"x": ["N", 6]}, {"y": ["N", 4]}, {"b": draw(6), "w": draw(6, 4)}, domains={"my": 1}, functions=[inner, outer], ir=9)
 
 
 def einsum() -> onnx.ModelProto:

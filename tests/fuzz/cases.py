@@ -77,7 +77,9 @@ def _look(draw: random.Random, base: str, files: Mapping[str, bytes], kind: str)
         return Case(kind, files, ("convert", "m.onnx", "o.onnx", *method, *own), frozenset({"o.onnx", "o.onnx.data"}))
     if verb == "explain":
         array = draw.choice((np.ones((2, 3, 8, 8), np.float32), np.ones((1, 6, 8), np.float32), np.ones((2, 6), np.float32)))
-        return Case(kind, {**files, "x.npy": _npy(array)}, ("explain", "m.onnx", "x.npy", "-o", "out", "--json", *method), frozenset({"out"}))
+        return Case(
+            kind, {**files, "x.npy": _npy(array)}, ("explain", "m.onnx", "x.npy", "-o", "out", "--json", *method), frozenset({"out"})
+        )
     return Case(kind, files, (verb, "m.onnx", "--json", *method, *own))
 
 
@@ -104,7 +106,11 @@ def _apart(draw: random.Random) -> Case:
             tensor.data_location = onnx.TensorProto.EXTERNAL
             for key, value in entries.items():
                 if draw.random() < 0.9:
-                    spoilt = draw.choice(("", "-1", "x", "../w.bin", "/dev/zero", "9" * 20, "1e3", ".", "\0", "out")) if draw.random() < 0.05 else value
+                    spoilt = (
+                        draw.choice(("", "-1", "x", "../w.bin", "/dev/zero", "9" * 20, "1e3", ".", "\0", "out"))
+                        if draw.random() < 0.05
+                        else value
+                    )
                     tensor.external_data.add(key=key, value=spoilt)
     spoilt_file = cut(held, draw) if held and draw.random() < 0.3 else held
     data = model if draw.random() < 0.4 else mutated(model, draw)
@@ -162,7 +168,9 @@ def _settings(draw: random.Random) -> Case:
         return Case("metadata", files | {"m.onnx": model.SerializeToString()}, _EXPLAIN, frozenset({"out"}))
     files[name] = spoilt
     if name == "own.toml":
-        words = draw.choice((("methods", "own.toml"), ("convert", "m.onnx", "o.onnx", "-m", "own.toml"), ("plan", "m.onnx", "-m", "own.toml", "--json")))
+        words = draw.choice(
+            (("methods", "own.toml"), ("convert", "m.onnx", "o.onnx", "-m", "own.toml"), ("plan", "m.onnx", "-m", "own.toml", "--json"))
+        )
         return Case("rules", files, words, frozenset({"o.onnx"}))
     if name != "m.toml":
         files.setdefault("m.toml", _PREPROCESS) if name == "labels.txt" else None
