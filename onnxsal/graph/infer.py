@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,15 +56,16 @@ def infer(proto: onnx.ModelProto) -> Inferred:
     types |= {t.name: (t.data_type, tuple(t.dims)) for t in proto.graph.initializer}
     types |= {s.values.name: (s.values.data_type, tuple(s.dims)) for s in proto.graph.sparse_initializer}
     _refuse_large(inferred.graph, types)
+    _refuse_large_in_branches(light.graph, light.opset_import, [t for t in light.graph.initializer if math.prod(t.dims) <= WEIGHT])
     return Inferred(types, constants)
 
 
-def _refuse_large(graph: onnx.GraphProto, types: Types, around: Collection[str] = ()) -> None:
-    """No tensor that a node makes is larger than the limits; ``around``: constants outside of this subgraph. Raises ``ModelError``.
+def _refuse_large(graph: onnx.GraphProto, types: Types) -> None:
+    """No tensor that a node makes is larger than the limits, in branches those that no input can change. Raises ``ModelError``.
 
     Constants that are made of weights (which are packed up to eight times) may be as large as all weights when unpacked.
     """
-    fixed = {*around, *(t.name for t in graph.initializer)} - {i.name for i in graph.input}
+    fixed = {t.name for t in graph.initializer} - {i.name for i in graph.input}
     for node in graph.node:
         constant = all(name in fixed for name in node.input if name)
         for name in node.output:
@@ -72,9 +74,24 @@ def _refuse_large(graph: onnx.GraphProto, types: Types, around: Collection[str] 
             if size > SMALL and not (constant and size <= 8 * sum(bytes_at(t.data_type, t.dims) for t in graph.initializer)):
                 what = f"tensor '{name}' {shape_text(shape)} of node '{node.name or name}' ({node.op_type})"
                 refuse_over("constant_bytes" if constant else "tensor_bytes", size, what, ModelError)
-        for inner in (g for a in node.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)):
-            _refuse_large(inner, {i.name: (i.type.tensor_type.elem_type, _shape_of(i.type.tensor_type)) for i in inner.value_info}, fixed)
         fixed.update(node.output if constant else ())
+
+
+def _refuse_large_in_branches(
+    graph: onnx.GraphProto, imports: Sequence[onnx.OperatorSetIdProto], around: Sequence[onnx.TensorProto]
+) -> None:
+    """As ``_refuse_large``, of what subgraphs make of their own constants and of those ``around`` them: inference tells nothing of it."""
+    for inner in (g for n in graph.node for a in n.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)):
+        weights = [*around, *inner.initializer]
+        fixed, nodes = {t.name for t in weights} - {i.name for i in inner.input}, []
+        for node in inner.node:
+            if all(name in fixed for name in node.input if name):
+                nodes.append(node)
+                fixed.update(node.output)
+        if any(not is_stored(node) for node in nodes):
+            alone = helper.make_model(helper.make_graph(nodes, "constants", [], [], weights), opset_imports=imports)
+            _refuse_large(alone.graph, _types(_inferred(alone)))
+        _refuse_large_in_branches(inner, imports, weights)
 
 
 def contradicted(proto: onnx.ModelProto) -> dict[str, tuple[Shape, Shape]]:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 OPEN_SIZE = {4: 64, 5: 32}
 """What an unknown dimension that is not the batch becomes, by rank: room for the strides of a picture or video network; else 8."""
+GUESSED = 2**24
+"""Random numbers for an input of open sizes: they are guessed, and each guess is run."""
 PATIENCE = 5.0
 """Seconds after which no other choice is tried."""
 CANDIDATES = 12
@@ -160,6 +162,8 @@ def _drawn(
         raise InputError(f"input '{name}' is not a tensor of known rank: give its data yourself (example= in Python, --on FILE).")
     shape = _shape(name, kind.tensor_type, choice, sizes)
     refuse_over("drawn", math.prod(shape), f"input '{name}' {shape}")
+    if math.prod(shape) > GUESSED and any(not dim.HasField("dim_value") for dim in kind.tensor_type.shape.dim):
+        raise InputError(f"input '{name}' {shape} is too large to be guessed: give data of its kind (example= in Python, --on FILE).")
     if kind.tensor_type.elem_type == TensorProto.STRING:
         return rng.choice(np.asarray(_words(graph, name), object), shape)
     dtype = helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)

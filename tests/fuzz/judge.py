@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
+import onnxruntime
 
 from tests.fuzz.cases import Case
 from tests.fuzz.child import BYTES, SECONDS, End, run, strict
 
 UNOPENED = 71
 """The status of a child in which the model that was written does not open."""
+
+RUNTIME = "ONNX Runtime dies alone"
+"""How a fault begins that is none of onnxsal's: the same model kills a process that only runs it."""
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -22,7 +31,37 @@ def fault_of(case: Case) -> str:
         case.place(folder)
         end = run(case.words, folder, SECONDS, _opens if case.words[0] == "convert" else None)
         litter = sorted(str(p.relative_to(folder)) for p in folder.rglob(".onnxsal-*"))
+        if end.status < 0 and _runs_alone(folder).status < 0:
+            return f"{RUNTIME}: status {end.status}"
     return _fault(case, end, litter)
+
+
+def is_ours(fault: str) -> bool:
+    """Whether it is a fault of onnxsal."""
+    return bool(fault) and not fault.startswith(RUNTIME)
+
+
+def _runs_alone(folder: Path) -> End:
+    """The model ``m.onnx`` of the folder in ONNX Runtime, as it is written and optimised, on the array beside it or on ones."""
+
+    def alone() -> None:
+        for level in (onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL):
+            with contextlib.suppress(Exception):
+                options = onnxruntime.SessionOptions()
+                options.log_severity_level, options.graph_optimization_level = 4, level
+                session = onnxruntime.InferenceSession("m.onnx", options, providers=["CPUExecutionProvider"])
+                for size in (1, 2, 3):
+                    with contextlib.suppress(Exception):
+                        session.run(None, {t.name: _ones(t, size) for t in session.get_inputs()})
+
+    return run(("ops",), folder, SECONDS, alone)
+
+
+def _ones(tensor: onnxruntime.NodeArg, size: int) -> np.ndarray:
+    kind = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}.get(tensor.type, np.float32)
+    if Path("x.npy").exists() and kind is np.float32:
+        return np.load("x.npy")
+    return np.ones([d if isinstance(d, int) and d > 0 else size for d in tensor.shape], kind)
 
 
 def place_of(case: Case) -> str:
@@ -66,11 +105,6 @@ def _is_one_message(text: str) -> bool:
 
 def _opens() -> None:
     """What ``convert`` wrote opens as a user opens it, or its source does not open either. Ends the child where it does not."""
-    import os
-    import sys
-
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
