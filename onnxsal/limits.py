@@ -35,6 +35,8 @@ class Limits:
     """How deep tables and lists may lie in each other, or how many names one dotted key may join."""
     name_length: int = _bound(1000, "characters")
     """A key of a table."""
+    picture_pixels: int = _bound(200_000_000, "pixels")
+    """A picture as its file says it is, before it is decoded."""
     pixels: int = _bound(2**26, "pixels")
     """A picture after it was resized or cropped: 8192 x 8192."""
     array_bytes: int = _bound(_memory(), "bytes")

@@ -15,6 +15,7 @@ import time
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +29,16 @@ from onnxsal.cli import app
 from onnxsal.cli.app import app as registered
 from onnxsal.disk import guard, open_regular, reads, refuse_loss
 from onnxsal.errors import InputError, OutputError
+from onnxsal.limits import Limits, variable_of
 from onnxsal.litter import Maker, is_left, temporary_folder
 from onnxsal.runtime.files import write_whole
-from onnxsal.runtime.pictures import PIXELS_VARIABLE, load_picture
+from onnxsal.runtime.pictures import load_picture
 from onnxsal.untrusted import as_it_was, inert_cell, printable, whole_text
 from tests.small_models import cnn
 
+PIXELS_VARIABLE = variable_of("picture_pixels")
 PREPROCESS = "scale = 0.00392156862745098\nresize = [8, 8]\n"
-SECONDS = 20
+SECONDS = 120
 """A command that has not ended by then hangs."""
 
 FAST = ("--metrics", "deletion", "-m", "gradient")
@@ -506,11 +509,24 @@ def test_pictures_that_swell_are_bounded(here: Path, monkeypatch: pytest.MonkeyP
         load_picture((here / "data" / "bomb.png").read_bytes())
     before = Image.MAX_IMAGE_PIXELS
     monkeypatch.setenv(PIXELS_VARIABLE, "100")
-    with pytest.raises(InputError, match="over 100 pixels"):
+    with pytest.raises(InputError, match="480 pixels are more than 100"):
         load_picture(here / "data" / "0.png")
     monkeypatch.setenv(PIXELS_VARIABLE, "1000")
     assert load_picture(here / "data" / "0.png").size == (24, 20)
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+# ----- what SECURITY.md says -----
+
+
+def test_the_limits_are_told_as_they_are():
+    text = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
+    told = {cells[1].strip(" `"): (cells[2].strip(), cells[3].strip()) for line in text.splitlines() if (cells := line.split("|"))[1:2]}
+    for f in fields(Limits):
+        default, words = told[variable_of(f.name)]
+        if default != "the memory of the machine":
+            assert default == f"{f.default:,} {f.metadata['unit']}"
+        assert len(words) > 10
 
 
 # ----- nothing to measure -----

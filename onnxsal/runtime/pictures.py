@@ -15,15 +15,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from onnxsal.disk import open_regular, reads
 from onnxsal.errors import InputError
+from onnxsal.limits import refuse_over
 from onnxsal.runtime.files import write_whole
 
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
 """Formats of Pillow that are opened, whatever a file is called: pictures of pixels. Others run programs (EPS: Ghostscript), or stretch."""
-
-PIXELS, PIXELS_VARIABLE = 200_000_000, "ONNXSAL_MAX_PICTURE_PIXELS"
-"""A picture of more pixels is not decoded (a file of a few kB may say that it has any number); the variable sets another limit."""
 
 _BOUNDS_ARE_OURS = threading.Lock()
 """Pillow's own limit is a variable of its module; it is put aside while a picture is opened."""
@@ -55,19 +53,15 @@ def _called(source: Picture) -> str:
 
 
 def open_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
-    """A picture of one of ``FORMATS``, decoded. Raises ``InputError`` over ``PIXELS``, and whatever Pillow and its decoders raise."""
+    """A picture of one of ``FORMATS``, decoded. Raises ``InputError`` over ``picture_pixels``, and whatever Pillow and decoders raise."""
     with _BOUNDS_ARE_OURS, io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
         pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(file, formats=_readable())
         finally:
             Image.MAX_IMAGE_PIXELS = pillows
-        most = _pixels_allowed()
-        if image.width * image.height > most:
-            raise InputError(
-                f"{_called(source)} says that it is {image.width} x {image.height}, "
-                f"which is over {most:,} pixels. {PIXELS_VARIABLE}=N sets another limit."
-            )
+        said = f"{_called(source)} says that it is {image.width} x {image.height}"
+        refuse_over("picture_pixels", image.width * image.height, said)
         image.load()
         return image
 
@@ -76,13 +70,6 @@ def _readable() -> list[str]:
     """Those of ``FORMATS`` that this Pillow reads."""
     Image.init()
     return [kind for kind in FORMATS if kind in Image.OPEN]
-
-
-def _pixels_allowed() -> int:
-    text = os.environ.get(PIXELS_VARIABLE, str(PIXELS))
-    if not text.isdecimal() or len(text) > 18:
-        raise InputError(f"{PIXELS_VARIABLE}={text!r} is no whole number.")
-    return int(text)
 
 
 def _upright(image: Image.Image) -> Image.Image:
