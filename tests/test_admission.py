@@ -14,7 +14,7 @@ import onnxsal
 from onnxsal.errors import ModelError, OnnxsalError
 from onnxsal.graph.load import load_model
 from onnxsal.limits import variable_of
-from tests.fuzz.bases import BASES, control_flow, functions, residual, sparse
+from tests.fuzz.bases import BASES, control_flow, functions, residual, sequences, sparse
 from tests.fuzz.child import run
 from tests.small_models import cnn, draw, make, node
 
@@ -122,6 +122,11 @@ SPOILT: dict[str, tuple[Callable[[], onnx.ModelProto], Change, str]] = {
         "'x' in the graph has a size of 1,099,511,627,776",
     ),
     "sparse": (sparse, lambda m: m.graph.sparse_initializer[0].dims.__setitem__(0, -1), "sparse weight 'w' contradicts itself"),
+    "division by nothing": (
+        sequences,
+        lambda m: weight(m, "sp").CopyFrom(numpy_helper.from_array(np.asarray(0), "sp")),
+        r"node 'parts' \(SplitToSequence, opset 18\): input 1 is 0; it must be 1 or more",
+    ),
     "in a branch": (
         control_flow,
         lambda m: change_branch(m, lambda g: g.node[0].input.append("x")),

@@ -3,6 +3,7 @@
 
     tools/bench.py [resnet50|lite0|FILE.onnx ...] [--methods gradient,guided_backprop] [--rounds 15] [--threads 2]
     tools/bench.py --evaluate [--pictures 4] [--rounds 3]      # deletion with 100 steps on lite0, beside plain inference
+    tools/bench.py --admission [resnet50|transformer|FILE.onnx ...]  # what the checks of a model's structure take of its conversion
 
 Each method runs in a process of its own (so that its peak memory is its own), in turn with plain inference of the same model:
 plain, method, plain, method ... The ratio is the median of the pairs' ratios; IG and SmoothGrad are also given per step.
@@ -38,6 +39,65 @@ def source(name: str) -> bytes:
         return light("resnet50").SerializeToString()
     path = ROOT / "models" / "efficientnet_lite0.onnx" if name == "lite0" else Path(name)
     return path.read_bytes()
+
+
+def transformer(layers: int = 39) -> bytes:
+    """Blocks of attention with two products behind them, 26 nodes each: 1,016 nodes, some 0.2 M numbers of weights."""
+    from tests.small_models import draw, make, node
+
+    weights = {
+        "sh": np.array([0, 0, 4, 16]),
+        "back": np.array([0, 0, 64]),
+        "sc": np.float32(4),
+        "g": draw(64),
+        "b": draw(64),
+        "wc": draw(64, 10),
+    }
+    nodes, x = [], "x"
+    for n in range(layers):
+        for q, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+            weights |= {f"w{q}{n}": draw(64, 64, scale=0.1), f"b{q}{n}": draw(64)}
+            nodes += [node("MatMul", f"{x} w{q}{n}", f"{q}{n}_0"), node("Add", f"{q}{n}_0 b{q}{n}", f"{q}{n}_1")]
+            nodes += [node("Reshape", f"{q}{n}_1 sh", f"{q}{n}_2"), node("Transpose", f"{q}{n}_2", f"{q}{n}", perm=perm)]
+        weights |= {f"wo{n}": draw(64, 64, scale=0.1), f"w1{n}": draw(64, 128, scale=0.1), f"w2{n}": draw(128, 64, scale=0.1)}
+        nodes += [node("MatMul", f"q{n} k{n}", f"s{n}"), node("Div", f"s{n} sc", f"d{n}"), node("Softmax", f"d{n}", f"a{n}", axis=-1)]
+        nodes += [node("MatMul", f"a{n} v{n}", f"o{n}"), node("Transpose", f"o{n}", f"p{n}", perm=[0, 2, 1, 3])]
+        nodes += [node("Reshape", f"p{n} back", f"r{n}"), node("MatMul", f"r{n} wo{n}", f"t{n}"), node("Add", f"t{n} {x}", f"u{n}")]
+        nodes += [node("LayerNormalization", f"u{n} g b", f"l{n}", axis=-1), node("MatMul", f"l{n} w1{n}", f"h{n}")]
+        nodes += [node("Relu", f"h{n}", f"i{n}"), node("MatMul", f"i{n} w2{n}", f"j{n}"), node("Add", f"j{n} l{n}", f"m{n}")]
+        nodes, x = [*nodes, node("LayerNormalization", f"m{n} g b", f"x{n}", axis=-1)], f"x{n}"
+    nodes += [node("ReduceMean", x, "mean", axes=[1], keepdims=0), node("MatMul", "mean wc", "y")]
+    given = {k: np.asarray(v) for k, v in weights.items()}
+    return make(nodes, {"x": ["N", 16, 64]}, {"y": ["N", 10]}, given, opset=17).SerializeToString()
+
+
+def admission(name: str, rounds: int) -> None:
+    """The share of a conversion that the admission of the model takes, in processor time of the same run, and the ratio of conversions with
+    and without it, in turn."""
+    import onnxsal
+    from onnxsal.graph import load
+
+    data = transformer() if name == "transformer" else source(name)
+    admit, spent = load.admit, [0.0]
+
+    def watched(proto) -> None:
+        begin = time.process_time()
+        admit(proto)
+        spent[0] += time.process_time() - begin
+
+    def converted(check) -> float:
+        load.admit, spent[0], begin = check, 0.0, time.process_time()
+        onnxsal.convert(data, "gradient")
+        return time.process_time() - begin
+
+    shares, ratios = [], []
+    for _ in range(rounds + 1):
+        seconds = converted(watched)
+        shares.append(spent[0] / seconds)
+        ratios.append(seconds / converted(lambda proto: None))
+    load.admit = admit
+    share, ratio = (float(np.median(values[1:])) for values in (shares, ratios))
+    print(f"{name:24} admission takes {100 * share:.2f} % of a conversion; with it / without it: {ratio:.3f} (medians of {rounds})")
 
 
 def measure(path: str, method: str, rounds: int, threads: int) -> dict[str, float]:
@@ -166,11 +226,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--evaluate", action="store_true", help="only the throughput of evaluate")
+    parser.add_argument("--admission", action="store_true", help="only what the checks of a model's structure take of its conversion")
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--one", nargs=2, metavar=("FILE", "METHOD"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(*args.one, args.rounds, args.threads)))
+        return
+    if args.admission:
+        for name in args.models if args.models != ["resnet50", "lite0"] else ["resnet50", "transformer"]:
+            admission(name, min(args.rounds, 9))
         return
     if args.evaluate:
         evaluation(args.pictures, min(args.rounds, 3))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import onnx
-from onnx import AttributeProto
+from onnx import AttributeProto, numpy_helper
 
 from onnxsal.errors import ModelError
 from onnxsal.graph.admit_data import refuse_tensor, refuse_type
@@ -64,6 +64,8 @@ class _Inside:
 
     def __init__(self, opsets: Opsets, functions: Functions, references: Collection[str]) -> None:
         self.opsets, self.functions, self.references = opsets, functions, references
+        self.numbers: dict[str, onnx.TensorProto] = {}
+        """Stored tensors without axes."""
 
     def signature(self, node: onnx.NodeProto) -> Signature | None:
         """What the operator takes; ``None`` where nobody says. Raises ``ModelError`` for a domain without a version."""
@@ -172,6 +174,7 @@ def _graph(graph: onnx.GraphProto, what: str, inside: _Inside, around: Sequence[
     for sparse in graph.sparse_initializer:
         _sparse(sparse, f"sparse weight '{sparse.values.name}'")
     stored = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
+    inside.numbers.update({t.name: t for t in graph.initializer if not t.dims})
     _refuse_names(what, stored)
     _refuse_twice(what, "inputs", [v.name for v in graph.input])
     made = _nodes(graph.node, what, inside, around, {v.name for v in graph.input} | stored)
@@ -262,10 +265,18 @@ def _node(node: onnx.NodeProto, inside: _Inside, scopes: Sequence[Collection[str
         fault = known.misfit(node)
         if fault:
             raise ModelError(f"{_label(node, inside)} {fault}. {AGAIN}")
+        for i in known.divides:
+            number = inside.numbers.get(node.input[i]) if i < len(node.input) else None
+            if number is not None and int(numpy_helper.to_array(number)) < 1:
+                raise ModelError(
+                    f"{_label(node, inside)}: input {i} is {int(numpy_helper.to_array(number))}; it must be 1 or more. {AGAIN}"
+                )
     if node.attribute:
         _refuse_twice(_label(node, inside), "attributes", [a.name for a in node.attribute])
         for attribute in node.attribute:
             _attribute(attribute, _label(node, inside), known, inside, scopes)
+            if attribute.type == AttributeProto.TENSOR and not attribute.t.dims and not node.input:
+                inside.numbers[node.output[0]] = attribute.t
 
 
 def _attribute(attribute: AttributeProto, what: str, known: Signature | None, inside: _Inside, scopes: Sequence[Collection[str]]) -> None:

@@ -15,7 +15,8 @@ _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 @dataclass(frozen=True)
 class Signature:
     """Of an operator or function: the least and largest number of inputs and outputs, the ``needed`` inputs, attribute -> type (0: any),
-    and those that are ``required``. ``one_of``: exactly one of the attributes must be there."""
+    and those that are ``required``. ``one_of``: exactly one of the attributes must be there. ``divides``: inputs that divide an axis where
+    they are a single number."""
 
     inputs: tuple[int, int]
     outputs: tuple[int, int]
@@ -23,6 +24,7 @@ class Signature:
     attributes: Mapping[str, int]
     required: Collection[str]
     one_of: bool = False
+    divides: tuple[int, ...] = ()
 
     def misfit(self, node: onnx.NodeProto) -> str:
         """What of the node's inputs, outputs and attribute names does not fit ('' = all does)."""
@@ -58,7 +60,8 @@ def signature(domain: str, op_type: str, version: int) -> Signature | None:
     # stored tensors: the standard says in words that one attribute holds the value
     stored = not schema.max_input and "value_ints" in attributes
     counts = (schema.min_input, schema.max_input), (schema.min_output, schema.max_output)
-    return Signature(*counts, needed, attributes, required, stored)
+    divides = tuple(i for i, formal in enumerate(schema.inputs) if formal.name == "split")
+    return Signature(*counts, needed, attributes, required, stored, divides)
 
 
 def signature_of_function(function: onnx.FunctionProto) -> Signature:
