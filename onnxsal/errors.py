@@ -16,6 +16,10 @@ class ModelError(OnnxsalError):
     node: str = ""
 
 
+class ModelTooLarge(ModelError):
+    """The model asks for more than a limit allows; the message names the limit and how to raise it."""
+
+
 class ExampleNeeded(ModelError):
     """The model alone does not tell what is needed here; a run on data of its kind would: ``example=`` in Python, ``--on`` FILE."""
 

@@ -16,12 +16,12 @@ from onnxsal.ask.missing_kernels import missing_kernels
 from onnxsal.ask.question import Question
 from onnxsal.ask.request import DEFAULT_METHOD, RUN, Ask
 from onnxsal.engine.method import Method
-from onnxsal.errors import MethodError, OnnxsalError
+from onnxsal.errors import MethodError, ModelError, ModelTooLarge, OnnxsalError
 from onnxsal.facade.convert import Conversion, decide, emit
 from onnxsal.facade.drift import Drift, drift
 from onnxsal.facts.grounds import Found, fact_lines
 from onnxsal.graph import Model
-from onnxsal.graph.load import Source, load_model
+from onnxsal.graph.load import Source, admitted, read_model
 from onnxsal.runtime.kernels import release
 
 
@@ -103,8 +103,13 @@ def check(
 
 def checked(ask: Ask, provider: str, compare: bool = True) -> Report:
     """As ``check``, of a request."""
-    ask, proto = replace(ask.without("check", *RUN), method=ask.chosen), load_model(ask.model)
-    forward = Model(proto)
+    ask, proto = replace(ask.without("check", *RUN), method=ask.chosen), read_model(ask.model)
+    try:
+        forward = Model(admitted(proto))
+    except ModelTooLarge:
+        raise
+    except ModelError as error:
+        return Report(ask.chosen.name, provider, release(provider), str(error), "", "", len(proto.graph.node), 0, (), {}, {})
     absent: dict[str, int] = {}
     question: Question | None = None
     try:

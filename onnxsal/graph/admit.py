@@ -8,7 +8,7 @@ from typing import TypeAlias
 import onnx
 from onnx import AttributeProto, numpy_helper
 
-from onnxsal.errors import ModelError
+from onnxsal.errors import ModelError, ModelTooLarge
 from onnxsal.graph.admit_data import refuse_tensor, refuse_type
 from onnxsal.graph.signature import Signature, signature, signature_of_function
 from onnxsal.limits import refuse_over
@@ -104,7 +104,7 @@ def _refuse_names(what: str, names: Iterable[str], limited: bool = True) -> None
         if not isinstance(name, str):
             raise ModelError(f"{what} is damaged: names in it are not text ({name!r:.60}). Export or download it again.")
         if limited and len(name) > 255:
-            refuse_over("tensor_name_length", len(name), f"{what} has the name '{name[:40]}...'", ModelError)
+            refuse_over("tensor_name_length", len(name), f"{what} has the name '{name[:40]}...'", ModelTooLarge)
 
 
 # ----- functions -----
@@ -157,7 +157,7 @@ def _refuse_growth(proto: onnx.ModelProto) -> None:
 
     total, largest = size(proto.graph.node), max(map(size_of, bodies), default=0)
     inlined = ", its functions inlined" if bodies else ""
-    refuse_over("nodes", max(total, largest), f"the model{inlined}", ModelError)
+    refuse_over("nodes", max(total, largest), f"the model{inlined}", ModelTooLarge)
 
 
 # ----- graphs -----

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto, helper
 
-from onnxsal.errors import ModelError
+from onnxsal.errors import ModelError, ModelTooLarge
 from onnxsal.limits import refuse_over
 
 KNOWN = frozenset(code for code in TensorProto.DataType.values() if code != TensorProto.UNDEFINED)
@@ -27,7 +27,7 @@ def sizes_fault(tensor: TensorProto) -> str:
     """What is wrong with the type or the sizes of a tensor ('' = nothing)."""
     if tensor.data_type not in KNOWN:
         return f"has element type {tensor.data_type}, which onnx {onnx.__version__} does not know"
-    refuse_over("axes", len(tensor.dims), f"tensor '{tensor.name}'", ModelError)
+    refuse_over("axes", len(tensor.dims), f"tensor '{tensor.name}'", ModelTooLarge)
     if any(not 0 <= d <= _LARGEST for d in tensor.dims) or math.prod(max(d, 1) for d in tensor.dims) > 2**40:
         return f"has sizes {_list(tensor.dims)}, which no tensor in memory can have: each is from 0 to 2,147,483,647"
     return ""
@@ -108,7 +108,7 @@ def refuse_type(value: onnx.ValueInfoProto, where: str) -> None:
             f"'{value.name}' in {where} has element type {tensor.elem_type}, which onnx {onnx.__version__} does not know. {AGAIN}"
         )
     dims = tensor.shape.dim
-    refuse_over("axes", len(dims), f"'{value.name}' in {where}", ModelError)
+    refuse_over("axes", len(dims), f"'{value.name}' in {where}", ModelTooLarge)
     for dim in dims:
         if not -1 <= dim.dim_value <= _LARGEST:
             raise ModelError(

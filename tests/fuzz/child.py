@@ -71,7 +71,8 @@ def _command(arguments: Sequence[str], folder: Path, files: tuple[int, int], sec
         os.dup2(files[1], 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", errors="backslashreplace") for number in (1, 2))  # not what a test put there
         os.chdir(folder)
-        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+        own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (own + BYTES, own + BYTES))  # beside what the parent of the fork holds
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
         status = _status(arguments)
