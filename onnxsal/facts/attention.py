@@ -95,13 +95,18 @@ def _passes(node: NodeView, others: list[str]) -> bool:
 
 
 def _layer(softmax: NodeView, way: list[NodeView], product: NodeView, position: int) -> AttentionLayer:
+    scores, nodes = _parts(softmax)
+    axis = squashed(softmax.model)[softmax.proto.output[0]].axis or 0
+    query, key = _axes(softmax, way, product, position)
+    return AttentionLayer(softmax, nodes, scores, product, position, axis, query, key)
+
+
+def _parts(softmax: NodeView) -> tuple[str, frozenset[int]]:
+    """The scores, and the indices of the nodes that make the probabilities of them."""
     model, fact = softmax.model, squashed(softmax.model)[softmax.proto.output[0]]
     scores = fact.logits or _exponents(softmax)
     made = ancestors(model, [softmax.y.name]) & reached(model, [scores]) if scores else set()
-    nodes = {n.index for n in model.nodes if made.intersection(n.proto.output) - {scores}} | {softmax.index}
-    axis = fact.axis or 0
-    query, key = _axes(softmax, way, product, position)
-    return AttentionLayer(softmax, frozenset(nodes), scores, product, position, axis, query, key)
+    return scores, frozenset(n.index for n in model.nodes if made.intersection(n.proto.output) - {scores}) | {softmax.index}
 
 
 def _exponents(softmax: NodeView) -> str:
@@ -125,3 +130,8 @@ def _axes(softmax: NodeView, way: list[NodeView], product: NodeView, position: i
 
 def _only(labels: list[int]) -> int | None:
     return labels[0] if len(labels) == 1 else None
+
+
+def softmax_parts(model: Model) -> frozenset[int]:
+    """Indices of all nodes that make softmaxes of what the input can change: the operators, and what others are written out in."""
+    return model.once("softmax parts", lambda: frozenset().union(*(_parts(node)[1] for node in model.nodes if _makes_softmax(node))))
