@@ -49,18 +49,23 @@ class Writer:
 
 Expansion = Callable[[Writer], None]
 
-EXPANSIONS: dict[str, Expansion] = {}
-"""Fused operator -> what writes it in standard ones of opset 18."""
+EXPANSIONS: dict[tuple[str, str], Expansion] = {}
+"""Domain and name of a fused operator -> what writes it in standard ones of opset 18."""
 
 
-def expansion(*op_types: str) -> Callable[[Expansion], Expansion]:
+def expansion(*op_types: str, domain: str = DOMAIN) -> Callable[[Expansion], Expansion]:
     """Register the decorated function as what writes ``op_types`` in standard operators."""
 
     def register(function: Expansion) -> Expansion:
-        EXPANSIONS.update(dict.fromkeys(op_types, function))
+        EXPANSIONS.update({(domain, op_type): function for op_type in op_types})
         return function
 
     return register
+
+
+def expansion_of(node: onnx.NodeProto) -> Expansion | None:
+    """What writes a node in standard operators, if it is a fused one."""
+    return EXPANSIONS.get((node.domain, node.op_type))
 
 
 def _activate(w: Writer, x: str) -> None:
@@ -154,3 +159,17 @@ def _skip_layer_norm(w: Writer) -> None:
         summed = w.add("Add", summed, w.input(4), output=total)
     inputs = [summed, w.input(2), *([w.input(3)] if w.input(3) else [])]
     w.add("LayerNormalization", *inputs, output=w.node.output[0], axis=-1, epsilon=float(w.attributes.get("epsilon", 1e-12)))
+
+
+@expansion("SimplifiedLayerNormalization", domain="")  # ONNX Runtime saves it in the standard domain, which has no such operator
+def _root_mean_square_norm(w: Writer) -> None:
+    """scale x / sqrt(mean(x^2) + epsilon), over the last axis."""
+    if int(w.attributes.get("axis", -1)) != -1 or any(w.node.output[1:]):
+        raise ModelError(
+            f"node '{w.node.name}' (SimplifiedLayerNormalization) has an axis other than the last, or returns its deviation too. "
+            "Use the unoptimised model."
+        )
+    x, epsilon = w.input(0), w.const(float(w.attributes.get("epsilon", 1e-5)))
+    mean = w.add("ReduceMean", w.add("Mul", x, x), w.const([-1]), keepdims=1)
+    root = w.add("Sqrt", w.add("Add", mean, epsilon))
+    w.add("Mul", w.add("Div", x, root), w.input(1), output=w.node.output[0])

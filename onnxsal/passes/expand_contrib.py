@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from onnxsal.errors import ModelError
-from onnxsal.ops.contrib import DOMAIN, EXPANSIONS, Writer
+from onnxsal.ops.contrib import Writer, expansion_of
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 
 LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
@@ -18,16 +18,16 @@ def _requires(proto: onnx.ModelProto) -> str:
             f"node '{layout[0].name}' ({layout[0].domain}.{layout[0].op_type}): the file was saved by ONNX Runtime with full optimisation, "
             "which writes layouts for one processor. Use the original model, or save with at most ORT_ENABLE_EXTENDED."
         )
-    return "" if any(n.domain == DOMAIN and n.op_type in EXPANSIONS for n in proto.graph.node) else "no fused operator"
+    return "" if any(expansion_of(n) for n in proto.graph.node) else "no fused operator"
 
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
     nodes: list[onnx.NodeProto] = []
     expanded = []
     for node in proto.graph.node:
-        if node.domain == DOMAIN and node.op_type in EXPANSIONS:
+        if expand := expansion_of(node):
             writer = Writer(node)
-            EXPANSIONS[node.op_type](writer)
+            expand(writer)
             nodes += writer.nodes
             proto.graph.initializer.extend(writer.initializers)
             expanded.append(node.op_type)
@@ -44,7 +44,7 @@ EXPAND_CONTRIB = Pass(
     "expand fused operators",
     _run,
     requires=_requires,
-    ensures=lambda proto: "fused operators remain" if any(n.domain == DOMAIN and n.op_type in EXPANSIONS for n in proto.graph.node) else "",
+    ensures=lambda proto: "fused operators remain" if any(expansion_of(n) for n in proto.graph.node) else "",
     rewrites=True,
 )
 """After the opset was raised: the standard nodes it writes (LayerNormalization, CastLike) are those of opset 18."""
