@@ -155,7 +155,7 @@ class Patches(nn.Module):
         super().__init__()
         self.patch, self.token = nn.Conv2d(3, width, 4, 4), nn.Parameter(torch.randn(1, 1, width) * 0.3)
         self.place = nn.Parameter(torch.randn(1, 17, width) * 0.3)
-        self.blocks = nn.ModuleList(Block(width, 2, "vit") for _ in range(2))
+        self.blocks = nn.ModuleList(Block(width, 2, "vit") for _ in range(1))
         self.norm, self.head = Norm(width), nn.Linear(width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class Excite(nn.Module):
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "bert": lambda: Encoder("bert"),
-    "decoder": lambda: Encoder("decoder"),
+    "decoder": lambda: Encoder("decoder", depth=1),
     "vit": Patches,
     "convnext": ConvNext,
     "excite": Excite,

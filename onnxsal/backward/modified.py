@@ -8,6 +8,7 @@ Ali et al. 2022, arXiv 2202.07304; Achtibat et al. 2024, arXiv 2402.05602.
 from __future__ import annotations
 
 import copy
+import math
 
 from onnxsal.backward.registry import rule
 from onnxsal.facts.gates import factors_of
@@ -53,10 +54,15 @@ def _rest_of_product(op: Emit, node: NodeView) -> Value | None:
 @rule("uniform", families=("linear", "product"), bias=_rest_of_product)
 def uniform(op: Emit, node: NodeView, dys: Signals) -> Signals:
     """g_i = J_i^T g / n at a product of n factors that carry a signal, a chain of products taken as one; with one factor the gradient."""
-    parts = set(node.shares.values())
-    if len(parts) == 1 and set(node.shares) == {i for i, wanted in enumerate(node.wants) if wanted}:
+    parts, wanted = set(node.shares.values()), [i for i, wants in enumerate(node.wants) if wants]
+    if len(parts) == 1 and [*node.shares] == wanted and _size(node.y) <= sum(_size(node.input(i)) for i in wanted):
         return vjp(op, node, [op.Mul(dys[0], parts.pop())])
     return [v if v is None or i not in node.shares else op.Mul(v, node.shares[i]) for i, v in enumerate(vjp(op, node, dys))]
+
+
+def _size(value: Value) -> int:
+    """How many elements a tensor has, to tell what is cheaper to scale; a size that only the run knows counts as that of a text."""
+    return math.prod(d if isinstance(d, int) else 128 for d in value.shape or ())
 
 
 @rule("held", families=("normalization",), bias=lambda op, node: implicit_bias(op, node, held=True))
