@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -294,7 +295,7 @@ def test_networks_equal_their_twins(name: str, exporter: str, opset: int, tmp_pa
 
 def test_padding_has_no_influence() -> None:
     """What stands at padded positions changes nothing anywhere."""
-    model = exported("bert", "dynamo", 18)
+    model = exported("bert", "dynamo", 18, None)
     x, mask = (t.numpy() for t in nets.feeds("bert"))
     changed = x.copy()
     changed[1, 4:] = 9.0
@@ -305,7 +306,7 @@ def test_padding_has_no_influence() -> None:
 
 def test_parts_of_a_vision_transformer() -> None:
     """The class token and positions are constants, the attention of attnlrp has a share of its own, and all of it is the score."""
-    model = exported("vit", "dynamo", 18)
+    model = exported("vit", "dynamo", 18, None)
     found = run(model, "vit", "attnlrp")
     parts = [found.attribution.reshape(3, -1).sum(1), *(v for k, v in found.components.items() if k in KIND_NAMES)]
     np.testing.assert_allclose(np.sum(parts, 0), found.score, rtol=1e-5)
@@ -320,10 +321,44 @@ KIND_NAMES = ("booked/bias", "booked/constant", "booked/softmax", "booked/functi
 
 
 def test_libra_fullgrad_is_fullgrad_on_the_same_pass() -> None:
-    model = exported("convnext", "legacy", 17)
+    model = exported("convnext", "legacy", 17, None)
     libra, plain = run(model, "convnext", "libra_fullgrad"), run(model, "convnext", "cp_lrp")
     np.testing.assert_array_equal(libra.attribution, plain.attribution)
     assert libra.residual is not None
     assert libra.residual.max() < 1e-5
     assert libra.saliency_map is not None
     assert libra.saliency_map.shape == (3, 16, 16)
+
+
+def test_attnlrp_equals_lxt() -> None:
+    """The authors' package ("efficient": the same form, in PyTorch) on the library's BERT, where both are installed."""
+    bert = pytest.importorskip("transformers.models.bert.modeling_bert", reason="needs transformers==4.52.3", exc_type=ImportError)
+    lxt = pytest.importorskip("lxt.efficient", reason="needs lxt==2.1 and torchvision", exc_type=ImportError)
+    from transformers import BertConfig
+
+    sizes = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    config = BertConfig(**sizes, attn_implementation="eager")
+    torch.manual_seed(0)
+    head, x, mask = torch.randn(24, 3), torch.randn(2, 7, 24), torch.ones(2, 7, dtype=torch.bool)
+    mask[1, 5:] = False
+
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = bert.BertModel(config)
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return self.inner(inputs_embeds=x, attention_mask=mask).last_hidden_state[:, 0] @ head
+
+    plain = Classifier().eval()
+    model = nets.export(plain, (x, mask), "legacy", 17)
+    found = Explainer(model, "attnlrp", input="x").explain({"x": x.numpy(), "mask": mask.numpy()}, 1)
+    lxt.monkey_patch(bert)
+    try:
+        patched, given = Classifier().eval(), x.clone().requires_grad_()
+        patched.load_state_dict(plain.state_dict())
+        (g,) = torch.autograd.grad(patched(given, mask)[:, 1].sum(), given)
+    finally:
+        importlib.reload(bert)
+    wanted = (given * g).detach().numpy()
+    np.testing.assert_allclose(found.attribution, wanted, atol=1e-5 * np.abs(wanted).max())
