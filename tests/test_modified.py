@@ -198,6 +198,14 @@ def test_functions_that_are_0_at_0_pass_relevance(nodes: list[onnx.NodeProto], x
     np.testing.assert_allclose(at_zero, 0.5)
 
 
+def test_self_gate_without_bounds() -> None:
+    """y = x (x^2 + 1): relevance passes unchanged; the 1 is no bias that takes a share."""
+    nodes = [node("Mul", "x x", "q"), node("Add", "q one", "h"), node("Mul", "x h", "y")]
+    found = explained(nodes, (0.5, -2.0), (1.0, 1.0), "attnlrp", CURVES)
+    np.testing.assert_allclose(found.attribution[0], (0.625, -10.0), atol=1e-9)
+    assert "booked/constant" not in found.components
+
+
 def test_gated_unit() -> None:
     """SiLU(x) * v: equal parts for attnlrp, all to v for cp_lrp."""
     nodes = [node("Split", "x", "g v", axis=1, num_outputs=2), node("Sigmoid", "g", "s"), node("Mul", "g s", "a"), node("Mul", "a v", "y")]

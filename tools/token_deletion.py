@@ -94,7 +94,7 @@ class Scorer:
 
     def __call__(self, ids: np.ndarray) -> np.ndarray:
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        return np.asarray(self.session.run(None, feed)[0])
+        return np.asarray(self.session.run(feed)["scores"])
 
 
 def curve(scorer: Scorer, ids: np.ndarray, order: np.ndarray, target: int, mask: int) -> float:

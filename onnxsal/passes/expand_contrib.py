@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from onnxsal.errors import ModelError
+from onnxsal.graph.infer import infer_shapes, without_weights
 from onnxsal.ops.contrib import Writer, expansion_of
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 
@@ -21,12 +22,20 @@ def _requires(proto: onnx.ModelProto) -> str:
     return "" if any(expansion_of(n) for n in proto.graph.node) else "no fused operator"
 
 
+def _ranks(proto: onnx.ModelProto) -> dict[str, int]:
+    """How many axes the inputs and weights have, and what inference tells of the rest."""
+    graph = infer_shapes(without_weights(proto)).graph
+    known = [*graph.input, *graph.value_info, *graph.output]
+    found = {v.name: len(v.type.tensor_type.shape.dim) for v in known if v.type.tensor_type.HasField("shape")}
+    return found | {t.name: len(t.dims) for t in proto.graph.initializer}
+
+
 def _run(proto: onnx.ModelProto) -> PassOutcome:
     nodes: list[onnx.NodeProto] = []
-    expanded = []
+    expanded, ranks = [], _ranks(proto)
     for node in proto.graph.node:
         if expand := expansion_of(node):
-            writer = Writer(node)
+            writer = Writer(node, ranks)
             expand(writer)
             nodes += writer.nodes
             proto.graph.initializer.extend(writer.initializers)
