@@ -10,6 +10,7 @@ import onnx
 
 from onnxsal.backward import RULES
 from onnxsal.backward.walk import Walk
+from onnxsal.facts.gates import shares
 from onnxsal.facts.reach import reach
 from onnxsal.graph import Emit, Model, NodeView, Value
 from onnxsal.graph.assemble import Port, assemble
@@ -26,7 +27,9 @@ def with_rule(proto: onnx.ModelProto, name: str, wrt: Sequence[str], **parameter
     A node before it with the name of the last one and "0" is the same node on a reference, for the rules that need one.
     """
     model = Model(onnx.ModelProto.FromString(proto.SerializeToString()))
-    node = reach(model, wrt, [model.nodes[-1].proto.output[0]]).path[-1]
+    path = reach(model, wrt, [model.nodes[-1].proto.output[0]]).path
+    node = path[-1]
+    node.shares = shares(path).get(node.index, {})
     op = Emit(model)
     twins = [n for n in model.nodes if n.proto.name == f"{node.proto.name}0"]
     op.walk = Walk(reference=dict(zip([node.index], twins, strict=False)))

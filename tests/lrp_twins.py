@@ -188,7 +188,35 @@ def midpoint(r: Array, a: Array, b: Array, a0: Array, b0: Array) -> list[Array]:
     return [r * (b + b0) / 2, r * (a + a0) / 2]
 
 
+def ratio(r: Array, x: Array) -> list[Array]:
+    return [r * np.tanh(x) / x]
+
+
+def uniform(r: Array, x0: Array, x1: Array) -> list[Array]:
+    return [r * x1 / 2, r * x0 / 2]
+
+
+def held(r: Array, x: Array) -> list[Array]:
+    return [r / np.linalg.norm(x, axis=1, keepdims=True)]
+
+
 OTHER_TWINS: dict[str, Callable[..., list[Array]]] = {
     f.__name__.rstrip("_"): f
-    for f in (guided, deconvnet, pass_, through, split, share, meet, as_average, patterns, rescale, rescale_max, midpoint)
+    for f in (
+        guided,
+        deconvnet,
+        pass_,
+        through,
+        split,
+        share,
+        meet,
+        as_average,
+        patterns,
+        rescale,
+        rescale_max,
+        midpoint,
+        ratio,
+        uniform,
+        held,
+    )
 }

@@ -14,8 +14,9 @@ import onnxsal
 from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import ModelError
 from onnxsal.graph.load import load_model
+from onnxsal.ops.contrib import EXPANSIONS
 from onnxsal.passes import prepare
-from onnxsal.passes.expand_contrib import EXPAND_CONTRIB, EXPANSIONS
+from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node
 
@@ -155,13 +156,22 @@ def test_a_saved_network_is_explained_like_the_original(tmp_path: Path, method: 
 
 def contrib(op_type: str, inputs: str, outputs: str, shape: list, weights: dict | None = None, **attributes: object) -> onnx.ModelProto:
     names = outputs.split()
-    nodes = [node(op_type, inputs, outputs, domain="com.microsoft", **attributes)]
+    domain = next(domain for domain, name in EXPANSIONS if name == op_type)
+    nodes = [node(op_type, inputs, outputs, domain=domain, **attributes)]
     shown = {n: None for n in names if n != "."}
-    return make(nodes, {"x": shape}, shown, weights, domains={"com.microsoft": 1})
+    return make(nodes, {"x": shape}, shown, weights, domains={"com.microsoft": 1}, types={"count": TensorProto.INT32})
 
 
 SQUARE = {"w": draw(4, 4, seed=1)}
 NORM = {"skip": draw(1, 3, 4, seed=1), "gamma": draw(4, seed=2), "beta": draw(4, seed=3), "bias": draw(4, seed=4)}
+EMBED = {
+    "ids": np.array([[1, 4, 0], [2, 3, 3]], np.int32), "kinds": np.array([[0, 1, 1], [0, 0, 1]], np.int32), "word": draw(5, 4, seed=1),
+    "place": draw(6, 4, seed=2), "kind": draw(2, 4, seed=3), "beta": draw(4, seed=4), "kept": np.array([[1, 1, 0], [1, 1, 1]], np.int32),
+}  # fmt: skip
+HEADS = {
+    "qkv": draw(4, 12, seed=5, scale=0.5), "qkv_bias": draw(12, seed=6), "lengths": np.array([3, 2], np.int32),
+    "mask": np.array([[1, 1, 0], [0, 1, 1]], np.int32),
+}  # fmt: skip
 ONE_BY_ONE = {
     "FusedMatMul": contrib("FusedMatMul", "x w", "y", ["N", 3, 4], SQUARE),
     "FusedMatMul-alpha": contrib("FusedMatMul", "x w", "y", ["N", 3, 4], SQUARE, alpha=0.3),
@@ -179,6 +189,13 @@ ONE_BY_ONE = {
     "SkipLayerNormalization-bias": contrib("SkipLayerNormalization", "x skip gamma beta bias", "y", [1, 3, 4], NORM, epsilon=1e-5),
     "SkipLayerNormalization-sum": contrib("SkipLayerNormalization", "x skip gamma beta", "y . . total", [1, 3, 4], NORM, epsilon=1e-5),
     "SkipLayerNormalization-bias-sum": contrib("SkipLayerNormalization", "x skip gamma beta bias", "y . . total", [1, 3, 4], NORM),
+    "EmbedLayerNormalization": contrib("EmbedLayerNormalization", "ids kinds word place kind x beta kept", "y count", [4], EMBED),
+    "Attention": contrib("Attention", "x qkv qkv_bias", "y", ["N", 3, 4], HEADS, num_heads=2),
+    "Attention-lengths": contrib("Attention", "x qkv qkv_bias lengths", "y", [2, 3, 4], HEADS, num_heads=2),
+    "Attention-mask": contrib("Attention", "x qkv qkv_bias mask", "y", [2, 3, 4], HEADS, num_heads=2, mask_filter_value=-1e30),
+    "Attention-causal": contrib("Attention", "x qkv qkv_bias", "y", ["N", 3, 4], HEADS, num_heads=2, unidirectional=1),
+    "Attention-scale": contrib("Attention", "x qkv qkv_bias", "y", ["N", 3, 4], HEADS, num_heads=1, scale=0.3),
+    "SimplifiedLayerNormalization": contrib("SimplifiedLayerNormalization", "x gamma", "y", [1, 3, 4], NORM, epsilon=1e-5),
     "FusedGemm-Relu": contrib("FusedGemm", "x w", "y", ["N", 4], SQUARE, activation="Relu", alpha=0.5),
     "FusedGemm-LeakyRelu": contrib("FusedGemm", "x w", "y", ["N", 4], SQUARE, activation="LeakyRelu", activation_alpha=0.2, transB=1),
     "FusedConv-sum": contrib(
@@ -200,8 +217,27 @@ def test_a_fused_node_is_expanded(model: onnx.ModelProto):
     assert [n.name for n in result.graph.node if not n.name.startswith("y/")] == []
 
 
+def test_the_lengths_of_texts_reach_fused_attention():
+    """An embedding counts what its mask keeps; attention leaves out what lies beyond, and the explanation gives it exactly nothing."""
+    names = {"domain": "com.microsoft"}
+    nodes = [
+        node("EmbedLayerNormalization", "ids kinds word place kind gamma beta kept", "e counted", **names),
+        node("Attention", "e qkv qkv_bias counted", "a", num_heads=2, **names),
+        node("Gather", "a first", "token", axis=1),
+        node("MatMul", "token head", "y"),
+    ]
+    weights = EMBED | HEADS | {"gamma": draw(4, seed=8), "first": np.array(0), "head": draw(4, 3, seed=9)}
+    ids = weights.pop("ids")
+    model = make(nodes, {"ids": [2, 3]}, {"y": [2, 3]}, weights, types={"ids": TensorProto.INT32}, domains={"com.microsoft": 1})
+    found = onnxsal.Explainer(model, "attnlrp", input="e").explain({"ids": ids}, 0)
+    np.testing.assert_allclose(found.score, run(model, {"ids": ids})["y"][:, 0], rtol=1e-5)
+    assert found.residual.max() < 1e-5
+    assert found.attribution[0, :2].all()
+    assert not found.attribution[0, 2].any()
+
+
 def test_every_expansion_is_tested():
-    assert {name.split("-")[0] for name in ONE_BY_ONE} == set(EXPANSIONS)
+    assert {name.split("-")[0] for name in ONE_BY_ONE} == {name for _, name in EXPANSIONS}
 
 
 @pytest.mark.parametrize("name", ["BiasGelu", "FastGelu-bias", "QuickGelu", "FusedMatMul-alpha", "Gelu"])

@@ -60,6 +60,9 @@ OTHER_SETTINGS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [  # rul
     ("rescale", "Sigmoid", {}, {"threshold": 0.4}),
     ("rescale_max", "MaxPool", {"kernel_shape": [1, 4]}, {"threshold": 0.2}),
     ("midpoint", "Mul", {}, {}),
+    ("ratio", "Tanh", {}, {}),
+    ("uniform", "Mul", {}, {}),
+    ("held", "LpNormalization", {"axis": 1}, {}),
 ]
 REFERENCED = ("rescale", "rescale_max", "midpoint")
 SHAPES = {"as_average": ([1, 2, 4, 6], [1, 2, 2, 3]), "patterns": ([2, 3], [2, 2]), "rescale_max": ([1, 1, 1, 4], [1, 1, 1, 1])}

@@ -54,7 +54,11 @@ def methods() -> str:
     for method in onnxsal.methods().values():
         lines += [f"## {method.name}\n", f"{method.title}: `{method.formula}`  ", f"Source: {method.source}\n"]
         if method.law:
-            beside = ", beside `reached`, the share of the score that reaches the input" if method.wrap == "relevance" else ""
+            beside = (
+                ", beside `reached`, the share of the score that reaches the input"
+                if method.wrap in ("relevance", "modified_gradient")
+                else ""
+            )
             lines.append(f"Law, returned as `residual`{beside}: {method.law}.\n")
         if method.aliases:
             lines.append(f"Also called {', '.join(f'`{a}`' for a in method.aliases)}.\n")
@@ -66,6 +70,7 @@ def methods() -> str:
             lines.append("")
         own = [row for row in method.rows if row.table == method.table]
         lines += [f"- rule {row.number}: {row.text} -> `{row.use}`" for row in own if row.use]
+        lines += [f"- constant: {row.what}" for row in method.constants if row.table == method.table]
         lines += [f"- refused: {row.text}: {row.why}" for row in own if not row.use]
         if method.extends:
             lines.append(f"- everything else: as [{method.extends}](#{method.extends}); `onnxsal methods {method.name} --rules` prints all")

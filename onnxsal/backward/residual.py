@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxsal.backward.registry import rule
 from onnxsal.backward.walk import walk_of
 from onnxsal.errors import MethodError, UnsupportedError
+from onnxsal.facts.gates import bounded
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Emit, Model, NodeView, Signals, Value
@@ -159,9 +159,5 @@ def _takers(node: NodeView, active: list[int]) -> list[int]:
         raise UnsupportedError(f"{node.label}: its bias depends on the input too; no relevance rule is stated for that.")
     if len(active) < 2:
         return active
-    ranges = {i: bounds_of(node.model, node.proto.input[i]) for i in active}
-    for most in (1.0, math.inf):
-        gates = [i for i, (low, high) in ranges.items() if low >= 0 and high <= most and high < math.inf]
-        if gates and len(gates) < len(active):
-            return [i for i in active if i not in gates]
-    return active
+    gates = bounded(node.model, {i: node.proto.input[i] for i in active})
+    return [i for i in active if i not in gates]

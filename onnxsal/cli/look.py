@@ -101,18 +101,27 @@ def methods(
 
 
 def _row_facts(kind: str, row: RuleRow) -> dict[str, Any]:
-    said = {**row.match, "when": row.when, "use": row.use, "why": row.why}
+    said = {**row.match, "factor": row.factor, "when": row.when, "use": row.use, "why": row.why}
     return {"table": row.table, "kind": kind, "row": row.number, **{k: v for k, v in said.items() if v}, "parameters": row.parameters}
 
 
 def _tell_rows(method: Method, json: bool) -> None:
     """The resolved table: what stands where, and which file it comes from."""
-    kinds = [("normalise", row) for row in method.normalise] + [("rule" if row.use else "refuse", row) for row in method.rows]
+    kinds = [("normalise", row) for row in method.normalise] + [("constant", row) for row in method.constants]
+    kinds += [("rule" if row.use else "refuse", row) for row in method.rows]
     if json:
         show_json([_row_facts(kind, row) for kind, row in kinds])
         return
-    rows = [(r.table, f"[[{k}]] {r.number}", *_rule_text(r).split(" -> ", 1)) for k, r in kinds]
+    rows = [(r.table, f"[[{k}]] {r.number}", *_row_text(k, r)) for k, r in kinds]
     show_table(("table", "row", "matches", "what is done"), rows, wrap=True)
+
+
+def _row_text(kind: str, row: RuleRow) -> tuple[str, str]:
+    """What a row matches, and what is done there."""
+    if kind == "constant":
+        return row.what, "constant"
+    matches, done = _rule_text(row).split(" -> ", 1)
+    return matches, done
 
 
 def _method_facts(method: Method) -> dict[str, Any]:
@@ -125,6 +134,7 @@ def _method_facts(method: Method) -> dict[str, Any]:
         "presets": method.presets,
         "rules": rows,
         "refuses": refused,
+        "constants": [{**row.match, "factor": row.factor, "why": row.why} for row in method.constants],
     }
 
 
@@ -134,7 +144,8 @@ def _tell_method(method: Method) -> None:
     rows: list[tuple[object, ...]] = [(f"--{key.replace('_', '-')}", p.default, _parameter_text(p)) for key, p in method.parameters.items()]
     rows += [("--preset", name, ", ".join(f"{k}={v}" for k, v in values.items())) for name, values in method.presets.items()]
     show_table(("parameter", "default", "what it does"), rows, wrap=True)
-    show("\n" + "\n".join(f"{_rule_text(row)}" for row in (*method.refuses, *method.rules)))
+    held = [f"{row.what} -> constant" for row in method.constants]
+    show("\n" + "\n".join([*held, *(_rule_text(row) for row in (*method.refuses, *method.rules))]))
 
 
 def _parameter_text(parameter: Parameter) -> str:

@@ -51,7 +51,7 @@ class Method:
     of what the map shows; ``extends`` names the method that it is based on ('' = none), ``table`` the file that states it.
 
     ``rows`` are its rules and refusals in the order in which they are tried: the first that matches a node decides. ``of`` are the methods
-    that it is made of, if it is.
+    that it is made of, if it is; ``constants`` say what is held constant before anything is decided.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Method:
     times_input: bool = False
     partial: bool = False
     normalise: tuple[RuleRow, ...] = ()
+    constants: tuple[RuleRow, ...] = ()
     parameters: dict[str, Parameter] = field(default_factory=dict)
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     extends: str = ""
@@ -108,7 +109,13 @@ class Method:
         def kept(rows: tuple[RuleRow, ...]) -> tuple[RuleRow, ...]:
             return tuple(row.bound(settings) for row in rows if row.counts(settings))
 
-        return replace(self, rows=kept(self.rows), normalise=kept(self.normalise), of=tuple(part.bound(settings) for part in self.of))
+        return replace(
+            self,
+            rows=kept(self.rows),
+            normalise=kept(self.normalise),
+            constants=kept(self.constants),
+            of=tuple(part.bound(settings) for part in self.of),
+        )
 
     def settle(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults, then a preset's values, then the caller's; raises ``MethodError`` for an unknown name or value."""
@@ -219,6 +226,7 @@ def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes, par
         of=parts or (() if base is None else base.of),
         aliases=tuple(table.get("aliases", ())),
         normalise=(*normalise, *below),
+        constants=(*rows("constant"), *(() if base is None else (row.fixed(fixed) for row in base.constants))),
         parameters=parameters,
         presets=_presets(presets, base, fixed),
         extends="" if base is None else base.name,

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxsal.backward import Rule
+from onnxsal.engine.constants import constants_of
 from onnxsal.engine.method import Method
 from onnxsal.errors import MethodError, PlanError
 from onnxsal.facts.fold import Fold
 from onnxsal.facts.folds import FOLDED, NORMALISERS
+from onnxsal.facts.gates import shares
 from onnxsal.facts.grounds import Found
 from onnxsal.facts.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.facts.tags import tags_of
@@ -73,6 +75,8 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
     if not method.rules:
         raise no_walk(method)
     found = reach(model, wrt, starts)
+    if method.constants:
+        found = reach(model, wrt, starts, constants_of(method, found.path))
     folds = {i: fold for row in method.normalise for i, fold in NORMALISERS[row.use](model, {*wrt, *starts}).items()}
     _mark(found.path, folds)
     _require_path(found, wrt, starts)
@@ -110,8 +114,9 @@ def no_walk(method: Method) -> MethodError:
 
 def _mark(path: Sequence[NodeView], folds: Mapping[int, Fold]) -> None:
     """Tell the plan's own views of the nodes what they do, and what is folded into which."""
-    folded = {n.index for fold in folds.values() for n in fold.tail}
+    folded, parts = {n.index for fold in folds.values() for n in fold.tail}, shares(path)
     for node in path:
+        node.shares = parts.get(node.index, {})
         node.fold = folds.get(node.index)
         mark(node)
         node.tags = tags_of(node.model).get(node.index, frozenset()) | ({FOLDED} if node.index in folded else frozenset())

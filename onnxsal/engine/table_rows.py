@@ -13,6 +13,7 @@ from onnxsal.backward import RULES
 from onnxsal.engine.table_schema import wrong_value
 from onnxsal.errors import near_miss
 from onnxsal.facts.folds import NORMALISERS
+from onnxsal.facts.gates import FACTORS
 from onnxsal.graph import NodeView
 from onnxsal.ops.registry import FAMILIES
 
@@ -36,12 +37,13 @@ RESCALINGS = {
 }
 """How a part of a method made of others is brought to scale before it is put together with them; a part that is 0 everywhere stays 0."""
 
-RowKind = Literal["rule", "refuse", "normalise"]
+RowKind = Literal["rule", "refuse", "normalise", "constant"]
 
 
 @dataclass(frozen=True)
 class RuleRow:
-    """One ``[[rule]]``, ``[[refuse]]`` or ``[[normalise]]`` row: what it matches, and the rule or pass to use or the reason to refuse.
+    """One ``[[rule]]``, ``[[refuse]]``, ``[[normalise]]`` or ``[[constant]]`` row: what it matches, and the rule or pass to use or the
+    reason to refuse. ``factor``: the factors of the node that are held constant (none named: all that comes into it).
 
     It counts only with the settings that ``when`` names. A rule's parameter ``"$name"`` is the method's parameter of that name.
     ``always``: it stands before the rows of every table that extends this one. ``number`` counts the rows of its kind in the table
@@ -56,6 +58,7 @@ class RuleRow:
     number: int = 0
     table: str = field(default="", compare=False)
     always: bool = False
+    factor: tuple[str, ...] = ()
 
     def counts(self, settings: Mapping[str, Any]) -> bool:
         """Whether the settings are those that the row is for."""
@@ -82,6 +85,12 @@ class RuleRow:
             elif not has[key].intersection(values):
                 return False
         return True
+
+    @property
+    def what(self) -> str:
+        """What a ``[[constant]]`` row holds constant, in words."""
+        where = f" of {self.text}" if self.match or self.when else ""
+        return f"{', '.join(self.factor) or 'all that comes in'}{where}{f': {self.why}' if self.why else ''}"
 
     @property
     def text(self) -> str:
@@ -191,6 +200,13 @@ def read_row(table: Mapping[str, Any], number: int, kind: RowKind, known: Mappin
             if value not in names:
                 mistakes.unknown_name(place, key, value, names)
     always = rest.pop("always", False)
+    if kind == "constant":
+        mistakes.unknown_keys(place, rest, ("factor", "why"))
+        factor = rest.get("factor", ())
+        factor = tuple(factor) if isinstance(factor, list | tuple) else (factor,)
+        for value in (v for v in factor if v not in FACTORS):
+            mistakes.unknown_name(place, "factor", value, FACTORS)
+        return RuleRow(match, why=rest.get("why", ""), when=when, number=number, table=mistakes.where, factor=factor)
     if kind == "refuse":
         mistakes.unknown_keys(place, rest, ("why", "always"))
         return RuleRow(match, why=rest.get("why", ""), when=when, number=number, table=mistakes.where, always=always)

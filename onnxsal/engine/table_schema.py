@@ -23,6 +23,7 @@ class RowSchema:
     always: Switch = False
     use: Phrase = ""
     why: Phrase = ""
+    factor: Phrases = ()
 
 
 @open_schema
@@ -59,6 +60,7 @@ class TableSchema:
     normalise: list[RowSchema] | None = None
     rule: list[RowSchema] | None = None
     refuse: list[RowSchema] | None = None
+    constant: list[RowSchema] | None = None
 
 
 def wrong_types(table: Mapping[str, Any]) -> Iterator[str]:

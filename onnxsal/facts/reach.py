@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx import TensorProto
@@ -55,14 +55,19 @@ def carrying(model: Model, node: NodeView, hit: Sequence[str]) -> list[str]:
     return [o for o in outputs if carries(model, o) or _type(model, o) in GRID or (o == outputs[0] and _type(model, o) in WIDE_INTEGERS)]
 
 
-def reach(model: Model, wrt: Iterable[str], starts: Iterable[str]) -> Reach:
-    """Forward from ``wrt`` through inputs that can carry a derivative, then backward from ``starts``."""
+HeldInputs = Mapping[int, Mapping[int, str]]
+"""Index of a node -> its inputs that are held constant, with the reason."""
+
+
+def reach(model: Model, wrt: Iterable[str], starts: Iterable[str], constants: HeldInputs | None = None) -> Reach:
+    """Forward from ``wrt`` through inputs that can carry a derivative, then backward from ``starts``; not through ``constants``."""
+    held = constants or {}
     active, stops, touched = set(wrt), [], []
     for node in model.nodes:
         hit = [n for n in dict.fromkeys([*node.proto.input, *captured(node.proto)]) if n in active]
         if not hit:
             continue
-        ended = _ends(node, hit)
+        ended = _ends(node, hit, held.get(node.index, {}))
         if ended:
             stops.append((node, "; ".join(dict.fromkeys(ended.values()))))
             hit = [n for n in hit if n not in ended]
@@ -78,29 +83,29 @@ def reach(model: Model, wrt: Iterable[str], starts: Iterable[str]) -> Reach:
     needed, path = set(starts) & active, []
     for node in reversed(touched):
         if needed.intersection(node.proto.output):
-            view = _with_wants(node, active)
+            view = _with_wants(node, active, held.get(node.index, {}))
             path.append(view)
             needed.update(n for n, wanted in zip(node.proto.input, view.wants, strict=True) if wanted)
             needed.update(n for n in captured(node.proto) if n in active)
     return Reach(path[::-1], active & needed, stops)
 
 
-def _ends(node: NodeView, hit: Sequence[str]) -> dict[str, str]:
+def _ends(node: NodeView, hit: Sequence[str], held: Mapping[int, str]) -> dict[str, str]:
     """Of the tensors ``hit``, those whose signal ends at this node, with the reason why."""
     reason = NOT_DIFFERENTIABLE.get((node.domain, node.op_type))
     if reason:
         return dict.fromkeys(hit, reason)
     spec = spec_of(node)
-    if spec is None:
-        return {}
-    why = {n: [spec.stops.get(i, "") for i, name in enumerate(node.proto.input) if name == n] for n in hit}
+    stops = ({} if spec is None else dict(spec.stops)) | dict(held)
+    why = {n: [stops.get(i, "") for i, name in enumerate(node.proto.input) if name == n] for n in hit}
     return {n: reasons[0] for n, reasons in why.items() if reasons and all(reasons)}
 
 
-def _with_wants(node: NodeView, active: set[str]) -> NodeView:
+def _with_wants(node: NodeView, active: set[str], held: Mapping[int, str]) -> NodeView:
     spec = spec_of(node)
+    stops = {*(() if spec is None else spec.stops), *held}
     view = copy.copy(node)
-    view.wants = tuple(n in active and not (spec is not None and i in spec.stops) for i, n in enumerate(node.proto.input))
+    view.wants = tuple(n in active and i not in stops for i, n in enumerate(node.proto.input))
     return view
 
 

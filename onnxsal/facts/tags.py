@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from onnxsal.facts.attention import softmax_parts
 from onnxsal.facts.linear_layers import LAYER, TAIL, linear_layers
 from onnxsal.facts.ranges import bounds_of
 from onnxsal.facts.solve import reached
@@ -22,6 +23,9 @@ PRODUCT = "product"
 
 BATCHNORM = "batchnorm"
 """Batch normalisation in any of its forms that are nodes of their own (the fourth, folded into a layer, is none)."""
+
+SOFTMAX = "softmax"
+"""A softmax, or a part of one that is written out."""
 
 SUMMED, MULTIPLIED = "scattered_sum", "scattered_product"
 """Scattered elements that are added, or multiplied, where they meet."""
@@ -120,6 +124,7 @@ def _tags(model: Model) -> dict[int, frozenset[str]]:
         MULTIPLIED: {n.index for n in model.nodes if family_of(n) == "movement" and n.attr("reduction") == "mul"},
         LAYER: {layer.node.index for layer in layers},
         UNSATURATED: {n.index for n in model.nodes if is_unsaturated(n)},
+        SOFTMAX: set(softmax_parts(model)),
         TAIL: {n.index for layer in layers for n in layer.tail},
     }
     tagged = set().union(*holding.values())

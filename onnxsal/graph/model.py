@@ -85,7 +85,8 @@ class NodeView:
     What a plan adds to its own views: ``wants[i]`` tells a rule whether input i needs a signal (a rule returns ``None`` for the others),
     ``tags`` what the node does, ``fold`` the ``Fold`` that a relevance rule sees in its place. ``wild`` are the inputs that may hold
     infinities or what is no number, and -1 where its output or slope may be such (empty: all is finite); ``norm`` tells that it is the root
-    of a sum of squares, whose slope at 0 is taken as 0.
+    of a sum of squares, whose slope at 0 is taken as 0. ``shares``: input -> the part of a product's signal that it takes, where factors
+    share it.
     """
 
     def __init__(self, model: Model, proto: onnx.NodeProto, index: int) -> None:
@@ -100,6 +101,7 @@ class NodeView:
         self.fold: Any = None
         self.wild: frozenset[int] = frozenset()
         self.norm = False
+        self.shares: dict[int, float] = {}
 
     def __repr__(self) -> str:
         return f"<{self.op_type} '{self.name}'>"

@@ -25,7 +25,7 @@ from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import enlarge
 from onnxsal.methods.points import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
-from onnxsal.ops.registry import implicit_bias, spec_of
+from onnxsal.ops.registry import spec_of
 
 EPSILON = {"layer": 1e-6, "channel": 1e-7}
 """Added to a range before dividing by it, as the authors and pytorch-grad-cam do."""
@@ -112,7 +112,7 @@ def noting(sites: dict[str, Site], terms: list[BiasTerm], op: Emit) -> Visit:
 
     def visit(step: Step, dys: list[Value | None]) -> None:
         signal, *others = dys
-        bias = implicit_bias(op, step.node)
+        bias = step.rule.bias(op, step.node)
         if bias is None:
             return
         bias = levelled(op, step.node, bias)
@@ -371,4 +371,4 @@ def _owns_bias(build: Build, site: Site) -> bool:
     """Whether the node has an implicit bias that is not identically zero."""
     trial = Emit(build.question.model)
     with trial.at(site.step.node):
-        return implicit_bias(trial, site.step.node) is not None
+        return site.step.rule.bias(trial, site.step.node) is not None

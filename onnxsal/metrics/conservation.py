@@ -136,8 +136,8 @@ def conservation(explainer: Explainer, batches: np.ndarray | Iterable[Any], targ
     parts = [n for n in found[0].components if n.startswith(PARTS)] if found else []
     if not wrapper_of(explainer.conversion.method).books or not parts:
         raise MethodError(
-            f"method '{explainer.method}' sends no relevance back, or was converted without components. Those that do: lrp_* and "
-            "deep_taylor, with components=True."
+            f"method '{explainer.method}' sends no relevance back, or was converted without components. Those that do: lrp_*, "
+            "deep_taylor, cp_lrp and attnlrp, with components=True."
         )
     inputs, *cuts = parts
     columns = [np.concatenate([f.components[n] for f in found]).astype(np.float64) for n in (*cuts, inputs)]

@@ -109,6 +109,7 @@ def _elu_range(node: NodeView, of: RangeOf) -> Range:
 @gradient_of(
     "Elu",
     family="activation",
+    origin=1.0,
     range=_elu_range,
     wild=edges.limit,
     bias="symmetric",
@@ -122,6 +123,7 @@ def elu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Selu",
     family="activation",
+    origin=lambda node: float(node.attr("gamma")),
     range=_elu_range,
     wild=edges.limit,
     bias="symmetric",
@@ -141,6 +143,7 @@ def _celu_range(node: NodeView, of: RangeOf) -> Range:
 @gradient_of(
     "Celu",
     family="activation",
+    origin=1.0,
     range=_celu_range,
     wild=edges.limit,
     bias="symmetric",
@@ -197,6 +200,14 @@ def _clipped(op: Emit, node: NodeView) -> tuple[Value | None, Value | None]:
     return below, above
 
 
+def _slope_at_zero(node: NodeView) -> float | None:
+    """Of a Clip whose constant ends have 0 between them: 1, and 0 where 0 is an end."""
+    low, high = (np.asarray(fallback) if node.optional(i) is None else node.const(i) for i, fallback in ((1, -1.0), (2, 1.0)))
+    if low is None or high is None or low.size != 1 or high.size != 1 or not low <= 0 <= high:
+        return None
+    return float(low < 0 < high)
+
+
 def _clip_range(node: NodeView, of: RangeOf) -> Range:
     low, high = of(0)
     least = of(1)[0] if node.optional(1) is not None else -math.inf
@@ -207,6 +218,7 @@ def _clip_range(node: NodeView, of: RangeOf) -> Range:
 @gradient_of(
     "Clip",
     family="activation",
+    origin=_slope_at_zero,
     head=squashing.clipped,
     rectifies=lambda node, of: is_zero(node.const(1)),
     range=_clip_range,
@@ -263,7 +275,12 @@ def hard_sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 @gradient_of(
-    "HardSwish", family="activation", range=bent(-0.375), bias="symmetric", cases=[case((3, 3, 4), low=-4, high=4, kinks=[-3.0, 3.0])]
+    "HardSwish",
+    family="activation",
+    origin=0.5,
+    range=bent(-0.375),
+    bias="symmetric",
+    cases=[case((3, 3, 4), low=-4, high=4, kinks=[-3.0, 3.0])],
 )
 def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = (x / 3 + 1/2) dy where |x| < 3, dy above, 0 below."""
@@ -274,6 +291,7 @@ def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Tanh",
     family="activation",
+    origin=1.0,
     head=squashing.tanh,
     range=growing(np.tanh),
     wild=edges.limit,
@@ -299,7 +317,7 @@ def softplus(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Mul(dy, op.Sigmoid(node.x))]
 
 
-@gradient_of("Softsign", family="activation", range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4), kinks=[0.0])])
+@gradient_of("Softsign", family="activation", origin=1.0, range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4), kinks=[0.0])])
 def softsign(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / (1 + |x|)^2."""
     base = op.Add(op.Abs(node.x), 1.0)
@@ -309,6 +327,7 @@ def softsign(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Gelu",
     family="activation",
+    origin=0.5,
     range=bent(-0.1701),
     bias="symmetric",
     cases=[
@@ -338,7 +357,9 @@ def _gelu_tanh(op: Emit, x: Value) -> Value:
     return op.Mul(op.Add(op.Add(t, 1.0), op.Mul(inner, op.Sub(1.0, op.Mul(t, t)))), 0.5)
 
 
-@gradient_of("Mish", family="activation", range=bent(-0.3089), bias="symmetric", cases=[case((2, 3, 4)), case((2, 3), low=-30, high=30)])
+@gradient_of(
+    "Mish", family="activation", origin=0.6, range=bent(-0.3089), bias="symmetric", cases=[case((2, 3, 4)), case((2, 3), low=-30, high=30)]
+)
 def mish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy (t + x (1 - t^2) sigmoid(x)), t = tanh(softplus(x))."""
     t = op.Tanh(op.Softplus(node.x))
@@ -353,7 +374,12 @@ def _swish_range(node: NodeView, of: RangeOf) -> Range:
 
 
 @gradient_of(
-    "Swish", family="activation", range=_swish_range, bias="symmetric", cases=[case((2, 3, 4), opset=24), case((2, 3), opset=24, alpha=1.7)]
+    "Swish",
+    family="activation",
+    origin=0.5,
+    range=_swish_range,
+    bias="symmetric",
+    cases=[case((2, 3, 4), opset=24), case((2, 3), opset=24, alpha=1.7)],
 )
 def swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy s (1 + alpha x (1 - s)), s = sigmoid(alpha x)."""
@@ -384,6 +410,7 @@ def thresholded_relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Shrink",
     family="activation",
+    origin=0.0,
     bias="symmetric",
     cases=[case((2, 3, 4), kinks=[-0.5, 0.5]), case((2, 3), lambd=1.0, bias=0.7, kinks=[-1.0, 1.0])],
 )

@@ -108,9 +108,9 @@ def within(changed: Sequence[int] | None) -> AxesRule:
 def regrouped(before: Shape, axis: int, after: Shape) -> Moved:
     """The axis of a reshaped tensor along which the elements of one index of ``axis`` still lie together.
 
-    It is as long, behind as many elements; or it is the first one, where all that follows is known to be one index's; or it begins where
-    as many elements lie before it as before ``axis``: then each index became several, one after another (or several of the first axis
-    became one). ``None`` where there is none.
+    It is as long, behind as many elements or before as many; or it is the first one, where all that follows is known to be one index's; or
+    it begins where as many elements lie before it as before ``axis``: then each index became several, one after another (or several of the
+    first axis became one). ``None`` where there is none.
     """
     size = before[axis]
     for place, other in enumerate(after):
@@ -122,7 +122,15 @@ def regrouped(before: Shape, axis: int, after: Shape) -> Moved:
     if axis == 0 and after:
         joined = isinstance(size, int) and isinstance(after[0], int) and after[0] < size
         return 0, MIXED if joined else PARTS  # several indices became one, or each several
-    return _begins(before, axis, after)
+    return _ends_alike(before, axis, after) or _begins(before, axis, after)
+
+
+def _ends_alike(before: Shape, axis: int, after: Shape) -> Moved:
+    """The axis of the same length behind which as many elements lie, whatever was joined or split before it."""
+    behind = before[axis:]
+    fitting = [p for p in range(len(after)) if after[p] == before[axis] and None not in (*behind, *after[p:])]
+    same = [p for p in fitting if _product(after[p + 1 :]) == _product(behind[1:])]
+    return (same[-1], APART) if same and before[axis] != 1 else None
 
 
 def _begins(before: Shape, axis: int, after: Shape) -> Moved:

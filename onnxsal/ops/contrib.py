@@ -15,10 +15,14 @@ DOMAIN = "com.microsoft"
 
 
 class Writer:
-    """Collects the standard nodes that replace one fused node; the last one carries the fused node's output name."""
+    """Collects the standard nodes that replace one fused node; the last one carries the fused node's output name.
 
-    def __init__(self, node: onnx.NodeProto) -> None:
+    ``ranks`` tells how many axes tensors have, as far as that is known; a fused node adds those of its outputs that others must know.
+    """
+
+    def __init__(self, node: onnx.NodeProto, ranks: dict[str, int] | None = None) -> None:
         self.node = node
+        self.ranks = {} if ranks is None else ranks
         self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -37,6 +41,14 @@ class Writer:
         self.initializers.append(numpy_helper.from_array(array, name))
         return name if isinstance(value, list) else self.add("CastLike", name, self.node.input[0])
 
+    def ints(self, values: list[int]) -> str:
+        """A constant list of int64."""
+        return self.const(values)
+
+    def scalar(self, value: int) -> str:
+        """A constant int64 without axes."""
+        return self.add("Squeeze", self.const([value]), self.const([0]))
+
     def input(self, i: int) -> str:
         """Input i, '' where it is left out."""
         return self.node.input[i] if i < len(self.node.input) else ""
@@ -49,18 +61,23 @@ class Writer:
 
 Expansion = Callable[[Writer], None]
 
-EXPANSIONS: dict[str, Expansion] = {}
-"""Fused operator -> what writes it in standard ones of opset 18."""
+EXPANSIONS: dict[tuple[str, str], Expansion] = {}
+"""Domain and name of a fused operator -> what writes it in standard ones of opset 18."""
 
 
-def expansion(*op_types: str) -> Callable[[Expansion], Expansion]:
+def expansion(*op_types: str, domain: str = DOMAIN) -> Callable[[Expansion], Expansion]:
     """Register the decorated function as what writes ``op_types`` in standard operators."""
 
     def register(function: Expansion) -> Expansion:
-        EXPANSIONS.update(dict.fromkeys(op_types, function))
+        EXPANSIONS.update({(domain, op_type): function for op_type in op_types})
         return function
 
     return register
+
+
+def expansion_of(node: onnx.NodeProto) -> Expansion | None:
+    """What writes a node in standard operators, if it is a fused one."""
+    return EXPANSIONS.get((node.domain, node.op_type))
 
 
 def _activate(w: Writer, x: str) -> None:
@@ -154,3 +171,93 @@ def _skip_layer_norm(w: Writer) -> None:
         summed = w.add("Add", summed, w.input(4), output=total)
     inputs = [summed, w.input(2), *([w.input(3)] if w.input(3) else [])]
     w.add("LayerNormalization", *inputs, output=w.node.output[0], axis=-1, epsilon=float(w.attributes.get("epsilon", 1e-12)))
+
+
+@expansion("SimplifiedLayerNormalization", domain="")  # ONNX Runtime saves it in the standard domain, which has no such operator
+def _root_mean_square_norm(w: Writer) -> None:
+    """scale x / sqrt(mean(x^2) + epsilon), over the last axis."""
+    if int(w.attributes.get("axis", -1)) != -1 or any(w.node.output[1:]):
+        raise ModelError(
+            f"node '{w.node.name}' (SimplifiedLayerNormalization) has an axis other than the last, or returns its deviation too. "
+            "Use the unoptimised model."
+        )
+    x, epsilon = w.input(0), w.const(float(w.attributes.get("epsilon", 1e-5)))
+    mean = w.add("ReduceMean", w.add("Mul", x, x), w.const([-1]), keepdims=1)
+    root = w.add("Sqrt", w.add("Add", mean, epsilon))
+    w.add("Mul", w.add("Div", x, root), w.input(1), output=w.node.output[0])
+
+
+# ----- embeddings and attention, as ONNX Runtime's transformers tool fuses them -----
+
+
+def _refuse(w: Writer, what: str) -> ModelError:
+    return ModelError(f"node '{w.node.name}' ({DOMAIN}.{w.node.op_type}) {what}, which is not known. Use the unoptimised model.")
+
+
+@expansion("EmbedLayerNormalization")
+def _embed(w: Writer) -> None:
+    """LayerNormalization(word[ids] + position[0 ... L - 1] + segment[kinds]), and how many positions of each text the mask keeps."""
+    ids, kinds, word, position, segment, gamma, beta, mask, places = (w.input(i) for i in range(9))
+    outputs = [*w.node.output, "", ""][:3]
+    if places:
+        embedded = w.add("Add", w.add("Gather", word, ids), w.add("Gather", position, places))
+    else:
+        length = w.add("Shape", ids, start=1, end=2)
+        embedded = w.add("Add", w.add("Gather", word, ids), w.add("Slice", position, w.ints([0]), length, w.ints([0])))
+    if segment:
+        embedded = w.add("Add", embedded, w.add("Gather", segment, kinds))
+    if outputs[2]:
+        w.add("Identity", embedded, output=outputs[2])
+    epsilon = float(w.attributes.get("epsilon", 1e-12))
+    w.add("LayerNormalization", embedded, gamma, beta, output=outputs[0], axis=-1, epsilon=epsilon)
+    if outputs[1]:
+        kept = mask or w.add("Mul", ids, w.add("Cast", w.ints([0]), to=onnx.TensorProto.INT32))
+        ones = w.add("Equal", kept, w.add("Cast", w.ints([1]), to=onnx.TensorProto.INT32))
+        w.add("ReduceSum", w.add("Cast", ones, to=onnx.TensorProto.INT32), w.ints([1]), output=outputs[1], keepdims=0)
+        w.ranks[outputs[1]] = 1
+
+
+@expansion("Attention")
+def _attention(w: Writer) -> None:
+    """softmax(Q K^T / sqrt(d) + mask) V of each head, with Q, K, V = x W + b."""
+    x, weight, bias, mask = (w.input(i) for i in range(4))
+    if any(w.input(i) for i in range(4, 8)) or any(w.node.output[1:]) or w.attributes.get("do_rotary"):
+        raise _refuse(w, "has a past, a bias of its scores, or rotary positions")
+    heads, sizes = int(w.attributes["num_heads"]), [int(d) for d in w.attributes.get("qkv_hidden_sizes", [])]
+    if len(set(sizes)) > 1:
+        raise _refuse(w, "has values of another width than its keys")
+    packed = w.add("Add", w.add("MatMul", x, weight), bias) if bias else w.add("MatMul", x, weight)
+    parts = [f"{w.node.output[0]}/{part}" for part in ("q", "k", "v")]
+    w.nodes.append(helper.make_node("Split", [packed], parts, name=f"{w.node.output[0]}/Split", axis=-1, num_outputs=3))
+    apart = [w.add("Reshape", part, w.ints([0, 0, heads, -1])) for part in parts]
+    q, k, v = (w.add("Transpose", t, perm=perm) for t, perm in zip(apart, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True))
+    scale = float(w.attributes.get("scale", 0.0))
+    if scale:
+        scores = w.add("Mul", w.add("MatMul", q, k), w.const(scale))
+    else:
+        width = w.add("CastLike", w.add("Shape", q, start=3, end=4), x)
+        scores = w.add("Div", w.add("MatMul", q, k), w.add("Sqrt", width))
+    masked = _masked(w, scores, mask, x)
+    out = w.add("MatMul", w.add("Softmax", masked, axis=-1), v)
+    w.add("Reshape", w.add("Transpose", out, perm=[0, 2, 1, 3]), w.ints([0, 0, -1]), output=w.node.output[0])
+
+
+def _masked(w: Writer, scores: str, mask: str, x: str) -> str:
+    """Scores [N, H, L, L], with the filter value added at positions that are not to be seen."""
+    low, zero = w.const(float(w.attributes.get("mask_filter_value", -10000.0))), w.const(0.0)
+    length = w.add("Squeeze", w.add("Shape", x, start=1, end=2), w.ints([0]))
+    places = w.add("Range", w.scalar(0), length, w.scalar(1))
+    if mask:
+        rank = w.ranks.get(mask)
+        if rank == 1:  # how many positions of each text count
+            seen = w.add("Less", places, w.add("Unsqueeze", w.add("Cast", mask, to=onnx.TensorProto.INT64), w.ints([1])))
+        elif rank in (2, 3):
+            seen = w.add("Greater", w.add("Cast", mask, to=onnx.TensorProto.INT64), w.ints([0]))
+        else:
+            raise _refuse(w, f"has a mask of {'an unknown number of' if rank is None else rank} axes")
+        added = w.add("Where", seen, zero, low)
+        scores = w.add("Add", scores, w.add("Unsqueeze", added, w.ints([1] if rank == 3 else [1, 2])))
+    if w.attributes.get("unidirectional"):
+        seen = w.add("LessOrEqual", places, w.add("Unsqueeze", places, w.ints([1])))
+        scores = w.add("Add", scores, w.add("Where", seen, zero, low))
+    return scores

@@ -126,6 +126,14 @@ def _einsum_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     return (equation.output.index(label), APART) if equation.output.count(label) == 1 and not stretched else None
 
 
+def _matrix(node: NodeView, i: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes whose label the output has and no other operand; axes whose label the output has not."""
+    equation = parse(node)
+    own, others = list(enumerate(equation.terms[i])), "".join(term for k, term in enumerate(equation.terms) if k != i)
+    kept = {label for _, label in own if label in equation.output}
+    return tuple(a for a, label in own if label in kept - set(others)), tuple(a for a, label in own if label not in kept)
+
+
 def _places(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
     """The mean of each operand over the labels that the output has not; operands with a diagonal are not followed."""
     equation, shape, sources = parse(node), node.y.static, []
@@ -148,7 +156,7 @@ def _places(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
     trained=(0, 1),
     places=_places,
     bias="product",
-    roles=Roles(None, mixed=_sums_alone),
+    roles=Roles(None, mixed=_sums_alone, matrix=_matrix),
     cases=[
         case((3, 4), (4, 5), equation="ij,jk->ik"),
         case((2, 3, 4), (2, 5, 4), equation="bid, bjd -> bij"),

@@ -47,6 +47,12 @@ def negate(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Neg(dy)]
 
 
+def _exp_bias(op: Emit, node: NodeView) -> Value:
+    """r = y (1 - x), and 0 where y is 0: of a masked score x is minus infinity."""
+    rest = op.Mul(node.y, op.Sub(1.0, node.x))
+    return mask(op, op.Greater(node.y, 0.0), rest) if node.wild else rest
+
+
 @gradient_of(
     "Exp",
     family="elementwise",
@@ -54,7 +60,7 @@ def negate(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     range=growing(np.exp),
     edge=edges.overflowing((1, np.exp)),
     wild=edges.limit,
-    bias="symmetric",
+    bias=_exp_bias,
     cases=[case((2, 3, 4))],
 )
 def exp(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
@@ -99,6 +105,7 @@ def sqrt(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     range=lambda node, of: inverse(of(0)),
     edge=edges.inverse,
     wild=lambda node, wild, of: wild(0) & Edge.NAN,
+    power=lambda node: -1.0,
     bias=lambda op, node: op.Mul(node.y, 2.0),
     cases=[case((2, 3), low=0.3), case((3,), high=-0.3)],
 )
@@ -107,13 +114,21 @@ def reciprocal(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Neg(op.Mul(dy, op.Mul(node.y, node.y)))]
 
 
-@gradient_of("Erf", family="elementwise", range=SIGNED_UNIT, wild=edges.limit, bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Erf",
+    family="elementwise",
+    origin=2 / math.sqrt(math.pi),
+    range=SIGNED_UNIT,
+    wild=edges.limit,
+    bias="symmetric",
+    cases=[case((2, 3, 4))],
+)
 def erf(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy 2 / sqrt(pi) exp(-x^2)."""
     return [op.Mul(dy, op.Mul(op.Exp(op.Neg(op.Mul(node.x, node.x))), 2 / math.sqrt(math.pi)))]
 
 
-@gradient_of("Sin", family="elementwise", range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of("Sin", family="elementwise", origin=1.0, range=SIGNED_UNIT, bias="symmetric", cases=[case((2, 3, 4))])
 def sin(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy cos(x)."""
     return [op.Mul(dy, op.Cos(node.x))]
@@ -125,7 +140,9 @@ def cos(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Neg(op.Mul(dy, op.Sin(node.x)))]
 
 
-@gradient_of("Tan", family="elementwise", bias="symmetric", cases=[case((2, 3), low=-1.2, high=1.2), case((3,), low=1.8, high=4.5)])
+@gradient_of(
+    "Tan", family="elementwise", origin=1.0, bias="symmetric", cases=[case((2, 3), low=-1.2, high=1.2), case((3,), low=1.8, high=4.5)]
+)
 def tan(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy (1 + y^2)."""
     return [op.Mul(dy, op.Add(op.Mul(node.y, node.y), 1.0))]
@@ -139,6 +156,7 @@ def _arc(op: Emit, x: Value) -> Value:
 @gradient_of(
     "Asin",
     family="elementwise",
+    origin=1.0,
     range=(-math.pi / 2, math.pi / 2),
     edge=edges.domain(-1.0, 1.0, Edge.STEEP),
     bias="symmetric",
@@ -162,7 +180,9 @@ def acos(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Neg(op.Div(dy, _arc(op, node.x)))]
 
 
-@gradient_of("Atan", family="elementwise", range=growing(np.arctan), wild=edges.limit, bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Atan", family="elementwise", origin=1.0, range=growing(np.arctan), wild=edges.limit, bias="symmetric", cases=[case((2, 3, 4))]
+)
 def atan(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / (1 + x^2)."""
     return [op.Div(dy, op.Add(op.Mul(node.x, node.x), 1.0))]
@@ -171,6 +191,7 @@ def atan(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Sinh",
     family="elementwise",
+    origin=1.0,
     range=growing(np.sinh),
     edge=edges.overflowing((0, np.sinh), (1, np.sinh)),
     wild=edges.limit,
@@ -196,7 +217,9 @@ def cosh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     return [op.Mul(dy, op.Mul(node.y, op.Tanh(node.x)))]
 
 
-@gradient_of("Asinh", family="elementwise", range=growing(np.arcsinh), wild=edges.limit, bias="symmetric", cases=[case((2, 3, 4))])
+@gradient_of(
+    "Asinh", family="elementwise", origin=1.0, range=growing(np.arcsinh), wild=edges.limit, bias="symmetric", cases=[case((2, 3, 4))]
+)
 def asinh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy / sqrt(x^2 + 1)."""
     return [op.Div(dy, op.Sqrt(op.Add(op.Mul(node.x, node.x), 1.0)))]
@@ -219,6 +242,7 @@ def acosh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 @gradient_of(
     "Atanh",
     family="elementwise",
+    origin=1.0,
     edge=edges.domain(-1.0, 1.0, edges.INFINITE),
     bias="symmetric",
     cases=[case((2, 3, 4), low=-0.9, high=0.9)],
@@ -273,9 +297,17 @@ def _power_range(node: NodeView, of: RangeOf) -> Range:
     return growing(lambda x: x**power)(node, lambda i: base) if power is not None and power > 0 else NOT_NEGATIVE
 
 
+def _slope_at_zero(node: NodeView) -> float | None:
+    """Of x^p with a known p of 1 or more: 1 for p = 1, else 0."""
+    known = node.const(1)
+    p = 0.0 if known is None or known.size != 1 else float(known.item())
+    return float(p == 1) if p >= 1 else None
+
+
 @gradient_of(
     "Pow",
     family="elementwise",
+    origin=_slope_at_zero,
     range=_power_range,
     edge=edges.power,
     power=edges.exponent_of,

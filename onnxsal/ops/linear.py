@@ -160,6 +160,14 @@ def _gemm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     return (1, SUMMED) if i == 0 else None
 
 
+def _gemm_matrix(node: NodeView, i: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Rows of A, columns of B; the others are summed."""
+    if i > 1:
+        return None
+    row = int(bool(node.attr("transB" if i else "transA"))) ^ i
+    return (row,), (1 - row,)
+
+
 @gradient_of(
     "Gemm",
     family="linear",
@@ -168,7 +176,7 @@ def _gemm_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     trained=(0, 1, 2),
     places=matrix_product,
     bias=_gemm_bias,
-    roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0),
+    roles=Roles((0, 1), (2,), flips=lambda node: float(node.attr("alpha", 1.0)) < 0, matrix=_gemm_matrix),
     units=Units(
         along=lambda node: 0 if node.attr("transB") else 1,
         axis=lambda node: 1,
@@ -224,6 +232,14 @@ def _matmul_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     return (node.y.rank - 1, APART) if axis == own - 1 and own > 1 else None
 
 
+def _matmul_matrix(node: NodeView, i: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Rows of the first, columns of the second; a vector has none, and its elements are summed."""
+    last = node.input(i).rank - 1
+    if last == 0:
+        return (), (0,)
+    return ((last,), (last - 1,)) if i else ((last - 1,), (last,))
+
+
 @gradient_of(
     "MatMul",
     family="linear",
@@ -232,7 +248,7 @@ def _matmul_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     trained=(0, 1),
     places=matrix_product,
     bias="product",
-    roles=Roles((0, 1)),
+    roles=Roles((0, 1), matrix=_matmul_matrix),
     units=Units(
         along=lambda node: None if node.input(1).rank == 1 else node.input(1).rank - 1,
         axis=lambda node: node.y.rank - 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from onnxsal.ops.axes import along, each_sample, from_axis_on, pictures, within
 from onnxsal.ops.guards import OWN
 from onnxsal.ops.places import along as places_along
 from onnxsal.ops.places import behind_samples, from_axis, one_axis, spatial
-from onnxsal.ops.ranges import SIGNED_UNIT, UNIT, by_sign
-from onnxsal.ops.registry import case, gradient_of
-from onnxsal.ops.statements import ANY, APART, MIXED, Edge, Moved, Range, RangeOf, Roles, Scaling
+from onnxsal.ops.ranges import SIGNED_UNIT, UNIT
+from onnxsal.ops.registry import Held, case, gradient_of
+from onnxsal.ops.statements import APART, MIXED, Edge, Moved, Roles, Scaling
 
 # ----- y = scale (x - mean) / std + bias, with statistics of x itself -----
 
@@ -116,13 +116,18 @@ def _through_statistics(op: Emit, g: Value, form: _Form, std: Value, xhat: Value
     return op.Div(op.Sub(g, moved), std)
 
 
+def _through_mean(op: Emit, g: Value, form: _Form, std: Value) -> Value:
+    """dx = (g - mean(g)) / std, the statistic that x is divided by held constant; the mean(g) only where the form is centred."""
+    return op.Div(op.Sub(g, _mean(op, g, form.axes)) if form.centred else g, std)
+
+
 def _divisor(op: Emit, node: NodeView, std: Value) -> Value:
     """The deviation; where it may be 0 (epsilon is), 1 in its place: the output is no number there, and only signals of 0 pass."""
     return op.Where(op.Equal(std, 0.0), 1.0, std) if OWN in node.wild else std
 
 
-def _statistical(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """Signals at x, scale and bias."""
+def _statistical(op: Emit, node: NodeView, dy: Value, held: bool = False) -> list[Value | None]:
+    """Signals at x, scale and bias; ``held``: with the deviation constant."""
     form = _FORMS[node.op_type](op, node)
     centred, variance = _deviation(op, _fold(op, node.x, form), form, node.attr("epsilon"))
     std = _divisor(op, node, op.Sqrt(variance))
@@ -131,7 +136,8 @@ def _statistical(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     dx = dscale = dbias = None
     if node.want(0):
         g = op.Mul(dy, _lift(op, node.input(1), form.lift))
-        dx = _unfold(op, _through_statistics(op, g, form, std, xhat, xhat), form, node.x)
+        dx = _through_mean(op, g, form, std) if held else _through_statistics(op, g, form, std, xhat, xhat)
+        dx = _unfold(op, dx, form, node.x)
     if node.want(1):
         dscale = _lower(op, op.Mul(dy, xhat), node, node.input(1), form.lift)
     if node.want(2):
@@ -155,6 +161,27 @@ def _statistical_bias(op: Emit, node: NodeView) -> Value:
     return _unfold(op, rest, form, node.y)
 
 
+def _held_statistical(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """As ``_statistical``, with the deviation constant."""
+    return _statistical(op, node, dy, held=True)
+
+
+def _held_bias(op: Emit, node: NodeView) -> Value | None:
+    """r = (1 - [x] - [scale]) n + (1 - [bias]) bias, n = y - bias: with the deviation constant n is linear in x, and in the scale."""
+    form, shift, factors = _FORMS[node.op_type](op, node), node.optional(2), sum(node.wants[:2])
+    bias = None if shift is None else _lift(op, shift, form.lift)
+    if bias is not None and form.fold is not None:
+        bias = _unfold(op, op.Expand(bias, op.Shape(_fold(op, node.x, form))), form, node.x)
+    own = None if node.want(2) else bias
+    if factors == 1:
+        return own
+    n = op.Mul(node.y if bias is None else op.Sub(node.y, bias), float(1 - factors))
+    return n if own is None else op.Add(n, own)
+
+
+_HELD = Held(_held_statistical, _held_bias)
+
+
 def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     """Samples are normalised apart, over the places of each channel or over groups of channels."""
     return (pictures if node.op_type == "InstanceNormalization" else each_sample)(node, i, axis, j)
@@ -168,6 +195,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     edge=edges.unless_positive("epsilon"),
     trained=(1, 2),
     places=places_along(from_axis),
+    held=_HELD,
     bias=_statistical_bias,
     cases={
         "LayerNormalization": [
@@ -193,6 +221,7 @@ def _statistical_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     edge=edges.unless_positive("epsilon"),
     pictures=True,
     places={"InstanceNormalization": places_along(spatial), "GroupNormalization": places_along(behind_samples)},
+    held=_HELD,
     bias=_statistical_bias,
     cases={
         "InstanceNormalization": [
@@ -324,6 +353,16 @@ def _mvn_bias(op: Emit, node: NodeView) -> Value:
     return op.Mul(node.y, op.Div(sigma, op.Add(sigma, _MVN_EPSILON)))
 
 
+def nothing(op: Emit, node: NodeView) -> None:
+    """Linear in x while the statistic that it is divided by stays: nothing is left over."""
+
+
+def _held_mvn(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = (dy - mean(dy)) / (sigma + 1e-9)."""
+    form, _, sigma = _mvn(op, node)
+    return [_through_mean(op, dy, form, op.Add(sigma, _MVN_EPSILON))]
+
+
 def _mvn_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     return within([int(a) % node.x.rank for a in node.attr("axes")])(node, i, axis, j)
 
@@ -334,6 +373,7 @@ def _mvn_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     axes=_mvn_axes,
     edge=Edge.NAN,
     places=places_along(behind_samples),
+    held=Held(_held_mvn, nothing),
     bias=_mvn_bias,
     cases=[case((2, 3, 2, 2)), case((2, 3, 4), axes=[1]), case((2, 3, 2, 2), axes=[-1, 2])],
 )
@@ -344,12 +384,25 @@ def mean_variance_normalization(op: Emit, node: NodeView, dy: Value) -> list[Val
     return [_through_statistics(op, dy, form, op.Add(sigma, _MVN_EPSILON), node.y, unit)]
 
 
+def _norm(op: Emit, node: NodeView) -> Value:
+    """|x| along the axis, which stays with size 1."""
+    axis = [node.attr("axis")]
+    return op.ReduceL1(node.x, axis) if node.attr("p") == 1 else op.ReduceL2(node.x, axis)
+
+
+def _held_norm(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
+    """dx = dy / |x|; 0 where |x| = 0."""
+    norm = _norm(op, node)
+    return [mask(op, op.Greater(norm, 0.0), op.Div(dy, norm))]
+
+
 @gradient_of(
     "LpNormalization",
     family="normalization",
     axes=along(),
     range=lambda node, of: UNIT if of(0)[0] >= 0 else SIGNED_UNIT,
     places=places_along(one_axis),
+    held=Held(_held_norm, nothing),
     bias=lambda op, node: node.y,
     cases=[
         case((2, 3, 4)),
@@ -362,66 +415,7 @@ def lp_normalization(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = (dy - sum(dy y) s) / |x|, s = y for p = 2 and sgn(x) for p = 1; 0 where |x| = 0, as y is 0 there."""
     # sgn(0) = +1, the slope on the side of rectified data, which is where this norm meets zeros in practice.
     p, axis = node.attr("p"), [node.attr("axis")]
-    norm = op.ReduceL1(node.x, axis) if p == 1 else op.ReduceL2(node.x, axis)
+    norm = _norm(op, node)
     along = op.Where(op.Less(node.x, 0.0), -1.0, 1.0) if p == 1 else node.y
     moved = op.Mul(along, op.ReduceSum(op.Mul(dy, node.y), axis))
     return [mask(op, op.Greater(norm, 0.0), op.Div(op.Sub(dy, moved), norm))]
-
-
-# ----- over neighbouring channels -----
-
-
-def _window(op: Emit, t: Value, before: int, after: int) -> Value:
-    """Mean of ``t`` [N, C, ...], over the channels c - before ... c + after (absent ones count as 0), as [N, 1, C, positions].
-
-    Pads that differ are written as a Pad: the CUDA provider's pooling only honours equal ones.
-    """
-    rows = op.Unsqueeze(op.Reshape(t, [0, 0, -1]), [1])
-    if before != after:
-        rows = op.Pad(rows, [0, 0, before, 0, 0, 0, after, 0])
-        return op.AveragePool(rows, kernel_shape=[before + after + 1, 1])
-    return op.AveragePool(rows, kernel_shape=[before + after + 1, 1], pads=[before, 0, after, 0], count_include_pad=1)
-
-
-def _lrn(op: Emit, node: NodeView) -> tuple[int, int, Value]:
-    """How far the window reaches down and up, and d = bias + alpha mean(x^2)."""
-    before, after = (node.attr("size") - 1) // 2, node.attr("size") // 2
-    squares = reshape_like(op, _window(op, op.Mul(node.x, node.x), before, after), node.x)
-    return before, after, op.Add(op.Mul(squares, node.attr("alpha")), node.attr("bias"))
-
-
-def _lrn_bias(op: Emit, node: NodeView) -> Value:
-    """r = 2 beta y (1 - bias / d)."""
-    _, _, d = _lrn(op, node)
-    return op.Mul(op.Mul(node.y, 2.0 * node.attr("beta")), op.Sub(1.0, op.Div(node.attr("bias"), d)))
-
-
-_EVEN = "ONNX Runtime runs LRN with an odd size only"
-
-
-def _lrn_range(node: NodeView, of: RangeOf) -> Range:
-    """x over a positive number."""
-    return by_sign(node, of) if float(node.attr("bias")) >= 0 and float(node.attr("alpha")) >= 0 else ANY
-
-
-@gradient_of(
-    "LRN",
-    family="normalization",
-    axes=within([1]),
-    pictures=True,
-    range=_lrn_range,
-    bias=_lrn_bias,
-    cases=[
-        case((2, 5, 2, 2), size=3, alpha=0.8, beta=0.6, bias=1.3),
-        replace(case((2, 5, 2, 2), size=4, alpha=0.8, beta=0.75, bias=0.7), static_only=_EVEN),
-        replace(case((1, 4, 1, 3), size=2, alpha=0.5), static_only=_EVEN),
-        case((3, 3, 2, 1), size=7, alpha=0.5, beta=1.5),
-        case((2, 2, 3, 1), size=1, alpha=0.5),
-    ],
-)
-def lrn(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy d^-beta - 2 alpha beta x mean'(dy x d^(-beta-1)), y = x d^-beta; mean' runs over the mirrored window."""
-    before, after, d = _lrn(op, node)
-    direct = op.Mul(dy, op.Pow(d, -node.attr("beta")))
-    spread = reshape_like(op, _window(op, op.Div(op.Mul(direct, node.x), d), after, before), node.x)
-    return [op.Sub(direct, op.Mul(op.Mul(node.x, 2.0 * node.attr("alpha") * node.attr("beta")), spread))]

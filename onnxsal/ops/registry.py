@@ -88,6 +88,14 @@ def case(
 
 
 @dataclass(frozen=True)
+class Held:
+    """An operator that divides by a statistic of its input, with that statistic held constant: its gradient, and its implicit bias."""
+
+    gradient: Gradient
+    bias: Bias
+
+
+@dataclass(frozen=True)
 class OpSpec:
     """All that onnxsal knows about one operator."""
 
@@ -103,6 +111,8 @@ class OpSpec:
     roles: Roles | None = None
     scaling: Scaling | None = None
     units: Units | None = None
+    held: Held | None = None
+    origin: Callable[[NodeView], float | None] = lambda node: None
     trained: tuple[int, ...] = ()
     keeps: Keeps = ""
     fills: Callable[[NodeView], bool] = lambda node: False
@@ -137,6 +147,10 @@ class OpOptions(TypedDict, total=False):
     """How constants scale and shift one input."""
     units: Units
     """Where a layer keeps the weights of each of its units."""
+    held: Held
+    """What it is while the statistic that it divides by is held constant."""
+    origin: Callable[[NodeView], float | None] | float
+    """The slope at 0 of a function of its first input that is 0 there; ``None`` where it is not."""
     trained: Sequence[int]
     """The inputs that training fits."""
     keeps: Keeps
@@ -213,6 +227,8 @@ def _facts_and_rest(stated: OpOptions, op_type: str, family: str) -> tuple[Facts
     known |= {k: known[k].get(op_type) for k in ("head", "places") if isinstance(known.get(k), Mapping)}
     known |= {k: tuple(known[k]) for k in ("carries", "trained") if k in known}
     known |= {"range": _always(known.get("range")), "edge": _always(known.get("edge"))}
+    if isinstance(known.get("origin"), float):
+        known["origin"] = lambda node, slope=known["origin"]: slope
     known["places"] = known.get("places") or PLACES_OF_FAMILIES.get(family, lost)
     of_facts = {f.name for f in fields(Facts)}
     return Facts(**{k: v for k, v in known.items() if k in of_facts}), {k: v for k, v in known.items() if k not in of_facts}
@@ -281,10 +297,11 @@ def family_of(node: NodeView) -> str:
     return spec.family if spec else ""
 
 
-def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> list[Value | None]:
+def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None], held: bool = False) -> list[Value | None]:
     """The registered gradient of a node: one signal per input, ``None`` where the input is not wanted.
 
-    Raises ``UnsupportedError`` if a wanted input gets no signal and is not one of the operator's ``stops``.
+    ``held``: that of its form with a constant statistic, if it divides by one. Raises ``UnsupportedError`` if a wanted input gets no
+    signal and is not one of the operator's ``stops``.
     """
     spec = spec_of(node)
     if spec is None:
@@ -292,7 +309,8 @@ def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> list[Value | N
     others = [i for i, d in enumerate(dys) if i and d is not None]
     if others and not spec.many:
         raise UnsupportedError(f"{node.label}: a gradient is known for its first output only, but output {others} is differentiated.")
-    answer = guarded(op, node, dys, lambda node, dys: spec.gradient(op, node, list(dys) if spec.many else dys[0]), spec)
+    gradient = spec.held.gradient if held and spec.held is not None else spec.gradient
+    answer = guarded(op, node, dys, lambda node, dys: gradient(op, node, list(dys) if spec.many else dys[0]), spec)
     if len(answer) != len(node.proto.input):
         raise AssertionError(f"{node.label}: gradient returned {len(answer)} entries for {len(node.proto.input)} inputs")
     for i, value in enumerate(answer):
@@ -303,11 +321,16 @@ def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> list[Value | N
     return answer
 
 
-def implicit_bias(op: Emit, node: NodeView) -> Value | None:
-    """``r = y - sum_i J_i x_i`` over the wanted inputs, broadcastable to y; ``None`` where it is identically zero."""
+def implicit_bias(op: Emit, node: NodeView, held: bool = False) -> Value | None:
+    """``r = y - sum_i J_i x_i`` over the wanted inputs, broadcastable to y; ``None`` where it is identically zero.
+
+    ``held``: with the Jacobian of its form with a constant statistic, if it divides by one.
+    """
     spec = spec_of(node)
     if spec is None:
         raise UnsupportedError(f"{node.label} has no implicit bias; known operators: `onnxsal ops`.")
+    if held and spec.held is not None:
+        return spec.held.bias(op, node)
     if callable(spec.bias):
         return spec.bias(op, node)
     return _BIASES[spec.bias](op, node)

@@ -25,8 +25,8 @@ def _sum(op: Emit, node: NodeView, t: Value) -> Value:
 
 
 def _log(op: Emit, p: Value) -> Value:
-    """log p, and 0 where p is 0: p log p is 0 there. It is the input but for an offset per row, of which no bias here depends."""
-    return mask(op, op.Greater(p, 0.0), op.Log(p))
+    """log p (of 0 that of a tiny number: p log p is 0): the input but for an offset per row, on which no bias here depends."""
+    return op.Log(op.Max(p, float(np.finfo(op.np_dtype).tiny)))
 
 
 def _softmax_bias(op: Emit, node: NodeView) -> Value:

@@ -20,7 +20,9 @@ class Roles:
     It is linear in each of ``factors`` while the others stay (``None``: in every input); ``shifts`` are only added, ``negated`` inputs
     count with a minus sign, ``divisors`` divide. ``mixed(node)``
     says why the signs of a weight are not the signs of its effects ('' = every element of an input meets every element of the
-    output in one element of the weight); ``flips(node)`` tells that these effects have the opposite signs.
+    output in one element of the weight); ``flips(node)`` tells that these effects have the opposite signs. ``matrix(node, i)`` are,
+    of input i of a matrix product, the axes that the output has and no other input (its rows), and those that are summed (``None``: it is
+    no such product, or i no factor).
     """
 
     factors: tuple[int, ...] | None
@@ -29,6 +31,7 @@ class Roles:
     divisors: tuple[int, ...] = ()
     mixed: Callable[[NodeView], str] = lambda node: ""
     flips: Callable[[NodeView], bool] = lambda node: False
+    matrix: Callable[[NodeView, int], tuple[tuple[int, ...], tuple[int, ...]] | None] = lambda node, i: None
 
 
 @dataclass(frozen=True)

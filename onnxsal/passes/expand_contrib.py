@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx
 
 from onnxsal.errors import ModelError
-from onnxsal.ops.contrib import DOMAIN, EXPANSIONS, Writer
+from onnxsal.graph.infer import infer_shapes, without_weights
+from onnxsal.ops.contrib import Writer, expansion_of
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 
 LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
@@ -18,16 +19,24 @@ def _requires(proto: onnx.ModelProto) -> str:
             f"node '{layout[0].name}' ({layout[0].domain}.{layout[0].op_type}): the file was saved by ONNX Runtime with full optimisation, "
             "which writes layouts for one processor. Use the original model, or save with at most ORT_ENABLE_EXTENDED."
         )
-    return "" if any(n.domain == DOMAIN and n.op_type in EXPANSIONS for n in proto.graph.node) else "no fused operator"
+    return "" if any(expansion_of(n) for n in proto.graph.node) else "no fused operator"
+
+
+def _ranks(proto: onnx.ModelProto) -> dict[str, int]:
+    """How many axes the inputs and weights have, and what inference tells of the rest."""
+    graph = infer_shapes(without_weights(proto)).graph
+    known = [*graph.input, *graph.value_info, *graph.output]
+    found = {v.name: len(v.type.tensor_type.shape.dim) for v in known if v.type.tensor_type.HasField("shape")}
+    return found | {t.name: len(t.dims) for t in proto.graph.initializer}
 
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
     nodes: list[onnx.NodeProto] = []
-    expanded = []
+    expanded, ranks = [], _ranks(proto)
     for node in proto.graph.node:
-        if node.domain == DOMAIN and node.op_type in EXPANSIONS:
-            writer = Writer(node)
-            EXPANSIONS[node.op_type](writer)
+        if expand := expansion_of(node):
+            writer = Writer(node, ranks)
+            expand(writer)
             nodes += writer.nodes
             proto.graph.initializer.extend(writer.initializers)
             expanded.append(node.op_type)
@@ -44,7 +53,7 @@ EXPAND_CONTRIB = Pass(
     "expand fused operators",
     _run,
     requires=_requires,
-    ensures=lambda proto: "fused operators remain" if any(n.domain == DOMAIN and n.op_type in EXPANSIONS for n in proto.graph.node) else "",
+    ensures=lambda proto: "fused operators remain" if any(expansion_of(n) for n in proto.graph.node) else "",
     rewrites=True,
 )
 """After the opset was raised: the standard nodes it writes (LayerNormalization, CastLike) are those of opset 18."""
