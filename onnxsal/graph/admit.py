@@ -96,7 +96,7 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto], what: str) -> dict[str, 
         if not 0 <= version <= (_LARGEST if domain else NEWEST) or not (version or domain):
             wanted = f"onnx {onnx.__version__} knows 1 to {NEWEST}" if not domain else "a version is a number from 0"
             raise ModelError(
-                f"{what} imports opset {version} of '{domain or 'ai.onnx'}'; {wanted}. Export it with another opset, or install a newer onnx."
+                f"{what} imports opset {version} of '{domain or 'ai.onnx'}'; {wanted}. Export it with another, or install a newer onnx."
             )
     return found
 
