@@ -11,9 +11,11 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 import onnxsal
-from onnxsal.errors import ModelError, OnnxsalError
+from onnxsal.errors import InputError, ModelError, OnnxsalError
 from onnxsal.graph.load import load_model
 from onnxsal.limits import variable_of
+from onnxsal.runtime.feeds import FeedChoice, feed_of
+from onnxsal.runtime.session import open_session
 from tests.fuzz.bases import BASES, control_flow, functions, residual, sequences, sparse
 from tests.fuzz.child import run
 from tests.small_models import cnn, draw, make, node
@@ -171,8 +173,6 @@ def test_names_that_are_not_text_are_refused() -> None:
 @pytest.mark.parametrize("name", BASES)
 def test_sound_models_are_admitted_and_what_is_made_of_them_opens(name: str) -> None:
     """With every optimisation that ONNX Runtime has: the states that a recurrent layer leaves out are no exception."""
-    from onnxsal.runtime.session import open_session
-
     model = BASES[name]()
     load_model(model)
     try:
@@ -288,6 +288,26 @@ def test_a_loop_without_end_is_looked_at_for_a_while(
     end = run((*words[verb], "-m", "gradient"), tmp_path)
     assert end.status in (1, 2), end.err
     assert "no gradient is known" in end.err + end.out
+
+
+def test_random_data_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, feed = cnn(), {"x": np.zeros((1, 3, 8, 8), np.float32)}
+    monkeypatch.setenv(variable_of("drawn"), "100")
+    with pytest.raises(InputError, match=f"random numbers are more than 100. {variable_of('drawn')}"):
+        feed_of(model, FeedChoice())
+    session = open_session(model).bounded(model)
+    session.run(feed)
+    monkeypatch.setenv(variable_of("probe_seconds"), "0")
+    with pytest.raises(ModelError, match=variable_of("probe_seconds")):
+        session.run(feed)
+
+
+def test_operators_of_others_count_as_they_like() -> None:
+    model = residual()
+    named(model, "r").domain = "mine"
+    named(model, "r").attribute.append(helper.make_attribute("group", 0))
+    model.opset_import.append(opset(1, "mine"))
+    load_model(model)
 
 
 def test_what_takes_minutes_to_compare_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

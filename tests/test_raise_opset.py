@@ -252,7 +252,7 @@ def test_what_the_converter_cannot_raise_is_one_message():
     nodes = [
         node(
             "Scan",
-            "x",
+            "lengths x",
             "y",
             num_scan_inputs=1,
             body=helper.make_graph(
@@ -260,7 +260,7 @@ def test_what_the_converter_cannot_raise_is_one_message():
             ),
         )
     ]
-    model = make(nodes, {"x": ["N", "T", 3]}, {"y": None}, opset=8, ir=3)
+    model = make(nodes, {"lengths": ["N"], "x": ["N", "T", 3]}, {"y": None}, opset=8, ir=3, types={"lengths": TensorProto.INT64})
     with pytest.raises(ModelError, match=r"uses opset 8.*Export it with opset"):
         onnxsal.convert(model)
 

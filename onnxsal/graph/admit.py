@@ -25,7 +25,8 @@ _POSITIVE = {
     *("group", "groups", "num_groups", "num_heads", "q_num_heads", "kv_num_heads"),
     *("kernel_shape", "strides", "dilations", "blocksize", "hidden_size"),
 }
-"""Attributes that count or divide, in whichever operator."""
+"""Attributes that count or divide, in whichever operator of these domains."""
+_COUNTING = ("", "ai.onnx.ml", "com.microsoft")
 _LENGTHS = {"pads", "output_padding", "output_shape", "axis", "perm", "border", "scale", "num_scan_inputs", "num_outputs", *_POSITIVE}
 """Attributes that are numbers of elements or of axes: they are added and multiplied, so they stay far from the largest number."""
 _LARGEST = 2**31 - 1
@@ -94,7 +95,9 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto], what: str) -> dict[str, 
             raise ModelError(f"{what} imports the domain '{domain or 'ai.onnx'}' in versions {found[domain]} and {version}. {AGAIN}")
         if not 0 <= version <= (_LARGEST if domain else NEWEST) or not (version or domain):
             wanted = f"onnx {onnx.__version__} knows 1 to {NEWEST}" if not domain else "a version is a number from 0"
-            raise ModelError(f"{what} imports opset {version} of '{domain or 'ai.onnx'}'; {wanted}. Export it with another opset.")
+            raise ModelError(
+                f"{what} imports opset {version} of '{domain or 'ai.onnx'}'; {wanted}. Export it with another, or install a newer onnx."
+            )
     return found
 
 
@@ -120,7 +123,7 @@ def _function(function: onnx.FunctionProto, opsets: Opsets, functions: Functions
         refuse_type(value, what)
     for attribute in function.attribute_proto:
         _refuse_names(what, (attribute.name, attribute.ref_attr_name))
-        _attribute(attribute, what, None, inside, ())
+        _attribute(attribute, what, None, inside, (), False)
     _refuse_twice(what, "inputs", function.input)
     made = _nodes(function.node, what, inside, (), set(function.input))
     _refuse_missing(what, "output", function.output, (made,))
@@ -274,12 +277,15 @@ def _node(node: onnx.NodeProto, inside: _Inside, scopes: Sequence[Collection[str
     if node.attribute:
         _refuse_twice(_label(node, inside), "attributes", [a.name for a in node.attribute])
         for attribute in node.attribute:
-            _attribute(attribute, _label(node, inside), known, inside, scopes)
+            _attribute(attribute, _label(node, inside), known, inside, scopes, _plain(node.domain) in _COUNTING)
             if attribute.type == AttributeProto.TENSOR and not attribute.t.dims and not node.input:
                 inside.numbers[node.output[0]] = attribute.t
 
 
-def _attribute(attribute: AttributeProto, what: str, known: Signature | None, inside: _Inside, scopes: Sequence[Collection[str]]) -> None:
+def _attribute(
+    attribute: AttributeProto, what: str, known: Signature | None, inside: _Inside, scopes: Sequence[Collection[str]], counts: bool
+) -> None:
+    """``counts``: the names of attributes that count or divide have their usual meaning."""
     name = attribute.name
     if attribute.ref_attr_name and attribute.ref_attr_name not in inside.references:
         raise ModelError(f"{what}: attribute '{name}' refers to '{attribute.ref_attr_name}', which no function around it has. {AGAIN}")
@@ -293,19 +299,22 @@ def _attribute(attribute: AttributeProto, what: str, known: Signature | None, in
         raise ModelError(f"{what}: attribute '{name}' is {_kind(attribute.type)}; the operator takes {_kind(wanted)}. {AGAIN}")
     if not attribute.ref_attr_name:
         _value(attribute, f"{what}: attribute '{name}'", inside, scopes)
+        if counts and attribute.type in (AttributeProto.INT, AttributeProto.INTS):
+            _refuse_count(attribute, f"{what}: attribute '{name}'")
+
+
+def _refuse_count(attribute: AttributeProto, what: str) -> None:
+    values = (attribute.i,) if attribute.type == AttributeProto.INT else attribute.ints
+    found = list(values) if len(values) != 1 else values[0]
+    if attribute.name in _POSITIVE and not all(0 < v <= _LARGEST for v in values):
+        raise ModelError(f"{what} is {found}; it must be from 1 to {_LARGEST:,}. {AGAIN}")
+    if attribute.name in _LENGTHS and not all(abs(v) <= _LARGEST for v in values):
+        raise ModelError(f"{what} is {found}; nothing in it may be above {_LARGEST:,}. {AGAIN}")
 
 
 def _value(attribute: AttributeProto, what: str, inside: _Inside, scopes: Sequence[Collection[str]]) -> None:
     kind = attribute.type
-    if kind in (AttributeProto.INT, AttributeProto.INTS):
-        values = (attribute.i,) if kind == AttributeProto.INT else attribute.ints
-        if attribute.name in _POSITIVE and not all(0 < v <= _LARGEST for v in values):
-            raise ModelError(f"{what} is {list(values) if len(values) != 1 else values[0]}; it must be from 1 to {_LARGEST:,}. {AGAIN}")
-        if attribute.name in _LENGTHS and not all(abs(v) <= _LARGEST for v in values):
-            raise ModelError(
-                f"{what} is {list(values) if len(values) != 1 else values[0]}; nothing in it may be above {_LARGEST:,}. {AGAIN}"
-            )
-    elif kind == AttributeProto.STRING:
+    if kind == AttributeProto.STRING:
         try:
             attribute.s.decode()
         except UnicodeDecodeError as error:
