@@ -232,6 +232,21 @@ def test_chain_of_products_is_one_product(order: str) -> None:
     np.testing.assert_allclose(found, [7.0, 7.0, 7.0])
 
 
+@pytest.mark.parametrize("method", ["cp_lrp", "attnlrp"])
+def test_attention_that_is_multiplied_and_summed(method: str) -> None:
+    """Pooling by weights, as a matrix product or as a product and a sum: one map; the weights are no gate."""
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    weights = {"asks": np.ones((3, 1)) * 0.7, "axis": np.array([1])}
+    scores = [node("MatMul", "x asks", "u"), node("Softmax", "u", "s", axis=1)]
+    product = [node("Transpose", "s", "row", perm=[0, 2, 1]), node("MatMul", "row x", "y")]
+    summed = [node("Mul", "s x", "each"), node("ReduceSum", "each axis", "y", keepdims=1)]
+    first, second = (relevance([*scores, *end], x, (1.0, -2.0, 0.5), method, weights) for end in (product, summed))
+    np.testing.assert_allclose(second, first, atol=1e-12)
+    assert not np.allclose(
+        first, relevance([*scores, *product], x, (1.0, -2.0, 0.5), "attnlrp" if method == "cp_lrp" else "cp_lrp", weights)
+    )
+
+
 # ----- every operator -----
 
 
