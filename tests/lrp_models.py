@@ -21,10 +21,11 @@ def active_node(model: Model, wrt: str) -> NodeView:
     return reach(model, [wrt], [model.nodes[-1].proto.output[0]]).path[-1]
 
 
-def with_rule(proto: onnx.ModelProto, name: str, wrt: Sequence[str], **parameters: Any) -> onnx.ModelProto:
+def with_rule(proto: onnx.ModelProto, name: str, wrt: Sequence[str], kept: bool = False, **parameters: Any) -> onnx.ModelProto:
     """The model with input ``R`` (relevance at its first output) and outputs ``R/<input>``: one rule applied to its last node.
 
-    A node before it with the name of the last one and "0" is the same node on a reference, for the rules that need one.
+    A node before it with the name of the last one and "0" is the same node on a reference, for the rules that need one. ``kept``: output
+    ``kept`` is <R, r>, what the node keeps by its rule's bias r.
     """
     model = Model(onnx.ModelProto.FromString(proto.SerializeToString()))
     path = reach(model, wrt, [model.nodes[-1].proto.output[0]]).path
@@ -38,6 +39,10 @@ def with_rule(proto: onnx.ModelProto, name: str, wrt: Sequence[str], **parameter
         answer = RULES[name].apply(op, node, [given, *[None] * (len(node.proto.output) - 1)], **parameters)
         named = {n: v for n, v in zip(node.proto.input, answer, strict=True) if v is not None}
         ports = [Port(op.Identity(v, name=f"R/{n}"), *model.types[n]) for n, v in named.items()]
+        if kept:
+            bias = RULES[name].bias(op, node)
+            total = op.Mul(given, 0.0) if bias is None else op.Mul(given, bias)
+            ports.append(Port(op.ReduceSum(total, keepdims=0, name="kept"), op.dtype, ()))
     return assemble(model, op, [Port(given, given.dtype, given.shape)], ports)
 
 

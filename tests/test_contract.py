@@ -19,6 +19,7 @@ from onnxsal.engine.method import get_method
 from onnxsal.errors import ModelError, OnnxsalError
 from onnxsal.graph import load
 from onnxsal.graph.load import load_model, save_model
+from onnxsal.methods.build import wrapper_of
 from onnxsal.passes.raise_opset import HIGHEST
 from tests.nets import light
 from tests.oracle import run, session_of, told
@@ -119,7 +120,7 @@ def test_the_outputs_have_their_names_types_and_shapes(method: str, batch: int |
     }
     if get_method(method).law:
         wanted["residual"] = (TensorProto.FLOAT, [batch])
-    if get_method(method).wrap == "relevance":
+    if wrapper_of(get_method(method)).books:
         wanted["reached"] = (TensorProto.FLOAT, [batch])
     assert {o.name: declared(o) for o in list(result.graph.output)[1:]} == wanted
     x = X[: batch if isinstance(batch, int) else 2]
@@ -507,7 +508,7 @@ def test_every_kind_of_model_keeps_the_contract_or_is_refused(method: str, kind:
     assert list(after)[: len(before)] == list(before)
     wanted = ["attribution", *(["saliency_map"] if picture else []), "explained_class", "explained_score"]
     chosen = get_method(method)
-    wanted += (["residual"] if chosen.law else []) + (["reached"] if chosen.wrap == "relevance" else [])
+    wanted += (["residual"] if chosen.law else []) + (["reached"] if wrapper_of(chosen).books else [])
     assert list(after)[len(before) :] == wanted
     for name in list(after)[len(before) :]:
         assert after[name].shape == {"attribution": shape, "saliency_map": picture}.get(name, shape[:1])

@@ -15,9 +15,14 @@ import torch
 from onnx import helper
 
 from onnxsal import Explainer, plan
+from onnxsal.backward import RULES
 from onnxsal.errors import PlanError
 from onnxsal.explainer import Explanation
+from onnxsal.ops.registry import REGISTRY
 from tests import modified_nets as nets
+from tests.lrp_models import with_rule
+from tests.oracle import one_node_model
+from tests.oracle import run as run_oracle
 from tests.small_models import make, node
 from tests.test_fused import saved
 
@@ -225,6 +230,43 @@ def test_chain_of_products_is_one_product(order: str) -> None:
     ]  # fmt: skip
     found = relevance(nodes, (2.0, 3.0, 5.0), (1.0,), "attnlrp", {"scale": 0.7})
     np.testing.assert_allclose(found, [7.0, 7.0, 7.0])
+
+
+@pytest.mark.parametrize("method", ["cp_lrp", "attnlrp"])
+def test_attention_that_is_multiplied_and_summed(method: str) -> None:
+    """Pooling by weights, as a matrix product or as a product and a sum: one map; the weights are no gate."""
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    weights = {"asks": np.ones((3, 1)) * 0.7, "axis": np.array([1])}
+    scores = [node("MatMul", "x asks", "u"), node("Softmax", "u", "s", axis=1)]
+    product = [node("Transpose", "s", "row", perm=[0, 2, 1]), node("MatMul", "row x", "y")]
+    summed = [node("Mul", "s x", "each"), node("ReduceSum", "each axis", "y", keepdims=1)]
+    first, second = (relevance([*scores, *end], x, (1.0, -2.0, 0.5), method, weights) for end in (product, summed))
+    np.testing.assert_allclose(second, first, atol=1e-12)
+    assert not np.allclose(
+        first, relevance([*scores, *product], x, (1.0, -2.0, 0.5), "attnlrp" if method == "cp_lrp" else "cp_lrp", weights)
+    )
+
+
+# ----- every operator -----
+
+
+@pytest.mark.parametrize("rule", ["ratio", "uniform", "held"])
+def test_what_a_node_sends_and_what_it_keeps_is_all_that_came(rule: str) -> None:
+    """<g, y> = sum_i <g_i, x_i> + <g, r>, of every case of every operator that the rule takes, with random signals."""
+    tried, worst = 0, {}
+    for spec in REGISTRY.values():
+        for number, one in enumerate(spec.cases if RULES[rule].takes(spec.family) and spec.bias != "unknown" else ()):
+            model, feed, wrt = one_node_model(spec, one)
+            wrt = [name for name in wrt if int(name[1:]) not in spec.stops]
+            y = run_oracle(model, feed)["y0"]
+            g = np.random.default_rng(number).standard_normal(y.shape)
+            got = run_oracle(with_rule(model, rule, wrt, kept=True), feed | {"R": g}) if wrt else None
+            if got is not None:
+                sent = sum(float((got[f"R/{name}"] * feed[name]).sum()) for name in wrt)
+                worst[f"{spec.op_type} {number}"] = abs((g * y).sum() - sent - float(got["kept"])) / np.abs(g * y).sum()
+                tried += 1
+    assert tried > {"ratio": 60, "uniform": 80, "held": 25}[rule]
+    assert {name: error for name, error in worst.items() if not error < 1e-7} == {}  # attributes are float32
 
 
 # ----- what is reached, and what is refused -----

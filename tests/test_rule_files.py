@@ -236,7 +236,7 @@ def test_the_examples_of_the_documentation_run(text: str, tmp_path: Path) -> Non
     method = get_method(file)
     own = {row.use for m in (method, *(part.method for part in method.of)) for row in m.rows if method.of or row.table == str(file)}
     plan = onnxsal.plan(export(net("resnet18"), "legacy", 18, fold=False), file)
-    assert own & {s.rule.name for s in plan.steps}
+    assert own & {s.rule.name for s in plan.steps} or any(row.table == str(file) for row in method.constants)
 
 
 def test_the_documentation_names_every_key_and_every_rule() -> None:

@@ -64,6 +64,8 @@ def _of_kind(kind: str, node: NodeView, takers: Sequence[int], made: Mapping[str
         divisors = () if spec.roles is None else spec.roles.divisors
         return [i for i in takers if i in divisors or _is_scale(names[i], made)]
     if kind == ATTENTION:
+        if spec.family == "product":  # weights and values multiplied first, and summed by a node of their own
+            return [i for i in takers if _is_softmax(names[i], made)]
         return [layer.position for layer in attention_of(node.model) if layer.product.index == node.index]
     if kind == GATE:
         return bounded(node.model, names)
@@ -104,6 +106,18 @@ def _is_scale(name: str, made: Mapping[str, NodeView]) -> bool:
         if power != HALF and spec.family not in ("movement", "product", "add", "select"):
             return False
         name = node.proto.input[above[0]] if len(above) == 1 else _one(node)
+    return False
+
+
+def _is_softmax(name: str, made: Mapping[str, NodeView]) -> bool:
+    """Whether a factor holds the probabilities of a softmax: moved, chosen or scaled by constants."""
+    while (node := made.get(name)) is not None:
+        if node.index in softmax_parts(node.model):
+            return True
+        spec = spec_of(node)
+        if spec is None or spec.family not in ("movement", "select", "product"):
+            return False
+        name = _one(node)
     return False
 
 
