@@ -35,13 +35,13 @@ Fed = Callable[[int], dict[str, np.ndarray]]
 REACHED = (0.1, 2.0)
 """A share of the score at the input outside this range is told. Biases that take a good part of it are nothing unusual."""
 
-ADDED = ("attribution", "saliency_map", "explained_class", "explained_score", "residual", "reached")
+ADDED = ("attribution", "token_attribution", "saliency_map", "explained_class", "explained_score", "residual", "reached")
 """Outputs that the contract adds; everything else a converted model returns is the original's."""
 
 BATCH = 16
 """Samples in one run, where nothing else is asked for."""
 
-ROWS = ("attribution", "saliency_map", "target", "score", "residual", "reached")
+ROWS = ("attribution", "token_attribution", "saliency_map", "target", "score", "residual", "reached")
 """Fields of an ``Explanation`` that hold a row for each sample."""
 
 
@@ -49,7 +49,8 @@ ROWS = ("attribution", "saliency_map", "target", "score", "residual", "reached")
 class Explanation:
     """What a converted model said about a batch of N samples.
 
-    ``attribution`` is signed and shaped like the explained input; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
+    ``attribution`` is signed and shaped like the explained input; ``token_attribution`` is its sum over each token's vector, [N, L] of
+    [N, L, D], or ``None`` where the explained tensor holds no tokens; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
     is no image; ``target`` int64 [N] the explained classes; ``score`` float32 [N]; ``residual`` float32 [N] the relative error of
     the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs (where the samples were run in parts, those
     that hold a row for each); ``seconds`` the time of the run;
@@ -73,6 +74,7 @@ class Explanation:
     reached: np.ndarray | None = None
     doubt: str = ""
     provider_options: dict[str, dict[str, str]] = field(default_factory=dict)
+    token_attribution: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -146,7 +148,12 @@ class Explanation:
         name = name.with_suffix("") if name.suffix == ".npz" else name
         target = name.with_name(f"{name.name}.npz")
         arrays = {"attribution": self.attribution, "target": self.target, "score": self.score}
-        some = {"saliency_map": self.saliency_map, "residual": self.residual, "reached": self.reached}
+        some = {
+            "token_attribution": self.token_attribution,
+            "saliency_map": self.saliency_map,
+            "residual": self.residual,
+            "reached": self.reached,
+        }
         arrays |= {k: v for k, v in some.items() if v is not None}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays, **{f"outputs/{k}": v for k, v in self.outputs.items()})  # type: ignore[arg-type]
@@ -417,6 +424,7 @@ class Explainer:
             added["reached"],
             "; ".join(filter(None, (self.conversion.question.doubt, self.session.rounds))),
             self.session.provider_options,
+            added["token_attribution"],
         )
 
 

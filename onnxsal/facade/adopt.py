@@ -19,6 +19,7 @@ from onnxsal.facade.convert import Conversion
 from onnxsal.facade.target import OPTIONAL, TARGET_INPUTS
 from onnxsal.facts.axes import picture_of
 from onnxsal.facts.grounds import Found
+from onnxsal.facts.tokens import tokens_of
 from onnxsal.graph import Model
 from onnxsal.graph.load import load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
@@ -49,7 +50,9 @@ def adopt(ask: Ask) -> Conversion | None:
     rows = sample_inputs(view, x, scores)[0] if samples is None else tuple(samples)
     question = Question(view, x, built.output, scores, built.score, samples=rows, picture=picture_of(view, x, built.layout))
     grid = grid_of(record.get("grid") if "layer" in record else None)
-    question = replace(question, binary=binary, grid=grid, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
+    question = replace(
+        question, binary=binary, grid=grid, tokens=tokens_of(view, x), doubt=metadata.get(f"{METADATA}doubt", ""), found=found
+    )
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = known_methods().get(name) or Method(name, name, "", "")
     settings = record | {"score": asked["score"]}

@@ -85,13 +85,15 @@ def convert(ask: Ask) -> onnx.ModelProto:
 
     ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them; "fullgrad" where none is given), an alias
     or a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted
-    class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W]
+    class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
+    a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
     (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
     [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input. For
     a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN. ``prefix`` is put before
     all names that are added.
 
-    ``input`` names the input or inner tensor to explain, ``output`` the output. ``target`` builds a class in: an index, one per sample,
+    ``input`` names the input or inner tensor to explain (where there is only ids: the vectors of its words, if it is known which table
+    holds these), ``output`` the output. ``target`` builds a class in: an index, one per sample,
     or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``target_input`` says how the
     model is told the class: "required" (default), the input ``target`` is fed in every run; "fixed" (default where ``target`` is given),
     there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
@@ -234,6 +236,8 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     op, x = build.op, build.question.x
     batch = (x.shape[0] if x.shape and build.question.batched else 1,)
     ports = [build.told("attribution", result.attribution, op.dtype, x.shape)]
+    if build.question.tokens is not None:
+        ports.append(build.told("token_attribution", build.per_token(result.attribution), op.dtype, (x.shape or ())[:-1]))
     pixels = result.saliency or build.pixels(result.attribution)
     axes = build.question.picture
     if build.quantize is not None and pixels is None:

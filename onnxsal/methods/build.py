@@ -173,6 +173,10 @@ class Build:
         error = op.Div(op.Abs(op.Sub(got, wanted)), op.Max(op.Abs(wanted), _TINY))
         return op.Cast(error, to=TensorProto.FLOAT)
 
+    def per_token(self, attribution: Value) -> Value:
+        """The signed sum over each token's vector: [N, L] of an attribution [N, L, D]."""
+        return self.op.ReduceSum(attribution, [self.question.x.rank - 1], keepdims=0)
+
     def share_of_score(self, part: Value) -> Value:
         """part / score, per sample, float32; scores closer to zero than 1e-6 count as that, with their sign."""
         op, score = self.op, self.head.score
