@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import onnxsal
 from onnxsal.engine.method import known_methods
@@ -15,7 +19,9 @@ from onnxsal.explainer import Explainer
 from onnxsal.facts.tokens import tokens_of, words_of
 from onnxsal.graph import Model
 from tests.oracle import run
+from tests.small_models import draw, make, node
 from tests.token_nets import FEED, IDS, bert, padded, summed, two_texts
+from tests.torch_nets import exported, images, net
 
 # ----- which table holds the words -----
 
@@ -82,6 +88,133 @@ def test_one_network_by_every_exporter(exporter: str, opset: int):
 @cache
 def reference():
     return Explainer(bert(), "fullgrad").explain(FEED)
+
+
+# ----- what the rest adds, by name -----
+
+
+@pytest.mark.parametrize("score", ["logit", "probability"])
+@pytest.mark.parametrize(("exporter", "opset"), EXPORTS)
+def test_parts_sum_to_the_score_and_have_the_same_names_in_every_file(exporter: str, opset: int, score: str):
+    got = Explainer(bert(exporter, opset), "fullgrad", score=score).explain(FEED)
+    names = ["input", "position", "token type", "softmax", "biases", "functions", "input 'attention_mask'"]
+    assert list(got.parts) == names
+    np.testing.assert_allclose(sum(got.parts.values()), got.score, rtol=1e-5)
+    np.testing.assert_allclose(got.parts["input"], got.token_attribution.sum(-1), rtol=1e-4, atol=1e-6)
+    assert np.abs(got.parts["input 'attention_mask'"]).max() < 1e-6, "what is hidden adds nothing"
+    if score == "logit":
+        for name, part in reference().parts.items():
+            np.testing.assert_allclose(got.parts[name], part, rtol=1e-3, atol=1e-6)
+
+
+def test_parts_are_what_their_names_say():
+    """A constant's part is its value times its gradient: what input x gradient says of it where that is explained instead."""
+    model, parts = bert("legacy", 17), reference().parts
+    for name, tensor in (("position", "/place/Gather_output_0"), ("token type", "/kind/Gather_output_0")):
+        alone = Explainer(model, "ixg", input=tensor, batched=False)
+        for i, best in enumerate(reference().target):
+            own = alone.explain({k: v[i : i + 1] for k, v in FEED.items()}, target=(0, int(best)))
+            np.testing.assert_allclose(own.attribution.sum(), parts[name][i], rtol=1e-4, atol=1e-6)
+
+
+NAMED = {
+    ("words", "types"): {"types": "token type"},
+    ("types", "words", "places"): {"types": "token type", "places": "position"},
+    ("words", "counted"): {"counted": "position"},
+    ("words", "bbox"): {"bbox": "lookup of 'bbox_ids'"},
+    ("words", "same", "places"): {"same": "token type", "places": "position"},
+    ("words", "types", "same"): {"types": "token type", "same": "token type"},
+    ("words", "added"): {"added": "position"},
+    ("places", "types", "words"): {"types": "token type", "places": "position"},
+}
+"""Tables that are summed -> the part of each but the words."""
+
+
+@pytest.mark.parametrize("tables", NAMED, ids="+".join)
+def test_constants_are_named_by_what_they_are_made_of(tables: tuple[str, ...]):
+    """Also where constants are summed before the words come to them."""
+    model = summed(*tables, words=200)
+    feed = {i.name: IDS if i.name == "ids" else FEED["token_type_ids"] for i in model.graph.input}
+    got = Explainer(model, "fullgrad").explain(feed, target=1)
+    wanted: dict[str, np.ndarray] = {}
+    for tensor, name in NAMED[tables].items():
+        alone = Explainer(once_per_text(model, tensor), "ixg", input=tensor).explain(feed, target=1)
+        wanted[name] = wanted.get(name, 0) + alone.attribution.sum((1, 2))
+    assert set(got.parts) == {"input", "functions", *wanted}
+    for name, part in wanted.items():
+        np.testing.assert_allclose(got.parts[name], part, rtol=1e-4, atol=1e-6)
+    assert all(np.abs(part).max() > 1e-4 for part in got.parts.values())
+
+
+def once_per_text(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
+    """The model with a constant repeated for each text, so that it can be explained in the words' place."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    (made,) = (n for n in changed.graph.node if n.output[0] == tensor)
+    made.output[0] = f"{tensor} once"
+    zero = [node("Gather", "word ids", "repeated"), node("Mul", "repeated nothing", "zero")]
+    zero[0].input[0] = "word"
+    changed.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "nothing"))
+    added = onnx.helper.make_node("Add", [f"{tensor} once", "zero"], [tensor])
+    place = list(changed.graph.node).index(made) + 1
+    rest = list(changed.graph.node)
+    del changed.graph.node[:]
+    changed.graph.node.extend([*rest[:place], *zero, added, *rest[place:]])
+    return changed
+
+
+def test_a_class_token_and_positions_of_pictures():
+    """A parameter joined to the patches, and one added to them: their parts are value times gradient, by torch."""
+    net_ = net("vit")
+    got = Explainer(exported("vit"), "fullgrad", components=True).explain(images(2).numpy())
+    double = copy.deepcopy(net_).double().requires_grad_()
+    for name, parameter in (("class token", double.token), ("position", double.positions)):
+        by_torch = []
+        for x in images(2).double():
+            (slope,) = torch.autograd.grad(double(x[None]).max(), parameter)
+            by_torch.append(float((slope * parameter).sum().detach()))
+        np.testing.assert_allclose(got.parts[name], by_torch, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(sum(got.parts.values()), got.score, rtol=1e-4)
+    assert not Explainer(exported("vit"), "fullgrad").explain(images(2).numpy()).parts, "an output more than is asked for"
+
+
+def test_parts_by_hand():
+    """An added number is part of a function, a vector a bias, an input that is not explained bears its name."""
+    nodes = [
+        node("Add", "x v", "a"),
+        node("Add", "a one", "b"),
+        node("Add", "b other", "c"),
+        node("Add", "c square", "d"),
+        node("ReduceSum", "d axes", "y", keepdims=0),
+    ]
+    weights = {"v": draw(4), "one": np.float32(1), "square": draw(3, 4, seed=1), "axes": np.asarray([1], np.int64)}
+    model = make(nodes, {"x": ["N", 3, 4], "other": ["N", 3, 4]}, {"y": ["N", 4]}, weights)
+    x, other = draw(2, 3, 4, seed=2), draw(2, 3, 4, seed=3)
+    got = Explainer(model, "fullgrad", input="x", components=True).explain({"x": x, "other": other}, target=2)
+    wanted = {
+        "input": x[:, :, 2].sum(1),
+        "biases": np.full(2, 3 * weights["v"][2]),
+        "functions": np.full(2, 3.0),
+        "other constants": np.full(2, weights["square"][:, 2].sum()),
+        "input 'other'": other[:, :, 2].sum(1),
+    }
+    assert list(got.parts) == list(wanted)
+    for name, part in wanted.items():
+        np.testing.assert_allclose(got.parts[name], part, rtol=1e-5)
+
+
+def test_parts_are_kept_in_a_converted_file(tmp_path: Path):
+    """The names are in the metadata; one sample's parts are its own; they are saved."""
+    again = Explainer(onnxsal.convert(bert(), "fullgrad"))
+    got = again.explain(FEED)
+    assert list(got.parts) == list(reference().parts)
+    for name, part in reference().parts.items():
+        np.testing.assert_allclose(got.parts[name], part, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(got[1].parts[name], got.parts[name][1:])
+    assert json.loads(got.save(tmp_path / "text").with_suffix(".json").read_text())["parts"]["position"] == got.parts["position"].tolist()
+
+
+# ----- files -----
 
 
 def test_the_converted_file_says_it_too():

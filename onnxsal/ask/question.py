@@ -56,6 +56,13 @@ class Question:
         return bool(self.samples)
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """The axes of the explained tensor that count tokens, or places of a picture; none where it is neither."""
+        if self.tokens is not None:
+            return tuple(range(1 if self.batched else 0, self.x.rank - 1))
+        return () if self.picture is None else self.picture[1:]
+
+    @property
     def sample_shape(self) -> Shape:
         """The shape of one sample's scores (nothing, where not even the rank is known)."""
         return (self.start.shape or ())[1 if self.batched else 0 :]

@@ -56,9 +56,8 @@ def adopt(ask: Ask) -> Conversion | None:
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = known_methods().get(name) or Method(name, name, "", "")
     settings = record | {"score": asked["score"]}
-    return Conversion(
-        proto, _again(ask, name, settings, asked, question), question, known, settings, log, target_input=asked["target_input"]
-    )
+    again = _again(ask, name, settings, asked, question)
+    return Conversion(proto, again, question, known, settings, log, target_input=asked["target_input"], parts=_parts(metadata))
 
 
 def _one_of(words: Sequence[str]) -> Wanted:
@@ -94,6 +93,12 @@ def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[F
             f"the model says it was converted, but its metadata is damaged: {error} Convert the original model again."
         ) from error
     return built, {k: v for k, v in record.items() if k not in {f.name for f in fields(BuiltIn)}}, found
+
+
+def _parts(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of the parts that the score is divided into."""
+    key = f"{METADATA}parts"
+    return tuple(checked(list[Phrase], parse_json(metadata.get(key, "[]"), key, ModelError), key, ModelError))
 
 
 def _refuse_strangers(view: Model, built: BuiltIn) -> None:

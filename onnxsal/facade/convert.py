@@ -26,6 +26,7 @@ from onnxsal.facade.target import FIXED, OPTIONAL, refuse_other_rows, target_ind
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
+from onnxsal.graph.helpers import columns
 from onnxsal.graph.load import load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods.build import Build, Result, quantized, with_colours, wrapper_of
@@ -37,7 +38,8 @@ from onnxsal.ops.apart import keep_apart
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
     the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and
-    how the model is told the class. ``ask`` is what was asked for, as it would be asked of another model.
+    how the model is told the class. ``parts`` are the names of the columns of the output of that name (none: there is no such output).
+    ``ask`` is what was asked for, as it would be asked of another model.
     """
 
     proto: onnx.ModelProto
@@ -49,6 +51,7 @@ class Conversion:
     plans: tuple[Plan, ...] = ()
     layer: TargetLayer | None = None
     target_input: str = OPTIONAL
+    parts: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -88,9 +91,11 @@ def convert(ask: Ask) -> onnx.ModelProto:
     class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
     a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
     (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
-    [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input. For
-    a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN. ``prefix`` is put before
-    all names that are added.
+    [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
+    methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
+    positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
+    ``onnxsal.parts`` of the metadata. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is
+    added NaN. ``prefix`` is put before all names that are added.
 
     ``input`` names the input or inner tensor to explain (where there is only ids: the vectors of its words, if it is known which table
     holds these), ``output`` the output. ``target`` builds a class in: an index, one per sample,
@@ -195,10 +200,12 @@ def emit(decided: Decision, opened: bool = True) -> Conversion:
             **({f"{METADATA}passes": "; ".join(log)} if log else {}),
             **({f"{METADATA}facts": json.dumps([fact.as_dict() for fact in question.found])} if question.found else {}),
             **({f"{METADATA}doubt": question.doubt} if question.doubt else {}),
+            **({f"{METADATA}parts": json.dumps(build.parts)} if build.parts else {}),
         },
     )
     done = settings | {"score": question.score}
-    return Conversion(result, ask, question, method, done, log, tuple(build.plans.values()), build.layer, decided.target_input)
+    plans = tuple(build.plans.values())
+    return Conversion(result, ask, question, method, done, log, plans, build.layer, decided.target_input, build.parts)
 
 
 def _walks(method: Method, settings: Mapping[str, Any]) -> Iterator[Method]:
@@ -252,6 +259,9 @@ def _outputs(build: Build, result: Result) -> list[Port]:
         ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))
     if result.reached is not None:
         ports.append(build.told("reached", result.reached, TensorProto.FLOAT, batch))
+    if result.parts and (build.question.tokens is not None or build.want_components):
+        build.parts = tuple(result.parts)
+        ports.append(build.told("parts", _single(op, columns(op, *result.parts.values())), TensorProto.FLOAT, (*batch, len(build.parts))))
     return [*ports, *build.components]
 
 

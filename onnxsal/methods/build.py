@@ -29,13 +29,15 @@ _TINY = 1e-6
 @dataclass(frozen=True)
 class Result:
     """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one; ``reached`` is the
-    share of the score that reaches the input, where a method divides the score up.
+    share of the score that reaches the input, where a method divides the score up. ``parts`` says what it is divided into: by name [N]
+    each, the input first, in the type of attributions; they sum to the score.
     """
 
     attribution: Value
     residual: Value | None = None
     saliency: Value | None = None
     reached: Value | None = None
+    parts: Mapping[str, Value] = field(default_factory=dict)
 
 
 class MethodSettings(dict[str, Any]):
@@ -72,6 +74,7 @@ class Build:
     plans: dict[tuple[str, str, str], Plan] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
     layer: TargetLayer | None = None
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.settings = MethodSettings(self.method, self.settings)
@@ -224,8 +227,9 @@ class Wrapper:
     """What a method's ``wrap = "<name>"`` builds, and what it promises.
 
     ``starts``: what its walk begins with. ``reaches``: how far that walk goes, to the explained "input" or to the target "layer" only.
-    ``keeps``: the law whose relative error it returns ('' = none). ``shares`` is the component [N, k] with the parts that the
-    score is divided into ('' = it is not); ``books``: they are what reaches the input, and what does not, written down on the way.
+    ``keeps``: the law whose relative error it returns ('' = none). ``shares`` is the component [N, k] with the shares that the
+    score is divided into, of which the result's ``parts`` are the names ('' = it is not); ``books``: they are what reaches the input, and
+    what does not, written down on the way.
     ``refined_by``: the parameter that brings a sum closer to the law, which it keeps in the limit only ('' = the law holds exactly).
     ``composes``: it puts other methods (``of``) together.
     """

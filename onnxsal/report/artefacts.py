@@ -49,6 +49,7 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
         "score": float(one.score[0]),
         "residual": None if one.residual is None else float(one.residual[0]),
         "reached": None if one.reached is None else float(one.reached[0]),
+        "parts": {name: float(part[0]) for name, part in one.parts.items()},
         "tokens": _tokens(one, question, ids),
         "method": one.method,
         "parameters": one.parameters,
