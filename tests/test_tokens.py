@@ -19,7 +19,7 @@ from onnxsal.explainer import Explainer
 from onnxsal.facts.tokens import tokens_of, words_of
 from onnxsal.graph import Model
 from tests.oracle import run
-from tests.small_models import draw, make, node
+from tests.small_models import cnn, draw, make, node
 from tests.token_nets import FEED, IDS, bert, padded, summed, two_texts
 from tests.torch_nets import exported, images, net
 
@@ -212,6 +212,73 @@ def test_parts_are_kept_in_a_converted_file(tmp_path: Path):
         np.testing.assert_allclose(got.parts[name], part, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(got[1].parts[name], got.parts[name][1:])
     assert json.loads(got.save(tmp_path / "text").with_suffix(".json").read_text())["parts"]["position"] == got.parts["position"].tolist()
+
+
+# ----- the tokens of pictures -----
+
+
+@cache
+def patches(exporter: str, **options: str):
+    return Explainer(exported("vit", exporter), "ixg", tokens=True, **options)
+
+
+@pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
+def test_patches_are_explained_in_the_pixels_place(exporter: str):
+    """At the embedding with its positions: the same as torch's gradient there, the map the signed sums of the grid, resized."""
+    x = images(2)
+    got = patches(exporter).explain(x.numpy())
+    by_torch = torch.stack([of_patches_by_torch(one[None]) for one in x])
+    np.testing.assert_allclose(got.attribution, by_torch, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(got.token_attribution, by_torch.sum(-1), rtol=1e-3, atol=1e-5)
+    laid = by_torch.sum(-1)[:, None, 1:].reshape(2, 1, 4, 4)
+    wanted = torch.nn.functional.interpolate(laid, size=(32, 32), mode="bilinear", align_corners=False)[:, 0]
+    np.testing.assert_allclose(got.saliency_map, wanted, rtol=1e-3, atol=1e-5)
+    absolute = patches(exporter, reduce="sum_abs").explain(x.numpy()).saliency_map
+    laid = by_torch.abs().sum(-1)[:, None, 1:].reshape(2, 1, 4, 4)
+    wanted = torch.nn.functional.interpolate(laid, size=(32, 32), mode="bilinear", align_corners=False)[:, 0]
+    np.testing.assert_allclose(absolute, wanted, rtol=1e-3, atol=1e-5)
+
+
+def of_patches_by_torch(x: torch.Tensor) -> torch.Tensor:
+    """Embedding times gradient [T, D] of one picture's best class, in double precision."""
+    double = copy.deepcopy(net("vit")).double()
+    held: list[torch.Tensor] = []
+
+    def hold(module: torch.nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        held.append(given[0].detach().requires_grad_())
+        return (held[0],)
+
+    with double.blocks[0].register_forward_pre_hook(hold):
+        score = double(x.double()).max()
+    (slope,) = torch.autograd.grad(score, held[0])
+    return (slope * held[0]).detach()[0]
+
+
+def test_class_tokens_stand_apart_from_the_patches():
+    """The class token's own vector is no part of what the picture adds."""
+    got = Explainer(exported("vit"), "fullgrad", tokens=True).explain(images(2).numpy())
+    np.testing.assert_allclose(got.parts["class token"], got.token_attribution[:, 0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.parts["input"], got.token_attribution[:, 1:].sum(1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(sum(got.parts.values()), got.score, rtol=1e-4)
+
+
+def test_converted_patches_are_known_again():
+    again = Explainer(onnxsal.convert(exported("vit"), "ixg", tokens=True))
+    first, second = patches("legacy").explain(images(2).numpy()), again.explain(images(2).numpy())
+    np.testing.assert_array_equal(first.saliency_map, second.saliency_map)
+    assert again.conversion.question.tokens is not None
+    assert again.on(exported("vit")).conversion.question.x.name == patches("legacy").conversion.question.x.name
+    with pytest.raises(MethodError, match="tokens"):
+        Explainer(onnxsal.convert(exported("vit"), "ixg"), tokens=True)
+
+
+def test_what_has_no_tokens_is_refused():
+    with pytest.raises(TargetError, match="the picture is not cut into tokens"):
+        onnxsal.convert(cnn(), "ixg", tokens=True)
+    vector = make([node("MatMul", "x w", "y")], {"x": ["N", 4]}, {"y": ["N", 3]}, {"w": draw(4, 3)})
+    with pytest.raises(TargetError, match="neither tokens nor a picture"):
+        onnxsal.convert(vector, "ixg", tokens=True)
+    assert Explainer(summed("words"), "ixg", tokens=True).conversion.question.tokens.ids == "ids"
 
 
 # ----- files -----

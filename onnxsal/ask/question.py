@@ -63,6 +63,12 @@ class Question:
         return () if self.picture is None else self.picture[1:]
 
     @property
+    def shown(self) -> tuple[Value, Picture | None]:
+        """The picture that a map is laid over and its axes (``None``: there is none): what is explained, or what its tokens are part of."""
+        cut = self.tokens
+        return (self.x, self.picture) if cut is None or cut.picture is None else (cut.picture, cut.axes)
+
+    @property
     def sample_shape(self) -> Shape:
         """The shape of one sample's scores (nothing, where not even the rank is known)."""
         return (self.start.shape or ())[1 if self.batched else 0 :]

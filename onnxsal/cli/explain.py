@@ -147,6 +147,8 @@ def tell(records: Sequence[dict[str, Any]], json: bool) -> None:
     strongest = [token for facts in records for token in strongest_tokens(facts)]
     if strongest:
         show_table(("input", "token", "id", "attribution"), strongest, ("token", "id", "attribution"))
+    if names := list(records[0]["parts"]):
+        show_table(("input", *names), [(near(r["source"]), *(f"{part:+.4g}" for part in r["parts"].values())) for r in records], names)
     tell_providers(records[0])
 
 
@@ -173,12 +175,12 @@ def row(facts: dict[str, Any]) -> tuple[str, ...]:
 def strongest_tokens(facts: dict[str, Any]) -> list[tuple[str, ...]]:
     """The tokens of the largest attributions, either sign, in their order: the input, the place, the id and the attribution of each."""
     told = facts["tokens"]
-    if told is None:
+    if told is None or not told["ids"]:
         return []
     values, ids = np.asarray(told["attribution"]), np.asarray(told["ids"])
     best = np.sort(np.argsort(-np.abs(values.reshape(-1)), kind="stable")[:TOP])
     places = zip(*np.unravel_index(best, values.shape), strict=True)
-    return [(near(facts["source"]), ", ".join(map(str, p)), str(ids[p]) if ids.size else "", f"{values[p]:+.4g}") for p in places]
+    return [(near(facts["source"]), ", ".join(map(str, p)), str(ids[p]), f"{values[p]:+.4g}") for p in places]
 
 
 def law(facts: dict[str, Any]) -> tuple[str, str]:

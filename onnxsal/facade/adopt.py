@@ -19,8 +19,8 @@ from onnxsal.facade.convert import Conversion
 from onnxsal.facade.target import OPTIONAL, TARGET_INPUTS
 from onnxsal.facts.axes import picture_of
 from onnxsal.facts.grounds import Found
-from onnxsal.facts.tokens import tokens_of
-from onnxsal.graph import Model
+from onnxsal.facts.tokens import Tokens, tokens_of
+from onnxsal.graph import Model, Value
 from onnxsal.graph.load import load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
 from onnxsal.settings import Phrase, Switch, Wanted, Whole, checked, open_schema, parse_json, shown
@@ -41,6 +41,7 @@ def adopt(ask: Ask) -> Conversion | None:
     name = metadata.get(f"{METADATA}method", "")
     built, record, found = _read(metadata)
     asked = {key: getattr(built, key) for key in ("input", "output", "score", "prefix", "target", "target_input", "layout")}
+    asked |= {"tokens": built.patches_of is not None, "input": built.patches_of or built.input}
     samples, binary = built.samples, built.binary
     _refuse_other(name, ask, record | asked | ({} if samples is None else {"batched": bool(samples)}))
     proto = load_model(ask.model)
@@ -51,7 +52,7 @@ def adopt(ask: Ask) -> Conversion | None:
     question = Question(view, x, built.output, scores, built.score, samples=rows, picture=picture_of(view, x, built.layout))
     grid = grid_of(record.get("grid") if "layer" in record else None)
     question = replace(
-        question, binary=binary, grid=grid, tokens=tokens_of(view, x), doubt=metadata.get(f"{METADATA}doubt", ""), found=found
+        question, binary=binary, grid=grid, tokens=_tokens(view, x, built, found), doubt=metadata.get(f"{METADATA}doubt", ""), found=found
     )
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = known_methods().get(name) or Method(name, name, "", "")
@@ -77,6 +78,7 @@ class BuiltIn:
     layout: Phrase | None = None
     samples: list[Phrase] | None = None
     binary: Switch = False
+    patches_of: Phrase | None = None
 
 
 def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[Found, ...]]:
@@ -93,6 +95,12 @@ def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[F
             f"the model says it was converted, but its metadata is damaged: {error} Convert the original model again."
         ) from error
     return built, {k: v for k, v in record.items() if k not in {f.name for f in fields(BuiltIn)}}, found
+
+
+def _tokens(view: Model, x: Value, built: BuiltIn, found: Sequence[Found]) -> Tokens | None:
+    """What is known of the explained tokens: ids, by the graph, or patches, by the metadata."""
+    said = next((fact for fact in found if fact.what == "tokens"), None)
+    return Tokens("", said) if built.patches_of is not None and said is not None else tokens_of(view, x)
 
 
 def _parts(metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -117,7 +125,7 @@ def _damaged(why: str) -> ModelError:
 def _again(ask: Ask, name: str, settings: Mapping[str, Any], asked: Mapping[str, Any], question: Question) -> Ask:
     """What to ask of another model for the same: the class is fed, or the predicted one."""
     kept = {k: v for k, v in ask.given.items() if k in CHANGEABLE}
-    kept |= {k: asked[k] for k in ("input", "output", "prefix", "layout")}
+    kept |= {k: asked[k] for k in ("input", "output", "prefix", "layout", "tokens")}
     return Ask.of(ask.model, name, **{**kept, **settings, "batched": question.batched})
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxsal.facts.axes import Spot, trace
+from onnxsal.facts.axes import Picture, Spot, trace
 from onnxsal.facts.grounds import Found, Ground
+from onnxsal.facts.places import Grid
 from onnxsal.facts.reach import data_tensors
 from onnxsal.facts.solve import ancestors, reached
 from onnxsal.graph import FLOATS, Model, NodeView, Value
@@ -55,12 +56,17 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is known of an explained tensor [..., D] that holds a vector per token: ``ids`` is the integer input, of its shape without D,
-    whose entries the tokens are.
+    """What is known of an explained tensor [..., D] that holds a vector per token.
+
+    ``ids`` is the integer input, of its shape without D, whose entries the tokens are; or they are patches of ``picture``, with the axes
+    ``axes``, in a ``grid``.
     """
 
     ids: str
     found: Found
+    grid: Grid | None = None
+    picture: Value | None = None
+    axes: Picture | None = None
 
 
 def lookups(model: Model) -> tuple[Lookup, ...]:

@@ -191,17 +191,19 @@ class Build:
         axes = self.question.picture
         if axes is None:
             return None
-        op, how = self.op, self.settings.get("reduce", "sum_abs")
-        channels = [axes[0]]
-        if how == "sum":
-            reduced = op.ReduceSum(attribution, channels, keepdims=0)
-        elif how == "max_abs":
-            reduced = op.ReduceMax(op.Abs(attribution), channels, keepdims=0)
-        else:
-            reduced = op.ReduceSum(op.Abs(attribution), channels, keepdims=0)
+        reduced = self.over_channels(attribution, axes[0], "sum_abs")
         if self.settings.get("rescale"):
-            reduced, _, _ = _stretched(op, reduced)
+            reduced, _, _ = _stretched(self.op, reduced)
         return reduced
+
+    def over_channels(self, attribution: Value, axis: int, default: str) -> Value:
+        """One number for all channels: as the setting ``reduce`` says, else ``default``."""
+        op, how = self.op, self.settings.get("reduce", default)
+        if how == "sum":
+            return op.ReduceSum(attribution, [axis], keepdims=0)
+        if how == "max_abs":
+            return op.ReduceMax(op.Abs(attribution), [axis], keepdims=0)
+        return op.ReduceSum(op.Abs(attribution), [axis], keepdims=0)
 
 
 def _stretched(op: Emit, pixels: Value) -> tuple[Value, Value, Value]:

@@ -23,7 +23,7 @@ from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_sha
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.maps import enlarge
+from onnxsal.methods.maps import enlarge, of_patches
 from onnxsal.methods.points import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import implicit_bias, spec_of
@@ -197,17 +197,22 @@ def fullgrad(build: Build) -> Result:
     for site, value in reversed(sums):
         if total is None or not is_shown(build, site):
             build.component(f"fullgrad/{site.name}", partial(Value, value.name), 1)
-    return Result(attribution, residual, total, parts=parts_of(build, own, told, link))
+    return Result(attribution, residual, total, parts=parts_of(build, attribution, told, link))
 
 
-def parts_of(build: Build, own: Value, told: Sequence[tuple[BiasTerm, Value]], link: Value | None) -> dict[str, Value]:
-    """What the input (``own`` [N]), and each kind of what nodes keep, contribute to the score, by name.
+def parts_of(build: Build, attribution: Value, told: Sequence[tuple[BiasTerm, Value]], link: Value | None) -> dict[str, Value]:
+    """What the input (``attribution``), and each kind of what nodes keep, contribute to the score [N], by name.
 
-    ``told`` are the bias terms with their sums [N], ``link`` what the function keeps that makes the score of the tensor of scores.
+    ``told`` are the bias terms with their sums [N], ``link`` what the function keeps that makes the score of the tensor of scores. Tokens
+    beside the grid of a picture, where these are explained, are class tokens.
     """
     op, question = build.op, build.question
+    own, laid = build.sum_per_sample(attribution), of_patches(build, attribution)
     names = booked.Booked(question.model, question.x, question.places)
     found: dict[str, list[Value]] = {}
+    if laid is not None:
+        every, own = own, op.ReduceSum(laid, [1, 2, 3], keepdims=0)
+        found[booked.CLASS_TOKEN] = [op.Sub(every, own)]
     for term, rest in told:
         plain = replace(term.site, channel=None)
         for part in names.parts(term.site.step.node, held=term.site.step.rule.name == "held"):
