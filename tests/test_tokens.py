@@ -18,6 +18,8 @@ from onnxsal.errors import MethodError, OnnxsalError, PlanError, TargetError
 from onnxsal.explainer import Explainer
 from onnxsal.facts.tokens import tokens_of, words_of
 from onnxsal.graph import Model
+from onnxsal.metrics.input_places import chosen_map
+from onnxsal.metrics.scorer import scorer_of
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node
 from tests.token_nets import FEED, IDS, bert, padded, summed, two_texts
@@ -262,6 +264,15 @@ def test_class_tokens_stand_apart_from_the_patches():
     np.testing.assert_allclose(sum(got.parts.values()), got.score, rtol=1e-4)
 
 
+def test_maps_of_patches_are_measured_like_maps_of_pixels():
+    """Metrics change the picture; the map that they rank its pixels by is the resized one, signed."""
+    for explainer in (patches("legacy"), Explainer(onnxsal.convert(exported("vit"), "ixg", tokens=True))):
+        got = explainer.explain(images(2).numpy())
+        np.testing.assert_array_equal(chosen_map(got, signed=True), got.saliency_map)
+        assert explainer.conversion.question.shown[1] == (1, 2, 3)
+    assert scorer_of(patches("legacy")).question.x.name == "input"
+
+
 def test_converted_patches_are_known_again():
     again = Explainer(onnxsal.convert(exported("vit"), "ixg", tokens=True))
     first, second = patches("legacy").explain(images(2).numpy()), again.explain(images(2).numpy())
@@ -345,6 +356,18 @@ def test_padding_is_nothing(method: str, mask: str):
         assert not found["token_attribution"][feed["attention_mask"] == 0].any()
     if "seed" not in known_methods()[method].parameters:
         np.testing.assert_allclose(more["attribution"][:, :6], got["attribution"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", known_methods())
+def test_later_tokens_are_nothing(method: str):
+    """Of a decoder the score of one place depends on the tokens up to it: the later ones get exactly 0."""
+    if not isinstance(converted(method, "added"), onnx.ModelProto):
+        return
+    explainer = Explainer(bert("legacy", 17, "causal"), method)
+    for place in (1, 4):
+        got = explainer.explain(FEED, target=np.asarray([place * 3 + 2]))
+        assert np.abs(got.token_attribution[:, : place + 1]).max() > 0
+        assert not got.attribution[:, place + 1 :].any()
 
 
 def test_methods_that_explain_texts():

@@ -134,8 +134,9 @@ MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "added": lambda scores, mask: scores + (1 - mask.to(scores.dtype)) * -10000.0,
     "smallest": lambda scores, mask: scores + (1 - mask.to(scores.dtype)) * torch.finfo(scores.dtype).min,
     "chosen": lambda scores, mask: torch.where(mask > 0, scores, torch.tensor(float("-inf"))),
+    "causal": lambda scores, mask: torch.where((torch.ones_like(scores).tril() * mask) > 0, scores, torch.tensor(float("-inf"))),
 }
-"""How exporters spell a mask of padding: scores and mask -> masked scores."""
+"""How exporters spell a mask of padding, and one of later tokens: scores and mask -> masked scores."""
 
 
 class Layer(nn.Module):
@@ -157,10 +158,11 @@ class Layer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Words, token types and positions, a norm, two layers, and a classifier on the first token."""
+    """Words, token types and positions, a norm, two layers, and a classifier on the first token (on each, where the mask is causal)."""
 
     def __init__(self, mask: str) -> None:
         super().__init__()
+        self.causal = mask == "causal"
         self.word, self.place, self.kind = (nn.Embedding(n, WIDTH) for n in (WORDS, PLACES, TYPES))
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
         self.layers = nn.ModuleList(Layer(WIDTH, 2, mask) for _ in range(2))
@@ -171,7 +173,7 @@ class Bert(nn.Module):
         x = self.norm(self.word(input_ids) + self.kind(token_type_ids) + self.place(self.ids[:, : input_ids.shape[1]]))
         for layer in self.layers:
             x = layer(x, attention_mask)
-        out: Tensor = self.head(x[:, 0])
+        out: Tensor = self.head(x if self.causal else x[:, 0])
         return out
 
 

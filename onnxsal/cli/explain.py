@@ -129,6 +129,8 @@ def write(
     if parts_of(one) or (ask.components and one.components):  # parts of a product, such as their residuals, are returned unasked
         extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
     if show_path:
+        if question.x.name not in sample.feed:
+            raise InputError(f"--show-path tiles pictures; '{question.x.name}', which is explained, is none that is fed.")
         x = sample.feed[question.x.name]
         extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, o.preprocess_of(ask)), f"{base}.path.png"))
     files = save_artefacts(base, one, facts, sample.picture, style, extra)

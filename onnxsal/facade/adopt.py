@@ -100,7 +100,10 @@ def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[F
 def _tokens(view: Model, x: Value, built: BuiltIn, found: Sequence[Found]) -> Tokens | None:
     """What is known of the explained tokens: ids, by the graph, or patches, by the metadata."""
     said = next((fact for fact in found if fact.what == "tokens"), None)
-    return Tokens("", said) if built.patches_of is not None and said is not None else tokens_of(view, x)
+    if built.patches_of is None or said is None:
+        return tokens_of(view, x)
+    picture = view.value(built.patches_of)
+    return Tokens("", said, None, picture, picture_of(view, picture, built.layout))
 
 
 def _parts(metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -113,7 +116,7 @@ def _refuse_strangers(view: Model, built: BuiltIn) -> None:
     """Raise ``ModelError`` where the metadata speak of tensors that the model has not."""
     outputs = {value.name for value in view.proto.graph.output}
     known = {f"{built.prefix}attribution": outputs, built.output: outputs, built.input: view.types}
-    known |= dict.fromkeys(built.samples or (), view.types)
+    known |= dict.fromkeys((*(built.samples or ()), *filter(None, [built.patches_of])), view.types)
     if missing := [name for name, names in known.items() if name not in names]:
         raise _damaged(f"it has no {', '.join(map(shown, missing))}.")
 
