@@ -112,13 +112,9 @@ class Explanation:
         """What the residual of a relevance method does not say: it counts what biases and leaks took as accounted for."""
         if self.reached is None or REACHED[0] <= self.reached[0] <= REACHED[1]:
             return []
-        if self.parts:
-            where = ", ".join(f"{name} {part[0] / self.score[0]:.1%}" for name, part in self.parts.items() if name != INPUT)
-            return [f"{self.reached[0]:.1%} of the score reaches the input; the rest is in {where}, which the map does not show"]
-        shares = [v[0] for k, v in self.components.items() if k.endswith("relevance/shares")]
-        parts = [f" ({part / self.score[0]:.1%})" for part in shares[0][1:]] if shares else ["", ""]
-        rest = f"the rest is in biases and constants{parts[0]} and leaks{parts[1]}, which the map does not show"
-        return [f"{self.reached[0]:.1%} of the score reaches the input; {rest}"]
+        told = [f"{name} ({part[0] / self.score[0]:.1%})" for name, part in self.parts.items() if name != INPUT]
+        kept = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told) or "biases and constants and leaks"
+        return [f"{self.reached[0]:.1%} of the score reaches the input; the rest is in {kept}, which the map does not show"]
 
     def _empty(self) -> list[str]:
         from onnxsal.runtime.heatmap import scale_map
