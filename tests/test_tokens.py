@@ -34,6 +34,7 @@ SPELLINGS = {
     ("words", "types"): "words",
     ("types", "words", "places"): "words",
     ("words", "counted"): "words",
+    ("words", "hidden"): "words",
     ("int8", "types", "counted"): "int8",
     ("words", "same", "places"): "words",
     ("words", "added"): "words",
@@ -51,7 +52,7 @@ def test_the_words_are_found(tables: tuple[str, ...]):
 
 def test_of_several_tables_none_is_guessed():
     """Two texts; tables of about as many rows; and other tables that meet the words elsewhere than in their sum."""
-    for model in (two_texts(), summed("words", "fed"), summed("words", "types", words=15)):
+    for model in (two_texts(), two_texts(("word", "type")), summed("words", "fed"), summed("words", "types", words=15)):
         with pytest.raises(TargetError, match="no floating-point input") as refused:
             onnxsal.convert(model)
         named = {n.output[0] for n in model.graph.node if n.op_type == "Gather"}
@@ -123,6 +124,7 @@ NAMED = {
     ("words", "types"): {"types": "token type"},
     ("types", "words", "places"): {"types": "token type", "places": "position"},
     ("words", "counted"): {"counted": "position"},
+    ("words", "hidden"): {"hidden": "position"},
     ("words", "bbox"): {"bbox": "lookup of 'bbox_ids'"},
     ("words", "same", "places"): {"same": "token type", "places": "position"},
     ("words", "types", "same"): {"types": "token type", "same": "token type"},

@@ -41,9 +41,10 @@ def summed(*tables: str, words: int = WORDS, places: int = PLACES, types: int = 
 
     ``words``: looked up by an input; ``flat``: by ids in one row; ``int8``: in a table of small integers, behind a scale and a zero point;
     ``types``, ``bbox``: by a second input; ``places``: by counting on from 0, as many as there are tokens; ``counted``: by a running sum
-    over what is no padding; ``fed``: by positions that are fed; ``same``: row 0 for each; ``added``: all of a table of fixed length.
+    over what is no padding; ``hidden``: by numbers of places, 0 for padding; ``fed``: by positions that are fed; ``same``: row 0 for
+    each; ``added``: all of a table of fixed length.
     """
-    length: int | str = 6 if "added" in tables else "L"
+    length: int | str = 6 if {"added", "hidden"}.intersection(tables) else "L"
     weights = {
         "word": draw(words, WIDTH, seed=1),
         "coarse": np.clip(draw(words, WIDTH, seed=2) * 40, -127, 127).astype(np.int8),
@@ -54,6 +55,7 @@ def summed(*tables: str, words: int = WORDS, places: int = PLACES, types: int = 
         "all": draw(1, 6, WIDTH, seed=5),
         "w1": draw(WIDTH, WIDTH, seed=6),
         "w2": draw(WIDTH, CLASSES, seed=7),
+        "numbers_of_places": np.arange(6),
         "none": np.asarray(0, np.int64),
         "one": np.asarray(1, np.int64),
         "row": np.asarray([-1], np.int64),
@@ -92,6 +94,11 @@ def summed(*tables: str, words: int = WORDS, places: int = PLACES, types: int = 
             node("Mul", "count mask", "counts"),
             node("Gather", "place counts", "counted"),
         ],
+        "hidden": [
+            node("Cast", "ids", "is_seen", to=TensorProto.BOOL),
+            node("Where", "is_seen numbers_of_places none", "seen_places"),
+            node("Gather", "place seen_places", "hidden"),
+        ],
         "same": [node("Shape", "ids", "sizes"), node("Expand", "none sizes", "zeros"), node("Gather", "type zeros", "same")],
         "added": [node("Identity", "all", "added")],
     }
@@ -114,16 +121,17 @@ def summed(*tables: str, words: int = WORDS, places: int = PLACES, types: int = 
     return make(nodes, {n: ["N", length] for n in names}, {"y": ["N", CLASSES]}, held, types=kinds)
 
 
-def two_texts() -> onnx.ModelProto:
-    """One table, looked up by two inputs whose vectors are multiplied: neither is the text."""
+def two_texts(tables: tuple[str, str] = ("word", "word")) -> onnx.ModelProto:
+    """Tables looked up by two inputs whose vectors are multiplied: neither is the text, however large they are."""
     nodes = [
-        node("Gather", "word a", "va"),
-        node("Gather", "word b", "vb"),
+        node("Gather", f"{tables[0]} a", "va"),
+        node("Gather", f"{tables[1]} b", "vb"),
         node("Mul", "va vb", "m"),
         node("ReduceMean", "m second", "s", keepdims=0),
         node("MatMul", "s w2", "y"),
     ]
-    weights = {"word": draw(WORDS, WIDTH, seed=1), "second": np.asarray([1], np.int64), "w2": draw(WIDTH, CLASSES, seed=7)}
+    weights = {t: draw(WORDS if t == "word" else TYPES, WIDTH, seed=1) for t in tables}
+    weights |= {"second": np.asarray([1], np.int64), "w2": draw(WIDTH, CLASSES, seed=7)}
     kinds = dict.fromkeys("ab", TensorProto.INT64)
     return make(nodes, {"a": ["N", "L"], "b": ["N", "L"]}, {"y": ["N", CLASSES]}, weights, types=kinds)
 
