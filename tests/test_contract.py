@@ -120,7 +120,7 @@ def test_the_outputs_have_their_names_types_and_shapes(method: str, batch: int |
     }
     if get_method(method).law:
         wanted["residual"] = (TensorProto.FLOAT, [batch])
-    if get_method(method).wrap == "relevance":
+    if wrapper_of(get_method(method)).books:
         wanted["reached"] = (TensorProto.FLOAT, [batch])
     assert {o.name: declared(o) for o in list(result.graph.output)[1:]} == wanted
     x = X[: batch if isinstance(batch, int) else 2]
@@ -509,7 +509,7 @@ def test_every_kind_of_model_keeps_the_contract_or_is_refused(method: str, kind:
     of_tokens, chosen = kind == "tokens", get_method(method)
     wanted = ["attribution", *(["token_attribution"] if of_tokens else []), *(["saliency_map"] if picture else [])]
     wanted += ["explained_class", "explained_score"]
-    wanted += (["residual"] if chosen.law else []) + (["reached"] if chosen.wrap == "relevance" else [])
+    wanted += (["residual"] if chosen.law else []) + (["reached"] if wrapper_of(chosen).books else [])
     wanted += ["parts"] if of_tokens and wrapper_of(chosen).shares else []
     assert list(after)[len(before) :] == wanted
     for name in list(after)[len(before) :]:
