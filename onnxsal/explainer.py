@@ -21,6 +21,7 @@ from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.facade.adopt import adopt, original_outputs
 from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index
+from onnxsal.facts.booked import INPUT
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.files import write_whole
@@ -35,13 +36,13 @@ Fed = Callable[[int], dict[str, np.ndarray]]
 REACHED = (0.1, 2.0)
 """A share of the score at the input outside this range is told. Biases that take a good part of it are nothing unusual."""
 
-ADDED = ("attribution", "saliency_map", "explained_class", "explained_score", "residual", "reached")
+ADDED = ("attribution", "token_attribution", "saliency_map", "explained_class", "explained_score", "residual", "reached", "parts")
 """Outputs that the contract adds; everything else a converted model returns is the original's."""
 
 BATCH = 16
 """Samples in one run, where nothing else is asked for."""
 
-ROWS = ("attribution", "saliency_map", "target", "score", "residual", "reached")
+ROWS = ("attribution", "token_attribution", "saliency_map", "target", "score", "residual", "reached")
 """Fields of an ``Explanation`` that hold a row for each sample."""
 
 
@@ -49,13 +50,16 @@ ROWS = ("attribution", "saliency_map", "target", "score", "residual", "reached")
 class Explanation:
     """What a converted model said about a batch of N samples.
 
-    ``attribution`` is signed and shaped like the explained input; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
+    ``attribution`` is signed and shaped like the explained input; ``token_attribution`` is its sum over each token's vector, [N, L] of
+    [N, L, D], or ``None`` where the explained tensor holds no tokens; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
     is no image; ``target`` int64 [N] the explained classes; ``score`` float32 [N]; ``residual`` float32 [N] the relative error of
     the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs (where the samples were run in parts, those
     that hold a row for each); ``seconds`` the time of the run;
     ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too); ``reached``
-    float32 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``doubt`` a reason to read all of
-    the maps with care ('' = none); ``provider_options`` the options that were set for each of the ``providers``, such as use_tf32.
+    float32 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``parts`` what the score is made of, by
+    name float32 [N] each (input, position, token type, class token, softmax, biases and so on), where it is divided up; ``doubt`` a
+    reason to read all of the maps with care ('' = none); ``provider_options`` the options that were set for each of the ``providers``,
+    such as use_tf32.
     """
 
     attribution: np.ndarray
@@ -73,6 +77,8 @@ class Explanation:
     reached: np.ndarray | None = None
     doubt: str = ""
     provider_options: dict[str, dict[str, str]] = field(default_factory=dict)
+    token_attribution: np.ndarray | None = None
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -87,9 +93,9 @@ class Explanation:
             return self
         rows = {k: v for k in ROWS if (v := getattr(self, k)) is not None}
         outputs = {k: v[place : place + 1] if v.ndim and len(v) == len(self) else v for k, v in self.outputs.items()}
-        components = {k: v[place : place + 1] for k, v in self.components.items()}
+        components, parts = ({k: v[place : place + 1] for k, v in some.items()} for some in (self.components, self.parts))
         one = {k: v[place : place + 1] for k, v in rows.items()}
-        return replace(self, **one, outputs=outputs, components=components, seconds=self.seconds / max(len(self), 1))
+        return replace(self, **one, outputs=outputs, components=components, parts=parts, seconds=self.seconds / max(len(self), 1))
 
     @property
     def warnings(self) -> list[str]:
@@ -106,10 +112,9 @@ class Explanation:
         """What the residual of a relevance method does not say: it counts what biases and leaks took as accounted for."""
         if self.reached is None or REACHED[0] <= self.reached[0] <= REACHED[1]:
             return []
-        shares = [v[0] for k, v in self.components.items() if k.endswith("relevance/shares")]
-        parts = [f" ({part / self.score[0]:.1%})" for part in shares[0][1:]] if shares else ["", ""]
-        rest = f"the rest is in biases and constants{parts[0]} and leaks{parts[1]}, which the map does not show"
-        return [f"{self.reached[0]:.1%} of the score reaches the input; {rest}"]
+        told = [f"{name} ({part[0] / self.score[0]:.1%})" for name, part in self.parts.items() if name != INPUT]
+        kept = " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told) or "biases and constants and leaks"
+        return [f"{self.reached[0]:.1%} of the score reaches the input; the rest is in {kept}, which the map does not show"]
 
     def _empty(self) -> list[str]:
         from onnxsal.runtime.heatmap import scale_map
@@ -134,6 +139,7 @@ class Explanation:
             "score": self.score.tolist(),
             "residual": None if self.residual is None else self.residual.tolist(),
             "reached": None if self.reached is None else self.reached.tolist(),
+            "parts": {name: part.tolist() for name, part in self.parts.items()},
             "providers": self.providers,
             "provider_options": self.provider_options,
             "seconds": self.seconds,
@@ -146,7 +152,12 @@ class Explanation:
         name = name.with_suffix("") if name.suffix == ".npz" else name
         target = name.with_name(f"{name.name}.npz")
         arrays = {"attribution": self.attribution, "target": self.target, "score": self.score}
-        some = {"saliency_map": self.saliency_map, "residual": self.residual, "reached": self.reached}
+        some = {
+            "token_attribution": self.token_attribution,
+            "saliency_map": self.saliency_map,
+            "residual": self.residual,
+            "reached": self.reached,
+        }
         arrays |= {k: v for k, v in some.items() if v is not None}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays, **{f"outputs/{k}": v for k, v in self.outputs.items()})  # type: ignore[arg-type]
@@ -389,6 +400,7 @@ class Explainer:
 
     def _explanation(self, arrays: dict[str, np.ndarray], seconds: float, fed: Fed) -> Explanation:
         added = {name: arrays.pop(f"{self._prefix}{name}", None) for name in ADDED}
+        parts = {} if added["parts"] is None else dict(zip(self.conversion.parts, added["parts"].T, strict=True))
         attribution, target, score = added["attribution"], added["explained_class"], added["explained_score"]
         assert attribution is not None
         assert target is not None
@@ -417,6 +429,8 @@ class Explainer:
             added["reached"],
             "; ".join(filter(None, (self.conversion.question.doubt, self.session.rounds))),
             self.session.provider_options,
+            added["token_attribution"],
+            parts,
         )
 
 

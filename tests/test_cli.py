@@ -284,15 +284,27 @@ def test_arrays_need_no_preprocessing(tmp_path: Path) -> None:
     assert records[0]["top"][0]["label"] is None
 
 
-def test_token_models_are_explained_at_an_inner_tensor(tmp_path: Path) -> None:
-    np.savez(tmp_path / "text.npz", ids=np.array([[1, 2, 3, 4]]))
-    message = mistake("explain", TOKENS, tmp_path / "text.npz", "-o", tmp_path / "out")
-    assert "no floating-point input" in message
-    embedding = next(n.output[0] for n in onnx.load(TOKENS).graph.node if n.op_type == "Gather")
-    assert embedding in message
-    (one,) = answer("explain", TOKENS, tmp_path / "text.npz", "-o", tmp_path / "out", "--input", embedding, "-m", "ixg")
-    assert np.load(one["files"]["attribution"]).shape[:2] == (1, 4)
-    assert "map" not in one["files"]
+def test_tokens_are_explained_at_their_vectors(tmp_path: Path) -> None:
+    """Ids go in, from a .npz or a .npy; the vectors are found, and each token's attribution is told beside its id."""
+    ids = np.array([[1, 2, 3, 4], [9, 8, 7, 6]])
+    np.savez(tmp_path / "text.npz", ids=ids)
+    np.save(tmp_path / "one.npy", ids[0])
+    records = answer("explain", TOKENS, tmp_path / "text.npz", tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "ixg")
+    assert [r["tokens"]["ids"] for r in records] == [*ids.tolist(), ids[0].tolist()]
+    for one in records:
+        attribution, tokens = (np.load(one["files"][kind]) for kind in ("attribution", "tokens"))
+        assert attribution.shape[:2] == (1, 4)
+        np.testing.assert_allclose(tokens, attribution.sum(-1), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose([one["tokens"]["attribution"]], tokens, rtol=1e-6)
+        assert one["tokens"]["input"] == "ids"
+        assert "map" not in one["files"]
+    shown = done("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "ixg").stdout
+    assert f"{records[2]['tokens']['attribution'][3]:+.4g}" in shown
+    (one,) = answer("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "fullgrad")
+    shown = done("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "fullgrad").stdout
+    assert all(name in shown and f"{part:+.4g}" in shown for name, part in one["parts"].items())
+    assert "looked up in" in done("plan", TOKENS, "-m", "ixg").stdout
+    assert "belongs to an entry of 'ids'" in done("check", TOKENS, "--provider", "cpu", "-m", "ixg").stdout
 
 
 def test_a_model_without_a_batch_axis(tmp_path: Path) -> None:

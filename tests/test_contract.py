@@ -509,11 +509,16 @@ def test_every_kind_of_model_keeps_the_contract_or_is_refused(method: str, kind:
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value)
     assert list(after)[: len(before)] == list(before)
-    wanted = ["attribution", *(["saliency_map"] if picture else []), "explained_class", "explained_score"]
-    chosen = get_method(method)
+    of_tokens, chosen = kind == "tokens", get_method(method)
+    wanted = ["attribution", *(["token_attribution"] if of_tokens else []), *(["saliency_map"] if picture else [])]
+    wanted += ["explained_class", "explained_score"]
     wanted += (["residual"] if chosen.law else []) + (["reached"] if wrapper_of(chosen).books else [])
+    wanted += ["parts"] if of_tokens and wrapper_of(chosen).shares else []
     assert list(after)[len(before) :] == wanted
     for name in list(after)[len(before) :]:
-        assert after[name].shape == {"attribution": shape, "saliency_map": picture}.get(name, shape[:1])
+        shapes = {"attribution": shape, "token_attribution": shape[:-1], "saliency_map": picture}
+        assert after[name].shape[: 1 if name == "parts" else None] == shapes.get(name, shape[:1])
         assert np.isfinite(after[name]).all()
+    if "parts" in after:
+        np.testing.assert_allclose(after["parts"].sum(1), after["explained_score"], rtol=1e-3, atol=1e-5)
     assert not picture or after["saliency_map"].dtype == np.float32

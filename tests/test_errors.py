@@ -160,9 +160,7 @@ def test_a_custom_operator_off_the_path_does_no_harm():
 
 
 def test_integer_only_input():
-    text = refusal(TargetError, lambda: convert(tokens()), "no floating-point input", "ids (int64)", "for example: embedded")
-    assert "--input" in text
-    refusal(TargetError, lambda: convert(tokens(), input="ids"), "tensor 'ids' is int64", "embedded")
+    refusal(TargetError, lambda: convert(tokens(), input="ids"), "tensor 'ids' is int64", "'embedded'")
     cast = make([node("Cast", "x", "f", to=1), node("Relu", "f", "y")], {"x": ["N", 3]}, {"y": ["N", 3]}, types={"x": TensorProto.INT64})
     refusal(TargetError, lambda: convert(cast), "x (int64)", "Explain an inner tensor")
 
@@ -426,9 +424,9 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_file_as_it_was(tmp_path: 
 
 def test_a_refused_conversion_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    for model in (changed(custom), tokens()):
+    for model, given in ((changed(custom), {}), (tokens(), {"input": "ids"})):
         with pytest.raises(OnnxsalError):
-            convert(model)
+            convert(model, **given)
     assert left(tmp_path) == []
 
 

@@ -48,11 +48,16 @@ def test_every_array_of_an_explanation_is_cut_into_samples():
     """A field that is added and not told to hold rows would keep those of all samples in the explanation of one."""
     arrays = {f.name for f in fields(Explanation) if str(f.type).startswith("np.ndarray")}
     assert arrays == set(ROWS)
-    found = Explainer(cnn(), "lrp_epsilon").explain(X)
-    for i, one in enumerate(found):
-        for name in ROWS:
-            np.testing.assert_array_equal(getattr(one, name), getattr(found, name)[i : i + 1])
-        assert one.seconds == found.seconds / 7
+    seen = set()
+    of_tokens = Explainer(tokens(), "gradient").explain(np.arange(14).reshape(7, 2) % 11)
+    for found in (Explainer(cnn(), "lrp_epsilon").explain(X), of_tokens):
+        held = [name for name in ROWS if getattr(found, name) is not None]
+        seen |= set(held)
+        for i, one in enumerate(found):
+            for name in held:
+                np.testing.assert_array_equal(getattr(one, name), getattr(found, name)[i : i + 1])
+            assert one.seconds == found.seconds / 7
+    assert seen == set(ROWS)
 
 
 @pytest.mark.parametrize("batch", ["N", 3])

@@ -244,13 +244,31 @@ class Layers:
         return next((layer for layer in reversed(crossed) if layer.size == last.size), last)
 
     @cached_property
-    def _by_depth(self) -> list[str]:
-        """Layers by the number of linear nodes on the longest way to them, which no exporter changes; then in forward order."""
+    def _depth(self) -> dict[str, int]:
+        """The number of linear nodes on the longest way to each tensor, which no exporter changes."""
         depth: dict[str, int] = {}
         for node in self.path:
             own = max((depth.get(source, 0) for source in self._sources(node)), default=0) + (family_of(node) == "linear")
             depth.update(dict.fromkeys(node.proto.output, own))
-        return sorted(self.found, key=lambda name: depth[name])
+        return depth
+
+    @cached_property
+    def _by_depth(self) -> list[str]:
+        """Layers by their depth, then in forward order."""
+        return sorted(self.found, key=lambda name: self._depth[name])
+
+    @cached_property
+    def patches(self) -> TargetLayer:
+        """The patch embedding [N, tokens, D]: of the grids of tokens that all paths to the scores cross, those with the fewest linear
+        nodes before them, and the last of these: with positions and class tokens, before any attention.
+        """
+        crossed = [layer for name in self._crossed() if (layer := self.found.get(name)) is not None and layer.grid and layer.tokens == 1]
+        if not crossed:
+            self._no_doubt(None)
+            between = f"'{self.question.x.name}' and '{self.question.start.name}'"
+            raise TargetError(f"the picture is not cut into tokens: no tensor between {between} that all paths cross is a grid of them.")
+        least = min(self._depth[layer.value.name] for layer in crossed)
+        return [layer for layer in crossed if self._depth[layer.value.name] == least][-1]
 
     def _reaches(self, name: str, without: str = "") -> tuple[bool, bool]:
         """Whether any score depends on the layer's own elements, and whether every one does (not by way of the tensor ``without``)."""

@@ -17,6 +17,7 @@ from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import head_of
 from onnxsal.facts.reach import reach
 from onnxsal.facts.solve import ancestors
+from onnxsal.facts.tokens import Tokens, candidates, tokens_of, words_of
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape, shape_text
 from onnxsal.ops.squashing import Kind
@@ -30,7 +31,8 @@ class Question:
     is. ``binary``: a sample has one score, with a sigmoid behind it, and two classes: 1, whose logit is ``start``, and 0, whose logit is
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
     are the axes of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it;
-    ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
+    ``tokens`` is what is known of an explained tensor with a vector per token; ``doubt`` is a reason to read the maps with care ('' =
+    none). ``found`` says of each of these how it is known.
     """
 
     model: Model
@@ -45,12 +47,26 @@ class Question:
     picture: Picture | None = None
     doubt: str = ""
     grid: tuple[int, int] | None = None
+    tokens: Tokens | None = None
     found: tuple[Found, ...] = ()
 
     @property
     def batched(self) -> bool:
         """Whether axis 0 of the scores counts samples; otherwise the whole output is one sample."""
         return bool(self.samples)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The axes of the explained tensor that count tokens, or places of a picture; none where it is neither."""
+        if self.tokens is not None:
+            return tuple(range(1 if self.batched else 0, self.x.rank - 1))
+        return () if self.picture is None else self.picture[1:]
+
+    @property
+    def shown(self) -> tuple[Value, Picture | None]:
+        """The picture that a map is laid over and its axes (``None``: there is none): what is explained, or what its tokens are part of."""
+        cut = self.tokens
+        return (self.x, self.picture) if cut is None or cut.picture is None else (cut.picture, cut.axes)
 
     @property
     def sample_shape(self) -> Shape:
@@ -111,8 +127,8 @@ def ask(
     example: Mapping[str, np.ndarray] | None = None,
     grid: Sequence[int] | str | None = None,
 ) -> Question:
-    """The question for a model: its one floating-point input unless ``input`` names another tensor, its one floating-point output
-    that depends on it unless ``output`` names one, and what of it is explained.
+    """The question for a model: its one floating-point input (else the vectors of its words) unless ``input`` names another tensor, its one
+    floating-point output that depends on it unless ``output`` names one, and what of it is explained.
 
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
@@ -138,7 +154,9 @@ def ask(
         )
     if asked.axis is None and question.single and question.link == "softmax":
         question = replace(question, link="sigmoid")
-    return _with_layout(replace(question, found=(counted, _head(question, asked)), grid=grid_of(grid)), layout)
+    question = replace(question, tokens=tokens_of(model, x), grid=grid_of(grid))
+    told = () if question.tokens is None else (question.tokens.found,)
+    return _with_layout(replace(question, found=(counted, _head(question, asked), *told)), layout)
 
 
 def _with_layout(question: Question, layout: str | None) -> Question:
@@ -197,13 +215,15 @@ def _input(model: Model, name: str | None) -> str:
         if len(inputs) == 1:
             return inputs[0]
         if inputs:
-            raise TargetError(f"the model has {len(inputs)} floating-point inputs ({', '.join(inputs)}); name the one to explain: --input.")
+            several = f"the model has {len(inputs)} floating-point inputs ({', '.join(inputs)})"
+            raise TargetError(f"{several}; name the one to explain: --input.{_lookups(model)}")
+        words, _ = words_of(model)
+        if words is not None:
+            return words.value.name
         kinds = ", ".join(f"{n} ({_type_name(model.value(n))})" for n in model.input_names)
-        inner = embeddings(model)
-        hint = f"for example: {', '.join(inner)}" if inner else "such as the output of the embedding's Gather"
         raise TargetError(
             f"the model has no floating-point input ({kinds}), and an integer has no gradient. "
-            f"Explain an inner tensor instead (--input), {hint}."
+            f"Explain an inner tensor instead (--input), such as the vectors of its words.{_lookups(model)}"
         )
     if name not in model.types:
         raise TargetError(f"the model has no tensor '{name}'{near_miss(name, model.types)}; its inputs: {', '.join(model.input_names)}.")
@@ -213,8 +233,8 @@ def _input(model: Model, name: str | None) -> str:
             "For the derivative by a weight use vjp(model, wrt=...)."
         )
     if model.value(name).dtype not in FLOATS:
-        hint = f" For this model: {', '.join(embeddings(model))}." if embeddings(model) else ""
-        raise TargetError(f"tensor '{name}' is {_type_name(model.value(name))}, which has no gradient; name a floating-point tensor.{hint}")
+        kind = _type_name(model.value(name))
+        raise TargetError(f"tensor '{name}' is {kind}, which has no gradient; name a floating-point tensor.{_lookups(model)}")
     return name
 
 
@@ -255,14 +275,10 @@ def varying(model: Model, name: str) -> bool:
     return bool(ancestors(model, [name]).intersection(model.input_names))
 
 
-def embeddings(model: Model) -> list[str]:
-    """Floating-point tensors that integer inputs become: looked-up rows of a weight (the usual place to explain token models)."""
-    # the one operator by which a table of vectors is looked up
-    return [
-        n.proto.output[0]
-        for n in model.nodes
-        if n.op_type == "Gather" and n.x.dtype in FLOATS and n.const(0) is not None and n.const(1) is None and n.y.dtype in FLOATS
-    ]
+def _lookups(model: Model) -> str:
+    """The tensors that ids become, for a message ('' = there are none)."""
+    found = candidates(model)
+    return f" Ids become vectors in {'; '.join(map(str, found))}." if found else ""
 
 
 def _type_name(value: Value) -> str:

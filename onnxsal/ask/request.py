@@ -106,6 +106,9 @@ class Ask:
             shown="as the graph shows",
         ),
     ] = None
+    tokens: Annotated[
+        bool, Said("Explain the patches that a picture is cut into (the patch embedding of a vision transformer), not its pixels.")
+    ] = False
     labels: Annotated[Sequence[str] | None, Said("Names of the classes.", shown="those beside the model")] = None
     preprocess: Annotated[
         Preprocess | None,
@@ -143,6 +146,7 @@ class Ask:
         layout: str | None = None,
         example: Example = None,
         grid: Sequence[int] | str | None = None,
+        tokens: bool = False,
         labels: Sequence[str] | None = None,
         preprocess: Preprocess | None = None,
         providers: Providers = None,

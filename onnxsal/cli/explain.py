@@ -1,4 +1,4 @@
-"""``onnxsal explain``: pictures or arrays go in; overlays, maps, raw arrays and records come out."""
+"""``onnxsal explain``: pictures, arrays or ids of tokens go in; overlays, maps, raw arrays and records come out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.disk import reads
 from onnxsal.errors import ExampleNeeded, InputError
 from onnxsal.explainer import Explainer, Explanation
-from onnxsal.report.artefacts import MATLAB, Style, record, refuse_taken, save_artefacts
+from onnxsal.report.artefacts import MATLAB, TOP, Style, record, refuse_taken, save_artefacts
 from onnxsal.report.parts import parts_of, parts_sheet
 from onnxsal.report.path_sheet import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
@@ -56,7 +56,9 @@ def explain(
     show_path: Annotated[bool, typer.Option("--show-path", help="Also tile the pictures along the integration path.")] = False,
     json: o.Json = False,
 ) -> None:
-    """Explain pictures: for each the overlay, the map, the raw signed array and a JSON record."""
+    """Explain pictures, or the arrays that a model is fed with, such as ids of tokens: the overlay, the map, the raw signed array and a
+    JSON record of each; of tokens what each of them adds.
+    """
     files = find_inputs(inputs)
     if any(file.suffix.lower() not in ARRAYS for file in files):
         o.preprocess_of(ask)
@@ -122,13 +124,17 @@ def write(
 ) -> dict[str, Any]:
     """Write everything about one explained sample; returns its record, with what it shall hold ``also``. ``aloud`` says its warnings."""
     ask = explainer.conversion.ask
-    numbers = record(one, explainer.conversion.question, ask.labels)
+    question = explainer.conversion.question
+    ids = None if question.tokens is None else sample.feed.get(question.tokens.ids)
+    numbers = record(one, question, ask.labels, ids)
     facts = {"source": str(sample.source), "model": str(ask.model), **numbers, **(also or {})}
     extra = {}
     if parts_of(one) or (ask.components and one.components):  # parts of a product, such as their residuals, are returned unasked
         extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
     if show_path:
-        x = sample.feed[explainer.conversion.question.x.name]
+        if question.x.name not in sample.feed:
+            raise InputError(f"--show-path tiles pictures; '{question.x.name}', which is explained, is none that is fed.")
+        x = sample.feed[question.x.name]
         extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, o.preprocess_of(ask)), f"{base}.path.png"))
     files = save_artefacts(base, one, facts, sample.picture, style, extra)
     for warning in facts["warnings"] if aloud else ():
@@ -143,6 +149,11 @@ def tell(records: Sequence[dict[str, Any]], json: bool) -> None:
         return
     columns = ("input", "predicted", "explained", "score", "residual", "reached", "ms", "picture")
     show_table(columns, [row(r) for r in records], ("score", "residual", "reached", "ms"))
+    strongest = [token for facts in records for token in strongest_tokens(facts)]
+    if strongest:
+        show_table(("input", "token", "id", "attribution"), strongest, ("token", "id", "attribution"))
+    if names := list(records[0]["parts"]):
+        show_table(("input", *names), [(near(r["source"]), *(f"{part:+.4g}" for part in r["parts"].values())) for r in records], names)
     tell_providers(records[0])
 
 
@@ -162,8 +173,19 @@ def row(facts: dict[str, Any]) -> tuple[str, ...]:
         f"{facts['score']:.4g}",
         *law(facts),
         f"{facts['seconds'] * 1000:.0f}",
-        near(files.get("overlay") or files.get("map") or files["attribution"]),
+        near(files.get("overlay") or files.get("map") or files.get("tokens") or files["attribution"]),
     )
+
+
+def strongest_tokens(facts: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The tokens of the largest attributions, either sign, in their order: the input, the place, the id and the attribution of each."""
+    told = facts["tokens"]
+    if told is None or not told["ids"]:
+        return []
+    values, ids = np.asarray(told["attribution"]), np.asarray(told["ids"])
+    best = np.sort(np.argsort(-np.abs(values.reshape(-1)), kind="stable")[:TOP])
+    places = zip(*np.unravel_index(best, values.shape), strict=True)
+    return [(near(facts["source"]), ", ".join(map(str, p)), str(ids[p]), f"{values[p]:+.4g}") for p in places]
 
 
 def law(facts: dict[str, Any]) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from onnxsal.facade.convert import Conversion
 from onnxsal.facade.target import OPTIONAL, TARGET_INPUTS
 from onnxsal.facts.axes import picture_of
 from onnxsal.facts.grounds import Found
-from onnxsal.graph import Model
+from onnxsal.facts.tokens import Tokens, tokens_of
+from onnxsal.graph import Model, Value
 from onnxsal.graph.load import load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
 from onnxsal.settings import Phrase, Switch, Wanted, Whole, checked, open_schema, parse_json, shown
@@ -40,6 +41,7 @@ def adopt(ask: Ask) -> Conversion | None:
     name = metadata.get(f"{METADATA}method", "")
     built, record, found = _read(metadata)
     asked = {key: getattr(built, key) for key in ("input", "output", "score", "prefix", "target", "target_input", "layout")}
+    asked |= {"tokens": built.patches_of is not None, "input": built.patches_of or built.input}
     samples, binary = built.samples, built.binary
     _refuse_other(name, ask, record | asked | ({} if samples is None else {"batched": bool(samples)}))
     proto = load_model(ask.model)
@@ -49,13 +51,14 @@ def adopt(ask: Ask) -> Conversion | None:
     rows = sample_inputs(view, x, scores)[0] if samples is None else tuple(samples)
     question = Question(view, x, built.output, scores, built.score, samples=rows, picture=picture_of(view, x, built.layout))
     grid = grid_of(record.get("grid") if "layer" in record else None)
-    question = replace(question, binary=binary, grid=grid, doubt=metadata.get(f"{METADATA}doubt", ""), found=found)
+    question = replace(
+        question, binary=binary, grid=grid, tokens=_tokens(view, x, built, found), doubt=metadata.get(f"{METADATA}doubt", ""), found=found
+    )
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = known_methods().get(name) or Method(name, name, "", "")
     settings = record | {"score": asked["score"]}
-    return Conversion(
-        proto, _again(ask, name, settings, asked, question), question, known, settings, log, target_input=asked["target_input"]
-    )
+    again = _again(ask, name, settings, asked, question)
+    return Conversion(proto, again, question, known, settings, log, target_input=asked["target_input"], parts=_parts(metadata))
 
 
 def _one_of(words: Sequence[str]) -> Wanted:
@@ -75,6 +78,7 @@ class BuiltIn:
     layout: Phrase | None = None
     samples: list[Phrase] | None = None
     binary: Switch = False
+    patches_of: Phrase | None = None
 
 
 def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[Found, ...]]:
@@ -93,11 +97,26 @@ def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[F
     return built, {k: v for k, v in record.items() if k not in {f.name for f in fields(BuiltIn)}}, found
 
 
+def _tokens(view: Model, x: Value, built: BuiltIn, found: Sequence[Found]) -> Tokens | None:
+    """What is known of the explained tokens: ids, by the graph, or patches, by the metadata."""
+    said = next((fact for fact in found if fact.what == "tokens"), None)
+    if built.patches_of is None or said is None:
+        return tokens_of(view, x)
+    picture = view.value(built.patches_of)
+    return Tokens("", said, None, picture, picture_of(view, picture, built.layout))
+
+
+def _parts(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The names of the parts that the score is divided into."""
+    key = f"{METADATA}parts"
+    return tuple(checked(list[Phrase], parse_json(metadata.get(key, "[]"), key, ModelError), key, ModelError))
+
+
 def _refuse_strangers(view: Model, built: BuiltIn) -> None:
     """Raise ``ModelError`` where the metadata speak of tensors that the model has not."""
     outputs = {value.name for value in view.proto.graph.output}
     known = {f"{built.prefix}attribution": outputs, built.output: outputs, built.input: view.types}
-    known |= dict.fromkeys(built.samples or (), view.types)
+    known |= dict.fromkeys((*(built.samples or ()), *filter(None, [built.patches_of])), view.types)
     if missing := [name for name, names in known.items() if name not in names]:
         raise _damaged(f"it has no {', '.join(map(shown, missing))}.")
 
@@ -109,7 +128,7 @@ def _damaged(why: str) -> ModelError:
 def _again(ask: Ask, name: str, settings: Mapping[str, Any], asked: Mapping[str, Any], question: Question) -> Ask:
     """What to ask of another model for the same: the class is fed, or the predicted one."""
     kept = {k: v for k, v in ask.given.items() if k in CHANGEABLE}
-    kept |= {k: asked[k] for k in ("input", "output", "prefix", "layout")}
+    kept |= {k: asked[k] for k in ("input", "output", "prefix", "layout", "tokens")}
     return Ask.of(ask.model, name, **{**kept, **settings, "batched": question.batched})
 
 

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from onnxsal.ask import guard
 from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.layers import TargetLayer
+from onnxsal.ask.patches import at_tokens
 from onnxsal.ask.question import Question
 from onnxsal.ask.question import ask as question_of
 from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
@@ -26,10 +27,12 @@ from onnxsal.facade.target import FIXED, OPTIONAL, refuse_other_rows, target_ind
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
+from onnxsal.graph.helpers import columns
 from onnxsal.graph.load import load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
 from onnxsal.methods.build import Build, Result, quantized, with_colours, wrapper_of
 from onnxsal.methods.head import emit_head
+from onnxsal.methods.maps import token_map
 from onnxsal.ops.apart import keep_apart
 
 
@@ -37,7 +40,8 @@ from onnxsal.ops.apart import keep_apart
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
     the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and
-    how the model is told the class. ``ask`` is what was asked for, as it would be asked of another model.
+    how the model is told the class. ``parts`` are the names of the columns of the output of that name (none: there is no such output).
+    ``ask`` is what was asked for, as it would be asked of another model.
     """
 
     proto: onnx.ModelProto
@@ -49,6 +53,7 @@ class Conversion:
     plans: tuple[Plan, ...] = ()
     layer: TargetLayer | None = None
     target_input: str = OPTIONAL
+    parts: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -76,6 +81,7 @@ class Decision:
         asked: dict[str, Any] = {"input": question.x.name, "output": question.output, "score": question.score, "prefix": ask.prefix}
         asked["target"] = None if ask.target is None else np.asarray(ask.target).tolist()
         asked |= {"samples": list(question.samples), "layout": ask.layout}
+        asked |= {} if question.tokens is None or question.tokens.picture is None else {"patches_of": question.tokens.picture.name}
         return asked | {"binary": question.binary, "target_input": self.target_input}
 
 
@@ -85,13 +91,17 @@ def convert(ask: Ask) -> onnx.ModelProto:
 
     ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them; "fullgrad" where none is given), an alias
     or a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted
-    class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``saliency_map`` float32 [N, H, W]
+    class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
+    a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
     (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
-    [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input. For
-    a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is added NaN. ``prefix`` is put before
-    all names that are added.
+    [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
+    methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
+    positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
+    ``onnxsal.parts`` of the metadata. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is
+    added NaN. ``prefix`` is put before all names that are added.
 
-    ``input`` names the input or inner tensor to explain, ``output`` the output. ``target`` builds a class in: an index, one per sample,
+    ``input`` names the input or inner tensor to explain (where there is only ids: the vectors of its words, if it is known which table
+    holds these), ``output`` the output. ``target`` builds a class in: an index, one per sample,
     or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``target_input`` says how the
     model is told the class: "required" (default), the input ``target`` is fed in every run; "fixed" (default where ``target`` is given),
     there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
@@ -107,7 +117,9 @@ def convert(ask: Ask) -> onnx.ModelProto:
     it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a
     picture's axes are not what the first convolution reached from it, or else its shape, says. ``grid`` is (height, width) of the picture
     in tokens, for methods with a target layer, where it does not follow from the graph (for rise, which has none: its own parameter of
-    that name).
+    that name). ``tokens`` explains a picture at its patch embedding [N, T, D]: the last tensor of tokens that all paths cross before they
+    are mixed, positions and class tokens in it; the map is then the signed sum over D (``reduce``, of methods that have it, says another
+    one) of the tokens of the grid, resized; all tokens, those beside the grid too, are in ``token_attribution``.
 
     ``example`` is data of the kind that the model is fed with (an array for its only input, or a dict of arrays): it tells the number of
     axes of an input without a shape, and the model is run on it instead of on random input where something is to be seen in a run.
@@ -132,7 +144,8 @@ def decide(ask: Ask) -> Decision:
 
     def asked_of(plain: Model) -> Question:
         guard.refuse_open_rank(plain, ask.input)
-        return question_of(plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+        question = question_of(plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+        return at_tokens(question) if ask.tokens else question
 
     def planned(plain: Model) -> None:
         for walked in _walks(method, settings):
@@ -141,6 +154,12 @@ def decide(ask: Ask) -> Decision:
     with guard.blaming_the_source(ask.model):
         prepared = guard.prepared(ask.model, proto, planned, data)
         question = asked_of(prepared.model)
+    if (
+        question.tokens is not None
+        and "reduce" in settings
+        and not {"reduce", "preset"}.intersection(map(method.canonical, ask.parameters))
+    ):
+        settings["reduce"] = "sum"  # the vectors of tokens are summed with their signs, unless another way is asked for
     levels = ask.quantize
     if levels is not None and (isinstance(levels, bool) or not isinstance(levels, Integral) or levels < 2):
         raise MethodError(f"quantize={levels!r} is not a number of levels; give a whole number of 2 or more.")
@@ -156,7 +175,7 @@ def _settled(ask: Ask, method: Method) -> tuple[dict[str, Any], str, Sequence[in
     """The method's settings, the score, and the grid of tokens. Raises ``MethodError`` for a layer or a grid of a method that has none."""
     own = {name: value for name in OF_LAYERS if (value := getattr(ask, name)) is not None and name in method.parameters}
     for name in OF_LAYERS:
-        if getattr(ask, name) is not None and not takes(method, name):
+        if getattr(ask, name) is not None and not takes(method, name) and not (ask.tokens and name == "grid"):
             having = ", ".join(m.name for m in known_methods().values() if "layer" in m.parameters)
             so = ", so no grid of tokens" if name == "grid" else ""
             raise MethodError(f"method '{method.name}' has no target layer{so}; {name}= is for {having}.")
@@ -193,10 +212,12 @@ def emit(decided: Decision, opened: bool = True) -> Conversion:
             **({f"{METADATA}passes": "; ".join(log)} if log else {}),
             **({f"{METADATA}facts": json.dumps([fact.as_dict() for fact in question.found])} if question.found else {}),
             **({f"{METADATA}doubt": question.doubt} if question.doubt else {}),
+            **({f"{METADATA}parts": json.dumps(build.parts)} if build.parts else {}),
         },
     )
     done = settings | {"score": question.score}
-    return Conversion(result, ask, question, method, done, log, tuple(build.plans.values()), build.layer, decided.target_input)
+    plans = tuple(build.plans.values())
+    return Conversion(result, ask, question, method, done, log, plans, build.layer, decided.target_input, build.parts)
 
 
 def _walks(method: Method, settings: Mapping[str, Any]) -> Iterator[Method]:
@@ -234,13 +255,15 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     op, x = build.op, build.question.x
     batch = (x.shape[0] if x.shape and build.question.batched else 1,)
     ports = [build.told("attribution", result.attribution, op.dtype, x.shape)]
-    pixels = result.saliency or build.pixels(result.attribution)
-    axes = build.question.picture
+    if build.question.tokens is not None:
+        ports.append(build.told("token_attribution", build.per_token(result.attribution), op.dtype, (x.shape or ())[:-1]))
+    pixels = result.saliency or build.pixels(result.attribution) or token_map(build, result.attribution)
+    of, axes = build.question.shown
     if build.quantize is not None and pixels is None:
         raise MethodError("quantize floors saliency maps, but the explained input is no image, so there is none.")
     pixels = pixels if pixels is None or build.quantize is None else quantized(op, pixels, build.quantize)
-    if pixels is not None and axes is not None and x.shape is not None:
-        shape = (x.shape[0], x.shape[axes[1]], x.shape[axes[2]])
+    if pixels is not None and axes is not None and of.shape is not None:
+        shape = (of.shape[0], of.shape[axes[1]], of.shape[axes[2]])
         ports.append(build.told("saliency_map", _single(op, pixels), TensorProto.FLOAT, shape))
     ports.append(build.told_class(batch))
     ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))
@@ -248,6 +271,9 @@ def _outputs(build: Build, result: Result) -> list[Port]:
         ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))
     if result.reached is not None:
         ports.append(build.told("reached", result.reached, TensorProto.FLOAT, batch))
+    if result.parts and (build.question.tokens is not None or build.want_components):
+        build.parts = tuple(result.parts)
+        ports.append(build.told("parts", _single(op, columns(op, *result.parts.values())), TensorProto.FLOAT, (*batch, len(build.parts))))
     return [*ports, *build.components]
 
 

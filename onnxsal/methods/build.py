@@ -29,13 +29,15 @@ _TINY = 1e-6
 @dataclass(frozen=True)
 class Result:
     """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one; ``reached`` is the
-    share of the score that reaches the input, where a method divides the score up.
+    share of the score that reaches the input, where a method divides the score up. ``parts`` says what it is divided into: by name [N]
+    each, the input first, in the type of attributions; they sum to the score.
     """
 
     attribution: Value
     residual: Value | None = None
     saliency: Value | None = None
     reached: Value | None = None
+    parts: Mapping[str, Value] = field(default_factory=dict)
 
 
 class MethodSettings(dict[str, Any]):
@@ -72,6 +74,7 @@ class Build:
     plans: dict[tuple[str, str, str], Plan] = field(default_factory=dict)
     found: list[Found] = field(default_factory=list)
     layer: TargetLayer | None = None
+    parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.settings = MethodSettings(self.method, self.settings)
@@ -173,6 +176,10 @@ class Build:
         error = op.Div(op.Abs(op.Sub(got, wanted)), op.Max(op.Abs(wanted), _TINY))
         return op.Cast(error, to=TensorProto.FLOAT)
 
+    def per_token(self, attribution: Value) -> Value:
+        """The signed sum over each token's vector: [N, L] of an attribution [N, L, D]."""
+        return self.op.ReduceSum(attribution, [self.question.x.rank - 1], keepdims=0)
+
     def share_of_score(self, part: Value) -> Value:
         """part / score, per sample, float32; scores closer to zero than 1e-6 count as that, with their sign."""
         op, score = self.op, self.head.score
@@ -184,17 +191,19 @@ class Build:
         axes = self.question.picture
         if axes is None:
             return None
-        op, how = self.op, self.settings.get("reduce", "sum_abs")
-        channels = [axes[0]]
-        if how == "sum":
-            reduced = op.ReduceSum(attribution, channels, keepdims=0)
-        elif how == "max_abs":
-            reduced = op.ReduceMax(op.Abs(attribution), channels, keepdims=0)
-        else:
-            reduced = op.ReduceSum(op.Abs(attribution), channels, keepdims=0)
+        reduced = self.over_channels(attribution, axes[0], "sum_abs")
         if self.settings.get("rescale"):
-            reduced, _, _ = _stretched(op, reduced)
+            reduced, _, _ = _stretched(self.op, reduced)
         return reduced
+
+    def over_channels(self, attribution: Value, axis: int, default: str) -> Value:
+        """One number for all channels: as the setting ``reduce`` says, else ``default``."""
+        op, how = self.op, self.settings.get("reduce", default)
+        if how == "sum":
+            return op.ReduceSum(attribution, [axis], keepdims=0)
+        if how == "max_abs":
+            return op.ReduceMax(op.Abs(attribution), [axis], keepdims=0)
+        return op.ReduceSum(op.Abs(attribution), [axis], keepdims=0)
 
 
 def _stretched(op: Emit, pixels: Value) -> tuple[Value, Value, Value]:
@@ -220,8 +229,9 @@ class Wrapper:
     """What a method's ``wrap = "<name>"`` builds, and what it promises.
 
     ``starts``: what its walk begins with. ``reaches``: how far that walk goes, to the explained "input" or to the target "layer" only.
-    ``keeps``: the law whose relative error it returns ('' = none). ``shares`` is the component [N, k] with the parts that the
-    score is divided into ('' = it is not); ``books``: they are what reaches the input, and what does not, written down on the way.
+    ``keeps``: the law whose relative error it returns ('' = none). ``shares`` is the component [N, k] with the shares that the
+    score is divided into, of which the result's ``parts`` are the names ('' = it is not); ``books``: they are what reaches the input, and
+    what does not, written down on the way.
     ``refined_by``: the parameter that brings a sum closer to the law, which it keeps in the limit only ('' = the law holds exactly).
     ``composes``: it puts other methods (``of``) together.
     """

@@ -7,13 +7,14 @@ states beside its gradient. Srinivas and Fleuret 2019, arXiv 1905.00780.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from onnxsal.backward.book import sum_of_parts
 from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import MethodError, UnsupportedError, near_miss
+from onnxsal.facts import booked
 from onnxsal.facts.axes import Layout, Picture, layouts
 from onnxsal.facts.reach import data_tensors
 from onnxsal.facts.wild import level_axis
@@ -22,7 +23,7 @@ from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_sha
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.maps import enlarge
+from onnxsal.methods.maps import enlarge, of_patches
 from onnxsal.methods.points import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import spec_of
@@ -181,18 +182,21 @@ def fullgrad(build: Build) -> Result:
 
     ``psi`` = bilinear upsampling of the rescaled absolute value, summed over channels. The residual counts every bias, implicit
     ones too; ``biases`` chooses those in the map. Component ``fullgrad/shares`` [N, 3]: what the input, the explicit and the implicit
-    biases contribute to the score.
+    biases contribute to the score; ``parts`` say the same by what the biases are.
     """
     op, question = build.op, build.question
     attribution, terms, seed = _decompose(build)
     own = build.sum_per_sample(attribution)
-    sums = [(t.site, term_sum(build, t)) for t in terms]
+    told = [(t, term_sum(build, t)) for t in terms]
+    sums = [(t.site, value) for t, value in told]
     of_constants = [s for site, s in sums if site.explicit]
     explicit = add_up(op, of_constants) if of_constants else None
     implicit = [s for site, s in sums if not site.explicit]
+    link = None
     if not question.weighted:
         at_start = build.sum_of_scores(op.Mul(seed, question.start))
-        implicit.append(op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype)))
+        link = op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype))
+        implicit.append(link)
     rest = add_up(op, implicit) if implicit else None
     parts = [p for p in (own, explicit, rest) if p is not None]
     residual = build.relative_error(add_up(op, parts), build.head.score)
@@ -201,7 +205,32 @@ def fullgrad(build: Build) -> Result:
     for site, value in reversed(sums):
         if total is None or not is_shown(build, site):
             build.component(f"fullgrad/{site.name}", partial(Value, value.name), 1)
-    return Result(attribution, residual, total)
+    return Result(attribution, residual, total, parts=parts_of(build, attribution, told, link))
+
+
+def parts_of(build: Build, attribution: Value, told: Sequence[tuple[BiasTerm, Value]], link: Value | None) -> dict[str, Value]:
+    """What the input (``attribution``), and each kind of what nodes keep, contribute to the score [N], by name.
+
+    ``told`` are the bias terms with their sums [N], ``link`` what the function keeps that makes the score of the tensor of scores. Tokens
+    beside the grid of a picture, where these are explained, are class tokens.
+    """
+    op, question = build.op, build.question
+    own, laid = build.sum_per_sample(attribution), of_patches(build, attribution)
+    names = booked.Booked(question.model, question.x, question.places)
+    found: dict[str, list[Value]] = {}
+    if laid is not None:
+        every, own = own, op.ReduceSum(laid, [1, 2, 3], keepdims=0)
+        found[booked.CLASS_TOKEN] = [op.Sub(every, own)]
+    for term, rest in told:
+        plain = replace(term.site, channel=None)
+        for part in names.parts(term.site.step.node, held=term.site.step.rule.name == "held"):
+            value = rest if part.constant is None else term_sum(build, replace(term, site=plain, bias=part.constant))
+            rest = op.Sub(rest, value) if part.constant is not None else rest
+            found.setdefault(part.name, []).append(value)
+    if link is not None:
+        found.setdefault(booked.SOFTMAX if question.link == "softmax" else booked.FUNCTIONS, []).append(link)
+    order = [*(name for name in booked.ORDER if name in found), *(name for name in found if name not in booked.ORDER)]
+    return {booked.INPUT: own, **{name: add_up(op, found[name]) for name in order}}
 
 
 @wrap("simple_fullgrad")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxsal.ask.layers import TargetLayer
 from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, dim_of, shape_of
@@ -34,6 +35,24 @@ def enlarge(op: Emit, maps: Value, height: Value, width: Value, mode: str) -> Va
     """
     sizes = op.Concat(op.Shape(maps, end=2), height, width, axis=0)
     return op.Resize(maps, None, None, sizes, mode="linear", coordinate_transformation_mode=mode)
+
+
+def of_patches(build: Build, tokens: Value) -> Value | None:
+    """The tokens of the picture's grid as [N, D, h, w], of a tensor like the explained one; ``None`` where it holds no such grid."""
+    question, known = build.question, build.question.tokens
+    if known is None or known.grid is None:
+        return None
+    return TargetLayer(question.x, None, known.grid).maps(build.op, tokens)
+
+
+def token_map(build: Build, attribution: Value) -> Value | None:
+    """The map [N, H, W] of the tokens that a picture was cut into: the sum over D, signed unless ``reduce`` says another one, resized."""
+    op, (picture, axes), laid = build.op, build.question.shown, of_patches(build, attribution)
+    if laid is None or axes is None:
+        return None
+    reduced = build.over_channels(laid, 1, "sum")
+    height, width = (dim_of(op, picture, a) for a in axes[1:])
+    return op.Squeeze(enlarge(op, op.Unsqueeze(reduced, [1]), height, width, "half_pixel"), [1])
 
 
 def share_among_channels(build: Build, map_: Value) -> Value:

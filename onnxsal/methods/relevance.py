@@ -15,6 +15,7 @@ from onnxsal.engine.rectified import rectified, zeros_get_nothing
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.errors import UnsupportedError
 from onnxsal.facts.axes import layouts
+from onnxsal.facts.booked import BIASES_AND_CONSTANTS, INPUT, LEAKS
 from onnxsal.facts.reach import separators
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, columns, recast, reshape_like, signal_type
@@ -83,7 +84,9 @@ def relevance(build: Build) -> Result:
     for part in (bias, leak):
         accounted = accounted if part is None else op.Add(accounted, part)
     residual = build.relative_error(_numbers(op, accounted), build.head.score)
-    return Result(arrived, residual, reached=build.share_of_score(own))
+    named = {INPUT: own, BIASES_AND_CONSTANTS: bias, LEAKS: leak}
+    parts = {name: _numbers(op, value) for name, value in named.items() if value is not None}
+    return Result(arrived, residual, reached=build.share_of_score(own), parts=parts)
 
 
 def _numbers(op: Emit, value: Value) -> Value:

@@ -85,18 +85,19 @@ def maps_at(maps: Maps, x: np.ndarray, places: InputPlaces, signed: bool = False
 
 def chosen_map(maps: Maps, signed: bool = False) -> np.ndarray:
     """The array that is meant: of an ``Explanation`` its saliency map, or its attribution where there is no map, or where ``signed``
-    (but for methods whose attribution is only a part of what the map shows).
+    (but for methods whose attribution is only a part of what the map shows, and for tokens of a picture, which lie on no pixels).
     """
     if not isinstance(maps, Explanation):
         return np.asarray(maps)
-    return maps.attribution if maps.saliency_map is None or (signed and not maps.partial) else maps.saliency_map
+    laid = maps.partial or maps.token_attribution is not None
+    return maps.attribution if maps.saliency_map is None or (signed and not laid) else maps.saliency_map
 
 
 def sized_map(explanation: Explanation) -> np.ndarray:
     """What stands for the size of a map: the map itself where a method makes one of its own (FullGrad, Grad-CAM) or floors it, else the
     attribution that it is reduced from.
     """
-    reduced = "reduce" in explanation.parameters and "quantize" not in explanation.parameters
+    reduced = "reduce" in explanation.parameters and "quantize" not in explanation.parameters and explanation.token_attribution is None
     return explanation.attribution if reduced or explanation.saliency_map is None else explanation.saliency_map
 
 

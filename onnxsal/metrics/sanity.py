@@ -94,7 +94,7 @@ def model_randomization(
     if not layers:
         raise ModelError("the model stores no weights of layers that are known, so there is nothing to draw anew.")
     original = explainer.explain(x, target)
-    places = places_of(x, explainer.conversion.question.picture)
+    places = places_of(x, explainer.conversion.question.shown[1])
     done, found = _stages(layers, mode, stages), []
     for i, (_, drawn) in enumerate(done):
         other = explainer.on(randomised(plain, drawn, how, seed)).explain(x, original.target)

@@ -233,7 +233,7 @@ def scorer_of(explainer: Explainer | Scorer) -> Scorer:
         return explainer
     if explainer not in _OPEN:
         question = explainer.conversion.question
-        ask = replace(asked_like(explainer, forward_model(explainer)), input=question.x.name, output=question.output)
+        ask = replace(asked_like(explainer, forward_model(explainer)), input=question.shown[0].name, output=question.output)
         _OPEN[explainer] = Scorer.of(replace(ask, batch_size=explainer.batch_size))
     return _OPEN[explainer]
 

@@ -38,8 +38,10 @@ MATLAB = Style("white_black", 100)
 """The MathWorks page on gradient attribution: white to black over the whole range."""
 
 
-def record(one: Explanation, question: Question, labels: Sequence[str] | None = None) -> dict[str, Any]:
-    """The numbers of one explained sample: its best classes by the model's own output, what was explained and how."""
+def record(one: Explanation, question: Question, labels: Sequence[str] | None = None, ids: np.ndarray | None = None) -> dict[str, Any]:
+    """The numbers of one explained sample: its best classes by the model's own output, what was explained and how; where it is tokens,
+    the attribution of each beside its id (from ``ids``, what the model was fed with).
+    """
     own = np.asarray(one.outputs[question.output], np.float64)
     values = np.squeeze(question.by_class(own) if question.binary else own)
     classes = np.atleast_1d(values) if values.ndim < 2 else None
@@ -51,6 +53,8 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
         "score": float(one.score[0]),
         "residual": None if one.residual is None else float(one.residual[0]),
         "reached": None if one.reached is None else float(one.reached[0]),
+        "parts": {name: float(part[0]) for name, part in one.parts.items()},
+        "tokens": _tokens(one, question, ids),
         "method": one.method,
         "parameters": one.parameters,
         "providers": one.providers,
@@ -58,6 +62,18 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
         "seconds": one.seconds,
         "warnings": one.warnings,
     }
+
+
+def _tokens(one: Explanation, question: Question, ids: np.ndarray | None) -> dict[str, Any] | None:
+    """The input that holds the tokens, their ids and attributions, without the batch of one; ``None`` where no tokens are explained."""
+    if question.tokens is None or one.token_attribution is None:
+        return None
+    first = 0 if question.batched else slice(None)
+    own = [] if ids is None or ids.shape != one.token_attribution.shape else ids[first].tolist()
+    grid, values = question.tokens.grid, one.token_attribution[first].tolist()
+    beside = None if grid is None else {str(i): values[i] for i in range(grid.count) if i not in set(grid.order)}
+    told = {"input": question.tokens.ids or question.shown[0].name, "ids": own, "attribution": values}
+    return told if grid is None else {**told, "grid": [grid.height, grid.width], "beside the grid": beside}
 
 
 def _class(index: int, labels: Sequence[str] | None) -> dict[str, Any]:
@@ -80,13 +96,14 @@ def save_artefacts(
 ) -> dict[str, str]:
     """Write ``<base>.npy`` and ``.json``, and where there is a map ``.map.png`` and, over the ``picture`` the model saw, ``.overlay.png``.
 
-    The array is shaped like the explained input, its batch of one included. Returns the files by kind, those ``written`` before
-    included; the record names them too.
+    The array is shaped like the explained input, its batch of one included; of tokens there is ``.tokens.npy`` too, with a number for each.
+    Returns the files by kind, those ``written`` before included; the record names them too.
     """
     files = {"attribution": f"{base}.npy", "record": f"{base}.json", **(written or {})}
-    buffer = io.BytesIO()
-    np.save(buffer, one.attribution)
-    write_whole(files["attribution"], buffer.getvalue(), files["record"])
+    hashes = {f"{base.name}.npy": _save(files["attribution"], one.attribution, files["record"])}
+    if one.token_attribution is not None:
+        files["tokens"] = f"{base}.tokens.npy"
+        hashes[f"{base.name}.tokens.npy"] = _save(files["tokens"], one.token_attribution, files["record"])
     if one.saliency_map is not None:
         scaled = scale_map(one.saliency_map[0], style.palette, style.percentile)
         files["map"] = f"{base}.map.png"
@@ -94,9 +111,17 @@ def save_artefacts(
         if picture is not None:
             files["overlay"] = f"{base}.overlay.png"
             save_picture(overlay(picture, scaled), files["overlay"])
-    signed = {"onnxsal": version("onnxsal"), **facts, "files": files, WRITTEN: {f"{base.name}.npy": sha256(buffer.getvalue())}}
+    signed = {"onnxsal": version("onnxsal"), **facts, "files": files, WRITTEN: hashes}
     write_whole(files["record"], (as_json(signed) + "\n").encode())
     return files
+
+
+def _save(path: str, array: np.ndarray, listed_in: str) -> str:
+    """Write an array; returns its hash, by which the record knows it again."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_whole(path, buffer.getvalue(), listed_in)
+    return sha256(buffer.getvalue())
 
 
 def as_json(data: Any, ascii: bool = False) -> str:
