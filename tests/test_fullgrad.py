@@ -116,6 +116,28 @@ def test_complete_to_the_last_bits_in_float64(build: Callable[[], onnx.ModelProt
     assert np.all(found["residual"] < 1e-9)
 
 
+HEADS = {
+    "Gemm": [node("Gemm", "r w b", "z")],
+    "MatMul, Add": [node("MatMul", "r w", "m"), node("Add", "m b", "z")],
+    "Add of the constant first": [node("MatMul", "r w", "m"), node("Add", "b m", "z")],
+    "Sub": [node("MatMul", "r w", "m"), node("Sub", "m b", "z")],
+    "Sum": [node("MatMul", "r w", "m"), node("Sum", "m b", "z")],
+    "Where": [node("MatMul", "r w", "m"), node("Where", "some m b", "z")],
+    "Reshape": [node("MatMul", "r w", "m"), node("Add", "m b", "a"), node("Reshape", "a shape", "z")],
+}
+
+
+@pytest.mark.parametrize("score", ["logit", "probability", "raw"])
+@pytest.mark.parametrize("final", ["Softmax", "LogSoftmax", "Sigmoid"])
+@pytest.mark.parametrize("head", HEADS)
+def test_complete_whatever_adds_the_last_bias(head: str, final: str, score: str) -> None:
+    """What is added to logits counts, though a softmax that comes after them would not see all of it."""
+    weights = {"w": draw(4, 3), "b": draw(3, seed=2), "some": np.array([True, False, True]), "shape": np.array([0, 3], np.int64)}
+    model = make([node("Relu", "x", "r"), *HEADS[head], node(final, "z", "y")], {"x": ["N", 4]}, {"y": ["N", 3]}, weights)
+    for target in (None, 0, 1, 2):
+        assert_complete(explain(model, draw(2, 4, seed=5), target, score=score), 1e-5)
+
+
 def test_the_residual_sees_a_missing_part() -> None:
     """Planted: without the implicit bias of saturated units the same sum misses the score by far."""
     found = explain(exported("vgg_relu6"), images(3) * 3)

@@ -6,7 +6,7 @@ states beside its gradient. Srinivas and Fleuret 2019, arXiv 1905.00780.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -115,7 +115,7 @@ def noting(sites: dict[str, Site], terms: list[BiasTerm], op: Emit) -> Visit:
         bias = implicit_bias(op, step.node)
         if bias is None:
             return
-        bias = levelled(op, step.node, bias)
+        bias = levelled(op, step.node, bias, sites)
         if signal is None or any(o is not None for o in others):
             raise UnsupportedError(f"{step.node.label}: its implicit bias is known for its first output only, but another one is used.")
         terms.append(BiasTerm(sites[step.node.name], signal, bias))
@@ -123,13 +123,13 @@ def noting(sites: dict[str, Site], terms: list[BiasTerm], op: Emit) -> Visit:
     return visit
 
 
-def levelled(op: Emit, node: NodeView, bias: Value) -> Value:
+def levelled(op: Emit, node: NodeView, bias: Value, path: Container[str]) -> Value:
     """The bias less its largest along the axis of the softmax that alone reads it: a shift there adds nothing, for the signals sum to 0.
 
     Of masks of -1e9, and of offsets that scores have in common, the sum would be no more than rounding. Such a number also swallows the
     scores it is added to: the bias of a sum is then what was added in truth, the output less the input.
     """
-    axis, spec = level_axis(node), spec_of(node)
+    axis, spec = level_axis(node, path), spec_of(node)
     if axis is None or spec is None or spec.family not in SHIFTING:
         return bias
     active = [i for i, wanted in enumerate(node.wants) if wanted]
@@ -141,6 +141,15 @@ def levelled(op: Emit, node: NodeView, bias: Value) -> Value:
 
 
 # ----- the decomposition -----
+
+
+def beyond_scores(build: Build, seed: Value) -> list[Value]:
+    """What the score has beyond ``<seed, scores>``, per sample [N]: the implicit bias of a head that is no weighted sum of them."""
+    op, question = build.op, build.question
+    if question.weighted:
+        return []
+    at_start = build.sum_of_scores(op.Mul(seed, question.start))
+    return [op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype))]
 
 
 def term_sum(build: Build, term: BiasTerm) -> Value:
@@ -167,7 +176,10 @@ def term_sum(build: Build, term: BiasTerm) -> Value:
     return recast(op, total, signal_type(site.y), op.dtype)
 
 
-@wrap("fullgrad", keeps="completeness", shares="fullgrad/shares")
+PARTS = ("input term (gradient x input)", "stored biases", "implicit biases of other nodes")
+
+
+@wrap("fullgrad", keeps="completeness", shares="fullgrad/shares", parts=PARTS)
 def fullgrad(build: Build) -> Result:
     """Attribution ``g * x``; residual ``|<g, x> + sum <g_y, r> - score| / |score|``; map ``psi(g * x) + sum psi(g_y * r)``.
 
@@ -175,16 +187,13 @@ def fullgrad(build: Build) -> Result:
     ones too; ``biases`` chooses those in the map. Component ``fullgrad/shares`` [N, 3]: what the input, the explicit and the implicit
     biases contribute to the score.
     """
-    op, question = build.op, build.question
+    op = build.op
     attribution, terms, seed = _decompose(build)
     own = build.sum_per_sample(attribution)
     sums = [(t.site, term_sum(build, t)) for t in terms]
     of_constants = [s for site, s in sums if site.explicit]
     explicit = add_up(op, of_constants) if of_constants else None
-    implicit = [s for site, s in sums if not site.explicit]
-    if not question.weighted:
-        at_start = build.sum_of_scores(op.Mul(seed, question.start))
-        implicit.append(op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype)))
+    implicit = [*(s for site, s in sums if not site.explicit), *beyond_scores(build, seed)]
     rest = add_up(op, implicit) if implicit else None
     parts = [p for p in (own, explicit, rest) if p is not None]
     residual = build.relative_error(add_up(op, parts), build.head.score)
