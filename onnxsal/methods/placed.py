@@ -6,7 +6,7 @@ At a tensor A that every path passes, ``score = <g_A, A> + sum over later nodes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxsal.ask.layers import layers_of
 from onnxsal.engine.plan import Step
@@ -121,7 +121,7 @@ def evidence(build: Build) -> Result:
 
     def visit(step: Step, dys: list[Value | None]) -> None:
         if step.node.name in names and dys[0] is not None:
-            met.append(BiasTerm(sites[step.node.name], dys[0], step.node.y))
+            met.append(BiasTerm(replace(sites[step.node.name], channel=None), dys[0], step.node.y))
         note(step, dys)
 
     seed = emit_seed(op, question, question.start, build.head.explained_class)
