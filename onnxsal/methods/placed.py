@@ -29,14 +29,17 @@ class Canvas:
     maps: dict[tuple[object, ...], list[tuple[Site, Value]]] = field(default_factory=dict)
     unplaced: list[Value] = field(default_factory=list)
 
-    def lay(self, term: BiasTerm, weight: float) -> None:
-        """``weight`` times the term: where it is, if that is known, and what of it has no place beside it."""
+    def lay(self, term: BiasTerm, weight: float, absolute: bool = False) -> None:
+        """``weight`` times the term: where it is, if that is known, and what of it has no place beside it.
+
+        ``absolute``: the absolute values of what has a place, and nothing else.
+        """
         build, op = self.build, self.build.op
-        small = contribution_map(build, term)
+        small = contribution_map(build, term, absolute)
         if small is None:
             self.unplaced.append(_scaled(op, term_sum(build, term), weight))
             return
-        if term.site.layout.picture is None:  # of all tokens, only those of the picture have a place
+        if term.site.layout.picture is None and not absolute:  # of all tokens, only those of the picture have a place
             rest = op.Sub(term_sum(build, term), op.ReduceSum(small, [1, 2], keepdims=0))
             self.unplaced.append(_scaled(op, rest, weight))
         self.maps.setdefault(self._size(term.site), []).append((term.site, _scaled(op, small, weight)))
@@ -73,34 +76,50 @@ def _scaled(op: Emit, value: Value, weight: float) -> Value:
     return value if weight == 1.0 else op.Mul(value, weight)
 
 
-def contribution_map(build: Build, term: BiasTerm) -> Value | None:
-    """``sum_k g_k r_k`` at every place of a node's output -> [N, h, w]; ``None`` where its places are not known."""
+def contribution_map(build: Build, term: BiasTerm, absolute: bool = False) -> Value | None:
+    """``sum_k g_k r_k``, or of absolute values, at every place of a node's output -> [N, h, w]; ``None`` where its places are not known."""
     op, site = build.op, term.site
     node, picture = site.step.node, site.layout.picture
     tokens = layers_of(build.question).found.get(site.y.name) if picture is None and site.y.rank == 3 else None
     if picture is None and tokens is None:
         return None
     with op.at(node):
-        if tokens is not None:
-            small = op.ReduceSum(tokens.maps(op, times(op, node, term.signal, term.bias)), [1], keepdims=0)
-        elif picture == (1, 2, 3) and site.channel == 1 and not node.wild:
+        if picture == (1, 2, 3) and site.channel == 1 and not node.wild and not absolute:
             small = op.Squeeze(channel_sum(op, term.signal, site.y.shape, term.bias), [1])
         else:
-            assert picture is not None
-            small = op.ReduceSum(times(op, node, term.signal, term.bias), [picture[0]], keepdims=0)
+            product = times(op, node, term.signal, term.bias)
+            product = tokens.maps(op, product) if tokens is not None else product
+            small = op.ReduceSum(op.Abs(product) if absolute else product, [1 if picture is None else picture[0]], keepdims=0)
         return recast(op, small, signal_type(site.y), signal_type(build.question.x))
 
 
-def cuts(build: Build, sites: dict[str, Site]) -> list[str]:
-    """The additions of activations, by node, that every path from the input to the scores passes and whose places are known."""
-    steps = build.plan().steps
+@dataclass
+class Crossing:
+    """The cuts that a walk passes: additions of activations, by node, that every path from the input to the scores passes and whose
+    places are known. ``met`` are these with the signals at them, last first, once the walk is done.
+    """
+
+    sites: dict[str, Site]
+    names: list[str]
+    met: list[BiasTerm] = field(default_factory=list)
+
+    def visit(self, step: Step, dys: list[Value | None]) -> None:
+        """The walk's visitor."""
+        name, signal = step.node.name, dys[0]
+        if name in self.names and signal is not None:
+            self.met.append(BiasTerm(replace(self.sites[name], channel=None), signal, step.node.y))
+
+
+def crossings(build: Build) -> Crossing:
+    """The cuts of a question."""
+    sites, steps = survey(build), build.plan().steps
     passed = set(separators([s.node for s in steps], [build.question.start.name])) - {build.question.start.name}
 
     def placed(site: Site) -> bool:
         return site.layout.picture is not None or (site.y.rank == 3 and site.y.name in layers_of(build.question).found)
 
     added = [s.node.name for s in steps if RESIDUAL in s.node.tags and s.node.y.name in passed]
-    return [name for name in added if placed(sites[name])]
+    return Crossing(sites, [name for name in added if placed(sites[name])])
 
 
 @wrap("evidence", keeps="completeness", shares="evidence/shares", parts=("tensors at the cuts", "biases with a place", "without a place"))
@@ -113,24 +132,21 @@ def evidence(build: Build) -> Result:
     """
     op, question = build.op, build.question
     picture_axes(build)
-    sites = survey(build)
-    names = cuts(build, sites)
-    met: list[BiasTerm] = []
+    cuts = crossings(build)
     terms: list[BiasTerm] = []
-    note = noting(sites, terms, op)
+    note = noting(cuts.sites, terms, op)
 
     def visit(step: Step, dys: list[Value | None]) -> None:
-        if step.node.name in names and dys[0] is not None:
-            met.append(BiasTerm(replace(sites[step.node.name], channel=None), dys[0], step.node.y))
+        cuts.visit(step, dys)
         note(step, dys)
 
     seed = emit_seed(op, question, question.start, build.head.explained_class)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
     at_input = build.contribution(op.Mul(signal, question.x), question.x)
-    share = 1.0 / (1 + len(met))
-    before = [1.0 - share * sum(_later(cut.site, term.site) for cut in met) for term in terms]
+    share = 1.0 / (1 + len(cuts.met))
+    before = [1.0 - share * sum(_later(cut.site, term.site) for cut in cuts.met) for term in terms]
     tensors, biases = Canvas(build), Canvas(build)
-    for cut in met:
+    for cut in cuts.met:
         tensors.lay(cut, share)
     for term, weight in zip(terms, before, strict=True):
         biases.lay(term, weight)
