@@ -260,15 +260,23 @@ class Painter:
         channels = shape[channel] if channel < len(shape) else None
         epsilon = EPSILON[self.rescale]
         low, high = op.ReduceMin(strength, spatial, keepdims=1), op.ReduceMax(strength, spatial, keepdims=1)
+        if self.rescale == "channel":
+            return self._each_channel(op.Sub(strength, low), op.Sub(high, low), weight, channel)
         if weight is not None:
             low, high = op.Mul(low, weight), op.Mul(high, weight)
-        if self.rescale == "channel":
-            scaled = op.Div(op.Sub(strength if weight is None else op.Mul(strength, weight), low), op.Add(op.Sub(high, low), epsilon))
-            return op.ReduceSum(scaled, [channel], keepdims=0)
         low, high = op.ReduceMin(low, [channel], keepdims=1), op.ReduceMax(high, [channel], keepdims=1)
         count = float(channels) if isinstance(channels, int) else op.Cast(op.Shape(strength, start=channel, end=channel + 1), to=op.dtype)
         summed = self._weighted_sum(strength, weight, channel, shape)
         return op.Squeeze(op.Div(op.Sub(summed, op.Mul(low, count)), op.Add(op.Sub(high, low), epsilon)), [channel])
+
+    def _each_channel(self, above: Value, span: Value, weight: Value | None, channel: int) -> Value:
+        """sum_c w_c a_c / (w_c span_c + eps): a factor for each channel, so a row times a matrix where channels come first."""
+        op, epsilon = self.op, EPSILON["channel"]
+        factor = op.Div(1.0 if weight is None else weight, op.Add(span if weight is None else op.Mul(span, weight), epsilon))
+        if channel != 1:
+            return op.ReduceSum(op.Mul(above, factor), [channel], keepdims=0)
+        summed = op.MatMul(op.Reshape(factor, [0, 1, -1]), op.Reshape(above, [0, 0, -1]))
+        return op.Reshape(summed, op.Concat(op.Shape(above, end=1), op.Shape(above, start=2), axis=0))
 
     def _weighted_sum(self, strength: Value, weight: Value | None, channel: int, shape: Shape) -> Value:
         """sum_c w_c |f|_c, keeping the axis."""
