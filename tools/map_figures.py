@@ -4,8 +4,9 @@
     tools/map_figures.py [--nets lite0,squeezenet,resnet56,vgg9,resnet10] [--large 40] [--small 150]
 
 How FullGrad's layers are rescaled, what `focus` and `evidence` are worth on networks and pictures that they were not made on, whether the
-sign of Guided Grad-CAM says anything. What is done is kept in out/which: an interrupted run goes on, a larger one adds to it. Needs the
-test extras (torch, scikit-image, scikit-learn, mlxtend), ndf 0.1.4 and Debian's tuxpaint-stamps-default.
+sign of Guided Grad-CAM says anything, why maps of one name differ between libraries. What is done is kept in out/which: an interrupted
+run goes on, a larger one adds to it. Needs the test extras (torch, captum, zennit, scikit-image, scikit-learn, mlxtend), ndf 0.1.4 and
+Debian's tuxpaint-stamps-default.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from onnxsal.metrics.evaluation import Evaluation, Way  # noqa: E402
 from onnxsal.metrics.measures import Settings  # noqa: E402
 from onnxsal.metrics.statistics import Summary  # noqa: E402
 from onnxsal.runtime.files import write_whole  # noqa: E402
+from tools.which import peers  # noqa: E402
 from tools.which.nets import NETS, WORK, Net, names_of  # noqa: E402
 from tools.which.text import interval, table  # noqa: E402
 
 PAGE = ROOT / "docs" / "maps.md"
+PEERS = 24
+"""Pictures that are explained by Zennit and Captum, too."""
 
 WAYS = (
     Way("fullgrad, layer", "fullgrad", {"rescale": "layer"}),
@@ -119,14 +123,16 @@ def page(evaluations: dict[str, tuple[Net, Evaluation]]) -> str:
             f"{first} minus {second}; better or worse is the first:",
             table(["network", "n", *HEADS.values()], rows),
         ]
-    return "\n\n".join(text) + "\n"
+    if "resnet56" in evaluations:
+        text += peers.sections(evaluations["resnet56"][0], PEERS)
+    return "\n\n".join(part for part in text if part) + "\n"
 
 
 SECTIONS = (
     (
         "FullGrad: each channel by itself, or each layer",
         "The authors' code rescales a layer's bias maps jointly over its channels; pytorch-grad-cam, and the paper read literally, each "
-        "channel by itself.",
+        "channel by itself. Nowhere does the first rank better, so the second is the default; `preset=authors` is the first.",
         "fullgrad, channel",
         "fullgrad, layer",
     ),
@@ -134,7 +140,8 @@ SECTIONS = (
     ("Focus against FullGrad", "", "focus", "fullgrad, channel"),
     (
         "Evidence against FullGrad",
-        "`evidence` is signed and nothing in it is rescaled, which is why it has a law.",
+        "`evidence` is signed and nothing in it is rescaled, which is why it has a law. Ranking is not what it is for: its least salient "
+        "pixels are those that speak against the class, and to take these away changes the score most.",
         "evidence",
         "fullgrad, channel",
     ),
