@@ -80,7 +80,9 @@ def test_the_drawing_is_what_happens(method: str, layer: bool):
 @pytest.mark.parametrize(
     "call", [onnxsal.convert, onnxsal.plan, lambda m, method: onnxsal.check(m, "cpu", method)], ids=["convert", "plan", "check"]
 )
-@pytest.mark.parametrize("method", ["gradient", "gradcam", "guided_gradcam", "fullgrad", "lrp_resnet", "smooth_fullgrad", "deeplift"])
+@pytest.mark.parametrize(
+    "method", ["gradient", "gradcam", "guided_gradcam", "fullgrad", "evidence", "focus", "lrp_resnet", "smooth_fullgrad", "deeplift"]
+)
 def test_a_model_is_prepared_asked_and_planned_once(method: str, call: Callable[..., Any]):
     """Guided Grad-CAM walks twice, from the scores to the layer and to the input; methods that sample plan their replica in a loop too."""
     counted = Counter(function for _, _, function in calls(lambda: call(cnn(), method)))

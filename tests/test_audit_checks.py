@@ -19,6 +19,7 @@ from onnxsal.ask.request import Ask
 from onnxsal.engine.method import get_method, parse_method, shipped_methods
 from onnxsal.explainer import Explainer
 from onnxsal.methods.build import WRAPPERS, keeps_law, refined_by
+from onnxsal.methods.fullgrad import PARTS
 from onnxsal.metrics.baselines import BASELINES, CALLED
 from onnxsal.metrics.conservation import conservation
 from onnxsal.metrics.evaluation import Way
@@ -27,7 +28,7 @@ from onnxsal.report.audit.blocks import Cell, Table
 from onnxsal.report.audit.checking import CHECKS, Check, checks
 from onnxsal.report.audit.checks.border import Border
 from onnxsal.report.audit.checks.faithful import Faithful
-from onnxsal.report.audit.checks.flow import PARTS, Passage, Passed, ScoreFlow
+from onnxsal.report.audit.checks.flow import Passage, Passed, ScoreFlow
 from onnxsal.report.audit.checks.law import Law
 from onnxsal.report.audit.checks.operators import OnModel, Operators
 from onnxsal.report.audit.checks.randomisation import Randomisation

@@ -82,6 +82,14 @@ def test_guided_gradcam_equals_captum() -> None:
     close(found.attribution, wanted.detach())
 
 
+def test_guided_gradcam_shows_sizes_not_signs() -> None:
+    """Its map is the sum of absolute values unless signed sums are asked for."""
+    model, x = export(net("vgg")), images(2).numpy()
+    found = onnxsal.Explainer(model, "guided_gradcam").explain(x)
+    close(found.saliency_map, np.abs(found.attribution).sum(1))
+    close(onnxsal.Explainer(model, "guided_gradcam", reduce="sum").explain(x).saliency_map, found.attribution.sum(1))
+
+
 def test_gradcam_of_a_transformer() -> None:
     """Tokens as pytorch-grad-cam's users reshape them by hand: without the class token, on the square of patches."""
     model, x = net("vit"), images(2)

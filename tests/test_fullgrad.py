@@ -116,6 +116,28 @@ def test_complete_to_the_last_bits_in_float64(build: Callable[[], onnx.ModelProt
     assert np.all(found["residual"] < 1e-9)
 
 
+HEADS = {
+    "Gemm": [node("Gemm", "r w b", "z")],
+    "MatMul, Add": [node("MatMul", "r w", "m"), node("Add", "m b", "z")],
+    "Add of the constant first": [node("MatMul", "r w", "m"), node("Add", "b m", "z")],
+    "Sub": [node("MatMul", "r w", "m"), node("Sub", "m b", "z")],
+    "Sum": [node("MatMul", "r w", "m"), node("Sum", "m b", "z")],
+    "Where": [node("MatMul", "r w", "m"), node("Where", "some m b", "z")],
+    "Reshape": [node("MatMul", "r w", "m"), node("Add", "m b", "a"), node("Reshape", "a shape", "z")],
+}
+
+
+@pytest.mark.parametrize("score", ["logit", "probability", "raw"])
+@pytest.mark.parametrize("final", ["Softmax", "LogSoftmax", "Sigmoid"])
+@pytest.mark.parametrize("head", HEADS)
+def test_complete_whatever_adds_the_last_bias(head: str, final: str, score: str) -> None:
+    """What is added to logits counts, though a softmax that comes after them would not see all of it."""
+    weights = {"w": draw(4, 3), "b": draw(3, seed=2), "some": np.array([True, False, True]), "shape": np.array([0, 3], np.int64)}
+    model = make([node("Relu", "x", "r"), *HEADS[head], node(final, "z", "y")], {"x": ["N", 4]}, {"y": ["N", 3]}, weights)
+    for target in (None, 0, 1, 2):
+        assert_complete(explain(model, draw(2, 4, seed=5), target, score=score), 1e-5)
+
+
 def test_the_residual_sees_a_missing_part() -> None:
     """Planted: without the implicit bias of saturated units the same sum misses the score by far."""
     found = explain(exported("vgg_relu6"), images(3) * 3)
@@ -195,7 +217,7 @@ def test_map_equals_the_authors_procedure(name: str, fold: bool) -> None:
     model, x = net(name), images(3)
     at_x, terms, score = full_gradient(model, x)
     wanted = paint(x, at_x, [g * b for g, b in terms if g.ndim == 4]).numpy()
-    found = explain(exported(name, fold=fold), x)
+    found = explain(exported(name, fold=fold), x, preset="authors")
     np.testing.assert_allclose(found.saliency_map, wanted, atol=1e-4 * wanted.max(), rtol=0)
     at_input = (at_x * x).numpy()
     np.testing.assert_allclose(found.attribution, at_input, atol=1e-4 * np.abs(at_input).max(), rtol=0)
@@ -260,7 +282,7 @@ def test_map_of_the_folded_network_is_that_of_its_twin() -> None:
             layers[i - 1 : i + 1] = [torch.nn.utils.fusion.fuse_conv_bn_eval(layers[i - 1], module), nn.Identity()]
     at_x, terms, _ = full_gradient(nn.Sequential(*layers), x)
     wanted = paint(x, at_x, [g * b for g, b in terms if g.ndim == 4]).numpy()
-    np.testing.assert_allclose(explain(export(model), x).saliency_map, wanted, atol=1e-4 * wanted.max(), rtol=0)
+    np.testing.assert_allclose(explain(export(model), x, preset="authors").saliency_map, wanted, atol=1e-4 * wanted.max(), rtol=0)
 
 
 def test_implicit_biases_in_the_map() -> None:
@@ -277,7 +299,7 @@ def test_implicit_biases_in_the_map() -> None:
     assert all(s.any() for s in saturated)
     at_x, terms, _ = full_gradient(model, x)
     wanted = paint(x, at_x, [*(g * b for g, b in terms if g.ndim == 4), *saturated]).numpy()
-    found = explain(export(model, fold=False), x, biases="all")
+    found = explain(export(model, fold=False), x, biases="all", preset="authors")
     np.testing.assert_allclose(found.saliency_map, wanted, atol=1e-4 * wanted.max(), rtol=0)
 
 
@@ -308,6 +330,23 @@ def test_components_without_a_picture_sum_to_the_score() -> None:
     terms = sum(v for k, v in found.components.items() if k != "fullgrad/shares")
     np.testing.assert_allclose(terms + found.attribution.sum(1), found.score, rtol=1e-5)
     np.testing.assert_allclose(found.components["fullgrad/shares"][:, 2], found.components["fullgrad/g"], rtol=1e-5)
+
+
+def test_each_channel_is_rescaled_unless_the_authors_way_is_asked_for() -> None:
+    """The default by measurement (docs/maps.md); the authors' procedure is a preset, and a value of the parameter."""
+    model, x = exported("vgg_bn", fold=False), images(2)
+    maps = {name: explain(model, x, **given).saliency_map for name, given in RESCALED.items()}
+    np.testing.assert_array_equal(maps["default"], maps["channel"])
+    np.testing.assert_array_equal(maps["authors"], maps["layer"])
+    assert np.abs(maps["default"] - maps["authors"]).max() > 0.1 * maps["authors"].max()
+
+
+RESCALED: dict[str, dict[str, str]] = {
+    "default": {},
+    "channel": {"rescale": "channel"},
+    "authors": {"preset": "authors"},
+    "layer": {"rescale": "layer"},
+}
 
 
 def test_layers_choose_what_is_shown() -> None:
@@ -347,7 +386,7 @@ def test_channels_last_all_the_way() -> None:
         node("ReduceMean", "h axes", "y", keepdims=0),
     ]
     x = draw(2, 6, 8, 3)
-    found = explain(make(nodes, {"x": ["N", 6, 8, 3]}, {"y": ["N", 4]}, weights), x, biases="all")
+    found = explain(make(nodes, {"x": ["N", 6, 8, 3]}, {"y": ["N", 4]}, weights), x, biases="all", preset="authors")
     assert_complete(found)
     given = torch.tensor(x, dtype=torch.float64, requires_grad=True)
     t = {k: torch.tensor(v, dtype=torch.float64) for k, v in weights.items() if k != "axes"}

@@ -489,8 +489,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-NOT_LINEAR = ("scorecam", "rise", "guided_gradcam", "guided_backprop", "deconvnet")
-"""Methods whose map of the negative class is not that of the positive one with the other sign: they look at probabilities or signs."""
+NOT_LINEAR = ("scorecam", "rise", "guided_gradcam", "guided_backprop", "deconvnet", "focus")
+"""Methods whose map of the negative class is not that of the positive one with the other sign: they use probabilities, signs or sizes."""
 
 
 @pytest.mark.parametrize("method", [m for m in shipped_methods() if not m.startswith("pattern")])

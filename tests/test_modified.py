@@ -56,7 +56,7 @@ def relevance(*args: Any, **more: Any) -> np.ndarray:
 
 
 def booked(found: Explanation, kind: str) -> float:
-    return float(found.components[f"booked/{kind}"][0])
+    return float(found.parts[kind][0])
 
 
 def reading(name: str, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -166,7 +166,7 @@ def test_layer_norm(spelling: str, x: Any, wanted: Sequence[float]) -> None:
     weights = {"w": NORM_W, "b": (0.1, -0.2, 0.3), "two": 2.0, "axis": np.array([1])}
     found = explained(LAYER[spelling], x, np.array([0.3, 0.5, 0.2]) / y, "cp_lrp", weights)
     np.testing.assert_allclose(found.attribution[0], wanted, atol=1e-8)
-    assert booked(found, "bias") == pytest.approx(-0.308069462, abs=1e-7)
+    assert booked(found, "biases") == pytest.approx(-0.308069462, abs=1e-7)
 
 
 SILU = {
@@ -208,7 +208,7 @@ def test_self_gate_without_bounds() -> None:
     nodes = [node("Mul", "x x", "q"), node("Add", "q one", "h"), node("Mul", "x h", "y")]
     found = explained(nodes, (0.5, -2.0), (1.0, 1.0), "attnlrp", CURVES)
     np.testing.assert_allclose(found.attribution[0], (0.625, -10.0), atol=1e-9)
-    assert "booked/constant" not in found.components
+    assert list(found.parts) == ["input"]
 
 
 def test_gated_unit() -> None:
@@ -358,16 +358,14 @@ def test_parts_of_a_vision_transformer() -> None:
     """The class token and positions are constants, the attention of attnlrp has a share of its own, and all of it is the score."""
     model = exported("vit", "dynamo", 18, None)
     found = run(model, "vit", "attnlrp")
-    parts = [found.attribution.reshape(3, -1).sum(1), *(v for k, v in found.components.items() if k in KIND_NAMES)]
-    np.testing.assert_allclose(np.sum(parts, 0), found.score, rtol=1e-5)
-    assert abs(found.components["booked/constant"]).min() > 0.01
+    np.testing.assert_allclose(np.sum([*found.parts.values()], 0), found.score, rtol=1e-5)
+    assert abs(found.parts["class token"]).min() > 0.01
+    assert abs(found.parts["position"]).min() > 0.01
+    assert abs(found.parts["softmax"]).min() > 0.01
     cuts = [v for k, v in found.components.items() if k.startswith("relevance/")]
     assert len(cuts) > 3
     for cut in cuts:
         np.testing.assert_allclose(cut.sum(1), found.score, rtol=1e-4)
-
-
-KIND_NAMES = ("booked/bias", "booked/constant", "booked/softmax", "booked/function")
 
 
 def test_libra_fullgrad_is_fullgrad_on_the_same_pass() -> None:

@@ -188,7 +188,7 @@ def test_twelve_steps_against_a_division_at_every_sum(name: str) -> None:
         found = run(onnxsal.convert(proto, method, components=True), {"rows": x.transpose(1, 0, 2), "target": np.array([1])})
         np.testing.assert_allclose(found["explained_score"], score, rtol=1e-5)
         np.testing.assert_allclose(found["attribution"].transpose(1, 0, 2), wanted, rtol=1e-9, atol=1e-11)
-        np.testing.assert_allclose(found["booked/bias"], kept, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["parts"][:, 1:].sum(1), kept, rtol=1e-5, atol=1e-6)
         assert np.abs(found["attribution"].sum((1, 2)) + kept - score).max() < 1e-12
         assert found["residual"].max() < 1e-12
         got.append(found["attribution"])
@@ -203,7 +203,7 @@ def test_fullgrad_on_the_same_pass() -> None:
     assert full["residual"].max() < 1e-12
     np.testing.assert_array_equal(full["attribution"], plain["attribution"])
     at_outputs = sum(full[f"fullgrad/{name}"] for name in ("cell", "cell:1", "cell:2"))
-    np.testing.assert_allclose(at_outputs, plain["booked/bias"], rtol=1e-5)
+    np.testing.assert_allclose(at_outputs, plain["parts"][:, 1:].sum(1), rtol=1e-5)
 
 
 def test_the_golden_vector_of_one_step() -> None:
@@ -227,7 +227,7 @@ def test_the_golden_vector_of_one_step() -> None:
         np.testing.assert_allclose(found["attribution"].reshape(-1), shares, atol=1e-9)
         np.testing.assert_allclose(found["z"], 0.345779626, atol=1e-9)
         others = sum(sum(v) for k, v in wanted.items() if k != name)
-        np.testing.assert_allclose(found["booked/bias"], 0.008582921 + others, atol=1e-8)
+        np.testing.assert_allclose(found["parts"][:, 1:].sum(1), 0.008582921 + others, atol=1e-8)
         assert found["residual"].max() < 1e-12
 
 

@@ -52,8 +52,9 @@ MEAN, STD = 0.1307, 0.3081
 """Of the pixels of MNIST, in 0..1."""
 BLACK = np.full((1, 1, 1, 1), -MEAN / STD, np.float32)
 
-FEW = {"integrated_gradients": {"n_steps": 20}, "smoothgrad": {"n_samples": 20}}
-"""For thousands of small pictures; elsewhere the methods have their defaults."""
+AUTHORS = {"fullgrad": {"preset": "authors"}}
+FEW = {**AUTHORS, "integrated_gradients": {"n_steps": 20}, "smoothgrad": {"n_samples": 20}}
+"""For thousands of small pictures; elsewhere the methods have their defaults, but for FullGrad, which is as its authors have it."""
 
 METHODS = ("fullgrad", "gradient", "integrated_gradients", "smoothgrad", "gradcam")
 LEVELS = 8
@@ -165,7 +166,7 @@ def perturbation(args: argparse.Namespace) -> str:
     found = evaluate(
         LITE0,
         WORK / "photographs.npz",
-        METHODS,
+        [Way(name, name, AUTHORS.get(name, {})) for name in METHODS],
         ["pixel_perturbation"],
         Settings(),
         preprocess=known.preprocess,

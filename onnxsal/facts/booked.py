@@ -5,7 +5,7 @@ What is said here holds for every walk that keeps a book: FullGrad's gradient, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -65,12 +65,16 @@ class BookEntry:
 
 
 class Booked:
-    """Names for the nodes of a model on the way from ``x``, whose axes ``places`` count tokens, or places of a picture."""
+    """Names for the nodes of a model on the way from ``x``, whose axes ``places`` count tokens, or places of a picture.
 
-    def __init__(self, model: Model, x: Value, places: tuple[int, ...]) -> None:
+    ``path``: the names of these nodes.
+    """
+
+    def __init__(self, model: Model, x: Value, places: tuple[int, ...], path: Container[str]) -> None:
         self.model = model
         self.x = x
         self.places = places
+        self.path = path
 
     def parts(self, node: NodeView, held: bool) -> list[BookEntry]:
         """Who takes what a node on the path keeps, given what it wants; only the last may take the rest. ``held``: the rule that crosses
@@ -80,6 +84,14 @@ class Booked:
         family = "" if spec is None else spec.family
         if family == "softmax" or SOFTMAX in node.tags:
             return [BookEntry(SOFTMAX)]
+        if family == "recurrent":
+            return [
+                BookEntry(
+                    " and ".join(
+                        dict.fromkeys(self._state(node, v) for i, v in enumerate(node.inputs) if v is not None and not node.want(i))
+                    )
+                )
+            ]
         if family == "linear" or (family == "normalization" and (held or _is_affine(node))):
             return [BookEntry(BIASES)]
         if family == "normalization":
@@ -90,8 +102,12 @@ class Booked:
         names = dict.fromkeys(part.name for part in found)
         if len(names) < 2:
             return [BookEntry(next(iter(names), FUNCTIONS if family == "select" else CONSTANTS))]
-        simple = family == "add" and _is_sum(node) and level_axis(node) is None
+        simple = family == "add" and _is_sum(node) and level_axis(node, self.path) is None
         return found if simple else [BookEntry(" and ".join(names))]
+
+    def _state(self, node: NodeView, value: Value) -> str:
+        """What an input of a recurrent layer is that carries no signal: its weights, or a state that is fed."""
+        return self._fed(value.name) if value.dtype in FLOATS and value.name in data_tensors(self.model) else BIASES
 
     def _constants(self, node: NodeView) -> list[BookEntry]:
         """The floating-point inputs that carry no signal, sums of them taken apart."""
@@ -124,7 +140,7 @@ class Booked:
             joined = spec.fills(node) and node.attr("axis") is not None and node.attr("axis") % node.y.rank in places
             return CLASS_TOKEN if joined else CONSTANTS
         varying = {node.y.rank - value.rank + axis for axis, size in enumerate(value.shape or ()) if size != 1}
-        if level_axis(node) is not None or varying & places:
+        if level_axis(node, self.path) is not None or varying & places:
             return POSITION
         if len(varying) == 1 and spec is not None and spec.family == "add":
             return BIASES

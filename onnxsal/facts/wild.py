@@ -8,7 +8,7 @@ their edges (``ops/edges.py``), and the ranges of their inputs, tell at which no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from onnxsal.facts.heads import squashed
 from onnxsal.facts.ranges import bounds_of
@@ -165,15 +165,18 @@ def _is_chosen_from(node: NodeView) -> bool:
     return any(family_of(r) == "select" for r in readers)
 
 
-def level_axis(node: NodeView) -> int | None:
-    """The axis (counted from the last) along which a shift of the first output changes nothing that reads it: that of a softmax."""
+def level_axis(node: NodeView, path: Container[str]) -> int | None:
+    """The axis (counted from the last) along which a shift of the first output changes nothing that reads it: that of a softmax.
+
+    ``path`` has the names of the nodes that lead to the score: a shift of logits is not lost on them, whatever softmax comes after.
+    """
     readers = node.model.consumers.get(node.y.name, [])
     reader = readers[0] if len(readers) == 1 and node.y.name not in node.model.output_names else None
-    if reader is None or node.y.shape is None:
+    if reader is None or node.y.shape is None or reader.name not in path:
         return None
     spec = spec_of(reader)
     if spec is not None and spec.family == "movement" and spec.keeps == "place":
-        return level_axis(reader)
+        return level_axis(reader, path)
     rule = facts_of(reader).level
     return None if rule is None else rule(reader) % node.y.rank - node.y.rank
 

@@ -230,10 +230,9 @@ class Wrapper:
 
     ``starts``: what its walk begins with. ``reaches``: how far that walk goes, to the explained "input" or to the target "layer" only.
     ``keeps``: the law whose relative error it returns ('' = none). ``shares`` is the component [N, k] with the shares that the
-    score is divided into, of which the result's ``parts`` are the names ('' = it is not); ``books``: they are what reaches the input, and
-    what does not, written down on the way.
-    ``refined_by``: the parameter that brings a sum closer to the law, which it keeps in the limit only ('' = the law holds exactly).
-    ``composes``: it puts other methods (``of``) together.
+    score is divided into ('' = it is not), ``columns`` what these are, the result's ``parts`` their names; ``books``: they are what
+    reaches the input, and what does not, written down on the way. ``refined_by``: the parameter that brings a sum closer to the law,
+    which it keeps in the limit only ('' = the law holds exactly). ``composes``: it puts other methods (``of``) together.
     """
 
     name: str
@@ -242,6 +241,7 @@ class Wrapper:
     reaches: Literal["input", "layer"] = "input"
     keeps: Literal["", "conservation", "completeness", "summation to delta", "those of its parts"] = ""
     shares: str = ""
+    columns: tuple[str, ...] = ()
     books: bool = False
     refined_by: str = ""
     composes: bool = False

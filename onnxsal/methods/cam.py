@@ -54,7 +54,11 @@ def gradcam(build: Build) -> Result:
 
 @wrap("guided_gradcam")
 def guided_gradcam(build: Build) -> Result:
-    """``upsample(Relu(sum_k alpha_k A_k)) * guided backpropagation``, per channel. Selvaraju et al. 2017, arXiv 1610.02391."""
+    """``upsample(Relu(sum_k alpha_k A_k)) * guided backpropagation``, per channel. Selvaraju et al. 2017, arXiv 1610.02391.
+
+    The sign is that of guided backpropagation, which follows edges of the picture and not what speaks for the class: signed sums over
+    channels rank pixels far worse than sums of absolute values, at chance or below it on some networks. So the map sums absolute values.
+    """
     op, channel = build.op, picture_axes(build)[0]
     coarse = coarse_gradcam(build, get_method("gradient"))
     build.component("gradcam/map", lambda: coarse, 3)

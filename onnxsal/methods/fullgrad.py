@@ -6,7 +6,7 @@ states beside its gradient. Srinivas and Fleuret 2019, arXiv 1905.00780.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -124,7 +124,7 @@ def noting(sites: dict[str, Site], terms: list[BiasTerm], op: Emit) -> Visit:
             found = [(j, dy, r) for j, (dy, r) in enumerate(zip(dys, bias, strict=True)) if dy is not None and r is not None]
             terms.extend(BiasTerm(sites[f"{step.node.name}:{j}" if j else step.node.name], dy, r) for j, dy, r in found)
             return
-        bias = levelled(op, step.node, bias)
+        bias = levelled(op, step.node, bias, sites)
         if signal is None or any(o is not None for o in others):
             raise UnsupportedError(f"{step.node.label}: its implicit bias is known for its first output only, but another one is used.")
         terms.append(BiasTerm(sites[step.node.name], signal, bias))
@@ -132,13 +132,13 @@ def noting(sites: dict[str, Site], terms: list[BiasTerm], op: Emit) -> Visit:
     return visit
 
 
-def levelled(op: Emit, node: NodeView, bias: Value) -> Value:
+def levelled(op: Emit, node: NodeView, bias: Value, path: Container[str]) -> Value:
     """The bias less its largest along the axis of the softmax that alone reads it: a shift there adds nothing, for the signals sum to 0.
 
     Of masks of -1e9, and of offsets that scores have in common, the sum would be no more than rounding. Such a number also swallows the
     scores it is added to: the bias of a sum is then what was added in truth, the output less the input.
     """
-    axis, spec = level_axis(node), spec_of(node)
+    axis, spec = level_axis(node, path), spec_of(node)
     if axis is None or spec is None or spec.family not in SHIFTING:
         return bias
     active = [i for i, wanted in enumerate(node.wants) if wanted]
@@ -150,6 +150,15 @@ def levelled(op: Emit, node: NodeView, bias: Value) -> Value:
 
 
 # ----- the decomposition -----
+
+
+def beyond_scores(build: Build, seed: Value) -> list[Value]:
+    """What the score has beyond ``<seed, scores>``, per sample [N]: the implicit bias of a head that is no weighted sum of them."""
+    op, question = build.op, build.question
+    if question.weighted:
+        return []
+    at_start = build.sum_of_scores(op.Mul(seed, question.start))
+    return [op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype))]
 
 
 def term_sum(build: Build, term: BiasTerm) -> Value:
@@ -176,7 +185,10 @@ def term_sum(build: Build, term: BiasTerm) -> Value:
     return recast(op, total, signal_type(site.y), op.dtype)
 
 
-@wrap("fullgrad", keeps="completeness", shares="fullgrad/shares")
+PARTS = ("input term (gradient x input)", "stored biases", "implicit biases of other nodes")
+
+
+@wrap("fullgrad", keeps="completeness", shares="fullgrad/shares", columns=PARTS)
 def fullgrad(build: Build) -> Result:
     """Attribution ``g * x``; residual ``|<g, x> + sum <g_y, r> - score| / |score|``; map ``psi(g * x) + sum psi(g_y * r)``.
 
@@ -184,19 +196,15 @@ def fullgrad(build: Build) -> Result:
     ones too; ``biases`` chooses those in the map. Component ``fullgrad/shares`` [N, 3]: what the input, the explicit and the implicit
     biases contribute to the score; ``parts`` say the same by what the biases are.
     """
-    op, question = build.op, build.question
+    op = build.op
     attribution, terms, seed = _decompose(build)
     own = build.sum_per_sample(attribution)
     told = [(t, term_sum(build, t)) for t in terms]
     sums = [(t.site, value) for t, value in told]
     of_constants = [s for site, s in sums if site.explicit]
     explicit = add_up(op, of_constants) if of_constants else None
-    implicit = [s for site, s in sums if not site.explicit]
-    link = None
-    if not question.weighted:
-        at_start = build.sum_of_scores(op.Mul(seed, question.start))
-        link = op.Sub(build.head.score, recast(op, at_start, signal_type(question.start), op.dtype))
-        implicit.append(link)
+    link = beyond_scores(build, seed)
+    implicit = [*(s for site, s in sums if not site.explicit), *link]
     rest = add_up(op, implicit) if implicit else None
     parts = [p for p in (own, explicit, rest) if p is not None]
     residual = build.relative_error(add_up(op, parts), build.head.score)
@@ -205,7 +213,7 @@ def fullgrad(build: Build) -> Result:
     for site, value in reversed(sums):
         if total is None or not is_shown(build, site):
             build.component(f"fullgrad/{site.name}", partial(Value, value.name), 1)
-    return Result(attribution, residual, total, parts=parts_of(build, attribution, told, link))
+    return Result(attribution, residual, total, parts=parts_of(build, attribution, told, link[0] if link else None))
 
 
 def parts_of(build: Build, attribution: Value, told: Sequence[tuple[BiasTerm, Value]], link: Value | None) -> dict[str, Value]:
@@ -216,7 +224,7 @@ def parts_of(build: Build, attribution: Value, told: Sequence[tuple[BiasTerm, Va
     """
     op, question = build.op, build.question
     own, laid = build.sum_per_sample(attribution), of_patches(build, attribution)
-    names = booked.Booked(question.model, question.x, question.places)
+    names = booked.Booked(question.model, question.x, question.places, {s.node.name for s in build.plan().steps})
     found: dict[str, list[Value]] = {}
     if laid is not None:
         every, own = own, op.ReduceSum(laid, [1, 2, 3], keepdims=0)
@@ -288,15 +296,23 @@ class Painter:
         channels = shape[channel] if channel < len(shape) else None
         epsilon = EPSILON[self.rescale]
         low, high = op.ReduceMin(strength, spatial, keepdims=1), op.ReduceMax(strength, spatial, keepdims=1)
+        if self.rescale == "channel":
+            return self._each_channel(op.Sub(strength, low), op.Sub(high, low), weight, channel)
         if weight is not None:
             low, high = op.Mul(low, weight), op.Mul(high, weight)
-        if self.rescale == "channel":
-            scaled = op.Div(op.Sub(strength if weight is None else op.Mul(strength, weight), low), op.Add(op.Sub(high, low), epsilon))
-            return op.ReduceSum(scaled, [channel], keepdims=0)
         low, high = op.ReduceMin(low, [channel], keepdims=1), op.ReduceMax(high, [channel], keepdims=1)
         count = float(channels) if isinstance(channels, int) else op.Cast(op.Shape(strength, start=channel, end=channel + 1), to=op.dtype)
         summed = self._weighted_sum(strength, weight, channel, shape)
         return op.Squeeze(op.Div(op.Sub(summed, op.Mul(low, count)), op.Add(op.Sub(high, low), epsilon)), [channel])
+
+    def _each_channel(self, above: Value, span: Value, weight: Value | None, channel: int) -> Value:
+        """sum_c w_c a_c / (w_c span_c + eps): a factor for each channel, so a row times a matrix where channels come first."""
+        op, epsilon = self.op, EPSILON["channel"]
+        factor = op.Div(1.0 if weight is None else weight, op.Add(span if weight is None else op.Mul(span, weight), epsilon))
+        if channel != 1:
+            return op.ReduceSum(op.Mul(above, factor), [channel], keepdims=0)
+        summed = op.MatMul(op.Reshape(factor, [0, 1, -1]), op.Reshape(above, [0, 0, -1]))
+        return op.Reshape(summed, op.Concat(op.Shape(above, end=1), op.Shape(above, start=2), axis=0))
 
     def _weighted_sum(self, strength: Value, weight: Value | None, channel: int, shape: Shape) -> Value:
         """sum_c w_c |f|_c, keeping the axis."""

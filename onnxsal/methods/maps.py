@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from onnxsal.ask.layers import TargetLayer
 from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
@@ -53,6 +56,34 @@ def token_map(build: Build, attribution: Value) -> Value | None:
     reduced = build.over_channels(laid, 1, "sum")
     height, width = (dim_of(op, picture, a) for a in axes[1:])
     return op.Squeeze(enlarge(op, op.Unsqueeze(reduced, [1]), height, width, "half_pixel"), [1])
+
+
+def spread(op: Emit, maps: Value, sizes: Sequence[int | None], full: Sequence[int | None], sides: Sequence[Value]) -> Value:
+    """Bilinear from [N, h, w] to [N, height, width], pixel centres kept in place, and the sum of each map kept: what a pixel gives to
+    others adds up to what it holds. ``sizes`` and ``full`` are heights and widths as far as known, ``sides`` the latter as int64 [1].
+    """
+    for axis, (size, known, side) in enumerate(zip(sizes, full, sides, strict=True), 1):
+        if size is not None and size == known:
+            continue
+        own = op.const([size]) if size is not None else op.Shape(maps, start=axis, end=axis + 1)
+        weights = op.cached(("spread", own.name, side.name), partial(_weights, op, own, side))
+        maps = op.MatMul(op.Transpose(weights, perm=[1, 0]), maps) if axis == 1 else op.MatMul(maps, weights)
+    return maps
+
+
+def _weights(op: Emit, size: Value, side: Value) -> Value:
+    """[size, side], each row summing to 1: 1 - |distance of centres| / (the larger pixel's side), and 0 beyond."""
+    narrow, wide = (cast(op, op.Squeeze(v, [0])) for v in (size, side))
+    ratio = op.Div(narrow, wide)
+    at = op.Sub(op.Mul(op.Add(_numbers(op, side), 0.5), ratio), 0.5)
+    at = op.Min(op.Max(at, 0.0), op.Sub(narrow, 1.0))
+    gaps = op.Div(op.Abs(op.Sub(at, op.Unsqueeze(_numbers(op, size), [1]))), op.Max(ratio, 1.0))
+    weights = op.Relu(op.Sub(1.0, gaps))
+    return op.Div(weights, op.ReduceSum(weights, [1], keepdims=1))
+
+
+def _numbers(op: Emit, count: Value) -> Value:
+    return cast(op, op.Range(0, op.Squeeze(count, [0]), 1))
 
 
 def share_among_channels(build: Build, map_: Value) -> Value:

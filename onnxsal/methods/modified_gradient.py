@@ -15,22 +15,9 @@ from onnxsal.facts.tags import SOFTMAX
 from onnxsal.graph import Value
 from onnxsal.graph.helpers import add_up, columns, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.fullgrad import BiasTerm, Site, noting, survey, term_sum
+from onnxsal.methods.fullgrad import BiasTerm, beyond_scores, noting, parts_of, survey, term_sum
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.relevance import cuts_of
-
-KINDS = ("bias", "constant", "softmax", "function")
-"""What may keep a part of the score: a bias of a layer; a constant that was added or joined (positions, masks, a class token); a softmax;
-any other function that is not 0 at 0."""
-
-
-def kind_of(site: Site) -> str:
-    """What the bias term of a node is (``KINDS``)."""
-    if site.step.family == "softmax" or SOFTMAX in site.step.node.tags:
-        return "softmax"
-    if site.step.family in ("linear", "normalization", "recurrent") or (site.explicit and site.channel is not None):
-        return "bias"
-    return "constant" if site.step.family in ("add", "movement", "select") else "function"
 
 
 @wrap("modified_gradient", keeps="conservation", shares="relevance/shares", books=True)
@@ -38,9 +25,9 @@ def modified_gradient(build: Build) -> Result:
     """Attribution ``x * g_x`` with the modified gradient g; residual ``|sum x g_x + sum <g_y, r> - score| / |score|`` over all nodes;
     reached ``sum x g_x / score``.
 
-    Components: ``relevance/shares`` [N, 3] (input, what nodes keep, 0: nothing leaks), ``booked/<kind>`` [N] for each kind of node
-    that keeps something (bias, constant, softmax, function), ``booked/<node>`` [N] for each of them, and for every tensor that all paths
-    pass ``relevance/<tensor>`` [N, 3]: the sum there, what nodes kept until there, 0.
+    ``parts`` say by its kind what nodes keep. Components: ``relevance/shares`` [N, 3] (input, what nodes keep, 0: nothing leaks),
+    ``booked/<node>`` [N] for each node that keeps something, and for every tensor that all paths pass ``relevance/<tensor>`` [N, 3]: the
+    sum there, what nodes kept until there, 0.
     """
     op, question, plan = build.op, build.question, build.plan()
     terms: list[BiasTerm] = []
@@ -51,25 +38,18 @@ def modified_gradient(build: Build) -> Result:
     visit = _both(noting(survey(build), terms, op), _meeting(plan, book, met, terms))
     signal = traverse(op, plan, {question.start.name: seed}, visit)[question.x.name]
     attribution = build.contribution(op.Mul(signal, question.x), question.x)
-    own, kept = build.sum_per_sample(attribution), [(t.site, term_sum(build, t)) for t in terms]
-    of_kind = {kind: [value for site, value in kept if kind_of(site) == kind] for kind in KINDS}
-    outer = []
-    if not question.weighted:
-        at_start = recast(op, build.sum_of_scores(op.Mul(seed, question.start)), signal_type(question.start), op.dtype)
-        outer = [op.Sub(build.head.score, at_start)]
-        of_kind["softmax"] += outer
+    own, kept = build.sum_per_sample(attribution), [(t, term_sum(build, t)) for t in terms]
+    outer = beyond_scores(build, seed)
     values = [*outer, *(value for _, value in kept)]
     booked = add_up(op, values) if values else None
     build.component("relevance/shares", lambda: columns(op, own, booked, None), 2)
     for name, (g, count) in met.items():
         build.component(f"relevance/{name}", _cut(build, book, name, g, [*outer, *(value for _, value in kept[:count])]), 2)
-    for kind, found in of_kind.items():
-        if found:
-            build.component(f"booked/{kind}", partial(add_up, op, found), 1)
-    for site, value in reversed(kept):
-        build.component(f"booked/{site.name}", partial(Value, value.name), 1)
+    for term, value in reversed(kept):
+        build.component(f"booked/{term.site.name}", partial(Value, value.name), 1)
     residual = build.relative_error(own if booked is None else op.Add(own, booked), build.head.score)
-    return Result(attribution, residual, reached=build.share_of_score(own))
+    parts = parts_of(build, attribution, kept, outer[0] if outer else None)
+    return Result(attribution, residual, reached=build.share_of_score(own), parts=parts)
 
 
 def _both(first: Visit, second: Visit) -> Visit:

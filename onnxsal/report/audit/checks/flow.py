@@ -22,8 +22,6 @@ from onnxsal.report.audit.verdict import Finding, Judgement, Severity, percent
 ESCAPED = 0.5
 """Share of the score that biases may take."""
 
-PARTS = ("input term (gradient x input)", "stored biases", "implicit biases of other nodes")
-
 
 @dataclass(frozen=True)
 class Passage:
@@ -105,7 +103,7 @@ def _passed(explainer: Explainer, wrapper: Wrapper, xs: Sequence[np.ndarray]) ->
     score = np.concatenate([t.score for t in told]).astype(np.float64)
     whole = np.copysign(np.maximum(np.abs(score), 1e-6), score)
     shares = np.concatenate([t.components[wrapper.shares] for t in told]).astype(np.float64) / whole[:, None]
-    rows = [Passage(place, float(mean)) for place, mean in zip(PARTS, shares.mean(0), strict=False)]
+    rows = [Passage(place, float(mean)) for place, mean in zip(wrapper.columns, shares.mean(0), strict=True)]
     rest = float(np.abs(shares.sum(1) - score / whole).max())
     return [*rows, Passage("all together", float(shares.sum(1).mean()), error=rest)], []
 

@@ -1,0 +1,98 @@
+"""Focus: an experimental map for photographs. Where Grad-CAM looks, sharpened by what single places contribute; it obeys no law."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxsal.ask.layers import TargetLayer
+from onnxsal.engine.plan import Step
+from onnxsal.engine.traverse import traverse
+from onnxsal.graph import Emit, Value
+from onnxsal.graph.helpers import add_up, recast, signal_type
+from onnxsal.methods.build import Build, Result, wrap
+from onnxsal.methods.cam import target_layer, weighted_sum
+from onnxsal.methods.fullgrad import BiasTerm
+from onnxsal.methods.head import emit_seed
+from onnxsal.methods.maps import picture_axes, positive, share_among_channels, upsample
+from onnxsal.methods.placed import Canvas, crossings
+
+DETAIL, SIGNS = 0.4, 0.5
+"""How much the fine part of the map counts beside Grad-CAM, and the exponents of the two signed parts."""
+
+REACH = 4
+"""Standard deviations of the blur's kernel to either side."""
+
+
+@wrap("focus")
+def focus(build: Build) -> Result:
+    """Map ``(c + .4 N(blur(N|x g| + sum_l N(up sum_k |A_l g_l|)))) exp(.5 t(S) + .5 t(x g))``; attribution: it, shared among channels.
+
+    ``c`` is Grad-CAM over its largest value, ``A_l`` the additions of activations that every path passes, ``g`` the gradient, ``S = sum_l
+    up(sum_k A_l g_l)``, N rescales a map to [0, 1], ``t(m) = tanh(m / rms m)``; products with x are summed over channels. One walk
+    back. It is a product of maps, so there is no law, and no residual is returned.
+    """
+    op, question, channel = build.op, build.question, picture_axes(build)[0]
+    layer = target_layer(build)
+    wanted = crossings(build)
+    at_layer: list[Value] = []
+
+    def visit(step: Step, dys: list[Value | None]) -> None:
+        wanted.visit(step, dys)
+        at_layer.extend(dy for name, dy in zip(step.node.proto.output, dys, strict=True) if name == layer.value.name and dy is not None)
+
+    seed = emit_seed(op, question, question.start, build.head.explained_class)
+    signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
+    at_input = build.contribution(op.Mul(signal, question.x), question.x)
+    signed = op.ReduceSum(at_input, [channel], keepdims=0)
+    sizes = [op.ReduceSum(op.Abs(at_input), [channel], keepdims=0), *(_drawn(build, [cut], absolute=True) for cut in wanted.met)]
+    fine = op.Mul(_range(op, _blurred(op, add_up(op, [_range(op, m) for m in sizes]), float(build.settings["blur"]))), DETAIL)
+    exponent = add_up(op, [_squeezed(op, m) for m in (signed, *([_drawn(build, wanted.met)] if wanted.met else []))])
+    map_ = op.Mul(op.Add(_looked_at(build, layer, at_layer[0]), fine), op.Exp(op.Mul(exponent, SIGNS)))
+    return Result(share_among_channels(build, map_), None, map_)
+
+
+def _drawn(build: Build, cuts: Sequence[BiasTerm], absolute: bool = False) -> Value:
+    """The sum of what tensors contribute place by place, or of its absolute values, at the size of the picture [N, H, W]."""
+    canvas = Canvas(build)
+    for cut in cuts:
+        canvas.lay(cut, 1.0, absolute)
+    return canvas.drawn()
+
+
+def _looked_at(build: Build, layer: TargetLayer, signal: Value) -> Value:
+    """Grad-CAM over its largest value, [N, H, W]: 0 where nothing speaks for the class."""
+    op = build.op
+    signal = layer.maps(op, recast(op, signal, signal_type(layer.value), op.dtype))
+    coarse = positive(op, weighted_sum(op, op.ReduceMean(signal, [2, 3], keepdims=0), layer.activations(op)))
+    map_ = op.Squeeze(upsample(build, op, op.Unsqueeze(coarse, [1])), [1])
+    return _over(op, map_, op.ReduceMax(map_, [1, 2], keepdims=1))
+
+
+def _over(op: Emit, map_: Value, size: Value) -> Value:
+    """map / size, and the map itself where the size is 0."""
+    return op.Div(map_, op.Where(op.Greater(size, 0.0), size, 1.0))
+
+
+def _range(op: Emit, map_: Value) -> Value:
+    """(m - min) / (max - min) of each map; a constant one is 0."""
+    above = op.Sub(map_, op.ReduceMin(map_, [1, 2], keepdims=1))
+    return _over(op, above, op.ReduceMax(above, [1, 2], keepdims=1))
+
+
+def _squeezed(op: Emit, map_: Value) -> Value:
+    """tanh(m / rms m) of each map."""
+    return op.Tanh(_over(op, map_, op.Sqrt(op.ReduceMean(op.Mul(map_, map_), [1, 2], keepdims=1))))
+
+
+def _blurred(op: Emit, map_: Value, sigma: float) -> Value:
+    """A Gaussian of ``sigma`` pixels over each map [N, H, W], its borders repeated outwards."""
+    if sigma == 0:
+        return map_
+    side = int(np.ceil(REACH * sigma))
+    taps = np.exp(-0.5 * (np.arange(-side, side + 1) / sigma) ** 2)
+    kernel = (taps / taps.sum()).astype(op.np_dtype)
+    padded = op.Pad(op.Unsqueeze(map_, [1]), [0, 0, side, side, 0, 0, side, side], mode="edge")
+    rows = op.Conv(padded, op.const(kernel.reshape(1, 1, -1, 1)))
+    return op.Squeeze(op.Conv(rows, op.const(kernel.reshape(1, 1, 1, -1))), [1])
