@@ -11,7 +11,6 @@ from onnxsal.backward.book import Book
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.facts.axes import layouts
-from onnxsal.facts.tags import SOFTMAX
 from onnxsal.graph import Value
 from onnxsal.graph.helpers import add_up, columns, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
