@@ -36,13 +36,23 @@ Fed = Callable[[int], dict[str, np.ndarray]]
 REACHED = (0.1, 2.0)
 """A share of the score at the input outside this range is told. Biases that take a good part of it are nothing unusual."""
 
-ADDED = ("attribution", "token_attribution", "saliency_map", "explained_class", "explained_score", "residual", "reached", "parts")
+ADDED = (
+    "attribution",
+    "token_attribution",
+    "saliency_map",
+    "explained_class",
+    "compared_class",
+    "explained_score",
+    "residual",
+    "reached",
+    "parts",
+)
 """Outputs that the contract adds; everything else a converted model returns is the original's."""
 
 BATCH = 16
 """Samples in one run, where nothing else is asked for."""
 
-ROWS = ("attribution", "token_attribution", "saliency_map", "target", "score", "residual", "reached")
+ROWS = ("attribution", "token_attribution", "saliency_map", "target", "score", "residual", "reached", "against")
 """Fields of an ``Explanation`` that hold a row for each sample."""
 
 
@@ -52,7 +62,8 @@ class Explanation:
 
     ``attribution`` is signed and shaped like the explained input; ``token_attribution`` is its sum over each token's vector, [N, L] of
     [N, L, D], or ``None`` where the explained tensor holds no tokens; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
-    is no image; ``target`` int64 [N] the explained classes; ``score`` float32 [N]; ``residual`` float32 [N] the relative error of
+    is no image; ``target`` int64 [N] the explained classes, ``against`` int64 [N] what each was compared with, or ``None``; ``score``
+    float32 [N] (of a comparison the difference of both); ``residual`` float32 [N] the relative error of
     the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs (where the samples were run in parts, those
     that hold a row for each); ``seconds`` the time of the run;
     ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too); ``reached``
@@ -79,6 +90,7 @@ class Explanation:
     provider_options: dict[str, dict[str, str]] = field(default_factory=dict)
     token_attribution: np.ndarray | None = None
     parts: dict[str, np.ndarray] = field(default_factory=dict)
+    against: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -390,7 +402,8 @@ class Explainer:
             return
         values = own.reshape(count, -1)[np.arange(count), target].astype(np.float64)
         self._refuse_infinite("model output behind the score", values, question.output, fed)
-        whole = question.start.name == question.output and not question.squash and (question.score == "raw" or not self._adopted)
+        alone = question.start.name == question.output and not question.squash and question.contrast is None
+        whole = alone and (question.score == "raw" or not self._adopted)
         slack = 0.02 * np.abs(values) + 1e-3 * max(1.0, float(np.abs(values).max()))
         if whole and (np.abs(values - score) > slack).any():
             raise InputError(
@@ -431,6 +444,7 @@ class Explainer:
             self.session.provider_options,
             added["token_attribution"],
             parts,
+            added["compared_class"],
         )
 
 

@@ -22,6 +22,24 @@ from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape, shape_text
 from onnxsal.ops.squashing import Kind
 
+RUNNER_UP = "runner-up"
+"""What a class is compared with: the best of the others, sample by sample."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The score explained is y_target - weight y_against (``weight`` is gamma of Finer-CAM, arXiv 2501.11309): what speaks for one class
+    rather than for another. ``against``: the index of a class; ``None`` = the best of the others.
+    """
+
+    against: int | None
+    weight: float = 1.0
+
+    @property
+    def record(self) -> dict[str, int | str | float]:
+        """As it is asked for."""
+        return {"against": RUNNER_UP if self.against is None else self.against, "against_weight": self.weight}
+
 
 @dataclass(frozen=True)
 class Question:
@@ -49,6 +67,7 @@ class Question:
     grid: tuple[int, int] | None = None
     tokens: Tokens | None = None
     found: tuple[Found, ...] = ()
+    contrast: Contrast | None = None
 
     @property
     def batched(self) -> bool:

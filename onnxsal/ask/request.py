@@ -24,6 +24,12 @@ from onnxsal.runtime.providers import Providers, Resolved, resolve
 
 Target = int | Sequence[int] | np.ndarray | None
 
+Against = int | str | tuple[int, ...] | None
+"""The class that another is compared with: an index, into scores of higher rank a tuple, or "runner-up"."""
+
+CONTRAST = ("against", "against_weight")
+"""Fields that compare classes."""
+
 Example = np.ndarray | Mapping[str, np.ndarray] | None
 """Data of the kind that the model is fed with: an array for its only input, or arrays by input."""
 
@@ -71,6 +77,17 @@ class Ask:
             "predicted one is built in), or optional (by an input that need not be fed, for ONNX Runtime's own API).",
             shown="required; fixed with --target",
         ),
+    ] = None
+    against: Annotated[
+        Against,
+        Said(
+            "Explain what speaks for the class rather than for this one (an index, a label, or runner-up: the best of the others): their "
+            "scores' difference.",
+            shown="nothing: the score of the class alone",
+        ),
+    ] = None
+    against_weight: Annotated[
+        float | None, Said("How much the score of --against counts in that difference (gamma of Finer-CAM).", shown="1")
     ] = None
     score: Annotated[
         str | None,
@@ -135,6 +152,8 @@ class Ask:
         output: str | None = None,
         target: Target = None,
         target_input: str | None = None,
+        against: Against = None,
+        against_weight: float | None = None,
         score: str | None = None,
         layer: str | None = None,
         prefix: str = "",

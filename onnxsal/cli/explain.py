@@ -169,7 +169,7 @@ def row(facts: dict[str, Any]) -> tuple[str, ...]:
     return (
         near(facts["source"]),
         named(facts["top"][0]) if facts["top"] else "",
-        named(facts["target"]),
+        named(facts["target"]) + (f" rather than {named(facts['against'])}" if facts["against"] else ""),
         f"{facts['score']:.4g}",
         *law(facts),
         f"{facts['seconds'] * 1000:.0f}",

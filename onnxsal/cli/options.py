@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import numpy as np
 import typer
 
+from onnxsal.ask.question import RUNNER_UP
 from onnxsal.ask.request import DEFAULTS, Ask
 from onnxsal.cli.parameters import read_array, read_parameters
 from onnxsal.engine.method import Method, get_method
@@ -108,6 +109,7 @@ PLAIN = Word(None)
 WORDS = {
     "method": Word(str | None, names="--method -m"),
     "target": Word(str | None, target_of, "--target -t"),
+    "against": Word(str | None, lambda word, ask: word if word == RUNNER_UP else target_of(word, ask)),
     "batched": Word(bool | None, names="--batched/--one-sample"),
     "example": Word(list[Path] | None, example_of, "--on"),
     "grid": Word(str | None, lambda word, ask: int(word) if word.isdecimal() else word, metavar="HxW"),

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxsal.ask.batch_axis import sample_inputs
-from onnxsal.ask.question import Question, grid_of
+from onnxsal.ask.question import RUNNER_UP, Contrast, Question, grid_of
 from onnxsal.ask.request import FED, RUN, Ask
 from onnxsal.ask.scores import SCORES
 from onnxsal.engine.method import Method, known_methods
@@ -23,7 +23,7 @@ from onnxsal.facts.tokens import Tokens, tokens_of
 from onnxsal.graph import Model, Value
 from onnxsal.graph.load import load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
-from onnxsal.settings import Phrase, Switch, Wanted, Whole, checked, open_schema, parse_json, shown
+from onnxsal.settings import Number, Phrase, Switch, Wanted, Whole, checked, open_schema, parse_json, shown
 
 CHANGEABLE = (*RUN, *FED, "black", "white", "example")
 """What can be given with a converted model: how it is run and fed, and what was used up when it was converted."""
@@ -43,6 +43,8 @@ def adopt(ask: Ask) -> Conversion | None:
     asked = {key: getattr(built, key) for key in ("input", "output", "score", "prefix", "target", "target_input", "layout")}
     asked |= {"tokens": built.patches_of is not None, "input": built.patches_of or built.input}
     samples, binary = built.samples, built.binary
+    contrast = None if built.against is None else Contrast(built.against if isinstance(built.against, int) else None, built.against_weight)
+    asked |= {} if contrast is None else contrast.record
     _refuse_other(name, ask, record | asked | ({} if samples is None else {"batched": bool(samples)}))
     proto = load_model(ask.model)
     view = Model(proto)
@@ -51,9 +53,8 @@ def adopt(ask: Ask) -> Conversion | None:
     rows = sample_inputs(view, x, scores)[0] if samples is None else tuple(samples)
     question = Question(view, x, built.output, scores, built.score, samples=rows, picture=picture_of(view, x, built.layout))
     grid = grid_of(record.get("grid") if "layer" in record else None)
-    question = replace(
-        question, binary=binary, grid=grid, tokens=_tokens(view, x, built, found), doubt=metadata.get(f"{METADATA}doubt", ""), found=found
-    )
+    tokens, doubt = _tokens(view, x, built, found), metadata.get(f"{METADATA}doubt", "")
+    question = replace(question, contrast=contrast, binary=binary, grid=grid, tokens=tokens, doubt=doubt, found=found)
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = known_methods().get(name) or Method(name, name, "", "")
     settings = record | {"score": asked["score"]}
@@ -79,6 +80,8 @@ class BuiltIn:
     samples: list[Phrase] | None = None
     binary: Switch = False
     patches_of: Phrase | None = None
+    against: Annotated[Whole | Phrase | None, Wanted(f"a class, or {RUNNER_UP}")] = None
+    against_weight: Number = 1.0
 
 
 def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[Found, ...]]:

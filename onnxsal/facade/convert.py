@@ -23,7 +23,7 @@ from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError
-from onnxsal.facade.target import FIXED, OPTIONAL, refuse_other_rows, target_index, target_input_of, target_port
+from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, refuse_other_rows, target_index, target_input_of, target_port
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
@@ -82,7 +82,8 @@ class Decision:
         asked["target"] = None if ask.target is None else np.asarray(ask.target).tolist()
         asked |= {"samples": list(question.samples), "layout": ask.layout}
         asked |= {} if question.tokens is None or question.tokens.picture is None else {"patches_of": question.tokens.picture.name}
-        return asked | {"binary": question.binary, "target_input": self.target_input}
+        compared = {} if question.contrast is None else question.contrast.record
+        return asked | compared | {"binary": question.binary, "target_input": self.target_input}
 
 
 @spelled.function
@@ -106,6 +107,9 @@ def convert(ask: Ask) -> onnx.ModelProto:
     model is told the class: "required" (default), the input ``target`` is fed in every run; "fixed" (default where ``target`` is given),
     there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
     only ONNX Runtime's own API can replace, and methods with a baseline have such an input ``baseline`` too (else it is built in).
+    ``against`` compares: the score explained is then y_target - ``against_weight`` y_against (weight 1 where none is given), of the class
+    of that index, or of the best of the others ("runner-up"); it is built in, int64 ``compared_class`` [N] tells it, and a sample whose
+    target is the class it is compared with is answered like one whose target does not exist.
     ``score`` is "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's input,
     for methods with ``baseline="black"`` or bounds; ``preprocess`` gives both. ``quantize`` floors each saliency map to that many levels
     between its smallest and largest value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per
@@ -168,6 +172,9 @@ def decide(ask: Ask) -> Decision:
     index, how = target_index(question, ask.target), target_input_of(ask.target_input, ask.target)
     if how == FIXED:
         refuse_other_rows(question, index)
+    question = replace(question, contrast=contrast_of(question, ask, index))
+    if question.contrast is not None and not wrapper_of(method).asks_class:
+        raise MethodError(f"method '{method.name}' explains no class, so it has none to compare. Leave against= out.")
     return Decision(ask, question, method, settings, index, how, edges, prepared.log)
 
 
@@ -265,7 +272,7 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     if pixels is not None and axes is not None and of.shape is not None:
         shape = (of.shape[0], of.shape[axes[1]], of.shape[axes[2]])
         ports.append(build.told("saliency_map", _single(op, pixels), TensorProto.FLOAT, shape))
-    ports.append(build.told_class(batch))
+    ports += build.told_classes(batch)
     ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))
     if result.residual is not None:
         ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ask.question import Question
-from onnxsal.ask.request import Target
+from onnxsal.ask.question import RUNNER_UP, Contrast, Question
+from onnxsal.ask.request import Ask, Target
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.graph import Value
 from onnxsal.graph.assemble import Port
 from onnxsal.graph.infer import shape_text
+from onnxsal.runtime.labels import find_label
 
 OPTIONAL, REQUIRED, FIXED = "optional", "required", "fixed"
 TARGET_INPUTS = (OPTIONAL, REQUIRED, FIXED)
@@ -54,6 +56,13 @@ def refuse_other_class(
     A class does not exist (where only the run tells how many there are), or the model explains one class only (``fixed``): one that is
     ``built_in``, else the predicted one. ``outputs`` are the model's own.
     """
+    contrast = question.contrast
+    if contrast is not None and contrast.against is not None and (told == -2).any():
+        same = np.flatnonzero(told == -2).tolist()
+        raise TargetError(
+            f"sample(s) {same}: class {contrast.against} is the one that was asked for, or predicted, and cannot be compared with itself "
+            f"(or one of the two does not exist). Name another target, or compare with '{RUNNER_UP}'."
+        )
     if (told == -2).any():
         own = outputs.get(question.output)
         count = question.class_count or (None if own is None or own.size % len(told) else own.size // len(told))
@@ -116,6 +125,32 @@ def target_index(question: Question, target: Target) -> np.ndarray:
     if index.min() < -1 or index.max() >= (2**63 if count is None else count):
         raise out_of_range(target, question.start.name, count)
     return index.astype(np.int64)
+
+
+def contrast_of(question: Question, ask: Ask, index: np.ndarray) -> Contrast | None:
+    """What the classes ``index`` (-1 = the predicted one) are compared with, if with anything. Raises ``TargetError``."""
+    against, weight = ask.against, ask.against_weight
+    if against is None:
+        if weight is not None:
+            raise TargetError(f"against_weight={weight!r} weighs the class that another is compared with: name that (against=, --against).")
+        return None
+    weight = 1.0 if weight is None else weight
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not 0 < weight < np.inf:
+        raise TargetError(f"against_weight={weight!r} is no weight: give a number above 0.")
+    if question.class_count == 1:
+        raise TargetError(f"'{question.start.name}' holds one score per sample: there is no class to compare with. Leave against= out.")
+    if against == RUNNER_UP:
+        return Contrast(None, float(weight))
+    if isinstance(against, str):
+        if ask.labels is None:
+            raise TargetError(f"against={against!r} is no class: no labels are known. Give an index, '{RUNNER_UP}', or labels=.")
+        against = find_label(ask.labels, against)
+    (other,) = found if len(found := target_index(question, against)) == 1 else (-1,)
+    if other < 0:
+        raise TargetError(f"against={against!r} is not one class that exists: give its index, or '{RUNNER_UP}'.")
+    if (index == other).any():
+        raise TargetError(f"class {other} cannot be compared with itself: give another against=, or '{RUNNER_UP}'.")
+    return Contrast(int(other), float(weight))
 
 
 def out_of_range(target: object, scores: str, count: int | None) -> TargetError:

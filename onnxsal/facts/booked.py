@@ -85,13 +85,8 @@ class Booked:
         if family == "softmax" or SOFTMAX in node.tags:
             return [BookEntry(SOFTMAX)]
         if family == "recurrent":
-            return [
-                BookEntry(
-                    " and ".join(
-                        dict.fromkeys(self._state(node, v) for i, v in enumerate(node.inputs) if v is not None and not node.want(i))
-                    )
-                )
-            ]
+            names = dict.fromkeys(self._state(v) for i, v in enumerate(node.inputs) if v is not None and not node.want(i))
+            return [BookEntry(" and ".join(names))]
         if family == "linear" or (family == "normalization" and (held or _is_affine(node))):
             return [BookEntry(BIASES)]
         if family == "normalization":
@@ -105,7 +100,7 @@ class Booked:
         simple = family == "add" and _is_sum(node) and level_axis(node, self.path) is None
         return found if simple else [BookEntry(" and ".join(names))]
 
-    def _state(self, node: NodeView, value: Value) -> str:
+    def _state(self, value: Value) -> str:
         """What an input of a recurrent layer is that carries no signal: its weights, or a state that is fed."""
         return self._fed(value.name) if value.dtype in FLOATS and value.name in data_tensors(self.model) else BIASES
 

@@ -97,7 +97,7 @@ class Build:
 
     def walk(self) -> Value:
         """The signal at the explained input."""
-        seed = emit_seed(self.op, self.question, self.question.start, self.head.explained_class)
+        seed = emit_seed(self.op, self.question, self.question.start, self.head.chosen)
         return traverse(self.op, self.plan(), {self.question.start.name: seed})[self.question.x.name]
 
     def contribution(self, product: Value, moved: Value) -> Value:
@@ -127,11 +127,14 @@ class Build:
             lost = op.cached(("lost", kind, rank), lambda: fitted(lost, list(range(1, rank)) or [0]))
         return Port(op.Add(value, lost, name=self.name(name)), kind, shape)
 
-    def told_class(self, shape: Shape) -> Port:
-        """int64 ``explained_class`` [N]: -2 where the class that is asked for does not exist."""
-        op, head = self.op, self.head
-        told = head.explained_class if head.exists is None else op.Where(head.exists, head.explained_class, -2)
-        return Port(op.Identity(told, name=self.name("explained_class")), TensorProto.INT64, shape)
+    def told_classes(self, shape: Shape) -> list[Port]:
+        """int64 ``explained_class`` [N]: -2 where the class that is asked for does not exist, or is compared with itself. Where it is
+        compared, int64 ``compared_class`` [N] too.
+        """
+        op, exists, chosen = self.op, self.head.exists, self.head.chosen
+        told = {"explained_class": chosen.target} | ({} if chosen.against is None else {"compared_class": chosen.against})
+        marked = {name: value if exists is None else op.Where(exists, value, -2) for name, value in told.items()}
+        return [Port(op.Identity(value, name=self.name(name)), TensorProto.INT64, shape) for name, value in marked.items()]
 
     def baseline(self, setting: str = "baseline") -> Value:
         """The tensor ``baseline``, broadcastable to the explained input: what the setting of that name says, or what is fed instead."""
@@ -233,6 +236,7 @@ class Wrapper:
     score is divided into ('' = it is not), ``columns`` what these are, the result's ``parts`` their names; ``books``: they are what
     reaches the input, and what does not, written down on the way. ``refined_by``: the parameter that brings a sum closer to the law,
     which it keeps in the limit only ('' = the law holds exactly). ``composes``: it puts other methods (``of``) together.
+    ``asks_class``: what it tells depends on the class.
     """
 
     name: str
@@ -245,6 +249,7 @@ class Wrapper:
     books: bool = False
     refined_by: str = ""
     composes: bool = False
+    asks_class: bool = True
 
 
 WRAPPERS: dict[str, Wrapper] = {}

@@ -32,7 +32,7 @@ def coarse_gradcam(build: Build, method: Method) -> Value:
     layer = target_layer(build)
     name = layer.value.name
     plan = build.plan(end=name, method=method)
-    seed = emit_seed(op, question, question.start, build.head.explained_class)
+    seed = emit_seed(op, question, question.start, build.head.chosen)
     signal = traverse(op, plan, {question.start.name: seed})[name]
     signal = layer.maps(op, recast(op, signal, signal_type(layer.value), op.dtype))
     return weighted_sum(op, op.ReduceMean(signal, [2, 3], keepdims=0), layer.activations(op))

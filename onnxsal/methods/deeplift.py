@@ -28,10 +28,10 @@ def deeplift(build: Build) -> Result:
     replay(op, view, f"{prefix}/{x.name}", reference)
     twins = zip(dependents(question.model, x.name, [start.name]), view.nodes, strict=True)
     op.walk = Walk(reference={n.index: twin for n, twin in twins})
-    seed = emit_seed(op, question, start, build.head.explained_class)
+    seed = emit_seed(op, question, start, build.head.chosen)
     multipliers = traverse(op, plan, {start.name: seed})[x.name]
     moved = op.Sub(x, reference)
     attribution = build.contribution(op.Mul(multipliers, moved), moved)
     rows = scores(op, question, view.value(f"{prefix}/{start.name}"))
-    before = recast(op, score_of(op, rows, build.head.explained_class), signal_type(start), op.dtype)
+    before = recast(op, score_of(op, rows, build.head.chosen), signal_type(start), op.dtype)
     return Result(attribution, build.relative_error(build.sum_per_sample(attribution), op.Sub(build.head.score, before)))

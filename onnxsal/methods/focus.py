@@ -42,7 +42,7 @@ def focus(build: Build) -> Result:
         wanted.visit(step, dys)
         at_layer.extend(dy for name, dy in zip(step.node.proto.output, dys, strict=True) if name == layer.value.name and dy is not None)
 
-    seed = emit_seed(op, question, question.start, build.head.explained_class)
+    seed = emit_seed(op, question, question.start, build.head.chosen)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
     at_input = build.contribution(op.Mul(signal, question.x), question.x)
     signed = op.ReduceSum(at_input, [channel], keepdims=0)

@@ -252,7 +252,7 @@ def _decompose(build: Build) -> tuple[Value, list[BiasTerm], Value]:
     """The input term, the bias terms (last node first), and the seed of the walk."""
     op, question = build.op, build.question
     terms: list[BiasTerm] = []
-    seed = emit_seed(op, question, question.start, build.head.explained_class)
+    seed = emit_seed(op, question, question.start, build.head.chosen)
     visit = noting(survey(build), terms, op)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
     return build.contribution(op.Mul(signal, question.x), question.x), terms, seed

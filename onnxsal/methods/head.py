@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from onnxsal.ask.question import Question
+from onnxsal.ask.question import Contrast, Question
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import recast, reshape_like, signal_type
 
 
 @dataclass(frozen=True)
-class Head:
-    """Emitted once per graph: int64 ``explained_class`` [N] and ``score`` [N] of each sample, in the type that attributions have.
+class Chosen:
+    """Whose score is explained, int64 [N] each: y_target, less ``weight`` times y_against where there is one."""
 
-    ``exists`` [N] is false where the class that is asked for does not exist; the walk then starts from the nearest one that does, and
-    what it returns is no answer (``Build.told``). ``None``: every class was known to exist when the graph was written.
+    target: Value
+    against: Value | None = None
+    weight: float = 1.0
+
+    def each(self, change: Callable[[Value], Value]) -> Chosen:
+        """The same of other samples: both classes, each changed."""
+        return replace(self, target=change(self.target), against=None if self.against is None else change(self.against))
+
+    def less(self, op: Emit, of: Callable[[Value], Value]) -> Value:
+        """of(target) - weight of(against), with ``of`` linear in the score."""
+        own = of(self.target)
+        if self.against is None:
+            return own
+        other = of(self.against)
+        return op.Sub(own, other if self.weight == 1 else op.Mul(other, float(self.weight)))
+
+
+@dataclass(frozen=True)
+class Head:
+    """Emitted once per graph: the classes that are ``chosen``, and the ``score`` [N] of each sample, in the type that attributions have.
+
+    ``exists`` [N] is false where a class that is asked for does not exist, or is compared with itself; the walk then starts from the
+    nearest one that does, and what it returns is no answer (``Build.told``). ``None``: that was known not to be when the graph was written.
     """
 
-    explained_class: Value
+    chosen: Chosen
     score: Value
     exists: Value | None = None
 
@@ -67,7 +89,25 @@ def emit_head(op: Emit, question: Question, start: Value, target: Value | None, 
         last = op.const(count - 1) if isinstance(count, int) else op.Sub(count, 1)
         chosen = op.Clip(chosen, 0, last)
         exists = _within(op, target, last, TensorProto.FLOAT if question.class_count in range(2**24) else TensorProto.DOUBLE)
-    return Head(chosen, recast(op, score_of(op, rows, chosen), signal_type(start), op.dtype), exists)
+    classes = Chosen(chosen)
+    if question.contrast is not None:
+        classes, differ = _contrast(op, question, rows, chosen, question.contrast)
+        exists = differ if exists is None else op.And(exists, differ)
+    return Head(classes, recast(op, score_of(op, rows, classes), signal_type(start), op.dtype), exists)
+
+
+def _contrast(op: Emit, question: Question, rows: Value, chosen: Value, contrast: Contrast) -> tuple[Chosen, Value]:
+    """The classes with what they are compared with, and where that is another class [N]."""
+    if contrast.against is None:  # the best of the others; a sample has two classes or more, which was asked before
+        own = op.Equal(op.Range(0, op.Squeeze(op.Shape(rows, start=1, end=2), [0]), 1), op.Unsqueeze(chosen, [1]))
+        other = op.ArgMax(op.Where(own, float("-inf"), rows), axis=1, keepdims=0)
+    else:
+        last = op.Sub(op.Squeeze(op.Shape(rows, start=1, end=2), [0]), 1)
+        other = op.Min(op.Expand(op.const(contrast.against), op.Shape(chosen)), last)
+    differ = op.Not(op.Equal(chosen, other))
+    if contrast.against is not None and question.class_count is None:
+        differ = op.And(differ, op.Equal(other, op.const(contrast.against)))
+    return Chosen(chosen, other, contrast.weight), differ
 
 
 def _within(op: Emit, target: Value, last: Value, kind: int) -> Value:
@@ -83,9 +123,9 @@ def class_count(op: Emit, question: Question, rows: Value) -> int | Value:
     return known if known is not None else op.Squeeze(op.Shape(rows, start=1, end=2), [0])
 
 
-def score_of(op: Emit, rows: Value, chosen: Value) -> Value:
-    """rows[n, chosen[n]], of classes that exist."""
-    return op.Squeeze(op.GatherElements(rows, op.Unsqueeze(chosen, [1]), axis=1), [1])
+def score_of(op: Emit, rows: Value, chosen: Chosen) -> Value:
+    """rows[n, c[n]] of classes c that exist: of the target, less that of what it is compared with."""
+    return chosen.less(op, lambda classes: op.Squeeze(op.GatherElements(rows, op.Unsqueeze(classes, [1]), axis=1), [1]))
 
 
 def probabilities(op: Emit, question: Question, start: Value) -> Value:
@@ -93,14 +133,16 @@ def probabilities(op: Emit, question: Question, start: Value) -> Value:
     return _rows(op, question, squashed(op, question, start, question.link), True)
 
 
-def emit_seed(op: Emit, question: Question, start: Value, chosen: Value) -> Value:
+def emit_seed(op: Emit, question: Question, start: Value, chosen: Chosen) -> Value:
     """d score / d start in the shape and type of ``start``: one-hot for a logit, p_c (onehot - p) for a probability of a softmax.
 
     Of a single sigmoid, 1 for the positive class and -1 for the negative one; times p (1 - p) for a probability.
 
+    Of a contrast, that of the target less ``weight`` times that of the other class.
+
     Computed from ``start`` itself, so that it is right for every point of a path and every class given at run time.
     """
-    hot = _signs(op, start, chosen) if question.binary else _one_hot(op, question, start, chosen)
+    hot = chosen.less(op, lambda classes: _signs(op, start, classes) if question.binary else _one_hot(op, question, start, classes))
     hot = op.declared(hot, signal_type(start), start)  # the target's own size is no symbol of the model
     if not question.squash:
         return hot

@@ -31,7 +31,7 @@ def modified_gradient(build: Build) -> Result:
     op, question, plan = build.op, build.question, build.plan()
     terms: list[BiasTerm] = []
     met: dict[str, tuple[Value, int]] = {}
-    seed = emit_seed(op, question, question.start, build.head.explained_class)
+    seed = emit_seed(op, question, question.start, build.head.chosen)
     places = layouts(question.model, question.x, [s.node for s in plan.steps], batched=question.batched, picture=None)
     book = Book(question.x if question.batched else None, places)
     visit = _both(noting(survey(build), terms, op), _meeting(plan, book, met, terms))

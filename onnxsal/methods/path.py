@@ -76,4 +76,4 @@ def _score_at_baseline(build: Build, baseline: Value) -> Value:
     full = like_shape(op, baseline, question.x) if baseline.static != question.x.static else baseline
     replay(op, view, f"{prefix}/{question.x.name}", op.Expand(full, shape_of(op, question.x)) if full is baseline else full)
     rows = scores(op, question, view.value(f"{prefix}/{question.start.name}"))
-    return recast(op, score_of(op, rows, build.head.explained_class), signal_type(question.start), op.dtype)
+    return recast(op, score_of(op, rows, build.head.chosen), signal_type(question.start), op.dtype)

@@ -140,7 +140,7 @@ def evidence(build: Build) -> Result:
         cuts.visit(step, dys)
         note(step, dys)
 
-    seed = emit_seed(op, question, question.start, build.head.explained_class)
+    seed = emit_seed(op, question, question.start, build.head.chosen)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
     at_input = build.contribution(op.Mul(signal, question.x), question.x)
     share = 1.0 / (1 + len(cuts.met))

@@ -16,7 +16,7 @@ from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import recast, shape_of, signal_type
 from onnxsal.graph.replay import reads_inputs, replay, replica
 from onnxsal.methods.build import Build
-from onnxsal.methods.head import emit_seed, score_of, scores
+from onnxsal.methods.head import Chosen, emit_seed, score_of, scores
 
 Points = Callable[[Emit, Value], Value]
 """(body, int64 sample numbers [c]) -> inputs to evaluate, broadcastable to [c, N, ...]."""
@@ -122,7 +122,7 @@ def sampled_scores(
         _, chosen = _replay(build, body, inner, points(body, numbers), numbers)
         score = score_of(body, (rows or scores)(body, inner, inner.start), chosen)
         score = recast(body, score, signal_type(inner.start), body.dtype)
-        return update(Scored(body, numbers, inner, _rows(body, score, numbers), chosen), carried)
+        return update(Scored(body, numbers, inner, _rows(body, score, numbers), chosen.target), carried)
 
     return _loop(build, samples, [build.question.start.name, *also], states, step)
 
@@ -153,13 +153,13 @@ def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequen
     return list(op.subgraph("Loop", [trips, op.const(True), *states], graph, outputs=len(states)))
 
 
-def _replay(build: Build, body: Emit, inner: Question, points: Value, numbers: Value) -> tuple[Value, Value]:
+def _replay(build: Build, body: Emit, inner: Question, points: Value, numbers: Value) -> tuple[Value, Chosen]:
     """Replay the forward part at the points, broadcastable to [c, N, ...]; returns them, and the explained class of each run [c * N]."""
-    x, chosen = build.question.x, build.head.explained_class
+    x, chosen = build.question.x, build.head.chosen
     tail = body.const([d for d in (x.shape or ())[1:] if isinstance(d, int)]) if _static_tail(x) else body.Shape(body.raw(x), start=1)
     full = body.Expand(points, body.Concat(body.Shape(numbers), shape_of(body, x), axis=0))
     replay(body, inner.model, inner.x.name, body.Reshape(full, body.Concat(body.const([-1]), tail, axis=0)))
-    return full, body.Reshape(body.Expand(chosen, body.Concat(body.Shape(numbers), body.Shape(chosen), axis=0)), [-1])
+    return full, chosen.each(lambda c: body.Reshape(body.Expand(c, body.Concat(body.Shape(numbers), body.Shape(c), axis=0)), [-1]))
 
 
 def _rows(body: Emit, value: Value, numbers: Value) -> Value:

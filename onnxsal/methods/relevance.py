@@ -32,7 +32,7 @@ def seed(build: Build, start: Value) -> Value:
     if question.binary:
         score = recast(op, build.head.score, op.dtype, signal_type(question.start))
         return reshape_like(op, score, start)
-    hot = emit_seed(op, dataclasses.replace(question, link=""), question.start, build.head.explained_class)
+    hot = emit_seed(op, dataclasses.replace(question, link=""), question.start, build.head.chosen)
     relevance = op.Mul(hot, squashed(op, question, question.start, question.squash))
     return relevance if start.name == question.start.name else reshape_like(op, relevance, start)
 

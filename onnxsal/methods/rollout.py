@@ -46,7 +46,7 @@ class _Tokens:
         start = question.start.name
         plan = make_plan(question.model, build.method, names, [start])
         build.plans[build.method.name, start, "\n".join(names)] = plan
-        seed = emit_seed(op, question, question.start, build.head.explained_class)
+        seed = emit_seed(op, question, question.start, build.head.chosen)
         signals = traverse(op, plan, {start: seed})
         return {name: recast(op, g, signal_type(question.model.value(name)), op.dtype) for name, g in signals.items()}
 
@@ -153,7 +153,7 @@ def chefer(build: Build) -> Result:
     return tokens.result(row)
 
 
-@wrap("attention_rollout")
+@wrap("attention_rollout", asks_class=False)
 def attention_rollout(build: Build) -> Result:
     """``C = (I + A_L) / 2 ... (I + A_1) / 2`` with A_l the mean over heads of the probabilities; the attribution is the row of C that the
     score reads, or the mean of these rows: it does not depend on the class. Abnar and Zuidema 2020, arXiv 2005.00928. Component

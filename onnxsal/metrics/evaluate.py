@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxsal.ask.request import OF_LAYERS, Ask, takes
+from onnxsal.ask.request import CONTRAST, OF_LAYERS, Ask, takes
 from onnxsal.disk import read_bytes
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
@@ -42,7 +42,7 @@ PREDICTED, LABEL = "predicted", "label"
 
 DAMAGED = "damaged"
 
-IDLE = ("target", "target_input", "prefix", "components")
+IDLE = ("target", "target_input", "prefix", "components", *CONTRAST)
 """Fields of an ``Ask`` that mean nothing where several methods are measured."""
 
 

@@ -50,6 +50,7 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
     return {
         "top": [{**_class(i, names), "output": float(classes[i])} for i in best] if classes is not None else [],
         "target": _class(int(one.target[0]), names),
+        "against": None if one.against is None else _class(int(one.against[0]), names),
         "score": float(one.score[0]),
         "residual": None if one.residual is None else float(one.residual[0]),
         "reached": None if one.reached is None else float(one.reached[0]),

@@ -28,7 +28,7 @@ def explain(build: Build) -> Result:
             f"method '{build.method.name}' explains a logit: the way from it to a probability has no pattern. Leave score= out."
         )
     plan = with_patterns(build, build.plan())
-    hot = emit_seed(op, question, question.start, build.head.explained_class)
+    hot = emit_seed(op, question, question.start, build.head.chosen)
     seed = op.Mul(hot, question.start)
     narrow = bottlenecks(plan, question.start.name) if build.settings.get("project") else set()
 
