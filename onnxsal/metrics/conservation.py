@@ -21,7 +21,9 @@ GROWTH = 10.0
 CANCELLING = 1e3
 """So is a map of which the sizes sum to more than this many times the score: its sum may be right, its pixels are not."""
 
-BLOWN = "additions or sums close to zero blow it up (a signed split, an equal split under rule 'epsilon', or ignored biases); its maps mean little"
+BLOWN = (
+    "additions or sums close to zero blow it up (a signed split, an equal split by rule epsilon, or ignored biases); its maps mean little"
+)
 KEPT = "the score is small beside what the input and what biases, constants and softmaxes keep add to it and take from it"
 
 
