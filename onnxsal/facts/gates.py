@@ -102,8 +102,8 @@ def _is_scale(name: str, made: Mapping[str, NodeView]) -> bool:
             return True
         if spec.family in ("reduction", "average_pool"):
             return rooted or (spec.roles is None and spec.bias == "zero")  # a norm is a root in itself
-        rooted = rooted or power == HALF
-        if power != HALF and spec.family not in ("movement", "product", "add", "select"):
+        rooted = rooted or power == ROOT
+        if power != ROOT and spec.family not in ("movement", "product", "add", "select"):
             return False
         name = node.proto.input[above[0]] if len(above) == 1 else _one(node)
     return False
@@ -121,7 +121,7 @@ def _is_softmax(name: str, made: Mapping[str, NodeView]) -> bool:
     return False
 
 
-HALF = 0.5
+ROOT = 0.5
 """The exponent of a root."""
 
 PLACEWISE = ("activation", "elementwise", "add", "product", "select")
