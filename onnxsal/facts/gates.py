@@ -66,7 +66,8 @@ def _of_kind(kind: str, node: NodeView, takers: Sequence[int], made: Mapping[str
     if kind == ATTENTION:
         if spec.family == "product":  # weights and values multiplied first, and summed by a node of their own
             return [i for i in takers if _is_softmax(names[i], made)]
-        return [layer.position for layer in attention_of(node.model) if layer.product.index == node.index]
+        layers = (layer for layer in attention_of(node.model) if layer.product.index == node.index)
+        return [layer.position for layer in layers if layer.position in takers]
     if kind == GATE:
         return bounded(node.model, names)
     if spec.family != "product":
