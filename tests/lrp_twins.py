@@ -196,6 +196,10 @@ def uniform(r: Array, x0: Array, x1: Array) -> list[Array]:
     return [r * x1 / 2, r * x0 / 2]
 
 
+def magnitudes(r: Array, x0: Array, x1: Array) -> list[Array]:
+    return [r * np.sign(x) * (x0 + x1) / (np.abs(x0) + np.abs(x1)) for x in (x0, x1)]
+
+
 def held(r: Array, x: Array) -> list[Array]:
     return [r / np.linalg.norm(x, axis=1, keepdims=True)]
 
@@ -218,5 +222,6 @@ OTHER_TWINS: dict[str, Callable[..., list[Array]]] = {
         ratio,
         uniform,
         held,
+        magnitudes,
     )
 }

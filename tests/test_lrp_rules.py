@@ -62,6 +62,7 @@ OTHER_SETTINGS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [  # rul
     ("midpoint", "Mul", {}, {}),
     ("ratio", "Tanh", {}, {}),
     ("uniform", "Mul", {}, {}),
+    ("magnitudes", "Add", {}, {}),
     ("held", "LpNormalization", {"axis": 1}, {}),
 ]
 REFERENCED = ("rescale", "rescale_max", "midpoint")

@@ -250,7 +250,7 @@ def test_attention_that_is_multiplied_and_summed(method: str) -> None:
 # ----- every operator -----
 
 
-@pytest.mark.parametrize("rule", ["ratio", "uniform", "held"])
+@pytest.mark.parametrize("rule", ["ratio", "uniform", "held", "magnitudes"])
 def test_what_a_node_sends_and_what_it_keeps_is_all_that_came(rule: str) -> None:
     """<g, y> = sum_i <g_i, x_i> + <g, r>, of every case of every operator that the rule takes, with random signals."""
     tried, worst = 0, {}
@@ -265,7 +265,7 @@ def test_what_a_node_sends_and_what_it_keeps_is_all_that_came(rule: str) -> None
                 sent = sum(float((got[f"R/{name}"] * feed[name]).sum()) for name in wrt)
                 worst[f"{spec.op_type} {number}"] = abs((g * y).sum() - sent - float(got["kept"])) / np.abs(g * y).sum()
                 tried += 1
-    assert tried > {"ratio": 60, "uniform": 80, "held": 25}[rule]
+    assert tried > {"ratio": 60, "uniform": 80, "held": 25, "magnitudes": 10}[rule]
     assert {name: error for name, error in worst.items() if not error < 1e-7} == {}  # attributes are float32
 
 
@@ -366,6 +366,15 @@ def test_parts_of_a_vision_transformer() -> None:
     assert len(cuts) > 3
     for cut in cuts:
         np.testing.assert_allclose(cut.sum(1), found.score, rtol=1e-4)
+
+
+def test_additions_by_size() -> None:
+    """``add = "ratio"`` is another map under the same law."""
+    model, x = exported("vit", "legacy", 17, None), nets.feeds("vit")[0].numpy()
+    signed, ratio = (Explainer(model, "cp_lrp", input="x", add=how).explain(x, 1) for how in ("signed", "ratio"))
+    assert not np.allclose(signed.attribution, ratio.attribution, atol=0.01)
+    assert ratio.residual is not None
+    assert ratio.residual.max() < 1e-5
 
 
 def test_libra_fullgrad_is_fullgrad_on_the_same_pass() -> None:

@@ -13,7 +13,7 @@ import math
 from onnxsal.backward.registry import rule
 from onnxsal.facts.gates import factors_of
 from onnxsal.graph import HALF, Emit, NodeView, Signals, Value
-from onnxsal.graph.helpers import times
+from onnxsal.graph.helpers import add_up, over, times, unbroadcast
 from onnxsal.ops.registry import held_bias, implicit_bias, spec_of, vjp
 
 NEAR = {True: 1e-4, False: 1e-12}
@@ -63,6 +63,21 @@ def uniform(op: Emit, node: NodeView, dys: Signals) -> Signals:
 def _size(value: Value) -> int:
     """How many elements a tensor has, to tell what is cheaper to scale; a size that only the run knows counts as that of a text."""
     return math.prod(d if isinstance(d, int) else 128 for d in value.shape or ())
+
+
+@rule("magnitudes", families=("add",))
+def magnitudes(op: Emit, node: NodeView, dys: Signals) -> Signals:
+    """g_i = g sgn(x_i) y / sum_j |x_j|, so R_i = |x_i| / sum_j |x_j| R; y less what constants add. With one operand the gradient."""
+    (dy,), spec, active = dys, spec_of(node), [i for i, wanted in enumerate(node.wants) if wanted]
+    if len(active) < 2 or spec is None or spec.roles is None:
+        return vjp(op, node, dys)
+    assert dy is not None
+    rest = implicit_bias(op, node)
+    own = node.y if rest is None else op.Sub(node.y, rest)
+    total = add_up(op, [op.Abs(node.input(i)) for i in active])
+    s = over(op, node, times(op, node, dy, own), op.Where(op.Greater(total, 0.0), total, float("inf")))
+    sent = {i: unbroadcast(op, op.Mul(s, op.Sign(node.input(i))), node.y, node.input(i)) for i in active}
+    return [sent.get(i) for i in range(len(node.proto.input))]
 
 
 @rule("held", families=("normalization", "recurrent"), bias=held_bias)

@@ -66,7 +66,8 @@ def _of_kind(kind: str, node: NodeView, takers: Sequence[int], made: Mapping[str
     if kind == ATTENTION:
         if spec.family == "product":  # weights and values multiplied first, and summed by a node of their own
             return [i for i in takers if _is_softmax(names[i], made)]
-        return [layer.position for layer in attention_of(node.model) if layer.product.index == node.index]
+        layers = (layer for layer in attention_of(node.model) if layer.product.index == node.index)
+        return [layer.position for layer in layers if layer.position in takers]
     if kind == GATE:
         return bounded(node.model, names)
     if spec.family != "product":
@@ -102,8 +103,8 @@ def _is_scale(name: str, made: Mapping[str, NodeView]) -> bool:
             return True
         if spec.family in ("reduction", "average_pool"):
             return rooted or (spec.roles is None and spec.bias == "zero")  # a norm is a root in itself
-        rooted = rooted or power == HALF
-        if power != HALF and spec.family not in ("movement", "product", "add", "select"):
+        rooted = rooted or power == ROOT
+        if power != ROOT and spec.family not in ("movement", "product", "add", "select"):
             return False
         name = node.proto.input[above[0]] if len(above) == 1 else _one(node)
     return False
@@ -121,7 +122,7 @@ def _is_softmax(name: str, made: Mapping[str, NodeView]) -> bool:
     return False
 
 
-HALF = 0.5
+ROOT = 0.5
 """The exponent of a root."""
 
 PLACEWISE = ("activation", "elementwise", "add", "product", "select")

@@ -10,7 +10,6 @@ from onnx import TensorProto
 from onnxsal.backward.book import Book
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.engine.traverse import Visit, traverse
-from onnxsal.facts.axes import layouts
 from onnxsal.graph import Value
 from onnxsal.graph.helpers import add_up, columns, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
@@ -32,9 +31,10 @@ def modified_gradient(build: Build) -> Result:
     terms: list[BiasTerm] = []
     met: dict[str, tuple[Value, int]] = {}
     seed = emit_seed(op, question, question.start, build.head.chosen)
-    places = layouts(question.model, question.x, [s.node for s in plan.steps], batched=question.batched, picture=None)
+    sites = survey(build)
+    places = {site.y.name: site.layout for site in sites.values() if site.step.node.outputs[0] is not None}
     book = Book(question.x if question.batched else None, places)
-    visit = _both(noting(survey(build), terms, op), _meeting(plan, book, met, terms))
+    visit = _both(noting(sites, terms, op), _meeting(plan, book, met, terms))
     signal = traverse(op, plan, {question.start.name: seed}, visit)[question.x.name]
     attribution = build.contribution(op.Mul(signal, question.x), question.x)
     own, kept = build.sum_per_sample(attribution), [(t, term_sum(build, t)) for t in terms]

@@ -21,6 +21,11 @@ GROWTH = 10.0
 CANCELLING = 1e3
 """So is a map of which the sizes sum to more than this many times the score: its sum may be right, its pixels are not."""
 
+BLOWN = (
+    "additions or sums close to zero blow it up (a signed split, an equal split by rule epsilon, or ignored biases); its maps mean little"
+)
+KEPT = "the score is small beside what the input and what biases, constants and softmaxes keep add to it and take from it"
+
 
 @dataclass(frozen=True)
 class Conservation:
@@ -29,7 +34,7 @@ class Conservation:
     ``score`` [N]; for every cut (a tensor that all paths pass), from the score on and ending with the input: ``sums``, ``bias`` and
     ``leak`` [N, cuts], the relevance there and what biases (with constants) and leaks took until there. ``blocks`` are the cuts that end
     residual blocks.
-    ``size`` [N] is the sum of the absolute relevance of the input.
+    ``size`` [N] is the sum of the absolute relevance of the input. ``divides``: the method divides relevance by sums.
     """
 
     method: str
@@ -40,6 +45,7 @@ class Conservation:
     leak: np.ndarray
     blocks: tuple[str, ...] = ()
     size: np.ndarray | None = None
+    divides: bool = True
 
     @property
     def scale(self) -> np.ndarray:
@@ -75,14 +81,14 @@ class Conservation:
             found.append("relevance is not finite: it grew beyond what the numbers hold")
         elif size.max() > GROWTH:
             found.append(
-                f"relevance grows to {size.max():.3g} times the score at '{self.cuts[worst]}': sums close to zero are divided by "
-                "(a signed split, or ignored biases); its maps mean little"
+                f"relevance grows to {size.max():.3g} times the score at '{self.cuts[worst]}': "
+                + ("sums close to zero are divided by (a signed split, or ignored biases); its maps mean little" if self.divides else KEPT)
             )
         gross = 0.0 if self.size is None else float((self.size / self.scale[:, 0]).max())
         if gross > CANCELLING:
             found.append(
-                f"positive and negative relevance of the input, {gross:.3g} times the score in size, cancel: additions or sums close to "
-                "zero blow it up (a signed split, an equal split under rule 'epsilon', or ignored biases); its maps mean little"
+                f"positive and negative relevance of the input, {gross:.3g} times the score in size, cancel: "
+                + (BLOWN if self.divides else KEPT)
             )
         if self.accounted.max() > 1e-3:
             found.append(f"{self.accounted.max():.2g} of the score is unaccounted for: rounding of large opposite contributions")
@@ -147,7 +153,8 @@ def conservation(explainer: Explainer, batches: np.ndarray | Iterable[Any], targ
     score = np.concatenate([f.score for f in found]).astype(np.float64)
     blocks = tuple(n for n in names if _ends_block(question.model, n))
     size = np.concatenate([np.abs(f.attribution.astype(np.float64)).reshape(len(f.score), -1).sum(1) for f in found])
-    return Conservation(explainer.method, score, names, table[..., 0], table[..., 1], table[..., 2], blocks, size)
+    divides = wrapper_of(explainer.conversion.method).starts == "score"
+    return Conservation(explainer.method, score, names, table[..., 0], table[..., 1], table[..., 2], blocks, size, divides)
 
 
 def _ends_block(model: Model, name: str) -> bool:
