@@ -74,13 +74,13 @@ class Booked:
 
     def parts(self, node: NodeView, held: bool) -> list[BookEntry]:
         """Who takes what a node on the path keeps, given what it wants; only the last may take the rest. ``held``: the rule that crosses
-        the node takes its statistic as a constant.
+        the node takes its statistic, or its gates, as constants.
         """
         spec = spec_of(node)
         family = "" if spec is None else spec.family
         if family == "softmax" or SOFTMAX in node.tags:
             return [BookEntry(SOFTMAX)]
-        if family == "linear" or (family == "normalization" and (held or _is_affine(node))):
+        if family == "linear" or (family in ("normalization", "recurrent") and (held or _is_affine(node))):
             return [BookEntry(BIASES)]
         if family == "normalization":
             return [*_shift(node), BookEntry(FUNCTIONS)]
