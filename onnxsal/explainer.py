@@ -412,7 +412,7 @@ class Explainer:
             )
 
     def _explanation(self, arrays: dict[str, np.ndarray], seconds: float, fed: Fed) -> Explanation:
-        added = {name: arrays.pop(f"{self._prefix}{name}", None) for name in ADDED}
+        added = {name: None if (told := f"{self._prefix}{name}") in self._own else arrays.pop(told, None) for name in ADDED}
         parts = {} if added["parts"] is None else dict(zip(self.conversion.parts, added["parts"].T, strict=True))
         attribution, target, score = added["attribution"], added["explained_class"], added["explained_score"]
         assert attribution is not None

@@ -14,7 +14,7 @@ import torch
 
 import onnxsal
 from onnxsal.engine.method import known_methods
-from onnxsal.errors import MethodError, OnnxsalError, PlanError, TargetError
+from onnxsal.errors import MethodError, ModelError, OnnxsalError, PlanError, TargetError
 from onnxsal.explainer import Explainer
 from onnxsal.facts.tokens import tokens_of, words_of
 from onnxsal.graph import Model
@@ -223,6 +223,32 @@ def test_parts_are_kept_in_a_converted_file(tmp_path: Path):
         np.testing.assert_allclose(got.parts[name], part, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(got[1].parts[name], got.parts[name][1:])
     assert json.loads(got.save(tmp_path / "text").with_suffix(".json").read_text())["parts"]["position"] == got.parts["position"].tolist()
+
+
+@pytest.mark.parametrize("names", ['["input"]', "[]", "{", '["input", 3]', None])
+def test_parts_whose_names_are_damaged_are_refused(names: str | None):
+    converted_ = onnxsal.convert(summed("words"), "fullgrad")
+    (entry,) = (e for e in converted_.metadata_props if e.key == "onnxsal.parts")
+    if names is None:
+        converted_.metadata_props.remove(entry)
+    else:
+        entry.value = names
+    with pytest.raises(ModelError, match="metadata is damaged"):
+        Explainer(converted_)
+
+
+def test_an_output_of_the_model_is_not_taken_for_one_of_ours():
+    """Where the method adds no output of that name, the model may have one."""
+    names = ("parts", "reached", "residual", "token_attribution")
+    model = make(
+        [node("MatMul", "x w", "y"), *(node("Neg", "y", name) for name in names)], {"x": ["N", 4]}, {"y": ["N", 3]}, {"w": draw(4, 3)}
+    )
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, ["N", 3]) for name in names)
+    for explainer in (Explainer(model, "gradient", output="y"), Explainer(onnxsal.convert(model, "gradient", output="y"))):
+        got = explainer.explain(draw(2, 4))
+        assert not got.parts
+        assert got.reached is got.residual is got.token_attribution is None
+        assert set(got.outputs) == {"y", *names}
 
 
 # ----- the tokens of pictures -----

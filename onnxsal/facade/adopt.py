@@ -59,7 +59,9 @@ def adopt(ask: Ask) -> Conversion | None:
     known = known_methods().get(name) or Method(name, name, "", "")
     settings = record | {"score": asked["score"]}
     again = _again(ask, name, settings, asked, question)
-    return Conversion(proto, again, question, known, settings, log, target_input=asked["target_input"], parts=_parts(metadata))
+    return Conversion(
+        proto, again, question, known, settings, log, target_input=asked["target_input"], parts=_parts(metadata, proto, view, built.prefix)
+    )
 
 
 def _one_of(words: Sequence[str]) -> Wanted:
@@ -109,10 +111,17 @@ def _tokens(view: Model, x: Value, built: BuiltIn, found: Sequence[Found]) -> To
     return Tokens("", said, None, picture, picture_of(view, picture, built.layout))
 
 
-def _parts(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of the parts that the score is divided into."""
-    key = f"{METADATA}parts"
-    return tuple(checked(list[Phrase], parse_json(metadata.get(key, "[]"), key, ModelError), key, ModelError))
+def _parts(metadata: Mapping[str, str], proto: onnx.ModelProto, view: Model, prefix: str) -> tuple[str, ...]:
+    """The names of the parts that the score is divided into. Raises ``ModelError`` where there are not as many as columns."""
+    key, name = f"{METADATA}parts", f"{prefix}parts"
+    try:
+        names = checked(list[Phrase], parse_json(metadata.get(key, "[]"), key, ModelError), key, ModelError)
+    except ModelError as error:
+        raise _damaged(str(error)) from error
+    told = view.value(name).dim(1) if name in view.output_names and name not in original_outputs(proto, prefix) else 0
+    if told != len(names):
+        raise _damaged(f"'{name}' has {told} columns, and '{key}' {len(names)} names.")
+    return tuple(names)
 
 
 def _refuse_strangers(view: Model, built: BuiltIn) -> None:

@@ -78,13 +78,13 @@ class Booked:
 
     def parts(self, node: NodeView, held: bool) -> list[BookEntry]:
         """Who takes what a node on the path keeps, given what it wants; only the last may take the rest. ``held``: the rule that crosses
-        the node takes its statistic as a constant.
+        the node takes its statistic, or its gates, as constants.
         """
         spec = spec_of(node)
         family = "" if spec is None else spec.family
         if family == "softmax" or SOFTMAX in node.tags:
             return [BookEntry(SOFTMAX)]
-        if family == "recurrent":
+        if family == "recurrent" and held:
             names = dict.fromkeys(self._state(v) for i, v in enumerate(node.inputs) if v is not None and not node.want(i))
             return [BookEntry(" and ".join(names))]
         if family == "linear" or (family == "normalization" and (held or _is_affine(node))):
