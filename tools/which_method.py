@@ -78,22 +78,23 @@ def of_pictures(name: str, large: int, small: int, few: int) -> Measured:
     data = WORK / f"which-{net.name}.npz"
     np.savez(data, **{names_of(net.path)[0]: net.x[:count], "names": [f"{i:03}" for i in range(min(count, len(net.x)))]})
 
-    def run(metrics: list[str], samples: int | None, stages: int = 1) -> Evaluation:
+    def run(metrics: list[str], samples: int | None, some: list[Way]) -> Evaluation:
         return evaluate(
             net.path,
             data,
-            known,
+            some,
             metrics,
-            Settings(percent=(25.0,), stages=stages),
+            Settings(percent=(25.0,), stages=1),
             samples=samples,
             state=WORK / f"which-{net.name}.jsonl",
             progress=lambda done, total: print(f"\r{net.name}, {metrics[-1]}: {done}/{total}   ", end="", file=sys.stderr),
             **options(net),
         )
 
-    return Measured(
-        net, run(["insertion", "deletion", "pixel_perturbation", "residual"], None), run(["model_randomization"], few), costs(net, known)
-    )
+    found = run(["insertion", "deletion", "pixel_perturbation", "residual"], None, known)
+    fitted = {w.name for w in known if "patterns" in w.parameters}  # patterns are those of the trained weights
+    sanity = run(["model_randomization"], few, [w for w in known if w.name not in {*fitted, *found.refused}])
+    return Measured(net, found, sanity, costs(net, [w for w in known if w.name not in found.refused]))
 
 
 def costs(net: Net, known: list[Way]) -> dict[str, float]:

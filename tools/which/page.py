@@ -26,7 +26,14 @@ COLUMNS = {
     "deletion": "deletion (smaller)",
     "least_probability": "change, 25 % least salient (smaller)",
 }
-SHORT = {"lite0": "Lite0", "squeezenet": "SqueezeNet", "resnet56": "ResNet-56", "vit": "ViT"}
+SHORT = {
+    "lite0": "Lite0",
+    "squeezenet": "SqueezeNet",
+    "resnet56": "ResNet-56",
+    "vgg9": "VGG, digits",
+    "resnet10": "ResNet, digits",
+    "vit": "ViT",
+}
 
 
 def of_pictures(one: Any) -> str:
@@ -40,7 +47,7 @@ def of_pictures(one: Any) -> str:
         cells = [interval(found.summary(way.name, column)) for column in COLUMNS]
         apart = found.difference(best, way.name, "id_score")
         tied = "best" if way.name == best else "not resolved" if apart.low <= 0 else interval(apart)
-        alike = sanity.summary(way.name, "randomised_spearman") if not way.baseline and way.name not in sanity.refused else None
+        alike = sanity.summary(way.name, "randomised_spearman") if sanity.has(way.name, "randomised_spearman") else None
         law = np.nanmax(found.values(way.name, "residual")) if found.has(way.name, "residual") else None
         cost = one.cost.get(way.name)
         name = f"({way.name})" if way.baseline else way.name

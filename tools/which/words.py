@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from onnxsal.engine.method import Method  # noqa: E402
 from onnxsal.errors import OnnxsalError  # noqa: E402
 from onnxsal.methods.build import keeps_law  # noqa: E402
 from onnxsal.metrics.statistics import Summary, summarise  # noqa: E402
-from onnxsal.runtime.session import open_session  # noqa: E402
+from onnxsal.runtime.files import write_whole  # noqa: E402
+from onnxsal.runtime.session import Session, open_session  # noqa: E402
 from tools.models.networks import MINILM, TEXT, embedding, minilm_bert, text_feed  # noqa: E402
 from tools.models.sources import Cache, export  # noqa: E402
 from tools.which.nets import WORK, kept  # noqa: E402
@@ -144,30 +146,47 @@ def measured(most: int) -> Words:
         if known[0].argmax() == label and known[0, label] > known[1, label] + 0.05:
             asked.append((ids, label))
     asked = asked[:most]
-    model = onnx.load(str(path))
-    curves, refused, cost, law = {}, {}, {}, {}
+    found = {}
+    for name, method in [*onnxsal.methods().items(), ("random", None)]:
+        done = WORK / "words" / f"{name}-{len(asked)}-{method.sha256[:12] if method else ''}.json"
+        if not done.exists():
+            done.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(done, json.dumps(of_method(onnx.load(str(path)), name, method, asked, session)).encode())
+        found[name] = json.loads(done.read_text(encoding="utf-8"))
+    curves = {}
+    for name, known in found.items():
+        if "pairs" in known:
+            first, last = np.array(known["pairs"]).T
+            curves[name] = summarise(first), summarise(last), summarise(last - first)
+    told = {key: {n: k[key] for n, k in found.items() if k.get(key) is not None} for key in ("refused", "cost", "law")}
+    return Words(len(asked), float(np.mean(hits)), curves, told["refused"], told["cost"], told["law"])
+
+
+def of_method(
+    model: onnx.ModelProto, name: str, method: Method | None, asked: Sequence[tuple[np.ndarray, int]], session: Session
+) -> dict[str, Any]:
+    """The areas of each text by one method (``None``: noise), its cost and its worst residual; or why it explains none."""
     rng = np.random.default_rng(0)
-    ways: list[tuple[str, Any]] = [*onnxsal.methods().items(), ("random", None)]
-    for name, method in ways:
-        try:
-            explainer = None if method is None else onnxsal.Explainer(model, name, input=embedding(model), **FEW.get(name, {}))
-            pairs = []
-            for ids, label in asked:
-                feed = {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64)}
-                told = None if explainer is None else explainer.explain(feed, label)
-                map_ = rng.standard_normal(len(ids)) if told is None else token_map(method, told)
-                if told is not None and told.residual is not None:
-                    law[name] = max(law.get(name, 0.0), float(told.residual.max()))
-                pairs.append(areas(lambda rows, k=label: scores(rows)[:, k], ids, map_))
-            if explainer is not None:
-                cost[name] = least(lambda e=explainer, f=feed: e.explain(f, 0)) / least(lambda f=feed: session.run(f))
-        except OnnxsalError as error:
-            refused[name] = str(error)
-            continue
-        first, last = np.array(pairs).T
-        curves[name] = summarise(first), summarise(last), summarise(last - first)
-        print(f"\rminilm: {name}: {curves[name][2]}", file=sys.stderr)
-    return Words(len(asked), float(np.mean(hits)), curves, refused, cost, law)
+    pairs: list[tuple[float, float]] = []
+    residuals: list[float] = []
+    feed: dict[str, np.ndarray] = {}
+
+    def scores(rows: np.ndarray) -> np.ndarray:
+        return session.run({"input_ids": rows, "attention_mask": np.ones_like(rows)})["scores"]
+
+    try:
+        explainer = None if method is None else onnxsal.Explainer(model, name, input=embedding(model), **FEW.get(name, {}))
+        for ids, label in asked:
+            feed = {"input_ids": ids[None], "attention_mask": np.ones((1, len(ids)), np.int64)}
+            told = None if explainer is None else explainer.explain(feed, label)
+            map_ = rng.standard_normal(len(ids)) if told is None or method is None else token_map(method, told)
+            if told is not None and told.residual is not None:
+                residuals.append(float(told.residual.max()))
+            pairs.append(areas(lambda rows, k=label: scores(rows)[:, k], ids, map_))
+    except OnnxsalError as error:
+        return {"refused": str(error)}
+    cost = None if explainer is None else least(lambda: explainer.explain(feed, 0)) / least(lambda: session.run(feed))
+    return {"pairs": pairs, "cost": cost, "law": max(residuals, default=None)}
 
 
 def least(run: Any, count: int = 5) -> float:
