@@ -3,7 +3,8 @@
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import OnnxsalError
-from onnxsal.explainer import Explainer, Explanation
+from onnxsal.explainer import Explainer
+from onnxsal.explanation import Explanation
 from onnxsal.facade.check import Report, check
 from onnxsal.facade.convert import convert
 from onnxsal.facade.fit_patterns import fit_patterns

@@ -13,7 +13,7 @@ import pytest
 import onnxsal
 from onnxsal import Explainer
 from onnxsal.errors import InputError
-from onnxsal.explainer import ROWS, Explanation
+from onnxsal.explanation import ROWS, Explanation
 from tests.oracle import run
 from tests.small_models import cnn, draw, make, node, segmenter, tokens, two_inputs, unbatched
 

@@ -17,7 +17,7 @@ from onnx import helper
 from onnxsal import Explainer, plan
 from onnxsal.backward import RULES
 from onnxsal.errors import PlanError
-from onnxsal.explainer import Explanation
+from onnxsal.explanation import Explanation
 from onnxsal.ops.registry import REGISTRY
 from tests import modified_nets as nets
 from tests.lrp_models import with_rule

@@ -146,7 +146,7 @@ def test_a_type_checker_sees_every_option(tmp_path: Path, monkeypatch: pytest.Mo
     found = {int(number): text.strip() for _, number, _, text in lines}
     assert found.pop(5) == 'Revealed type is "onnxsal.engine.plan.Plan"'
     assert found.pop(6) == 'Revealed type is "onnxsal.explainer.Explainer"'
-    assert found.pop(7) == 'Revealed type is "onnxsal.explainer.Explanation"'
+    assert found.pop(7) == 'Revealed type is "onnxsal.explanation.Explanation"'
     assert list(found) == [8, 9, 10, 11, 12]
     assert 'Argument "input" to "convert" has incompatible type "int"' in found[8]
     assert 'Argument "layout" to "plan" has incompatible type "int"' in found[9]

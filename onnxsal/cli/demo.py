@@ -20,7 +20,8 @@ from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.disk import refuse_loss
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
-from onnxsal.explainer import Explainer, Explanation
+from onnxsal.explainer import Explainer
+from onnxsal.explanation import Explanation
 from onnxsal.metrics.faithfulness import occlusion_correlation
 from onnxsal.metrics.scorer import Scorer, scorer_of
 from onnxsal.report.artefacts import Style

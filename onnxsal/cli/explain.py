@@ -18,7 +18,8 @@ from onnxsal.cli.parameters import PRESET, read_array
 from onnxsal.cli.shell import progress, say, show, show_json, show_table
 from onnxsal.disk import reads
 from onnxsal.errors import ExampleNeeded, InputError
-from onnxsal.explainer import Explainer, Explanation
+from onnxsal.explainer import Explainer
+from onnxsal.explanation import Explanation
 from onnxsal.report.artefacts import MATLAB, TOP, Style, record, refuse_taken, save_artefacts
 from onnxsal.report.parts import parts_of, parts_sheet
 from onnxsal.report.path_sheet import path_sheet

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.errors import MethodError, ModelError
-from onnxsal.explainer import Explainer, Explanation, Target
+from onnxsal.explainer import Explainer, Target
+from onnxsal.explanation import Explanation
 from onnxsal.graph.load import Source
 from onnxsal.methods.region import region_model
 from onnxsal.runtime.session import Session, open_session

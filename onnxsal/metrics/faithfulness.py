@@ -9,7 +9,8 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from onnxsal.errors import InputError, near_miss
-from onnxsal.explainer import Explainer, Explanation, Target
+from onnxsal.explainer import Explainer, Target
+from onnxsal.explanation import Explanation
 from onnxsal.metrics.curve import CurveOptions, CurveSettings
 from onnxsal.metrics.input_places import CONSTANT, InputPlaces, Maps, constant, flagged, maps_at
 from onnxsal.metrics.occlusion import OcclusionOptions, OcclusionSettings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.errors import InputError
-from onnxsal.explainer import Explanation
+from onnxsal.explanation import Explanation
 from onnxsal.facts.axes import Picture, image_axes
 from onnxsal.metrics.libraries import library
 

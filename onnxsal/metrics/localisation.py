@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.errors import InputError
-from onnxsal.explainer import Explanation
+from onnxsal.explanation import Explanation
 from onnxsal.metrics.input_places import CONSTANT, Maps, constant, flagged, resized
 from onnxsal.metrics.libraries import library
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxsal.explainer import Explanation
+from onnxsal.explanation import Explanation
 from onnxsal.metrics.input_places import InputPlaces, Maps, chosen_map, constant, flagged, sized_map
 from onnxsal.metrics.libraries import library
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxsal.ask.question import Question
 from onnxsal.disk import WRITTEN, refuse_loss, sha256
-from onnxsal.explainer import Explanation
+from onnxsal.explanation import Explanation
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.heatmap import overlay, render_map, scale_map
 from onnxsal.runtime.pictures import save_picture

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from onnxsal.errors import MethodError
-from onnxsal.explainer import Explanation
+from onnxsal.explanation import Explanation
 from onnxsal.report.sheet import tile
 from onnxsal.runtime.heatmap import render_map, scale_map
 

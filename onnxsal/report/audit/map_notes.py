@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from onnxsal.errors import InputError
-from onnxsal.explainer import Explanation
+from onnxsal.explanation import Explanation
 from onnxsal.facts.axes import image_axes
 from onnxsal.metrics.dataset import Sample
 from onnxsal.metrics.record import Line

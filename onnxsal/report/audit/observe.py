@@ -14,7 +14,8 @@ import numpy as np
 from onnxsal.ask.request import Ask
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
-from onnxsal.explainer import Explainer, Explanation
+from onnxsal.explainer import Explainer
+from onnxsal.explanation import Explanation
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.dataset import Dataset, Sample
 from onnxsal.metrics.evaluation import Way
