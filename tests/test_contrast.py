@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import onnxsal
 from onnxsal import Explainer
 from onnxsal.cli import app
-from onnxsal.engine.method import get_method, shipped_methods
+from onnxsal.engine.method import get_method, parse_method, shipped_methods
 from onnxsal.errors import MethodError, OnnxsalError, TargetError
 from onnxsal.methods.build import wrapper_of
 from tests.small_models import cnn, make, node
@@ -86,8 +86,8 @@ def test_every_method_compares_or_says_why_not(method: str):
         with pytest.raises(OnnxsalError):
             explained(method, 2, against="runner-up", **explain)
         return
-    if not wrapper_of(get_method(method)).asks_class:
-        with pytest.raises(MethodError, match="explains no class"):
+    if not wrapper_of(get_method(method)).asks_class or method == "class_competition":
+        with pytest.raises(MethodError, match=r"explains no class|compares classes in its own way"):
             explained(method, 2, against="runner-up", **explain)
         return
     found = explained(method, 2, against="runner-up", **explain)
@@ -155,3 +155,47 @@ def test_the_command_line_takes_labels(tmp_path: Path):
         app, ["evaluate", str(tmp_path / "m.onnx"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "e"), "--against", "1"]
     )
     assert refused.exit_code == 2
+
+
+def competed(attributions: list[np.ndarray], temperature: float, threshold: float, scale: str) -> np.ndarray:
+    """The formula, of one sample: the first is what is explained."""
+    sizes = np.abs(np.stack(attributions))
+    sizes = np.exp(temperature * (sizes / sizes.max() if scale == "max" else sizes))
+    shares = sizes / sizes.sum(0)
+    return np.where(shares[0] > 1 / len(attributions) + threshold, attributions[0] * shares[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("of", "settings"),
+    [
+        ("input_x_gradient", {}),
+        ("gradient", {"classes": 2, "temperature": 3.0, "threshold": 0.1}),
+        ("lrp_epsilon", {"classes": 9, "scale": "none"}),
+        ("integrated_gradients", {"classes": 3}),
+    ],
+)
+def test_classes_compete_at_every_element(of: str, settings: dict[str, Any]):
+    names = {"classes": 4, "temperature": 10.0, "threshold": 0.01, "scale": "max"} | settings
+    rows = "".join(f"[parameters.{k}]\ndefault = {json.dumps(v)}\ndoc = 'x'\n" for k, v in names.items())
+    table = parse_method(f'name = "whole"\nwrap = "competition"\nof = ["{of}"]\n{rows}', "whole.toml")
+    found = Explainer(cnn(), table).explain(X, 2)
+    own, alone = next(iter(found.outputs.values())), Explainer(cnn(), of)
+    for n, scores in enumerate(own):
+        others = np.argsort(-np.where(np.arange(5) == 2, -np.inf, scores), kind="stable")[: min(names["classes"], 5) - 1]
+        parts = [alone.explain(X[n : n + 1], int(c)).attribution[0] for c in (2, *others)]
+        wanted = competed(parts, names["temperature"], names["threshold"], names["scale"])
+        np.testing.assert_allclose(found.attribution[n], wanted, atol=1e-5 * np.abs(parts[0]).max())
+        assert 0 < np.count_nonzero(wanted) < wanted.size
+    assert found.saliency_map is not None
+    assert found.residual is None
+
+
+def test_classes_that_cannot_compete_are_refused():
+    with pytest.raises(MethodError, match="in its own way"):
+        onnxsal.convert(cnn(), "class_competition", against=1)
+    with pytest.raises(MethodError, match="made of one other"):
+        onnxsal.convert(cnn(), parse_method('name = "w"\nwrap = "competition"\nof = ["gradient", "ig"]\n', "w.toml"))
+    nodes = [node("Flatten", "x", "f"), node("MatMul", "f w", "y")]
+    single = make(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 1]}, {"w": np.ones((192, 1), np.float32)})
+    with pytest.raises(MethodError, match="has one class"):
+        onnxsal.convert(single, "class_competition")

@@ -261,8 +261,8 @@ def _parts(
             parts.append(Part(method, table, str(rescale)))
         except MethodError as error:
             mistakes.add(place, str(error).removeprefix(f"{mistakes.where}: "))
-    if given is not None and len(parts) < 2 and not mistakes.found:
-        mistakes.add(", of", "a method is made of two others or more.")
+    if given is not None and not parts and not mistakes.found:
+        mistakes.add(", of", "a method is made of others: name one at least.")
     return tuple(parts)
 
 

@@ -235,7 +235,8 @@ class Wrapper:
     ``keeps``: the law whose relative error it returns ('' = none). ``shares`` is the component [N, k] with the shares that the
     score is divided into ('' = it is not), ``columns`` what these are, the result's ``parts`` their names; ``books``: they are what
     reaches the input, and what does not, written down on the way. ``refined_by``: the parameter that brings a sum closer to the law,
-    which it keeps in the limit only ('' = the law holds exactly). ``composes``: it puts other methods (``of``) together.
+    which it keeps in the limit only ('' = the law holds exactly). ``composes``: it puts so many other methods (``of``) together,
+    at least and at most.
     ``asks_class``: what it tells depends on the class.
     """
 
@@ -248,7 +249,7 @@ class Wrapper:
     columns: tuple[str, ...] = ()
     books: bool = False
     refined_by: str = ""
-    composes: bool = False
+    composes: tuple[int, int] = (0, 0)
     asks_class: bool = True
 
 
@@ -273,9 +274,13 @@ def wrapper_of(method: Method) -> Wrapper:
     if found is None:
         known = ", ".join(map(repr, WRAPPERS))
         raise MethodError(f"method '{method.name}': unknown wrap '{method.wrap}'{near_miss(method.wrap, WRAPPERS)}; known: {known}.")
-    if bool(method.of) != found.composes:
-        composing = ", ".join(name for name, wrapper in WRAPPERS.items() if wrapper.composes)
+    least, most = found.composes
+    if bool(method.of) != bool(most):
+        composing = ", ".join(name for name, wrapper in WRAPPERS.items() if wrapper.composes[1])
         raise MethodError(f"method '{method.name}': its wrap is '{found.name}', but of = [...] goes with {composing} and only with these.")
+    if not least <= len(method.of) <= most:
+        wanted = "one other" if most == 1 else "two others or more"
+        raise MethodError(f"method '{method.name}': wrap '{found.name}' is made of {wanted}; of = [...] names {len(method.of)}.")
     if (found.starts == "score") != (method.seed == "score"):
         seed = "score" if found.starts == "score" else "one"
         raise MethodError(f"method '{method.name}': wrap '{found.name}' does not begin with seed '{method.seed}'; write seed = \"{seed}\".")
@@ -286,7 +291,7 @@ def wrapper_of(method: Method) -> Wrapper:
 
 def keeps_law(method: Method) -> bool:
     """Whether the method, or a part of it, returns the relative error of a law."""
-    return any(keeps_law(part.method) for part in method.of) if method.of else bool(wrapper_of(method).keeps)
+    return bool(wrapper_of(method).keeps) and (not method.of or any(keeps_law(part.method) for part in method.of))
 
 
 def refined_by(method: Method) -> str:

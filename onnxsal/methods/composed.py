@@ -13,6 +13,8 @@ from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
 from onnxsal.methods.build import Build, Result, with_colours, wrap, wrapper_of
 
+MANY = 2**31 - 1
+
 Combine = Callable[[Emit, Sequence[Value]], Value]
 """(op, values of one shape) -> one value."""
 
@@ -26,19 +28,19 @@ class Shown:
     residual: Value | None
 
 
-@wrap("product", keeps="those of its parts", composes=True)
+@wrap("product", keeps="those of its parts", composes=(2, MANY))
 def product(build: Build) -> Result:
     """``A = prod_k A_k / s_k``, ``map = prod_k map_k / t_k`` with the scales that the table asks for (``rescale``; default 1)."""
     return _composed(build, lambda op, values: reduce(op.Mul, values))
 
 
-@wrap("sum", keeps="those of its parts", composes=True)
+@wrap("sum", keeps="those of its parts", composes=(2, MANY))
 def sum_(build: Build) -> Result:
     """``A = sum_k A_k / s_k``, ``map = sum_k map_k / t_k`` with the scales that the table asks for (``rescale``; default 1)."""
     return _composed(build, lambda op, values: op.Sum(*values))
 
 
-@wrap("mean", keeps="those of its parts", composes=True)
+@wrap("mean", keeps="those of its parts", composes=(2, MANY))
 def mean(build: Build) -> Result:
     """``A = 1/n sum_k A_k / s_k``, ``map = 1/n sum_k map_k / t_k`` with the scales that the table asks for (``rescale``; default 1)."""
     return _composed(build, lambda op, values: op.Mean(*values))
@@ -59,7 +61,13 @@ def _composed(build: Build, fold: Combine) -> Result:
 
 
 def _part(build: Build, part: Part, number: int) -> Shown:
-    """One part, built as if it were alone, its own inputs and outputs named after it (and numbered, where a method is there twice)."""
+    """One part under its own name, numbered where a method is there twice."""
+    same = [other.method.name for other in build.method.of].count(part.method.name) > 1
+    return part_of(build, part, f"{part.method.name}{number}" if same else part.method.name)
+
+
+def part_of(build: Build, part: Part, label: str) -> Shown:
+    """One part, built as if it were alone, its own inputs and outputs named after ``label``."""
     op, method = build.op, part.method
     settings = method.settle(part.parameters)
     score = settings.pop("score", build.question.score)
@@ -67,8 +75,6 @@ def _part(build: Build, part: Part, number: int) -> Shown:
         raise MethodError(
             f"part '{method.name}' of method '{build.method.name}' explains score='{score}'; ask for that score for the whole."
         )
-    same = [other.method.name for other in build.method.of].count(method.name) > 1
-    label = f"{method.name}{number}" if same else method.name
     own = replace(
         build,
         method=method.bound(with_colours(settings, build.edges)),
