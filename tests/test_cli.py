@@ -300,8 +300,9 @@ def test_tokens_are_explained_at_their_vectors(tmp_path: Path) -> None:
         assert "map" not in one["files"]
     shown = done("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "ixg").stdout
     assert f"{records[2]['tokens']['attribution'][3]:+.4g}" in shown
-    (one,) = answer("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "fullgrad")
-    shown = done("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "fullgrad").stdout
+    (one,) = answer("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "fullgrad", "--prefix", "added.")
+    assert "--prefix" in mistake("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "fullgrad")
+    shown = done("explain", TOKENS, tmp_path / "one.npy", "-o", tmp_path / "out", "-m", "fullgrad", "--prefix", "added.").stdout
     assert all(name in shown and f"{part:+.4g}" in shown for name, part in one["parts"].items())
     assert "looked up in" in done("plan", TOKENS, "-m", "ixg").stdout
     assert "belongs to an entry of 'ids'" in done("check", TOKENS, "--provider", "cpu", "-m", "ixg").stdout
