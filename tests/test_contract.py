@@ -29,7 +29,10 @@ from tests.small_models import cnn, cnn_nhwc, draw, make, node, segmenter, token
 FITTED = ("pattern_attribution", "patternnet")
 """Methods that need something fitted to data beforehand; their own tests hold them to the contract."""
 
-METHODS = [m for m in onnxsal.methods() if m not in FITTED]
+OF_ATTENTION = ("attention_rollout", "chefer")
+"""Methods that explain transformers only: tests/test_rollout.py has their numbers."""
+
+METHODS = [m for m in onnxsal.methods() if m not in (*FITTED, *OF_ATTENTION)]
 QUICK = {"n_steps": 6, "n_samples": 4, "n_masks": 12, "window": 3, "stride": 2}
 """Fewer points than the defaults: the contract does not depend on their number."""
 

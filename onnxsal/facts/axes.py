@@ -24,11 +24,15 @@ from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, How, Move
 
 
 class Spot(NamedTuple):
-    """Where an axis is in a tensor, and how it got there; ``runs`` entries of that place in turn belong to one index (0: not known)."""
+    """Where an axis is in a tensor, and how it got there; ``runs`` entries of that place in turn belong to one index (0: not known).
+
+    ``apart``: on its way no entries of different indices met, so that it is apart again where it is whole again.
+    """
 
     place: int
     how: How = APART
     runs: int = 1
+    apart: bool = True
 
 
 Trace = Mapping[int, Spot]
@@ -79,7 +83,8 @@ def _joined(node: NodeView, read: Mapping[int, Trace], j: int, sizes: Mapping[in
         if first is not None:
             same = [s for s in spots if s is not None and (s.place, s.runs) == (first.place, first.runs)]
             hows = [s.how for s in same] + ([] if len(same) == len(spots) else [MIXED])
-            found[label] = first._replace(how=max(hows, key=_WORSE.__getitem__))
+            apart = len(same) == len(spots) and all(s.apart for s in same)
+            found[label] = first._replace(how=max(hows, key=_WORSE.__getitem__), apart=apart)
     return found
 
 
@@ -90,7 +95,8 @@ def _of_input(node: NodeView, i: int, spot: Spot, j: int, size: int | None) -> S
     after = moved(node, i, spot.place, j)
     if after is None or (after[1] in (PARTS, INNER) and spot.how in (PARTS, INNER)):
         return None
-    return Spot(after[0], max(spot.how, after[1], key=_WORSE.__getitem__), 0 if after[1] in (PARTS, INNER) else spot.runs)
+    apart = spot.apart and after[1] in (APART, PARTS, INNER)
+    return Spot(after[0], max(spot.how, after[1], key=_WORSE.__getitem__), 0 if after[1] in (PARTS, INNER) else spot.runs, apart)
 
 
 def _reshaped(before: Sequence[int], spot: Spot, after: Sequence[int], size: int) -> Spot | None:
@@ -101,9 +107,9 @@ def _reshaped(before: Sequence[int], spot: Spot, after: Sequence[int], size: int
         if behind and stride % behind == 0 and length % (stride // behind * size) == 0 and length:
             runs = stride // behind
             if length == runs * size:
-                whole = spot.how if spot.how in (APART, MIXED, SUMMED) else MIXED
-                return Spot(place, whole if runs == 1 else PARTS, runs)
-            return Spot(place, INNER, runs)
+                whole = spot.how if spot.how in (APART, MIXED, SUMMED) else APART if spot.apart else MIXED
+                return Spot(place, whole if runs == 1 else PARTS, runs, spot.apart)
+            return Spot(place, INNER, runs, spot.apart)
     return None
 
 
@@ -218,8 +224,8 @@ def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, 
     size = x.shape[0] if x.shape else None
     found = _layouts(x, path, size, batched, picture)
     if isinstance(size, str) and batched and not all(known.samples is not None and known.whole for known in found.values()):
-        for number, numbered in enumerate(_numbered(model, x, size)):
-            tried = _layouts(numbered.value(x.name), [numbered.nodes[n.index] for n in path], _DISTINCT, batched, picture)
+        for number, view in enumerate(_numbered(model, x, size)):
+            tried = _layouts(view.value(x.name), [view.nodes[n.index] for n in path], _DISTINCT, batched, picture)
             tried = {name: known if _tells_sizes(known) else Layout(None, False) for name, known in tried.items()}
             found = {name: known if number == 0 or found[name].samples is None else found[name] for name, known in tried.items()}
             if all(known.samples is not None for known in found.values()):
@@ -230,6 +236,13 @@ def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, 
 def _tells_sizes(known: Layout) -> bool:
     """Whether no number that was made up for an open size is in it."""
     return not any(known.runs and known.runs % number == 0 for number in _OTHERS)
+
+
+def numbered(model: Model, x: Value) -> Iterator[Model]:
+    """The model as it is, then with numbers for sizes that are open: for its batch, for all of them."""
+    yield model
+    if x.shape and isinstance(x.shape[0], str):
+        yield from _numbered(model, x, x.shape[0])
 
 
 def _numbered(model: Model, x: Value, size: str) -> Iterator[Model]:
