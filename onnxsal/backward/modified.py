@@ -14,7 +14,7 @@ from onnxsal.backward.registry import rule
 from onnxsal.facts.gates import factors_of
 from onnxsal.graph import HALF, Emit, NodeView, Signals, Value
 from onnxsal.graph.helpers import add_up, over, times, unbroadcast
-from onnxsal.ops.registry import implicit_bias, spec_of, vjp
+from onnxsal.ops.registry import held_bias, implicit_bias, spec_of, vjp
 
 NEAR = {True: 1e-4, False: 1e-12}
 """Up to this size of x (in half precision, and else) y / x is taken to be the slope at 0: a quotient of such numbers is rounding."""
@@ -80,7 +80,9 @@ def magnitudes(op: Emit, node: NodeView, dys: Signals) -> Signals:
     return [sent.get(i) for i in range(len(node.proto.input))]
 
 
-@rule("held", families=("normalization",), bias=lambda op, node: implicit_bias(op, node, held=True))
+@rule("held", families=("normalization", "recurrent"), bias=held_bias)
 def held(op: Emit, node: NodeView, dys: Signals) -> Signals:
-    """g_x = J^T g of a normalisation whose statistic (a deviation, a root mean square, a norm) is held constant; its mean is not."""
+    """g_x = J^T g of a normalisation whose statistic (a deviation, a root mean square, a norm) is held constant; its mean is not. Of a
+    recurrent layer with its gates constant, and y / a at its other activations.
+    """
     return vjp(op, node, dys, held=True)

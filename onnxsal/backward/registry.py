@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.ops.registry import FAMILIES, implicit_bias
+from onnxsal.ops.registry import FAMILIES, Rest, implicit_bias
 
 RuleFunction = Callable[..., Sequence[Value | None]]
-BiasFunction = Callable[[Emit, NodeView], Value | None]
+BiasFunction = Callable[[Emit, NodeView], Rest]
 Vanishes = Callable[[NodeView, Mapping[str, Any], bool], bool]
 
 
@@ -19,7 +19,7 @@ Vanishes = Callable[[NodeView, Mapping[str, Any], bool], bool]
 class Rule:
     """A named way for a signal to cross a node: ``rule(op, node, dys, **parameters) -> one entry per input``. ``kinds`` are the annotations
     of the parameters: what a table may give for them. ``bias(op, node)`` is what the node keeps, ``r = y - sum_i J_i x_i`` with the
-    Jacobian that the rule puts in place of the derivative (``None``: nothing).
+    Jacobian that the rule puts in place of the derivative (``None``: nothing), of the first output or a list with one for each.
     """
 
     name: str

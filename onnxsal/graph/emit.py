@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +17,8 @@ from onnx import TensorProto, helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxsal.graph.model import GRID, HALF, Model, NodeView, Value, captured
+
+T = TypeVar("T")
 
 Operand = Value | float | int | bool | Sequence[int] | Sequence[float] | np.ndarray | None
 
@@ -49,7 +51,7 @@ class Emit:
         self._graph = gs.Graph(opset=model.opset)
         self._tensors: dict[str, gs.Tensor] = {}
         self._copied: dict[str, list[onnx.AttributeProto]] = {}
-        self._cache: dict[Any, Value] = {}
+        self._cache: dict[Any, Any] = {}
         self._counter: dict[str | tuple[str, str], int] = {}
         self._keep: list[str] = []
         self._declared: dict[str, onnx.ValueInfoProto] = {}
@@ -94,7 +96,8 @@ class Emit:
             name = self._unique(f"{self.prefix}/const")
             self._tensors[name] = gs.Constant(name, array)
             self._cache[key] = Value(name, helper.np_dtype_to_tensor_dtype(array.dtype), tuple(array.shape))
-        return self._cache[key]
+        known: Value = self._cache[key]
+        return known
 
     def _as_array(self, value: Any) -> np.ndarray:
         if isinstance(value, np.ndarray | np.generic):
@@ -124,11 +127,12 @@ class Emit:
     def _as_float(self, value: Value) -> Value:
         return self.cached(("f32", value.name), lambda: self.Cast(self.raw(value), to=TensorProto.FLOAT))
 
-    def cached(self, key: Any, build: Callable[[], Value]) -> Value:
+    def cached(self, key: Any, build: Callable[[], T]) -> T:
         """Emit once per key: what several rules ask of the same forward tensor is computed once."""
         if key not in self._cache:
             self._cache[key] = build()
-        return self._cache[key]
+        known: T = self._cache[key]
+        return known
 
     # ----- nodes -----
 

@@ -40,20 +40,22 @@ class Site:
     """A node as the place of a bias term.
 
     ``explicit``: its bias is made of parameters alone. ``channel``: the one axis along which such a bias varies, if there is one.
+    ``output`` is the one at which it stands.
     """
 
     step: Step
     layout: Layout
     explicit: bool
     channel: int | None
+    output: int = 0
 
     @property
     def name(self) -> str:
-        return self.step.node.name
+        return f"{self.step.node.name}:{self.output}" if self.output else self.step.node.name
 
     @property
     def y(self) -> Value:
-        return self.step.node.y
+        return self.step.node.output(self.output)
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,10 @@ def survey(build: Build) -> dict[str, Site]:
     sites = {}
     for step in steps:
         explicit = is_explicit(step, data)
-        own = layout.get(step.node.y.name, Layout(None, False)) if step.node.outputs[0] is not None else Layout(None, False)
-        sites[step.node.name] = Site(step, own, explicit, bias_axis(step) if explicit else None)
+        for j, y in enumerate(step.node.outputs):
+            own = Layout(None, False) if y is None else layout.get(y.name, Layout(None, False))
+            site = Site(step, own, explicit, bias_axis(step) if explicit and not j else None, j)
+            sites[site.name] = site
     for name in build.settings.get("layers") or ():
         if name not in sites:
             raise MethodError(
@@ -114,6 +118,10 @@ def noting(sites: dict[str, Site], terms: list[BiasTerm], op: Emit) -> Visit:
         signal, *others = dys
         bias = step.rule.bias(op, step.node)
         if bias is None:
+            return
+        if not isinstance(bias, Value):
+            found = [(j, dy, r) for j, (dy, r) in enumerate(zip(dys, bias, strict=True)) if dy is not None and r is not None]
+            terms.extend(BiasTerm(sites[f"{step.node.name}:{j}" if j else step.node.name], dy, r) for j, dy, r in found)
             return
         bias = levelled(op, step.node, bias)
         if signal is None or any(o is not None for o in others):

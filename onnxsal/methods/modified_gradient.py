@@ -27,7 +27,7 @@ def kind_of(site: Site) -> str:
     """What the bias term of a node is (``KINDS``)."""
     if site.step.family == "softmax" or SOFTMAX in site.step.node.tags:
         return "softmax"
-    if site.step.family in ("linear", "normalization") or (site.explicit and site.channel is not None):
+    if site.step.family in ("linear", "normalization", "recurrent") or (site.explicit and site.channel is not None):
         return "bias"
     return "constant" if site.step.family in ("add", "movement", "select") else "function"
 

@@ -9,8 +9,8 @@ from onnx import helper
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import mask
-from onnxsal.ops.registry import vjp
+from onnxsal.graph.helpers import mask, ones_like
+from onnxsal.ops.registry import spec_of, vjp
 
 _NAMES = ["Affine", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "ScaledTanh", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu"]
 _LOWER = {name.lower(): name for name in _NAMES}
@@ -20,6 +20,9 @@ _TAKES = {"Affine": 2, "ScaledTanh": 2, "HardSigmoid": 2, "LeakyRelu": 1, "Elu":
 """How many parameters (alpha, then beta) an activation takes from the node's lists, which are consumed in order."""
 
 DEFAULTS = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
+
+NEAR = 1e-12
+"""Up to this size of a its ratio y / a is taken to be the slope at 0."""
 
 Through = Callable[[Value], Value]
 """Multiplies a signal by the slope of an activation."""
@@ -42,14 +45,42 @@ class Activation:
             return y, slope
         return y, lambda signal: mask(op, op.LessOrEqual(op.Abs(a), clip), slope(signal))
 
+    def ratio(self, op: Emit, node: NodeView, a: Value, done: tuple[Value, Through]) -> tuple[Value, Value | None]:
+        """(k, r) with ``y = k a + r``, of an activation that was ``done``: k = y / a, where y is 0 at 0 (there its slope), and no r.
+
+        Of any other k is the derivative.
+        """
+        (y, slope), (view, origin) = done, self._origin(node, a)
+        if origin is not None:
+            near = op.Less(op.Abs(a), NEAR)
+            return op.Where(near, origin, op.Div(y, a)), None
+        k = slope(ones_like(op, a))
+        homogeneous = view is not None and (spec := spec_of(view)) is not None and spec.bias == "zero"
+        return k, None if homogeneous else op.Sub(y, op.Mul(k, a))
+
+    def _origin(self, node: NodeView, a: Value) -> tuple[NodeView | None, float | None]:
+        """The node of the activation alone, and its slope at 0 if it is 0 there and curved (``None``: it is not, or has a kink there)."""
+        if self.name == "Affine":
+            return None, self.alpha if self.beta == 0 else None
+        if self.name == "ScaledTanh":
+            assert self.alpha is not None
+            assert self.beta is not None
+            return None, self.alpha * self.beta
+        view = self._node(node, a)
+        spec = spec_of(view)
+        return view, None if spec is None else spec.origin(view)
+
+    def _node(self, node: NodeView, a: Value) -> NodeView:
+        given = {k: v for k, v in (("alpha", self.alpha), ("beta", self.beta)) if v is not None}
+        return NodeView(node.model, helper.make_node(self.name, [a.name], ["y"], name=node.name, **given), node.index)
+
     def _apply(self, op: Emit, node: NodeView, a: Value) -> tuple[Value, Through]:
         if self.name == "Affine":
             return op.Add(op.Mul(a, self.alpha), self.beta), lambda signal: op.Mul(signal, self.alpha)
         if self.name == "ScaledTanh":
             y, inner = Activation("Tanh")._apply(op, node, op.Mul(a, self.beta))
             return op.Mul(y, self.alpha), lambda signal: op.Mul(op.Mul(inner(signal), self.alpha), self.beta)
-        given = {k: v for k, v in (("alpha", self.alpha), ("beta", self.beta)) if v is not None}
-        view = NodeView(node.model, helper.make_node(self.name, [a.name], ["y"], name=node.name, **given), node.index)
+        view = self._node(node, a)
         y = op.clone(view, [a])
         view.proto.output[0] = y.name
         view.wants = (True,)

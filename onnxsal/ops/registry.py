@@ -25,6 +25,9 @@ from onnxsal.ops.statements import AxesRule, Edge, EdgeRule, Facts, Keeps, Range
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
 Bias = Callable[[Emit, NodeView], Value | None]
+Rest = Value | None | Sequence[Value | None]
+"""What an operator keeps, of its first output or of each."""
+
 BiasKind = Literal["zero", "symmetric", "affine", "linear", "product", "unknown"]
 
 FAMILIES: dict[str, str] = {
@@ -89,10 +92,12 @@ def case(
 
 @dataclass(frozen=True)
 class Held:
-    """An operator that divides by a statistic of its input, with that statistic held constant: its gradient, and its implicit bias."""
+    """An operator that divides by a statistic of its input, or multiplies by gates, with these held constant: its gradient, and its
+    implicit bias (of an operator with several outputs one for each).
+    """
 
     gradient: Gradient
-    bias: Bias
+    bias: Callable[[Emit, NodeView], Rest]
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class OpOptions(TypedDict, total=False):
     units: Units
     """Where a layer keeps the weights of each of its units."""
     held: Held
-    """What it is while the statistic that it divides by is held constant."""
+    """What it is while the statistic that it divides by, or its gates, are held constant."""
     origin: Callable[[NodeView], float | None] | float
     """The slope at 0 of a function of its first input that is 0 there; ``None`` where it is not."""
     trained: Sequence[int]
@@ -300,7 +305,7 @@ def family_of(node: NodeView) -> str:
 def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None], held: bool = False) -> list[Value | None]:
     """The registered gradient of a node: one signal per input, ``None`` where the input is not wanted.
 
-    ``held``: that of its form with a constant statistic, if it divides by one. Raises ``UnsupportedError`` if a wanted input gets no
+    ``held``: that of its form with a constant statistic or gates, if it has one. Raises ``UnsupportedError`` if a wanted input gets no
     signal and is not one of the operator's ``stops``.
     """
     spec = spec_of(node)
@@ -321,16 +326,17 @@ def vjp(op: Emit, node: NodeView, dys: Sequence[Value | None], held: bool = Fals
     return answer
 
 
-def implicit_bias(op: Emit, node: NodeView, held: bool = False) -> Value | None:
-    """``r = y - sum_i J_i x_i`` over the wanted inputs, broadcastable to y; ``None`` where it is identically zero.
+def held_bias(op: Emit, node: NodeView) -> Rest:
+    """As ``implicit_bias``, of the form of the operator with its statistic, or its gates, constant: of its first output, or of each."""
+    spec = spec_of(node)
+    return implicit_bias(op, node) if spec is None or spec.held is None else spec.held.bias(op, node)
 
-    ``held``: with the Jacobian of its form with a constant statistic, if it divides by one.
-    """
+
+def implicit_bias(op: Emit, node: NodeView) -> Value | None:
+    """``r = y - sum_i J_i x_i`` over the wanted inputs, broadcastable to y; ``None`` where it is identically zero."""
     spec = spec_of(node)
     if spec is None:
         raise UnsupportedError(f"{node.label} has no implicit bias; known operators: `onnxsal ops`.")
-    if held and spec.held is not None:
-        return spec.held.bias(op, node)
     if callable(spec.bias):
         return spec.bias(op, node)
     return _BIASES[spec.bias](op, node)
