@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.facts.attention import AttentionLayer, attention_of
+from onnxsal.facts.axes import numbered
 from onnxsal.graph import Model
 from onnxsal.graph.load import load_model
 from onnxsal.ops.registry import known
@@ -182,3 +183,16 @@ def test_attention_of_both_exporters(exporter: str, opset: int, kind: str) -> No
     assert (layer.axis % rank, layer.query, layer.key) == (rank - 1, rank - 2, rank - 1)
     assert layer.position == 0
     assert layer.scores
+
+
+def test_a_table_that_is_cut_to_the_number_of_tokens() -> None:
+    """Sizes are filled in with small numbers too: the table of positions holds no more than 64."""
+    nodes = [
+        node("Shape", "x", "l", start=1, end=2),
+        node("Slice", "table zero l zero", "positions"),
+        node("Add", "x positions", "y"),
+    ]
+    weights = {"table": draw(64, 6), "zero": np.array([0])}
+    for batch in ("N", 2):
+        model = Model(make(nodes, {"x": [batch, "L", 6]}, {"y": [batch, "L", 6]}, weights))
+        assert any(view.value("y").static for view in numbered(model, model.value("x")))

@@ -199,6 +199,9 @@ _DISTINCT = 1009
 _OTHERS = (1013, 1019, 1021, 1031, 1033, 1039)
 """The same for other sizes that are open."""
 
+_FEW = (37, 41, 43, 47, 53, 59)
+"""The same, of few entries."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -239,10 +242,17 @@ def _tells_sizes(known: Layout) -> bool:
 
 
 def numbered(model: Model, x: Value) -> Iterator[Model]:
-    """The model as it is, then with numbers for sizes that are open: for its batch, for all of them."""
+    """The model as it is, then with numbers for sizes that are open: for its batch, for all of them, and for all of them small ones.
+
+    Tables that are cut to a size, as of positions, hold no more than so many entries.
+    """
     yield model
-    if x.shape and isinstance(x.shape[0], str):
-        yield from _numbered(model, x, x.shape[0])
+    batch = x.shape[0] if x.shape and isinstance(x.shape[0], str) else ""
+    symbols = dict.fromkeys(d.dim_param for i in model.proto.graph.input for d in i.type.tensor_type.shape.dim if d.dim_param)
+    if batch:
+        yield from _numbered(model, x, batch)
+    for numbers in (_FEW,) if batch else (_OTHERS, _FEW) if symbols else ():
+        yield model.once(("numbers", x.name, numbers), partial(_all_numbered, model, x, batch, symbols, numbers))
 
 
 def _numbered(model: Model, x: Value, size: str) -> Iterator[Model]:
@@ -260,9 +270,9 @@ def _numbered(model: Model, x: Value, size: str) -> Iterator[Model]:
             return
 
 
-def _all_numbered(model: Model, x: Value, batch: str, symbols: Iterable[str]) -> Model:
-    proto = with_batch(model.proto, x.name, batch, _DISTINCT)
-    for symbol, number in zip((s for s in symbols if s != batch), _OTHERS, strict=False):
+def _all_numbered(model: Model, x: Value, batch: str, symbols: Iterable[str], numbers: Sequence[int] = _OTHERS) -> Model:
+    proto = with_batch(model.proto, x.name, batch, _DISTINCT) if batch else model.proto
+    for symbol, number in zip((s for s in symbols if s != batch), numbers, strict=False):
         proto = with_batch(proto, x.name, symbol, number)
     return Model(proto)
 
