@@ -439,7 +439,9 @@ def test_windows_of_a_picture() -> None:
         ([4, 1, 5, 8], 2, [4, 5, 8], 1),
         ([4, 5, 8], 1, [4, 1, 5, 8], 2),
         ([4, 5, 8], 1, [20, 8], None),
-        ([None, 5, 8], 1, [None, 5, 8], None),
+        ([None, 5, 8], 1, [None, 5, 8], 1),
+        ([None, 5, 8], 1, [None, 8, 5], None),
+        ([None, 5, 8], 1, [None, 5, 2, 4], 1),
     ],
 )
 def test_regrouped_axis(before: list, axis: int, after: list, wanted: int | None) -> None:
