@@ -303,6 +303,10 @@ def test_forms_of_attention(form: str) -> None:
         wanted = multiplied(matrices, method)[:, 0]
         assert np.isfinite(wanted).all()
         np.testing.assert_allclose(found["attribution"].sum(-1), wanted, rtol=3e-5, atol=1e-6)
+    if form == "a softmax per head":
+        wide = onnxsal.convert(export(model.double(), "legacy", 17, example=x.double()), "chefer")
+        found = run(wide, {"input": x.double().numpy(), "target": np.array([1])})
+        np.testing.assert_allclose(found["attribution"].sum(-1), multiplied(matrices, "chefer")[:, 0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("form", ["windows", "reversed", "probes"])

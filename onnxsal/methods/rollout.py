@@ -16,7 +16,7 @@ from onnxsal.facts.attention import AttentionLayer
 from onnxsal.facts.axes import layouts
 from onnxsal.facts.wild import wild_tensors
 from onnxsal.graph import Emit, Value
-from onnxsal.graph.helpers import as_compute, cast, dim_of, recast, shape_of, signal_type
+from onnxsal.graph.helpers import add_up, as_compute, cast, dim_of, recast, shape_of, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import share_among_channels, upsample
@@ -115,7 +115,7 @@ def _sides(op: Emit, tokens: _Tokens, matrix: Matrix) -> list[Value]:
     found = []
     for side in reversed(tokens.known.layers):
         matrices = [matrix(layer) for layer in side]
-        found.append(matrices[0] if len(matrices) == 1 else op.Mean(*matrices))
+        found.append(matrices[0] if len(matrices) == 1 else op.Mul(add_up(op, matrices), 1.0 / len(matrices)))
     return found
 
 
