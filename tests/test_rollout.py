@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import onnxsal
-from onnxsal.errors import TargetError
+from onnxsal.errors import PlanError
 from tests.oracle import run
 from tests.small_models import cnn
 from tests.torch_nets import export, exported, images, net
@@ -315,11 +315,11 @@ def test_attention_that_is_not_among_the_tokens_is_refused(form: str) -> None:
     model, x = in_form(form)
     proto = export(model, "legacy", 17, example=x)
     for method in ("chefer", "attention_rollout"):
-        with pytest.raises(TargetError, match="is no attention among the tokens of 'input'"):
+        with pytest.raises(PlanError, match="is no attention among the tokens of 'input'"):
             onnxsal.convert(proto, method)
 
 
 @pytest.mark.parametrize("method", ["chefer", "attention_rollout"])
 def test_without_attention_it_is_refused(method: str) -> None:
-    with pytest.raises(TargetError, match=r"no softmax between 'x' and .* weights values"):
+    with pytest.raises(PlanError, match=r"no softmax between 'x' and .* weights values"):
         onnxsal.convert(cnn(), method)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onnxsal.ask.layers import layers_of
 from onnxsal.ask.question import Question
-from onnxsal.errors import TargetError
+from onnxsal.errors import PlanError
 from onnxsal.facts.attention import AttentionLayer, attention_of
 from onnxsal.facts.axes import Spot, Trace, moved, numbered, trace
 from onnxsal.facts.grounds import Found, Ground
@@ -73,12 +73,12 @@ class Attended:
 
 
 def attended(question: Question) -> Attended:
-    """The self-attention of a question. Raises ``TargetError`` where there is none, or not of the same tokens all the way."""
+    """The self-attention of a question. Raises ``PlanError`` where there is none, or not of the same tokens all the way."""
     model, x = question.model, question.x
     found = _Walked(question)
     own = [layer for layer in attention_of(model) if layer.weights in found.active]
     if not own:
-        raise TargetError(
+        raise PlanError(
             f"no softmax between '{x.name}' and '{question.start.name}' weights values in a matrix product, so there is no attention to "
             "follow. Use a method that needs none, such as 'gradient' or 'fullgrad'."
         )
@@ -104,8 +104,8 @@ def _one_after_the_other(layers: Sequence[AttentionLayer]) -> tuple[tuple[Attent
     return tuple(tuple(layer for i, layer in enumerate(layers) if depth[i] == d) for d in range(max(depth.values()) + 1))
 
 
-def _other_tokens(layer: AttentionLayer, x: Value) -> TargetError:
-    return TargetError(
+def _other_tokens(layer: AttentionLayer, x: Value) -> PlanError:
+    return PlanError(
         f"{layer.softmax.label} is no attention among the tokens of '{x.name}': its queries, its keys and its values are not all made "
         "of them, one by one and in their order (attention within windows, between two sequences, by queries that are parameters, or over "
         "tokens whose number changes on the way). The matrices of all layers are multiplied, so their tokens must be the same: explain a "
@@ -126,7 +126,7 @@ def _begin(question: Question, found: _Walked, side: Sequence[AttentionLayer]) -
         seeds = {name: {0: Spot(layer.tokens)}}
         if layer.tokens_of is not None and all(_is_of(found, seeds, one) for one in side):
             return None, layer.tokens_of, seeds
-    raise TargetError(
+    raise PlanError(
         f"where on the picture the tokens lie that {side[0].softmax.label} weights does not follow from the graph. Give the grid's height "
         "and width: --grid 14x14, or grid=(14, 14) in Python; or explain the embedded patches (--input)."
     )

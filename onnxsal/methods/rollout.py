@@ -11,7 +11,7 @@ from onnxsal.ask.attended import Attended, attended
 from onnxsal.backward.book import Book
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import traverse
-from onnxsal.errors import TargetError
+from onnxsal.errors import PlanError
 from onnxsal.facts.attention import AttentionLayer
 from onnxsal.facts.axes import layouts
 from onnxsal.facts.wild import wild_tensors
@@ -60,7 +60,7 @@ class _Tokens:
         op, like = self.op, self.build.question.model.value(name)
         samples = None if self.book.alone else self.book.layout(like)
         if samples is not None and (samples.runs or samples.samples in kept):
-            raise TargetError(f"the samples in '{name}' are not in front of what belongs to them. Export the model with a batch of 1.")
+            raise PlanError(f"the samples in '{name}' are not in front of what belongs to them. Export the model with a batch of 1.")
         front = [] if samples is None or samples.samples is None else [samples.samples]
         order = [*front, *(a for a in range(like.rank) if a not in (*front, *kept)), *kept]
         moved = value if order == list(range(like.rank)) else op.Transpose(value, perm=order)
@@ -128,7 +128,7 @@ def _weights(tokens: _Tokens, layer: AttentionLayer) -> Value:
 
 def _axes(layer: AttentionLayer) -> list[int]:
     if layer.query is None or layer.key is None:
-        raise TargetError(f"{layer.softmax.label}: which of its axes are queries and keys does not follow from the graph.")
+        raise PlanError(f"{layer.softmax.label}: which of its axes are queries and keys does not follow from the graph.")
     return [layer.query, layer.key]
 
 
