@@ -160,11 +160,10 @@ class Block(nn.Module):
 
 
 EXPORTS = [
-    *[("dynamo", opset, kind) for opset in (18, 23) for kind in ("plain", "causal", "boolean mask")],
+    *[("dynamo", opset, kind) for opset in (18, 23) for kind in ("causal", "boolean mask")],
     *[("legacy", opset, kind) for opset in (14, 17) for kind in ("plain", "causal", "boolean mask")],
     ("legacy", 14, "added mask"),
     ("legacy", 17, "whole"),
-    ("dynamo", 18, "whole"),
 ]
 
 
