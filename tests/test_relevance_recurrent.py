@@ -195,6 +195,17 @@ def test_twelve_steps_against_a_division_at_every_sum(name: str) -> None:
     np.testing.assert_array_equal(*got)
 
 
+def test_fullgrad_on_the_same_pass() -> None:
+    """Bias terms at every output that is read, the last states too."""
+    proto, x = layer("LSTM", direction="bidirectional", lens=[12, 5, 1]), draw(N, T, D, seed=9, dtype=np.float64)
+    fed = {"rows": x, "target": np.array([1])}
+    full, plain = (run(onnxsal.convert(proto, method, components=True), fed) for method in ("libra_fullgrad", "cp_lrp"))
+    assert full["residual"].max() < 1e-12
+    np.testing.assert_array_equal(full["attribution"], plain["attribution"])
+    at_outputs = sum(full[f"fullgrad/{name}"] for name in ("cell", "cell:1", "cell:2"))
+    np.testing.assert_allclose(at_outputs, plain["booked/bias"], rtol=1e-5)
+
+
 def test_the_golden_vector_of_one_step() -> None:
     """An LSTM with one unit; R = h."""
     order = ("i", "o", "f", "g")

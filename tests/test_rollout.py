@@ -176,6 +176,25 @@ def test_a_fixed_batch_and_an_open_length() -> None:
     np.testing.assert_allclose(found["attribution"].sum(-1), oracle(bert("class"), "class", "chefer", 2), rtol=2e-5, atol=1e-6)
 
 
+def test_tokens_that_win_a_maximum_are_read() -> None:
+    """They count in equal parts; nothing is said of a mean."""
+    model, x = in_form("largest")
+    proto = export(model, "legacy", 17, example=x)
+    told = {fact.what: fact.value for fact in onnxsal.plan(proto, "attention_rollout").found}
+    assert told["rows"] == "the rows that add anything to the score (not the masked ones), in equal parts"
+    wanted, kept = multiplied([(a[:, None], g[:, None]) for a, g in recorded(model, x, 1)], "attention_rollout"), []
+    hook = model.head.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    with torch.no_grad():
+        y = x + model.one(0, x)
+        y = y + model.one(1, y)
+        model(x)
+    hook.remove()
+    won = (y == kept[0][:, None]).any(-1).double().numpy()
+    found = run(onnxsal.convert(proto, "attention_rollout"), {"input": x.numpy(), "target": np.array([1])})
+    rows = (won / won.sum(1, keepdims=True))[:, None] @ wanted
+    np.testing.assert_allclose(found["attribution"].sum(-1), rows[:, 0], rtol=3e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["chefer", "attention_rollout"])
 def test_padding_has_no_influence(method: str) -> None:
     """More padding changes nothing, and gets exactly nothing."""
@@ -280,7 +299,8 @@ class Tokens(nn.Module):
             y = y[0] if self.form == "length first" else y[:, 0]
             return self.head(y)
         y = x + self.one(0, x) if self.form != "probes" else self.one(0, x)
-        return self.head((y + self.one(1, y))[:, 0])
+        y = y + self.one(1, y)
+        return self.head(y.amax(1) if self.form == "largest" else y[:, 0])
 
 
 def in_form(form: str) -> tuple[nn.Module, Tensor]:

@@ -190,7 +190,9 @@ def _reading(found: _Walked, last: Value, rows: int, start: str) -> str:
     if len(readers) == 1:
         node, family = readers[0], family_of(readers[0])
         place = moved(node, 0, rows)
-        if family in ("average_pool", "reduction") and (place is None or place[1] is SUMMED) and facts_of(node).axes is not None:
+        spec = spec_of(node)
+        sums = family == "average_pool" or (family == "reduction" and spec is not None and spec.roles is not None)
+        if sums and (place is None or place[1] is SUMMED) and facts_of(node).axes is not None:
             return "the mean of all rows that are not masked"
         index = node.const(1)
         if family == "movement" and index is not None and index.size == 1 and index.dtype.kind == "i":
