@@ -195,6 +195,21 @@ def test_tokens_that_win_a_maximum_are_read() -> None:
     np.testing.assert_allclose(found["attribution"].sum(-1), rows[:, 0], rtol=3e-5, atol=1e-6)
 
 
+def test_a_pooling_by_weights_is_no_layer() -> None:
+    """No token asks for it: a matrix product, or a product and a sum, it only reads rows, all alike or in proportion to what they add."""
+    rows = []
+    for form in ("pooled by a product", "pooled by a sum"):
+        model, x = in_form(form)
+        proto = export(model, "legacy", 17, example=x)
+        wanted = multiplied([(a[:, None], g[:, None]) for a, g in recorded(model, x, 1)[:2]], "attention_rollout")
+        found = run(onnxsal.convert(proto, "attention_rollout"), {"input": x.numpy(), "target": np.array([1])})
+        np.testing.assert_allclose(found["attribution"].sum(-1), wanted.mean(1), rtol=3e-5, atol=1e-6)
+        converted = onnxsal.convert(proto, "attention_rollout", rows="contribution")
+        rows.append(run(converted, {"input": x.numpy(), "target": np.array([1])})["attribution"].sum(-1))
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(rows[0], wanted.mean(1), rtol=1e-2)
+
+
 @pytest.mark.parametrize("method", ["chefer", "attention_rollout"])
 def test_padding_has_no_influence(method: str) -> None:
     """More padding changes nothing, and gets exactly nothing."""
@@ -300,6 +315,9 @@ class Tokens(nn.Module):
             return self.head(y)
         y = x + self.one(0, x) if self.form != "probes" else self.one(0, x)
         y = y + self.one(1, y)
+        if self.form.startswith("pooled"):
+            share = torch.softmax(y @ self.probes[0, :1].T, 1)
+            return self.head((share.transpose(1, 2) @ y)[:, 0] if self.form == "pooled by a product" else (share * y).sum(1))
         return self.head(y.amax(1) if self.form == "largest" else y[:, 0])
 
 
@@ -328,17 +346,24 @@ def test_forms_of_attention(form: str) -> None:
         np.testing.assert_allclose(found["attribution"].sum(-1), multiplied(matrices, "chefer")[:, 0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["windows", "reversed", "probes"])
-def test_attention_that_is_not_among_the_tokens_is_refused(form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("windows", "is no attention among the tokens of 'input'"),
+        ("reversed", "is no attention among the tokens of 'input'"),
+        ("probes", "no softmax between 'input' and 'output' weights values by what they are"),
+    ],
+)
+def test_attention_that_is_not_among_the_tokens_is_refused(form: str, message: str) -> None:
     """Their matrices are about other tokens, or about the same in another order: their product would mean nothing."""
     model, x = in_form(form)
     proto = export(model, "legacy", 17, example=x)
     for method in ("chefer", "attention_rollout"):
-        with pytest.raises(PlanError, match="is no attention among the tokens of 'input'"):
+        with pytest.raises(PlanError, match=message):
             onnxsal.convert(proto, method)
 
 
 @pytest.mark.parametrize("method", ["chefer", "attention_rollout"])
 def test_without_attention_it_is_refused(method: str) -> None:
-    with pytest.raises(PlanError, match=r"no softmax between 'x' and .* weights values"):
+    with pytest.raises(PlanError, match=r"no softmax between 'x' and .* weights values by what they are"):
         onnxsal.convert(cnn(), method)

@@ -76,11 +76,12 @@ def attended(question: Question) -> Attended:
     """The self-attention of a question. Raises ``PlanError`` where there is none, or not of the same tokens all the way."""
     model, x = question.model, question.x
     found = _Walked(question)
-    own = [layer for layer in attention_of(model) if layer.weights in found.active]
+    # weights that no token asks for are a pooling: they only decide which rows are read
+    own = [layer for layer in attention_of(model) if layer.weights in found.active and _scored(found, layer) is not None]
     if not own:
         raise PlanError(
-            f"no softmax between '{x.name}' and '{question.start.name}' weights values in a matrix product, so there is no attention to "
-            "follow. Use a method that needs none, such as 'gradient' or 'fullgrad'."
+            f"no softmax between '{x.name}' and '{question.start.name}' weights values by what they are to each other, so there is no "
+            "attention to follow. Use a method that needs none, such as 'gradient' or 'fullgrad'."
         )
     sides = _one_after_the_other(own)
     tokens, grid, seeds = _begin(question, found, sides[0])
@@ -107,7 +108,7 @@ def _one_after_the_other(layers: Sequence[AttentionLayer]) -> tuple[tuple[Attent
 def _other_tokens(layer: AttentionLayer, x: Value) -> PlanError:
     return PlanError(
         f"{layer.softmax.label} is no attention among the tokens of '{x.name}': its queries, its keys and its values are not all made "
-        "of them, one by one and in their order (attention within windows, between two sequences, by queries that are parameters, or over "
+        "of them, one by one and in their order (attention within windows, between two sequences, or over "
         "tokens whose number changes on the way). The matrices of all layers are multiplied, so their tokens must be the same: explain a "
         "tensor behind what is in the way (--input), or use another method."
     )
@@ -156,10 +157,21 @@ def _matrix(node: NodeView, i: int) -> tuple[tuple[int, ...], tuple[int, ...]] |
 
 
 def _scored(found: _Walked, layer: AttentionLayer) -> NodeView | None:
-    """The last product of two activations that the scores of an attention are made of: queries times keys."""
-    made = ancestors(layer.softmax.model, [layer.scores or layer.weights])
-    products = [n for n in found.path if n.proto.output[0] in made and sum(n.wants) > 1 and _matrix(n, 0) is not None]
-    return products[-1] if products else None
+    """The product of two activations that the scores of an attention are, scaled, masked or moved: queries times keys. ``None``: there is
+    none, as where they are a weighted sum of one token each.
+    """
+    made = {name: node for node in found.path for name in node.proto.output}
+    todo, seen = [layer.scores or layer.weights], set[str]()
+    while todo:
+        node = made.get(name := todo.pop())
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if family_of(node) != "linear":
+            todo += [n for n, wanted in zip(node.proto.input, node.wants, strict=True) if wanted]
+        elif sum(node.wants) > 1 and _matrix(node, 0) is not None:
+            return node
+    return None
 
 
 def _row(layer: AttentionLayer) -> int | None:
