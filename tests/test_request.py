@@ -90,14 +90,16 @@ LEFT_OUT = {
     "convert": RUN,
     "plan": RUN,
     "check": (*RUN, "example"),
-    "explain": ("prefix", "target_input"),
+    "explain": ("target_input",),
     "evaluate": ("method", "parameters", *set(IDLE) - {"target"}),
-    "audit": ("method", "parameters", "batch_size", *IDLE),
+    "audit": ("method", "parameters", "batch_size", *set(IDLE) - {"against"}),
     "fit-patterns": tuple(SAID - {"model", "preprocess", *RUN}),
     "demo": tuple(SAID - {"model", "preprocess", "labels", "providers", "tf32"}),
 }
-"""Fields that are no options of a command, as they mean nothing there (``check`` reads several --on itself; ``evaluate``'s target is a word
-of its own)."""
+"""Fields that are no options of a command, as they mean nothing there (``check`` reads several --on itself)."""
+
+OWN = {("evaluate", "target"), ("audit", "against")}
+"""Options with the name of a field that are the command's own: the class of every map, and another model."""
 
 
 def test_black_and_white_alone_have_no_option():
@@ -113,7 +115,7 @@ def test_options_say_what_the_fields_say():
     words = {n: a for n, h in get_type_hints(Ask, include_extras=True).items() if get_origin(h) for a in get_args(h) if isinstance(a, Said)}
     for verb in LEFT_OUT:
         for p in typer.main.get_command(app).commands[verb].params:  # type: ignore[attr-defined]
-            if p.name in options_of(verb) - {"model"} and not (verb == "evaluate" and p.name == "target"):
+            if p.name in options_of(verb) - {"model"} and (verb, p.name) not in OWN:
                 assert p.help == words[p.name].words, (verb, p.name)
 
 
