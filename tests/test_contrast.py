@@ -18,6 +18,9 @@ from onnxsal.cli import app
 from onnxsal.engine.method import get_method, parse_method, shipped_methods
 from onnxsal.errors import MethodError, OnnxsalError, TargetError
 from onnxsal.methods.build import wrapper_of
+from onnxsal.metrics.axioms import weak_dependence
+from onnxsal.metrics.sanity import model_randomization
+from onnxsal.metrics.scorer import scorer_of
 from tests.small_models import cnn, make, node
 
 X = np.random.default_rng(3).normal(size=(4, 3, 8, 8)).astype(np.float32)
@@ -109,6 +112,7 @@ def test_every_method_compares_or_says_why_not(method: str):
         ({"against": -1}, "not one class"),
         ({"against": "dog"}, "no labels are known"),
         ({"against": [1, 2]}, "not one class"),
+        ({"against": 7}, "against: target 7 is out of range"),
         ({"against_weight": 2.0}, "name that"),
         ({"against": 1, "against_weight": 0.0}, "above 0"),
         ({"against": 1, "against_weight": float("nan")}, "above 0"),
@@ -199,3 +203,32 @@ def test_classes_that_cannot_compete_are_refused():
     single = make(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 1]}, {"w": np.ones((192, 1), np.float32)})
     with pytest.raises(MethodError, match="has one class"):
         onnxsal.convert(single, "class_competition")
+
+
+def test_what_is_measured_of_one_class_refuses_two():
+    explainer = Explainer(cnn(), "gradient", against="runner-up")
+    for measure in (lambda: model_randomization(explainer, X), lambda: scorer_of(explainer), lambda: weak_dependence(cnn(), explainer, X)):
+        with pytest.raises(MethodError, match="score of one class"):
+            measure()
+    with pytest.raises(MethodError, match="of a difference of two scores"):
+        onnxsal.metrics.evaluate(cnn(), X, against=1)
+    with pytest.raises(MethodError, match="whatever the class"):
+        onnxsal.convert(cnn(), "deconvnet", layer="c1", against=1)
+
+
+def test_the_best_of_the_others_where_scores_have_several_axes_or_are_infinite():
+    nodes = [node("Flatten", "x", "f"), node("MatMul", "f w", "flat"), node("Reshape", "flat sizes", "y")]
+    w = np.random.default_rng(0).normal(size=(192, 12)).astype(np.float32)
+    model = make(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 3, 4]}, {"w": w, "sizes": np.array([-1, 3, 4])})
+    with pytest.raises(TargetError, match="same class elsewhere"):
+        onnxsal.convert(model, "gradient", against="runner-up")
+    found = explained("gradient", (1, 2), model=model, against=(2, 0))
+    assert found.against is not None
+    assert found.against.tolist() == [8] * 4
+    low = np.full(12, -np.inf, np.float32)
+    low[[3, 7]] = 0
+    nodes = [*nodes[:2], node("Add", "flat low", "y")]
+    floor = make(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 12]}, {"w": w, "low": low})
+    found = explained("gradient", 3, model=floor, against="runner-up", score="raw")
+    assert found.against is not None
+    assert found.against.tolist() == [7] * 4

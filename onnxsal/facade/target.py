@@ -140,12 +140,20 @@ def contrast_of(question: Question, ask: Ask, index: np.ndarray) -> Contrast | N
     if question.class_count == 1:
         raise TargetError(f"'{question.start.name}' holds one score per sample: there is no class to compare with. Leave against= out.")
     if against == RUNNER_UP:
+        if sum(d != 1 for d in question.class_shape) > 1:
+            raise TargetError(
+                f"the scores '{question.start.name}' are {shape_text(question.class_shape)} for each sample: the best of the others may be "
+                f"the same class elsewhere. Give the element to compare with, a tuple of {len(question.class_shape)} numbers."
+            )
         return Contrast(None, float(weight))
     if isinstance(against, str):
         if ask.labels is None:
             raise TargetError(f"against={against!r} is no class: no labels are known. Give an index, '{RUNNER_UP}', or labels=.")
         against = find_label(ask.labels, against)
-    (other,) = found if len(found := target_index(question, against)) == 1 else (-1,)
+    try:
+        (other,) = found if len(found := target_index(question, against)) == 1 else (-1,)
+    except TargetError as error:
+        raise TargetError(f"against: {error}") from error
     if other < 0:
         raise TargetError(f"against={against!r} is not one class that exists: give its index, or '{RUNNER_UP}'.")
     if (index == other).any():

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnx import TensorProto
-
 from onnxsal.errors import MethodError
 from onnxsal.graph import Value
 from onnxsal.graph.helpers import recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.composed import Shown, part_of
-from onnxsal.methods.head import Chosen, Head, score_of, scores
+from onnxsal.methods.head import Chosen, Head, rivals, score_of, scores
 
 
 @wrap("competition", composes=(1, 1))
@@ -40,9 +38,7 @@ def _others(build: Build, count: int) -> list[Head]:
     """The heads of the best ``count`` classes beside the explained one, best first."""
     op, question, head = build.op, build.question, build.head
     rows = scores(op, question, question.start)
-    own = op.Equal(op.Range(0, op.Squeeze(op.Shape(rows, start=1, end=2), [0]), 1), op.Unsqueeze(head.chosen.target, [1]))
-    rest = op.Where(own, float("-inf"), op.Cast(rows, to=TensorProto.FLOAT))
-    best = op.TopK(rest, op.const([count]), axis=1, outputs=2)[1]
+    best = rivals(op, rows, head.chosen.target, count)
     heads = []
     for i in range(count):
         chosen = Chosen(op.Gather(best, op.const(i), axis=1))

@@ -25,6 +25,8 @@ def projection(build: Build) -> Result:
             raise MethodError("method 'deconvnet': channel and position choose an activation of a layer; give layer, too.")
         return walk(build)
     op, question = build.op, build.question
+    if question.contrast is not None:
+        raise MethodError("method 'deconvnet': with a layer it projects an activation, whatever the class. Leave layer= or against= out.")
     picture_axes(build)
     layer = build.take_layer()
     name = layer.value.name

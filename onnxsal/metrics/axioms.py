@@ -11,6 +11,7 @@ from onnxsal.explainer import Explainer, Target
 from onnxsal.explanation import Explanation
 from onnxsal.graph.load import Source
 from onnxsal.methods.region import region_model
+from onnxsal.metrics.scorer import refuse_contrast
 from onnxsal.runtime.session import Session, open_session
 
 _PARTS = "fullgrad/"
@@ -55,6 +56,7 @@ def weak_dependence(
     ``components=True``) satisfy it; input x gradient and integrated gradients do not, by definition. Raises ``PlanError`` for a
     model that is not piecewise linear and ``ModelError`` where no second input of the region is found. Srinivas and Fleuret 2019.
     """
+    refuse_contrast(explainer)
     question = explainer.conversion.question
     regions = open_session(region_model(model, question.x.name, question.output))
     moved = _second_inputs(regions, x, step, halvings, np.random.default_rng(seed))

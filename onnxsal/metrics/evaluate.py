@@ -99,6 +99,11 @@ def evaluated(ask: Ask, work: Work) -> Evaluation:
     """
     if ask.method is not None:
         raise MethodError(f"several methods are measured: name {ask.chosen.name} in methods.")
+    if any(name in ask.given for name in CONTRAST):
+        raise MethodError(
+            "evaluate measures how the score of a class falls, as a share of it; of a difference of two scores, which may be 0 or below, "
+            "there is no such share. Leave against= out."
+        )
     ask = ask.without("evaluate", *IDLE)
     ways = [w if isinstance(w, Way) else Way(w, w) for w in work.methods]
     refuse_idle(ask, ways)

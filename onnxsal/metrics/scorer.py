@@ -15,7 +15,7 @@ from onnxsal.ask.guard import as_example, plain_model
 from onnxsal.ask.question import Question
 from onnxsal.ask.question import ask as question_of
 from onnxsal.ask.request import DEFAULTS, RUN, Ask, spelled
-from onnxsal.errors import InputError, ModelError, TargetError
+from onnxsal.errors import InputError, MethodError, ModelError, TargetError
 from onnxsal.explainer import BATCH, Explainer, Target
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.target import out_of_range, target_index
@@ -38,8 +38,15 @@ ASKED = ("input", "output", "batched", "layout", "example")
 """Fields of an ``Ask`` that decide what the scores of the plain model are, beside how it is run."""
 
 
+def refuse_contrast(explainer: Explainer) -> None:
+    """Raise ``MethodError`` where the maps compare two classes: what is measured of a map is measured on the score of one."""
+    if explainer.conversion.question.contrast is not None:
+        raise MethodError("maps are measured by the score of one class, and these compare two (against=). Leave it out.")
+
+
 def forward_model(explainer: Explainer) -> onnx.ModelProto:
     """The model that an ``Explainer`` explains, without the explanation: what its original outputs need, weights and all."""
+    refuse_contrast(explainer)
     made = explainer.conversion
     forward = part_of(Model(made.proto), original_outputs(made.proto, made.prefix), declared=True).whole()
     for entry in [i for i in forward.graph.input if i.name == f"{made.prefix}target"]:
@@ -240,6 +247,7 @@ def scorer_of(explainer: Explainer | Scorer) -> Scorer:
 
 def asked_like(explainer: Explainer, model: Source) -> Ask:
     """What an ``Explainer`` was asked, of another model, on the provider that it obtained."""
+    refuse_contrast(explainer)
     return replace(explainer.conversion.ask.on(explainer.session.obtained), model=model)
 
 
