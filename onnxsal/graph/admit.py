@@ -143,8 +143,8 @@ def _refuse_growth(proto: onnx.ModelProto) -> None:
             key = (_plain(node.domain), node.op_type, node.overload)
             total += size_of(key) if key in bodies else 1
             for attribute in node.attribute:
-                for graph in (attribute.g, *attribute.graphs):
-                    total += size(graph.node)
+                if attribute.HasField("g") or attribute.graphs:
+                    total += sum(size(graph.node) for graph in (attribute.g, *attribute.graphs))
         return total
 
     def size_of(key: tuple[str, str, str]) -> int:
@@ -306,7 +306,7 @@ def _attribute(
         raise ModelError(f"{what}: attribute '{name}' is {_kind(attribute.type)}; the operator takes {_kind(wanted)}. {AGAIN}")
     if not attribute.ref_attr_name:
         _value(attribute, f"{what}: attribute '{name}'", inside, scopes)
-        if counts and attribute.type in (AttributeProto.INT, AttributeProto.INTS):
+        if counts and name in _LENGTHS and attribute.type in (AttributeProto.INT, AttributeProto.INTS):
             _refuse_count(attribute, f"{what}: attribute '{name}'")
 
 
@@ -315,7 +315,7 @@ def _refuse_count(attribute: AttributeProto, what: str) -> None:
     found = list(values) if len(values) != 1 else values[0]
     if attribute.name in _POSITIVE and not all(0 < v <= _LARGEST for v in values):
         raise ModelError(f"{what} is {found}; it must be from 1 to {_LARGEST:,}. {AGAIN}")
-    if attribute.name in _LENGTHS and not all(abs(v) <= _LARGEST for v in values):
+    if not all(abs(v) <= _LARGEST for v in values):
         raise ModelError(f"{what} is {found}; nothing in it may be above {_LARGEST:,}. {AGAIN}")
 
 

@@ -6,12 +6,12 @@ A window that is larger than what it slides over, padding that takes away more t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Mapping, Sequence
 
 import onnx
 
 from onnxsal.errors import ModelError
-from onnxsal.graph.infer import infer_shapes, without_weights
+from onnxsal.graph.infer import without_weights
 
 _CUTS = {"starts"}
 """Of an operator that takes a slice, the name of an input or attribute."""
@@ -32,8 +32,10 @@ def refuse_negative_sizes(proto: onnx.ModelProto) -> None:
     cuts, shrinks = [cut for cut, _ in known], [shrink for _, shrink in known]
     if not any(cuts):
         return
-    for stage in _stages(proto.graph, cuts, shrinks):
-        _refuse(proto, stage)
+    light = without_weights(proto).graph
+    made = {v.name: v for v in light.input}
+    for nodes in _stages(light, cuts, shrinks):
+        made |= _inferred(light, nodes, made, proto.opset_import)
 
 
 @functools.cache
@@ -47,36 +49,37 @@ def _kind(op_type: str, version: int, domain: str) -> tuple[bool, bool]:
     return not _CUTS.isdisjoint(names), not _SHRINKS.isdisjoint(names)
 
 
-def _stages(graph: onnx.GraphProto, cuts: list[bool], shrinks: list[bool]) -> list[Collection[int]]:
-    """The nodes before the slices of each stage: a slice belongs to the stage of those before it, unless something shrinks in between."""
-    stage: dict[str, tuple[int, bool]] = {}  # of a tensor: how many stages of slices lie before it, and whether it shrank since
-    levels, needed = [], set()
+def _stages(graph: onnx.GraphProto, cuts: list[bool], shrinks: list[bool]) -> list[list[onnx.NodeProto]]:
+    """The nodes between slices that are to be looked at, in turn: a slice belongs to what lies before it, unless something shrank there."""
+    stage: dict[str, tuple[int, bool]] = {}  # of a tensor: how many stages lie before it, and whether it shrank in its own
+    stages: list[list[onnx.NodeProto]] = [[]]
     for node, cut, shrink in zip(graph.node, cuts, shrinks, strict=True):
-        level, shrank = max((stage.get(name, (0, False)) for name in node.input), default=(0, False))
+        level, shrank = max((stage[name] for name in node.input if name in stage), default=(0, False))
         if cut and shrank:
-            needed.add(level)
             level, shrank = level + 1, False
-        levels.append(level)
+        stages += [[] for _ in range(level + 1 - len(stages))]
+        stages[level].append(node)
         stage.update((name, (level, shrank or shrink)) for name in node.output)
-    return [{i for i, level in enumerate(levels) if level <= last} for last in sorted(needed)]
+    return stages[:-1]
 
 
-def _refuse(proto: onnx.ModelProto, kept: Collection[int]) -> None:
-    part = onnx.ModelProto()
-    part.CopyFrom(without_weights(proto))
-    del part.graph.value_info[:], part.graph.output[:]
-    for i in sorted(set(range(len(part.graph.node))) - set(kept), reverse=True):
-        del part.graph.node[i]
+def _inferred(
+    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], known: Mapping[str, onnx.ValueInfoProto], opsets: Sequence[onnx.OperatorSetIdProto]
+) -> dict[str, onnx.ValueInfoProto]:
+    """What the nodes make, by name. Raises ``ModelError`` for a size below 0."""
+    read = {name for node in nodes for name in node.input}
+    inputs, weights = [known[name] for name in read if name in known], [t for t in graph.initializer if t.name in read]
+    part = onnx.helper.make_model(onnx.helper.make_graph(nodes, "part", inputs, [], weights), opset_imports=opsets)
     try:
-        inferred = infer_shapes(part)
+        found = onnx.shape_inference.infer_shapes(part).graph.value_info
     except Exception:  # onnx raises several kinds here, without a common base; that the whole contradicts itself is told later
-        return
-    maker: Callable[[str], onnx.NodeProto] = {name: n for n in part.graph.node for name in n.output}.__getitem__
-    for value in inferred.graph.value_info:
-        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
-        if any(size < 0 for size in sizes):
-            node = maker(value.name)
+        return {}
+    for value in found:
+        sizes = [d.dim_value if d.HasField("dim_value") else "?" for d in value.type.tensor_type.shape.dim]
+        if any(size < 0 for size in sizes if isinstance(size, int)):
+            node = next(n for n in nodes if value.name in n.output)
             raise ModelError(
-                f"node '{node.name or value.name}' ({node.op_type}) makes a tensor with the sizes {sizes}, "
+                f"node '{node.name or value.name}' ({node.op_type}) makes a tensor with the sizes [{', '.join(map(str, sizes))}], "
                 f"and none can be below 0: it takes away more than there is. {AGAIN}"
             )
+    return {value.name: value for value in found}
