@@ -23,6 +23,10 @@ from tests.small_models import cnn, draw, make, node
 Change = Callable[[onnx.ModelProto], object]
 
 
+def ints(*values: int) -> np.ndarray:
+    return np.asarray(values, np.int64)
+
+
 def named(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     return next(n for n in model.graph.node if n.name == name)
 
@@ -129,6 +133,11 @@ SPOILT: dict[str, tuple[Callable[[], onnx.ModelProto], Change, str]] = {
         lambda m: weight(m, "sp").CopyFrom(numpy_helper.from_array(np.asarray(0), "sp")),
         r"node 'parts' \(SplitToSequence, opset 18\): input 1 is 0; it must be 1 or more",
     ),
+    "repeats": (
+        BASES["einsum"],
+        lambda m: weight(m, "rep").CopyFrom(numpy_helper.from_array(ints(1, -5, 1), "rep")),
+        r"node 'ti' \(Tile, opset 18\): input 1 is \[1, -5, 1\]; it must be 0 or more",
+    ),
     "in a branch": (
         control_flow,
         lambda m: change_branch(m, lambda g: g.node[0].input.append("x")),
@@ -184,6 +193,41 @@ def test_sound_models_are_admitted_and_what_is_made_of_them_opens(name: str) -> 
     open_session(made)
 
 
+# ----- what ends the process in ONNX's own code -----
+
+
+def cut(first: onnx.NodeProto, weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """A slice is taken of what ``first`` makes."""
+    rest = [node("Slice", "p st en axs", "sl"), node("ReduceMean", "sl", "y", axes=[2, 3], keepdims=0)]
+    own = {"st": ints(0, 0), "en": ints(9, 9), "axs": ints(2, 3), **weights}
+    return make([first, *rest], {"x": ["N", 3, 4, 4]}, {"y": ["N", None]}, own, opset=13)
+
+
+NEGATIVE = {
+    "Pad": cut(node("Pad", "x pads", "p"), {"pads": np.array([0, 0, -3, 0, 0, 0, -3, 0])}),
+    "Conv": cut(node("Conv", "x w", "p"), {"w": draw(2, 3, 9, 9)}),
+    "MaxPool": cut(node("MaxPool", "x", "p", kernel_shape=[9, 9]), {}),
+    "AveragePool": cut(node("AveragePool", "x", "p", kernel_shape=[9, 9]), {}),
+    "ConvTranspose": cut(node("ConvTranspose", "x w", "p", pads=[9, 9, 9, 9]), {"w": draw(3, 2, 3, 3)}),
+    "Resize": cut(node("Resize", "x . s", "p"), {"s": np.array([1, 1, -2, 1], np.float32)}),
+}
+
+
+@pytest.mark.parametrize("name", NEGATIVE)
+def test_what_takes_away_more_than_there_is_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=rf"node 'p' \({name}\) makes a tensor with the sizes .*-\d"):
+        load_model(NEGATIVE[name])
+
+
+def test_sizes_are_looked_at_behind_slices_too() -> None:
+    model = cut(node("MaxPool", "x", "p", kernel_shape=[2, 2]), {})
+    more = [node("MaxPool", "sl", "q", kernel_shape=[9, 9]), node("Slice", "q st en axs", "r"), node("Flatten", "r", "f")]
+    load_model(model)
+    model.graph.node.extend(more)
+    with pytest.raises(ModelError, match=r"node 'q' \(MaxPool\) makes a tensor with the sizes .*-\d"):
+        load_model(model)
+
+
 # ----- bounds -----
 
 
@@ -224,10 +268,6 @@ def turns_in_function(count: int) -> onnx.ModelProto:
 def chain(length: int) -> onnx.ModelProto:
     nodes = [node("Relu" if i % 2 else "Neg", f"t{i}" if i else "x", f"t{i + 1}") for i in range(length)]
     return make([*nodes, node("MatMul", f"t{length} w", "y")], {"x": ["N", 4]}, {"y": ["N", 3]}, {"w": draw(4, 3)})
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.asarray(values, np.int64)
 
 
 ONE = {"o": np.ones((1, 1), np.float32), "s": ints(100_000, 100_000)}

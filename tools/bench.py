@@ -78,24 +78,27 @@ def admission(name: str, rounds: int) -> None:
     from onnxsal.graph import load
 
     data = transformer() if name == "transformer" else source(name)
-    admit, spent = load.admit, [0.0]
+    checks, spent = (load.admit, load.refuse_negative_sizes), [0.0]
 
-    def watched(proto) -> None:
-        begin = time.process_time()
-        admit(proto)
-        spent[0] += time.process_time() - begin
+    def watched(check):
+        def run(proto) -> None:
+            begin = time.process_time()
+            check(proto)
+            spent[0] += time.process_time() - begin
 
-    def converted(check) -> float:
-        load.admit, spent[0], begin = check, 0.0, time.process_time()
+        return run
+
+    def converted(*own) -> float:
+        (load.admit, load.refuse_negative_sizes), spent[0], begin = own, 0.0, time.process_time()
         onnxsal.convert(data, "gradient")
         return time.process_time() - begin
 
     shares, ratios = [], []
     for _ in range(rounds + 1):
-        seconds = converted(watched)
+        seconds = converted(*map(watched, checks))
         shares.append(spent[0] / seconds)
-        ratios.append(seconds / converted(lambda proto: None))
-    load.admit = admit
+        ratios.append(seconds / converted(lambda proto: None, lambda proto: None))
+    load.admit, load.refuse_negative_sizes = checks
     share, ratio = (float(np.median(values[1:])) for values in (shares, ratios))
     print(f"{name:24} admission takes {100 * share:.2f} % of a conversion; with it / without it: {ratio:.3f} (medians of {rounds})")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
@@ -26,6 +27,7 @@ _POSITIVE = {
     *("kernel_shape", "strides", "dilations", "blocksize", "hidden_size"),
 }
 """Attributes that count or divide, in whichever operator of these domains."""
+FEW = 64
 _COUNTING = ("", "ai.onnx.ml", "com.microsoft")
 _LENGTHS = {"pads", "output_padding", "output_shape", "axis", "perm", "border", "scale", "num_scan_inputs", "num_outputs", *_POSITIVE}
 """Attributes that are numbers of elements or of axes: they are added and multiplied, so they stay far from the largest number."""
@@ -66,7 +68,7 @@ class _Inside:
     def __init__(self, opsets: Opsets, functions: Functions, references: Collection[str]) -> None:
         self.opsets, self.functions, self.references = opsets, functions, references
         self.numbers: dict[str, onnx.TensorProto] = {}
-        """Stored tensors without axes."""
+        """Stored tensors of a few numbers."""
 
     def signature(self, node: onnx.NodeProto) -> Signature | None:
         """What the operator takes; ``None`` where nobody says. Raises ``ModelError`` for a domain without a version."""
@@ -141,8 +143,8 @@ def _refuse_growth(proto: onnx.ModelProto) -> None:
             key = (_plain(node.domain), node.op_type, node.overload)
             total += size_of(key) if key in bodies else 1
             for attribute in node.attribute:
-                for graph in (attribute.g, *attribute.graphs):
-                    total += size(graph.node)
+                if attribute.HasField("g") or attribute.graphs:
+                    total += sum(size(graph.node) for graph in (attribute.g, *attribute.graphs))
         return total
 
     def size_of(key: tuple[str, str, str]) -> int:
@@ -177,7 +179,7 @@ def _graph(graph: onnx.GraphProto, what: str, inside: _Inside, around: Sequence[
     for sparse in graph.sparse_initializer:
         _sparse(sparse, f"sparse weight '{sparse.values.name}'")
     stored = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
-    inside.numbers.update({t.name: t for t in graph.initializer if not t.dims})
+    inside.numbers.update({t.name: t for t in graph.initializer if len(t.dims) < 2 and math.prod(t.dims) <= FEW})
     _refuse_names(what, stored)
     _refuse_twice(what, "inputs", [v.name for v in graph.input])
     made = _nodes(graph.node, what, inside, around, {v.name for v in graph.input} | stored)
@@ -268,18 +270,23 @@ def _node(node: onnx.NodeProto, inside: _Inside, scopes: Sequence[Collection[str
         fault = known.misfit(node)
         if fault:
             raise ModelError(f"{_label(node, inside)} {fault}. {AGAIN}")
-        for i in known.divides:
-            number = inside.numbers.get(node.input[i]) if i < len(node.input) else None
-            if number is not None and int(numpy_helper.to_array(number)) < 1:
-                raise ModelError(
-                    f"{_label(node, inside)}: input {i} is {int(numpy_helper.to_array(number))}; it must be 1 or more. {AGAIN}"
-                )
+        for i in known.counts:
+            _refuse_numbers(inside.numbers.get(node.input[i]) if i < len(node.input) else None, f"{_label(node, inside)}: input {i}")
     if node.attribute:
         _refuse_twice(_label(node, inside), "attributes", [a.name for a in node.attribute])
         for attribute in node.attribute:
             _attribute(attribute, _label(node, inside), known, inside, scopes, _plain(node.domain) in _COUNTING)
-            if attribute.type == AttributeProto.TENSOR and not attribute.t.dims and not node.input:
+            if attribute.type == AttributeProto.TENSOR and not node.input and math.prod(attribute.t.dims) <= FEW:
                 inside.numbers[node.output[0]] = attribute.t
+
+
+def _refuse_numbers(stored: onnx.TensorProto | None, what: str) -> None:
+    """A number of parts is 1 or more; several numbers, one for each part or axis, are 0 or more."""
+    if stored is not None:
+        found = numpy_helper.to_array(stored).ravel().tolist()
+        least = 0 if stored.dims else 1
+        if any(number < least for number in found):
+            raise ModelError(f"{what} is {found if stored.dims else found[0]}; it must be {least} or more. {AGAIN}")
 
 
 def _attribute(
@@ -299,7 +306,7 @@ def _attribute(
         raise ModelError(f"{what}: attribute '{name}' is {_kind(attribute.type)}; the operator takes {_kind(wanted)}. {AGAIN}")
     if not attribute.ref_attr_name:
         _value(attribute, f"{what}: attribute '{name}'", inside, scopes)
-        if counts and attribute.type in (AttributeProto.INT, AttributeProto.INTS):
+        if counts and name in _LENGTHS and attribute.type in (AttributeProto.INT, AttributeProto.INTS):
             _refuse_count(attribute, f"{what}: attribute '{name}'")
 
 
@@ -308,7 +315,7 @@ def _refuse_count(attribute: AttributeProto, what: str) -> None:
     found = list(values) if len(values) != 1 else values[0]
     if attribute.name in _POSITIVE and not all(0 < v <= _LARGEST for v in values):
         raise ModelError(f"{what} is {found}; it must be from 1 to {_LARGEST:,}. {AGAIN}")
-    if attribute.name in _LENGTHS and not all(abs(v) <= _LARGEST for v in values):
+    if not all(abs(v) <= _LARGEST for v in values):
         raise ModelError(f"{what} is {found}; nothing in it may be above {_LARGEST:,}. {AGAIN}")
 
 

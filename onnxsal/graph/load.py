@@ -13,6 +13,7 @@ from onnxsal.disk import place, read_bytes, reads, refuse_input, refuse_loss, re
 from onnxsal.errors import ModelError, OutputError
 from onnxsal.graph.admit import admit
 from onnxsal.graph.admit_data import bytes_of, sizes_fault
+from onnxsal.graph.admit_sizes import refuse_negative_sizes
 from onnxsal.graph.standard import in_usual_form, tensors
 from onnxsal.large import serialised, write_in_two
 
@@ -33,7 +34,9 @@ def load_model(source: Source) -> onnx.ModelProto:
 def admitted(proto: onnx.ModelProto) -> onnx.ModelProto:
     """``proto`` in its usual form, changed in place, if its structure is sound. Raises ``ModelError``."""
     admit(proto)
-    return in_usual_form(proto)
+    usual = in_usual_form(proto)
+    refuse_negative_sizes(usual)
+    return usual
 
 
 def read_model(source: Source) -> onnx.ModelProto:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import onnx
 
 _MANY = 2**31 - 1
+_COUNTS = ("split", "repeats", "depth", "K")
+"""How the standard calls such inputs."""
 _SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
 
 @dataclass(frozen=True)
 class Signature:
     """Of an operator or function: the least and largest number of inputs and outputs, the ``needed`` inputs, attribute -> type (0: any),
-    and those that are ``required``. ``one_of``: exactly one of the attributes must be there. ``divides``: inputs that divide an axis where
-    they are a single number."""
+    and those that are ``required``. ``one_of``: exactly one of the attributes must be there. ``counts``: inputs that are numbers of
+    elements or of parts."""
 
     inputs: tuple[int, int]
     outputs: tuple[int, int]
@@ -24,7 +26,7 @@ class Signature:
     attributes: Mapping[str, int]
     required: Collection[str]
     one_of: bool = False
-    divides: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
 
     def misfit(self, node: onnx.NodeProto) -> str:
         """What of the node's inputs, outputs and attribute names does not fit ('' = all does)."""
@@ -60,8 +62,8 @@ def signature(domain: str, op_type: str, version: int) -> Signature | None:
     # stored tensors: the standard says in words that one attribute holds the value
     stored = not schema.max_input and "value_ints" in attributes
     counts = (schema.min_input, schema.max_input), (schema.min_output, schema.max_output)
-    divides = tuple(i for i, formal in enumerate(schema.inputs) if formal.name == "split")
-    return Signature(*counts, needed, attributes, required, stored, divides)
+    numbers = tuple(i for i, formal in enumerate(schema.inputs) if formal.name in _COUNTS)
+    return Signature(*counts, needed, attributes, required, stored, numbers)
 
 
 def signature_of_function(function: onnx.FunctionProto) -> Signature:

@@ -66,7 +66,7 @@ def _ones(tensor: onnxruntime.NodeArg, size: int) -> np.ndarray:
     if Path("x.npy").exists() and kind is np.float32:
         with contextlib.suppress(ValueError):
             return np.load("x.npy")
-    return np.ones([d if isinstance(d, int) and d > 0 else size for d in tensor.shape], kind)
+    return np.ones([d if isinstance(d, int) and d >= 0 else size for d in tensor.shape], kind)
 
 
 def place_of(case: Case) -> str:
