@@ -103,7 +103,7 @@ def write(pictures: Sequence[Any], words: Words | None, few: Mapping[str, Any]) 
         "- **Alike with random weights**: rank correlation of the map with that of the same network when every layer is drawn anew "
         "(smaller is better: a map that stays the same says little of the model).\n"
         "- **Law**: the largest relative error of the law that the method returns with its map.\n"
-        "- **Cost**: time of an explanation in forward passes of the plain network, one picture, least of several runs on a busy CPU.\n"
+        "- **Cost**: processor time of an explanation in forward passes of the plain network, one picture, one core, least of several.\n"
         "- In brackets maps that know nothing of the model.",
         f"Settings are the defaults, but for: {given}.",
         "## In short",
@@ -133,7 +133,7 @@ def summary_table(pictures: Sequence[Any], words: Words | None) -> str:
     """One row per method: ID on every network of pictures, LeRF - MoRF on MiniLM, in bold where not resolved from the best."""
     heads = ["method", *(f"ID, {SHORT.get(p.net.name, p.net.name)} (n={len(p.found.samples)})" for p in pictures)]
     heads += [] if words is None else [f"LeRF - MoRF, MiniLM (n={words.n})"]
-    cost = [p for p in pictures if p.cost][-1:]
+    cost = [p for p in pictures if p.cost][:1]
     heads += ["law", "cost"]
     best = {
         p.net.name: max(

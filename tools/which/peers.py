@@ -115,11 +115,11 @@ def captum_maps(x: np.ndarray, target: np.ndarray) -> Maps:
     torch.manual_seed(0)
     maps = {}
     for name, absolute, stdev, count in (
-        ("Captum's defaults: |g| averaged, sigma 1, 5 samples", True, 1.0, 5),
+        ("Captum's defaults: absolute g averaged, sigma 1, 5 samples", True, 1.0, 5),
         ("signed g averaged, sigma 1, 5 samples", False, 1.0, 5),
         ("signed, sigma .15 of the range, 5 samples", False, 0.15 * spread, 5),
         ("signed, sigma .15 of the range, 50 samples", False, 0.15 * spread, 50),
-        ("|g| averaged, sigma .15 of the range, 50 samples", True, 0.15 * spread, 50),
+        ("absolute g averaged, sigma .15 of the range, 50 samples", True, 0.15 * spread, 50),
     ):
         found = NoiseTunnel(Saliency(network)).attribute(
             pictures, nt_type="smoothgrad", nt_samples=count, nt_samples_batch_size=5, stdevs=stdev, target=chosen, abs=absolute
