@@ -371,7 +371,7 @@ def test_layers_that_cannot_be() -> None:
         onnxsal.convert(exported, "gradcam", layer="/11/Flatten_output_0")
     with pytest.raises(TargetError, match="2 target layers"):
         onnxsal.convert(exported, "gradcam", layer=["a", "b"])
-    with pytest.raises(MethodError, match="has no target layer; layer= is for deconvnet, gradcam"):
+    with pytest.raises(MethodError, match="has no target layer; layer= is for deconvnet, focus, gradcam"):
         onnxsal.convert(exported, "gradient", layer="/9/Relu_output_0")
     flat = make([node("MatMul", "x w", "y")], {"x": ["N", 4]}, {"y": ["N", 3]}, {"w": draw(4, 3)})
     with pytest.raises(MethodError, match="explains pictures"):
