@@ -342,6 +342,13 @@ def test_random_data_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         session.run(feed)
 
 
+def test_a_model_that_takes_no_elements_is_not_run() -> None:
+    model = BASES["gru"]()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 0
+    with pytest.raises(InputError, match="input 'x' has no elements"):
+        feed_of(model, FeedChoice())
+
+
 def test_operators_of_others_count_as_they_like() -> None:
     model = residual()
     named(model, "r").domain = "mine"

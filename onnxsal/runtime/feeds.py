@@ -148,6 +148,9 @@ def feed_of(model: onnx.ModelProto, choice: FeedChoice, seed: int = 0, given: Fe
     for value in inputs:
         if value.name not in feed:
             feed[value.name] = _drawn(model.graph, value.name, value.type, choice, sizes, rng)
+    if inputs and not any(np.size(array) for array in feed.values()):
+        # nothing would be learnt, and some of ONNX Runtime's kernels end the process on it
+        raise InputError(f"input '{inputs[0].name}' has no elements: declare sizes of 1 or more in the model.")
     return feed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -42,9 +43,11 @@ def run(arguments: Sequence[str], folder: Path, seconds: float = SECONDS, check:
 
     before = set(os.listdir(folder))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        gc.freeze()  # the child must not collect sessions of this process, whose threads it does not have
         child = os.fork()
         if child == 0:
             _command(arguments, folder, (out.fileno(), err.fileno()), seconds, check)
+        gc.unfreeze()
         clock = threading.Timer(PATIENCE * seconds, _kill, [child])  # what sleeps; what works ends by the limit on its processor time
         clock.start()
         _, status, used = os.wait4(child, 0)
