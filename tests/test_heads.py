@@ -489,11 +489,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-NOT_LINEAR = ("scorecam", "rise", "guided_gradcam", "guided_backprop", "deconvnet", "focus")
+NOT_LINEAR = ("scorecam", "rise", "guided_gradcam", "guided_backprop", "deconvnet", "focus", "class_competition")
 """Methods whose map of the negative class is not that of the positive one with the other sign: they use probabilities, signs or sizes."""
 
 
-@pytest.mark.parametrize("method", [m for m in shipped_methods() if not m.startswith("pattern")])
+OF_ATTENTION = ("chefer", "attention_rollout")
+"""Methods that the network, which has no attention, is not for."""
+
+
+@pytest.mark.parametrize("method", [m for m in shipped_methods() if not m.startswith("pattern") and m not in OF_ATTENTION])
 @pytest.mark.parametrize("score", ["logit", "probability"])
 def test_every_method_explains_both_classes(method: str, score: str):
     """The negative class's score is the positive one's with the other sign, and so are attributions that are linear in it."""

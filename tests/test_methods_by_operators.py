@@ -103,6 +103,8 @@ def rules_of_all_methods() -> list[str]:
 def test_every_case_is_planned_or_a_gap(method: str):
     """The plan of each case: a rule that takes the operator's family, or a refusal that names node, operator and opset."""
     chosen = get_method(method)
+    if chosen.of:
+        pytest.skip("its parts are planned, each as itself")
     if not chosen.rules:
         with pytest.raises(MethodError, match="no walk to plan"):
             onnxsal.plan(cnn(), method)
