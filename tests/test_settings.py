@@ -213,7 +213,6 @@ def test_labels_lie_beside_the_file_that_names_them(named: object, manifest: boo
         ("file,label\na.png,nobody\nb.png,9x\n", ["line 2: label 'nobody'", "line 3: label '9x'"]),
         ("file,file\na.png,b.png\n", ["the column 'file' twice"]),
         ("file,label\na.png,1,2\n", ["line 2: it has more cells than the 2 columns"]),
-        ("file\n\0\n", ["NUL"]),
         ("a,b\n1,2\n", ["needs a column 'file'"]),
         ("", ["0 rows"]),
     ],

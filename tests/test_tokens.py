@@ -396,7 +396,7 @@ def test_padding_is_nothing(method: str, mask: str):
 @pytest.mark.parametrize("method", known_methods())
 def test_later_tokens_are_nothing(method: str):
     """Of a decoder the score of one place depends on the tokens up to it: the later ones get exactly 0."""
-    if not isinstance(converted(method, "added"), onnx.ModelProto):
+    if not isinstance(converted(method, "added"), onnx.ModelProto) or method == "class_competition":  # how many classes only the run tells
         return
     explainer = Explainer(bert("legacy", 17, "causal"), method)
     for place in (1, 4):

@@ -361,8 +361,14 @@ def _by_name(name: str, methods: Mapping[str, Method]) -> Method:
     names = {alias: method for method in methods.values() for alias in (method.name, *method.aliases)}
     known = {_plain(alias): method for alias, method in names.items()}
     if _plain(name) not in known:
-        raise MethodError(f"unknown method '{name}'{near_miss(name, names)}; known: {', '.join(methods)}.")
+        raise MethodError(
+            f"unknown method '{name if len(name) <= LONGEST else name[:LONGEST] + '...'}'{near_miss(name, names)}; known: {', '.join(methods)}."
+        )
     return known[_plain(name)]
+
+
+LONGEST = 80
+"""So much of a name that is no method's is told."""
 
 
 def _unfit(method: Method) -> Iterator[str]:
