@@ -165,7 +165,7 @@ def _drawn(
         raise InputError(f"input '{name}' is not a tensor of known rank: give its data yourself (example= in Python, --on FILE).")
     shape = _shape(name, kind.tensor_type, choice, sizes)
     refuse_over("drawn", math.prod(shape), f"input '{name}' {shape}")
-    if math.prod(shape) > GUESSED and any(not dim.HasField("dim_value") for dim in kind.tensor_type.shape.dim):
+    if math.prod(shape) >= GUESSED and any(not dim.HasField("dim_value") for dim in kind.tensor_type.shape.dim):
         raise InputError(f"input '{name}' {shape} is too large to be guessed: give data of its kind (example= in Python, --on FILE).")
     if kind.tensor_type.elem_type == TensorProto.STRING:
         return rng.choice(np.asarray(_words(graph, name), object), shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,8 @@ UNOPENED = 71
 RUNTIME = "ONNX Runtime dies alone"
 """How a fault begins that is none of onnxsal's: the same model kills a process that only runs it."""
 
+CRASHES = (-signal.SIGABRT, -signal.SIGFPE, -signal.SIGSEGV)
+
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -32,7 +35,7 @@ def fault_of(case: Case) -> str:
         case.place(folder)
         end = run(case.words, folder, SECONDS, _opens if case.words[0] == "convert" else None)
         litter = sorted(str(p.relative_to(folder)) for p in folder.rglob(".onnxsal-*"))
-        if end.status < 0 and "m.onnx" in case.files and _runs_alone(folder).status < 0:
+        if end.status in CRASHES and "m.onnx" in case.files and _runs_alone(folder).status == end.status:
             return f"{RUNTIME}: status {end.status}"
     return _fault(case, end, litter)
 
