@@ -361,9 +361,8 @@ def _by_name(name: str, methods: Mapping[str, Method]) -> Method:
     names = {alias: method for method in methods.values() for alias in (method.name, *method.aliases)}
     known = {_plain(alias): method for alias, method in names.items()}
     if _plain(name) not in known:
-        raise MethodError(
-            f"unknown method '{name if len(name) <= LONGEST else name[:LONGEST] + '...'}'{near_miss(name, names)}; known: {', '.join(methods)}."
-        )
+        told = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+        raise MethodError(f"unknown method '{told}'{near_miss(name, names)}; known: {', '.join(methods)}.")
     return known[_plain(name)]
 
 
