@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import onnx
 from onnx import AttributeProto, numpy_helper
 
 from onnxsal.errors import ModelError, ModelTooLarge
-from onnxsal.graph.admit_data import refuse_tensor, refuse_type
+from onnxsal.graph.admit_data import LARGEST, refuse_tensor, refuse_type
 from onnxsal.graph.signature import Signature, signature, signature_of_function
 from onnxsal.limits import refuse_over
+from onnxsal.protos import graphs_in, graphs_of
 
 NEWEST = onnx.defs.onnx_opset_version()
 WORDS = {"INT": "an int", "INTS": "a list of ints", "FLOAT": "a float", "STRING": "a string", "TENSOR": "a tensor", "GRAPH": "a graph"}
@@ -31,7 +32,6 @@ FEW = 64
 _COUNTING = ("", "ai.onnx.ml", "com.microsoft")
 _LENGTHS = {"pads", "output_padding", "output_shape", "axis", "perm", "border", "scale", "num_scan_inputs", "num_outputs", *_POSITIVE}
 """Attributes that are numbers of elements or of axes: they are added and multiplied, so they stay far from the largest number."""
-_LARGEST = 2**31 - 1
 AGAIN = "Export the model again; onnx.checker.check_model tells more."
 
 Opsets: TypeAlias = Mapping[str, int]
@@ -95,7 +95,7 @@ def _opsets(imports: Iterable[onnx.OperatorSetIdProto], what: str) -> dict[str, 
         domain, version = _plain(entry.domain), entry.version
         if found.setdefault(domain, version) != version:
             raise ModelError(f"{what} imports the domain '{domain or 'ai.onnx'}' in versions {found[domain]} and {version}. {AGAIN}")
-        if not 0 <= version <= (_LARGEST if domain else NEWEST) or not (version or domain):
+        if not 0 <= version <= (LARGEST if domain else NEWEST) or not (version or domain):
             wanted = f"onnx {onnx.__version__} knows 1 to {NEWEST}" if not domain else "a version is a number from 0"
             raise ModelError(
                 f"{what} imports opset {version} of '{domain or 'ai.onnx'}'; {wanted}. Export it with another, or install a newer onnx."
@@ -142,9 +142,7 @@ def _refuse_growth(proto: onnx.ModelProto) -> None:
         for node in nodes:
             key = (_plain(node.domain), node.op_type, node.overload)
             total += size_of(key) if key in bodies else 1
-            for attribute in node.attribute:
-                if attribute.HasField("g") or attribute.graphs:
-                    total += sum(size(graph.node) for graph in (attribute.g, *attribute.graphs))
+            total += sum(size(graph.node) for graph in graphs_of(node))
         return total
 
     def size_of(key: tuple[str, str, str]) -> int:
@@ -313,10 +311,10 @@ def _attribute(
 def _refuse_count(attribute: AttributeProto, what: str) -> None:
     values = (attribute.i,) if attribute.type == AttributeProto.INT else attribute.ints
     found = list(values) if len(values) != 1 else values[0]
-    if attribute.name in _POSITIVE and not all(0 < v <= _LARGEST for v in values):
-        raise ModelError(f"{what} is {found}; it must be from 1 to {_LARGEST:,}. {AGAIN}")
-    if not all(abs(v) <= _LARGEST for v in values):
-        raise ModelError(f"{what} is {found}; nothing in it may be above {_LARGEST:,}. {AGAIN}")
+    if attribute.name in _POSITIVE and not all(0 < v <= LARGEST for v in values):
+        raise ModelError(f"{what} is {found}; it must be from 1 to {LARGEST:,}. {AGAIN}")
+    if not all(abs(v) <= LARGEST for v in values):
+        raise ModelError(f"{what} is {found}; nothing in it may be above {LARGEST:,}. {AGAIN}")
 
 
 def _value(attribute: AttributeProto, what: str, inside: _Inside, scopes: Sequence[Collection[str]]) -> None:
@@ -333,14 +331,8 @@ def _value(attribute: AttributeProto, what: str, inside: _Inside, scopes: Sequen
         for sparse in (attribute.sparse_tensor,) if kind == AttributeProto.SPARSE_TENSOR else attribute.sparse_tensors:
             _sparse(sparse, what)
     else:
-        for graph in _graphs(attribute):
+        for graph in graphs_in(attribute):
             _graph(graph, what.replace(": attribute", ", subgraph"), inside, scopes)
-
-
-def _graphs(attribute: AttributeProto) -> Iterator[onnx.GraphProto]:
-    if attribute.type == AttributeProto.GRAPH:
-        yield attribute.g
-    yield from attribute.graphs
 
 
 def _kind(code: int) -> str:

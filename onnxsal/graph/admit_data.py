@@ -19,7 +19,9 @@ BITS = {
 }
 """Element type -> bits of one element in raw data."""
 _FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "raw_data")
-_LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1
+"""Sizes and counts above this are none: 32 bits hold no more, and no runtime takes them."""
+
 AGAIN = "Export or download the model again."
 
 
@@ -28,8 +30,8 @@ def sizes_fault(tensor: TensorProto) -> str:
     if tensor.data_type not in KNOWN:
         return f"has element type {tensor.data_type}, which onnx {onnx.__version__} does not know"
     refuse_over("axes", len(tensor.dims), f"tensor '{tensor.name}'", ModelTooLarge)
-    if any(not 0 <= d <= _LARGEST for d in tensor.dims) or math.prod(max(d, 1) for d in tensor.dims) > 2**40:
-        return f"has sizes {_list(tensor.dims)}, which no tensor in memory can have: each is from 0 to 2,147,483,647"
+    if any(not 0 <= d <= LARGEST for d in tensor.dims) or math.prod(max(d, 1) for d in tensor.dims) > 2**40:
+        return f"has sizes {_list(tensor.dims)}, which no tensor in memory can have: each is from 0 to {LARGEST:,}"
     return ""
 
 
@@ -110,9 +112,9 @@ def refuse_type(value: onnx.ValueInfoProto, where: str) -> None:
     dims = tensor.shape.dim
     refuse_over("axes", len(dims), f"'{value.name}' in {where}", ModelTooLarge)
     for dim in dims:
-        if not -1 <= dim.dim_value <= _LARGEST:
+        if not -1 <= dim.dim_value <= LARGEST:
             raise ModelError(
-                f"'{value.name}' in {where} has a size of {dim.dim_value:,}; sizes are 0 to {_LARGEST:,}, and -1 an open one. {AGAIN}"
+                f"'{value.name}' in {where} has a size of {dim.dim_value:,}; sizes are 0 to {LARGEST:,}, and -1 an open one. {AGAIN}"
             )
         if not isinstance(dim.dim_param, str):
             raise ModelError(f"'{value.name}' in {where} is damaged: names in it are not text ({dim.dim_param!r:.60}). {AGAIN}")

@@ -15,6 +15,7 @@ from onnxsal.errors import ModelError
 from onnxsal.graph.admit_data import bytes_at
 from onnxsal.large import WEIGHT, light_copy
 from onnxsal.limits import refuse_over
+from onnxsal.protos import graphs_of
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
@@ -81,7 +82,7 @@ def _refuse_large_in_branches(
     graph: onnx.GraphProto, imports: Sequence[onnx.OperatorSetIdProto], around: Sequence[onnx.TensorProto]
 ) -> None:
     """As ``_refuse_large``, of what subgraphs make of their own constants and of those ``around`` them: inference tells nothing of it."""
-    for inner in (g for n in graph.node for a in n.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)):
+    for inner in (inner for node in graph.node for inner in graphs_of(node)):
         weights = [*around, *inner.initializer]
         fixed, nodes = {t.name for t in weights} - {i.name for i in inner.input}, []
         for node in inner.node:

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxsal.errors import ModelError, UnsupportedError
 from onnxsal.graph.infer import Inferred, Shape, constant_value, infer
+from onnxsal.protos import graphs_of
 
 T = TypeVar("T")
 
@@ -316,13 +317,12 @@ class Model:
 def captured(node: onnx.NodeProto) -> list[str]:
     """Names that the node's subgraphs read from the graph around them."""
     names: list[str] = []
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
-            local = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-            for inner in graph.node:
-                names += [n for n in (*inner.input, *captured(inner)) if n and n not in local]
-                local.update(inner.output)
-            names += [o.name for o in graph.output if o.name not in local]
+    for graph in graphs_of(node):
+        local = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+        for inner in graph.node:
+            names += [n for n in (*inner.input, *captured(inner)) if n and n not in local]
+            local.update(inner.output)
+        names += [o.name for o in graph.output if o.name not in local]
     return names
 
 
@@ -331,8 +331,7 @@ def all_names(graph: onnx.GraphProto) -> set[str]:
     names = {i.name for i in graph.input} | {o.name for o in graph.output} | {t.name for t in graph.initializer}
     for node in graph.node:
         names.update((*node.input, *node.output, node.name))
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-                names |= all_names(inner)
+        for inner in graphs_of(node):
+            names |= all_names(inner)
     names.discard("")
     return names

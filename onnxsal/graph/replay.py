@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from onnxsal.graph.emit import Emit
 from onnxsal.graph.model import HALF, Model, NodeView, Value, captured
+from onnxsal.protos import graphs_of
 
 
 def dependents(model: Model, source: str, targets: Iterable[str]) -> list[NodeView]:
@@ -60,12 +61,11 @@ def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
     for names in (node.input, node.output):
         for i, name in enumerate(names):
             names[i] = renamed.get(name, name)
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs):
-            for inner in graph.node:
-                _rename(inner, renamed)
-            for output in graph.output:
-                output.name = renamed.get(output.name, output.name)
+    for graph in graphs_of(node):
+        for inner in graph.node:
+            _rename(inner, renamed)
+        for output in graph.output:
+            output.name = renamed.get(output.name, output.name)
 
 
 def replay(op: Emit, view: Model, source: str, start: Value) -> None:

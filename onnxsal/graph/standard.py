@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnxsal.errors import ModelError
+from onnxsal.protos import graphs_of
 
 LARGEST = 2**31 - 1
 """A tensor's bytes are one field of a protobuf message, which holds less than 2 GiB."""
@@ -45,10 +46,9 @@ def graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
 
 def _inner(of: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
     for node in of:
-        for attribute in node.attribute:
-            for graph in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-                yield graph
-                yield from _inner(graph.node)
+        for graph in graphs_of(node):
+            yield graph
+            yield from _inner(graph.node)
 
 
 def nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxsal.errors import ModelError
+from onnxsal.protos import graphs_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     found: set[str] = set()
     for node in nodes:
         found.add(node.domain)
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                found |= _domains(graph.node)
+        for graph in graphs_of(node):
+            found |= _domains(graph.node)
     return found

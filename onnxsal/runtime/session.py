@@ -23,6 +23,7 @@ from onnxsal.errors import InputError, ModelError, OnnxsalError, TargetError, ne
 from onnxsal.large import Apart, serialised, write_in_two
 from onnxsal.limits import limit, refuse_over
 from onnxsal.litter import temporary_folder
+from onnxsal.protos import graphs_of
 from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, rounds, silent_loading
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -134,8 +135,7 @@ def has_loop(model: onnx.ModelProto) -> bool:
 
 
 def _loops(nodes: Iterable[onnx.NodeProto]) -> bool:
-    graphs = [g for n in nodes for a in n.attribute for g in ((a.g,) if a.HasField("g") else a.graphs)]
-    return any(g.input or _loops(g.node) for g in graphs)
+    return any(graph.input or _loops(graph.node) for node in nodes for graph in graphs_of(node))
 
 
 @contextlib.contextmanager
