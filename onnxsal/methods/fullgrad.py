@@ -6,7 +6,7 @@ states beside its gradient. Srinivas and Fleuret 2019, arXiv 1905.00780.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -197,7 +197,7 @@ def fullgrad(build: Build) -> Result:
     biases contribute to the score; ``parts`` say the same by what the biases are.
     """
     op = build.op
-    attribution, terms, seed = _decompose(build)
+    attribution, terms, seed = decompose(build, survey(build))
     own = build.sum_per_sample(attribution)
     told = [(t, term_sum(build, t)) for t in terms]
     sums = [(t.site, value) for t, value in told]
@@ -244,16 +244,25 @@ def parts_of(build: Build, attribution: Value, told: Sequence[tuple[BiasTerm, Va
 @wrap("simple_fullgrad")
 def simple_fullgrad(build: Build) -> Result:
     """As ``fullgrad`` with the signal itself in place of signal times bias, at the nodes that own a bias; it obeys no law."""
-    attribution, terms, _ = _decompose(build)
+    attribution, terms, _ = decompose(build, survey(build))
     return Result(attribution, None, _paint(build, attribution, terms, with_bias=False))
 
 
-def _decompose(build: Build) -> tuple[Value, list[BiasTerm], Value]:
-    """The input term, the bias terms (last node first), and the seed of the walk."""
+TermVisit = Callable[[Step, list[Value | None], Sequence[BiasTerm]], None]
+"""(step, the signals at its outputs, the bias terms of the nodes behind it), on the way back."""
+
+
+def decompose(build: Build, sites: dict[str, Site], look: TermVisit | None = None) -> tuple[Value, list[BiasTerm], Value]:
+    """The input term, the bias terms (last node first), and the seed of the walk, which ``look`` sees step by step."""
     op, question = build.op, build.question
     terms: list[BiasTerm] = []
-    seed = emit_seed(op, question, question.start, build.head.chosen)
-    visit = noting(survey(build), terms, op)
+    seed, note = emit_seed(op, question, question.start, build.head.chosen), noting(sites, terms, op)
+
+    def visit(step: Step, dys: list[Value | None]) -> None:
+        if look is not None:
+            look(step, dys, terms)
+        note(step, dys)
+
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
     return build.contribution(op.Mul(signal, question.x), question.x), terms, seed
 

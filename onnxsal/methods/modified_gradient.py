@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from onnx import TensorProto
 
 from onnxsal.backward.book import Book
 from onnxsal.engine.plan import Plan, Step
-from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.graph import Value
 from onnxsal.graph.helpers import add_up, columns, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.fullgrad import BiasTerm, beyond_scores, noting, parts_of, survey, term_sum
-from onnxsal.methods.head import emit_seed
+from onnxsal.methods.fullgrad import BiasTerm, TermVisit, beyond_scores, decompose, parts_of, survey, term_sum
 from onnxsal.methods.relevance import cuts_of
 
 
@@ -28,15 +26,11 @@ def modified_gradient(build: Build) -> Result:
     sum there, what nodes kept until there, 0.
     """
     op, question, plan = build.op, build.question, build.plan()
-    terms: list[BiasTerm] = []
     met: dict[str, tuple[Value, int]] = {}
-    seed = emit_seed(op, question, question.start, build.head.chosen)
     sites = survey(build)
     places = {site.y.name: site.layout for site in sites.values() if site.step.node.outputs[0] is not None}
     book = Book(question.x if question.batched else None, places)
-    visit = _both(noting(sites, terms, op), _meeting(plan, book, met, terms))
-    signal = traverse(op, plan, {question.start.name: seed}, visit)[question.x.name]
-    attribution = build.contribution(op.Mul(signal, question.x), question.x)
+    attribution, terms, seed = decompose(build, sites, _meeting(plan, book, met))
     own, kept = build.sum_per_sample(attribution), [(t, term_sum(build, t)) for t in terms]
     outer = beyond_scores(build, seed)
     values = [*outer, *(value for _, value in kept)]
@@ -51,25 +45,14 @@ def modified_gradient(build: Build) -> Result:
     return Result(attribution, residual, reached=build.share_of_score(own), parts=parts)
 
 
-def _both(first: Visit, second: Visit) -> Visit:
-    def visit(step: Step, dys: list[Value | None]) -> None:
-        first(step, dys)
-        second(step, dys)
-
-    return visit
-
-
-def _meeting(plan: Plan, book: Book, met: dict[str, tuple[Value, int]], terms: list[BiasTerm]) -> Visit:
-    """A visitor that notes the signal at the tensors that all paths pass, and how many terms there were before the node that makes one."""
+def _meeting(plan: Plan, book: Book, met: dict[str, tuple[Value, int]]) -> TermVisit:
+    """Notes the signal at the tensors that all paths pass, and how many terms there are behind the node that makes one."""
     wanted = set(cuts_of(plan, book))
-    before = 0
 
-    def visit(step: Step, dys: list[Value | None]) -> None:
-        nonlocal before
-        met.update({n: (g, before) for n, g in zip(step.node.proto.output, dys, strict=True) if n in wanted and g is not None})
-        before = len(terms)
+    def look(step: Step, dys: list[Value | None], terms: Sequence[BiasTerm]) -> None:
+        met.update({n: (g, len(terms)) for n, g in zip(step.node.proto.output, dys, strict=True) if n in wanted and g is not None})
 
-    return visit
+    return look
 
 
 def _cut(build: Build, book: Book, name: str, signal: Value, kept: list[Value]) -> Callable[[], Value]:

@@ -10,14 +10,12 @@ from dataclasses import dataclass, field, replace
 
 from onnxsal.ask.layers import layers_of
 from onnxsal.engine.plan import Step
-from onnxsal.engine.traverse import traverse
 from onnxsal.facts.reach import separators
 from onnxsal.facts.tags import RESIDUAL
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, times
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.fullgrad import BiasTerm, Site, beyond_scores, noting, survey, term_sum
-from onnxsal.methods.head import emit_seed
+from onnxsal.methods.fullgrad import BiasTerm, Site, beyond_scores, decompose, survey, term_sum
 from onnxsal.methods.maps import picture_axes, share_among_channels, spread
 
 
@@ -130,19 +128,10 @@ def evidence(build: Build) -> Result:
     ``|sum of the map + what has no place - score| / |score|``: biases of dense layers have no place, nor have other tokens than the
     picture's. Component ``evidence/shares`` [N, 3]: what tensors, biases with a place, and what has none contribute to the score.
     """
-    op, question = build.op, build.question
+    op = build.op
     picture_axes(build)
     cuts = crossings(build)
-    terms: list[BiasTerm] = []
-    note = noting(cuts.sites, terms, op)
-
-    def visit(step: Step, dys: list[Value | None]) -> None:
-        cuts.visit(step, dys)
-        note(step, dys)
-
-    seed = emit_seed(op, question, question.start, build.head.chosen)
-    signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
-    at_input = build.contribution(op.Mul(signal, question.x), question.x)
+    at_input, terms, seed = decompose(build, cuts.sites, lambda step, dys, terms: cuts.visit(step, dys))
     share = 1.0 / (1 + len(cuts.met))
     before = [1.0 - share * sum(_later(cut.site, term.site) for cut in cuts.met) for term in terms]
     tensors, biases = Canvas(build), Canvas(build)
