@@ -202,9 +202,9 @@ def read_bytes(path: Path, what: str, most: str = "text_bytes", error: type[Onnx
     return data
 
 
-def read_text(path: Path, what: str, most: str = "text_bytes", error: type[OnnxsalError] = InputError) -> str:
-    """A text file whole: UTF-8, with or without a byte order mark, line breaks as they come."""
-    return as_text(read_bytes(path, what, most, error), what, error)
+def read_text(path: Path, what: str, most: str = "text_bytes", error: type[OnnxsalError] = InputError, nul: bool = False) -> str:
+    """A text file whole: UTF-8, with or without a byte order mark, line breaks as they come; ``nul`` as ``as_text``."""
+    return as_text(read_bytes(path, what, most, error), what, error, nul)
 
 
 def as_text(data: bytes, what: str, error: type[OnnxsalError] = InputError, nul: bool = False) -> str:

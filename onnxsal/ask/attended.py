@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from onnxsal.ask.layers import layers_of
 from onnxsal.ask.question import Question
 from onnxsal.errors import PlanError
-from onnxsal.facts.attention import AttentionLayer, attention_of
+from onnxsal.facts.attention import AttentionLayer, attention_of, matrix_axes
 from onnxsal.facts.axes import Spot, Trace, moved, numbered, trace
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.places import Grid
@@ -136,10 +136,10 @@ def _begin(question: Question, found: _Walked, side: Sequence[AttentionLayer]) -
 def _is_of(found: _Walked, seeds: Seeds, layer: AttentionLayer) -> bool:
     """Whether queries, keys and values of an attention are these tokens, one by one and in their order."""
     other, product = 1 - layer.position, _scored(found, layer)
-    values = _matrix(layer.product, other)
+    values = matrix_axes(layer.product, other)
     wanted = [] if values is None else [(layer.product.proto.input[other], values[1])]
     for i in (0, 1):
-        parts = None if product is None else _matrix(product, i)
+        parts = None if product is None else matrix_axes(product, i)
         wanted += [] if product is None or parts is None else [(product.proto.input[i], parts[0])]
     if len(wanted) < 3 or any(len(axes) != 1 for _, axes in wanted):
         return False
@@ -149,11 +149,6 @@ def _is_of(found: _Walked, seeds: Seeds, layer: AttentionLayer) -> bool:
 def _at(traces: dict[str, Trace], name: str, place: int) -> bool:
     spot = traces.get(name, {}).get(0)
     return spot is not None and spot.place == place and spot.how is APART and spot.runs == 1
-
-
-def _matrix(node: NodeView, i: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    spec = spec_of(node)
-    return None if spec is None or spec.roles is None else spec.roles.matrix(node, i)
 
 
 def _scored(found: _Walked, layer: AttentionLayer) -> NodeView | None:
@@ -169,14 +164,14 @@ def _scored(found: _Walked, layer: AttentionLayer) -> NodeView | None:
         seen.add(name)
         if family_of(node) != "linear":
             todo += [n for n, wanted in zip(node.proto.input, node.wants, strict=True) if wanted]
-        elif sum(node.wants) > 1 and _matrix(node, 0) is not None:
+        elif sum(node.wants) > 1 and matrix_axes(node, 0) is not None:
             return node
     return None
 
 
 def _row(layer: AttentionLayer) -> int | None:
     """The axis of the product that counts the queries."""
-    parts = _matrix(layer.product, layer.position)
+    parts = matrix_axes(layer.product, layer.position)
     if parts is None or len(parts[0]) != 1:
         return None
     place = moved(layer.product, layer.position, parts[0][0])

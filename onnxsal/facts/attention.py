@@ -73,7 +73,7 @@ def _weighted(softmax: NodeView) -> list[AttentionLayer]:
         ]
         if not hit:
             continue
-        if _is_product(node, hit[0]):
+        if node.outputs[0] is not None and matrix_axes(node, hit[0]) is not None:
             products += [(node, hit[0])] if len(hit) == 1 and len(others) == 1 else []
         elif _passes(node, others):
             carried.add(node.proto.output[0])
@@ -81,9 +81,10 @@ def _weighted(softmax: NodeView) -> list[AttentionLayer]:
     return [_layer(softmax, way, node, position) for node, position in products]
 
 
-def _is_product(node: NodeView, i: int) -> bool:
+def matrix_axes(node: NodeView, i: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """The axes of input ``i`` that stay in a matrix product, and those that it sums over; ``None`` where the node is no such product."""
     spec = spec_of(node)
-    return spec is not None and spec.roles is not None and node.outputs[0] is not None and spec.roles.matrix(node, i) is not None
+    return None if spec is None or spec.roles is None else spec.roles.matrix(node, i)
 
 
 def _passes(node: NodeView, others: list[str]) -> bool:
@@ -117,8 +118,8 @@ def _exponents(softmax: NodeView) -> str:
 
 def _axes(softmax: NodeView, way: list[NodeView], product: NodeView, position: int) -> tuple[int | None, int | None]:
     """The axes of the probabilities that are the rows, and the sum, of the product."""
-    factor, spec, y = product.input(position), spec_of(product), softmax.y
-    parts = None if spec is None or spec.roles is None or factor.shape is None else spec.roles.matrix(product, position)
+    factor, y = product.input(position), softmax.y
+    parts = None if factor.shape is None else matrix_axes(product, position)
     if parts is None or y.shape is None:
         return None, None
     found: Mapping[int, Spot] = trace(way, {y.name: {a: Spot(a) for a in range(y.rank)}}).get(factor.name, {})

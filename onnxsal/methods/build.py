@@ -196,7 +196,7 @@ class Build:
             return None
         reduced = self.over_channels(attribution, axes[0], "sum_abs")
         if self.settings.get("rescale"):
-            reduced, _, _ = _stretched(self.op, reduced)
+            reduced, _, _ = stretched(self.op, reduced)
         return reduced
 
     def over_channels(self, attribution: Value, axis: int, default: str) -> Value:
@@ -209,7 +209,7 @@ class Build:
         return op.ReduceSum(op.Abs(attribution), [axis], keepdims=0)
 
 
-def _stretched(op: Emit, pixels: Value) -> tuple[Value, Value, Value]:
+def stretched(op: Emit, pixels: Value) -> tuple[Value, Value, Value]:
     """(m - min) / (max - min) of each map, 0 where a map is constant; with the minimum and the span. Infinities count as 1e38."""
     pixels = op.Clip(pixels, -1e38, 1e38)
     low, high = op.ReduceMin(pixels, [1, 2], keepdims=1), op.ReduceMax(pixels, [1, 2], keepdims=1)
@@ -219,7 +219,7 @@ def _stretched(op: Emit, pixels: Value) -> tuple[Value, Value, Value]:
 
 def quantized(op: Emit, pixels: Value, levels: int) -> Value:
     """min + floor((m - min) / (max - min) (levels - 1)) / (levels - 1) (max - min) of each map; a constant map stays as it is."""
-    (share, low, span), steps = _stretched(op, pixels), float(levels - 1)
+    (share, low, span), steps = stretched(op, pixels), float(levels - 1)
     return op.Add(low, op.Mul(op.Div(op.Floor(op.Mul(share, steps)), steps), span))
 
 

@@ -8,7 +8,7 @@ from onnxsal.errors import MethodError
 from onnxsal.graph import Value
 from onnxsal.graph.helpers import recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.composed import Shown, part_of
+from onnxsal.methods.composed import Shown, shown_part
 from onnxsal.methods.head import Chosen, Head, rivals, score_of, scores
 
 
@@ -38,7 +38,7 @@ def _others(build: Build, count: int) -> list[Head]:
     """The heads of the best ``count`` classes beside the explained one, best first."""
     op, question, head = build.op, build.question, build.head
     rows = scores(op, question, question.start)
-    best = rivals(op, rows, head.chosen.target, count)
+    best = rivals(op, question, rows, head.chosen.target, count)
     heads = []
     for i in range(count):
         chosen = Chosen(op.Gather(best, op.const(i), axis=1))
@@ -49,7 +49,7 @@ def _others(build: Build, count: int) -> list[Head]:
 def _of_class(build: Build, head: Head, number: int) -> Shown:
     """What the method says of one class."""
     (part,) = build.method.of
-    return part_of(replace(build, head=head), part, f"{part.method.name}{number}")
+    return shown_part(replace(build, head=head), part, f"{part.method.name}{number}")
 
 
 def _kept(build: Build, values: list[Value], axes: int) -> Value:

@@ -63,10 +63,10 @@ def _composed(build: Build, fold: Combine) -> Result:
 def _part(build: Build, part: Part, number: int) -> Shown:
     """One part under its own name, numbered where a method is there twice."""
     same = [other.method.name for other in build.method.of].count(part.method.name) > 1
-    return part_of(build, part, f"{part.method.name}{number}" if same else part.method.name)
+    return shown_part(build, part, f"{part.method.name}{number}" if same else part.method.name)
 
 
-def part_of(build: Build, part: Part, label: str) -> Shown:
+def shown_part(build: Build, part: Part, label: str) -> Shown:
     """One part, built as if it were alone, its own inputs and outputs named after ``label``."""
     op, method = build.op, part.method
     settings = method.settle(part.parameters)

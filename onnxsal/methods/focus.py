@@ -11,7 +11,7 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import traverse
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, recast, signal_type
-from onnxsal.methods.build import Build, Result, wrap
+from onnxsal.methods.build import Build, Result, stretched, wrap
 from onnxsal.methods.cam import target_layer, weighted_sum
 from onnxsal.methods.fullgrad import BiasTerm
 from onnxsal.methods.head import emit_seed
@@ -47,7 +47,8 @@ def focus(build: Build) -> Result:
     at_input = build.contribution(op.Mul(signal, question.x), question.x)
     signed = op.ReduceSum(at_input, [channel], keepdims=0)
     sizes = [op.ReduceSum(op.Abs(at_input), [channel], keepdims=0), *(_drawn(build, [cut], absolute=True) for cut in wanted.met)]
-    fine = op.Mul(_range(op, _blurred(op, add_up(op, [_range(op, m) for m in sizes]), float(build.settings["blur"]))), DETAIL)
+    added = _blurred(op, add_up(op, [stretched(op, m)[0] for m in sizes]), float(build.settings["blur"]))
+    fine = op.Mul(stretched(op, added)[0], DETAIL)
     exponent = add_up(op, [_squeezed(op, m) for m in (signed, *([_drawn(build, wanted.met)] if wanted.met else []))])
     map_ = op.Mul(op.Add(_looked_at(build, layer, at_layer[0]), fine), op.Exp(op.Mul(exponent, SIGNS)))
     return Result(share_among_channels(build, map_), None, map_)
@@ -73,12 +74,6 @@ def _looked_at(build: Build, layer: TargetLayer, signal: Value) -> Value:
 def _over(op: Emit, map_: Value, size: Value) -> Value:
     """map / size, and the map itself where the size is 0."""
     return op.Div(map_, op.Where(op.Greater(size, 0.0), size, 1.0))
-
-
-def _range(op: Emit, map_: Value) -> Value:
-    """(m - min) / (max - min) of each map; a constant one is 0."""
-    above = op.Sub(map_, op.ReduceMin(map_, [1, 2], keepdims=1))
-    return _over(op, above, op.ReduceMax(above, [1, 2], keepdims=1))
 
 
 def _squeezed(op: Emit, map_: Value) -> Value:

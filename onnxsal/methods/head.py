@@ -99,28 +99,28 @@ def emit_head(op: Emit, question: Question, start: Value, target: Value | None, 
 def _contrast(op: Emit, question: Question, rows: Value, chosen: Value, contrast: Contrast) -> tuple[Chosen, Value]:
     """The classes with what they are compared with, and where that is another class [N]."""
     if contrast.against is None:
-        other = op.Squeeze(rivals(op, rows, chosen, 1), [1])
-    else:
-        last = op.Sub(op.Squeeze(op.Shape(rows, start=1, end=2), [0]), 1)
-        other = op.Min(op.Expand(op.const(contrast.against), op.Shape(chosen)), last)
-    differ = op.Not(op.Equal(chosen, other))
-    if contrast.against is not None and question.class_count is None:
-        differ = op.And(differ, op.Equal(other, op.const(contrast.against)))
-    return Chosen(chosen, other, contrast.weight), differ
+        other = op.Squeeze(rivals(op, question, rows, chosen, 1), [1])
+        return Chosen(chosen, other, contrast.weight), op.Not(op.Equal(chosen, other))
+    asked, count = op.const(contrast.against), class_count(op, question, rows)
+    differ = op.Not(op.Equal(chosen, asked))
+    if isinstance(count, Value):  # only the run tells whether there is such a class
+        differ, asked = op.And(differ, op.Less(asked, count)), op.Min(asked, op.Sub(count, 1))
+    return Chosen(chosen, op.Expand(asked, op.Shape(chosen)), contrast.weight), differ
 
 
-def rivals(op: Emit, rows: Value, chosen: Value, count: int) -> Value:
+def rivals(op: Emit, question: Question, rows: Value, chosen: Value, count: int) -> Value:
     """The best ``count`` classes [N, count] beside the one that is chosen, best first; of equal ones the first."""
     own = op.Unsqueeze(chosen, [1])
-    places = op.Unsqueeze(op.Range(0, op.Sub(op.Squeeze(op.Shape(rows, start=1, end=2), [0]), 1), 1), [0])
-    classes = op.Add(places, op.Cast(op.GreaterOrEqual(places, own), to=TensorProto.INT64))
-    values = op.GatherElements(rows, classes, axis=1)
+    classes = class_count(op, question, rows)
+    places = op.const(np.arange(classes - 1)[None]) if isinstance(classes, int) else op.Unsqueeze(op.Range(0, op.Sub(classes, 1), 1), [0])
+    others = op.Add(places, op.Cast(op.GreaterOrEqual(places, own), to=TensorProto.INT64))
+    values = op.GatherElements(rows, others, axis=1)
     if count == 1:
         best = op.ArgMax(values, axis=1, keepdims=1)
     else:  # half precision has no TopK everywhere, and loses nothing in float32
         wide = values if rows.dtype == TensorProto.DOUBLE else op.Cast(values, to=TensorProto.FLOAT)
         best = op.TopK(wide, op.const([count]), axis=1, outputs=2)[1]
-    return op.GatherElements(classes, best, axis=1)
+    return op.GatherElements(others, best, axis=1)
 
 
 def _within(op: Emit, target: Value, last: Value, kind: int) -> Value:

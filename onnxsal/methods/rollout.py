@@ -5,6 +5,7 @@ Neither divides the score up, so neither keeps a law, and no residual is returne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from onnxsal.ask.attended import Attended, attended
@@ -98,16 +99,10 @@ class _Tokens:
         others = [a for a in range(x.rank) if a not in (samples, known.tokens)]
         scores = scores if samples == 0 else op.Squeeze(scores, [0])
         wide = op.Expand(op.Unsqueeze(scores, others) if others else scores, shape_of(op, x))
-        count = [x.dim(a) for a in others]
-        size = op.Div(cast(op, op.Size(wide)), cast(op, op.Size(scores)))
-        return Result(op.Div(wide, float(_product(count)) if None not in count else size))
-
-
-def _product(sizes: Sequence[int | None]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size or 1
-    return product
+        known_sizes = [size for a in others if (size := x.dim(a)) is not None]
+        if len(known_sizes) == len(others):
+            return Result(op.Div(wide, float(math.prod(known_sizes))))
+        return Result(op.Div(wide, op.Div(cast(op, op.Size(wide)), cast(op, op.Size(scores)))))
 
 
 def _sides(op: Emit, tokens: _Tokens, matrix: Matrix) -> list[Value]:

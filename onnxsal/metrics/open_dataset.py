@@ -27,8 +27,7 @@ from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.pictures import WITH_ALPHA, find_pictures, open_picture
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.session import Tensor
-from onnxsal.settings import SHOWN, as_text, listed, shown
-from onnxsal.settings import read_bytes as read_within
+from onnxsal.settings import SHOWN, listed, read_text, shown
 
 IMAGES, MASKS = "images", "masks"
 """Sub-folders of DATA that hold the pictures and their masks, where there are masks."""
@@ -227,7 +226,7 @@ def _from_table(table: Path, how: _Reader, masks: str | Path | None) -> Dataset:
 
 def _rows(table: Path, what: str) -> tuple[list[dict[str, str]], dict[str, str | None]]:
     """The rows of a table, and the column of each kind: each once, and no row longer than the header."""
-    reader = csv.DictReader(io.StringIO(as_text(read_within(table, what, "table_bytes"), what, nul=True), newline=""))
+    reader = csv.DictReader(io.StringIO(read_text(table, what, "table_bytes", nul=True), newline=""))
     try:
         rows, columns = list(reader), list(reader.fieldnames or ())
     except csv.Error as error:
