@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 import onnxsal
@@ -76,6 +77,22 @@ def test_the_gradient_of_a_contrast_in_pytorch():
             law = Explainer(model, "integrated_gradients", score=score, against=against, against_weight=0.7).explain(data, target.numpy())
             assert law.residual is not None
             assert law.residual.max() < 0.02
+
+
+@pytest.mark.parametrize("score", ["logit", "probability"])
+@pytest.mark.parametrize("method", ["gradient", "fullgrad", "lrp_epsilon", "deeplift", "cp_lrp", "evidence"])
+def test_the_two_classes_of_a_single_score(method: str, score: str):
+    """A sigmoid's classes are z and -z, or p and 1 - p: one less the other has both their maps, and the law of the difference."""
+    model = cnn()
+    del model.graph.node[-1], model.graph.output[0]
+    model.graph.node.extend([node("MatMul", "logits mix", "z"), node("Sigmoid", "z", "p")])
+    model.graph.initializer.append(numpy_helper.from_array(np.linspace(-1, 2, 5, dtype=np.float32)[:, None], "mix"))
+    model.graph.output.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, ["N", 1]))
+    found = explained(method, 1, model=model, score=score, against=0)
+    one, other = (explained(method, c, model=model, score=score) for c in (1, 0))
+    np.testing.assert_allclose(found.attribution, one.attribution - other.attribution, atol=1e-6 * np.abs(one.attribution).max())
+    np.testing.assert_allclose(found.score, one.score - other.score, atol=1e-6)
+    assert found.residual is None or found.residual.max() < 1e-5
 
 
 @pytest.mark.parametrize("method", shipped_methods())
