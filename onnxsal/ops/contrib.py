@@ -2,82 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from onnxsal.errors import ModelError
-
-DOMAIN = "com.microsoft"
-
-
-class Writer:
-    """Collects the standard nodes that replace one fused node; the last one carries the fused node's output name.
-
-    ``ranks`` tells how many axes tensors have, as far as that is known; a fused node adds those of its outputs that others must know.
-    """
-
-    def __init__(self, node: onnx.NodeProto, ranks: dict[str, int] | None = None) -> None:
-        self.node = node
-        self.ranks = {} if ranks is None else ranks
-        self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-
-    def add(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Append one node named ``<fused node>/<op>``; returns its output."""
-        name = f"{self.node.name or self.node.output[0]}/{op_type}{len(self.nodes)}"
-        output = output or name
-        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=name, **attributes))
-        return output
-
-    def const(self, value: float | list[int]) -> str:
-        """A constant; floats in float32, cast to the type of the first input so that half-precision models work."""
-        array = np.asarray(value, np.int64 if isinstance(value, list) else np.float32)
-        name = f"{self.node.name or self.node.output[0]}/const{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(array, name))
-        return name if isinstance(value, list) else self.add("CastLike", name, self.node.input[0])
-
-    def ints(self, values: list[int]) -> str:
-        """A constant list of int64."""
-        return self.const(values)
-
-    def scalar(self, value: int) -> str:
-        """A constant int64 without axes."""
-        return self.add("Squeeze", self.const([value]), self.const([0]))
-
-    def input(self, i: int) -> str:
-        """Input i, '' where it is left out."""
-        return self.node.input[i] if i < len(self.node.input) else ""
-
-    def text(self, name: str) -> str:
-        """A string attribute."""
-        value = self.attributes.get(name, b"")
-        return value.decode() if isinstance(value, bytes) else str(value)
-
-
-Expansion = Callable[[Writer], None]
-
-EXPANSIONS: dict[tuple[str, str], Expansion] = {}
-"""Domain and name of a fused operator -> what writes it in standard ones of opset 18."""
-
-
-def expansion(*op_types: str, domain: str = DOMAIN) -> Callable[[Expansion], Expansion]:
-    """Register the decorated function as what writes ``op_types`` in standard operators."""
-
-    def register(function: Expansion) -> Expansion:
-        EXPANSIONS.update({(domain, op_type): function for op_type in op_types})
-        return function
-
-    return register
-
-
-def expansion_of(node: onnx.NodeProto) -> Expansion | None:
-    """What writes a node in standard operators, if it is a fused one."""
-    return EXPANSIONS.get((node.domain, node.op_type))
+from onnxsal.ops.expansion import Writer, expansion
 
 
 def _activate(w: Writer, x: str) -> None:
@@ -93,9 +22,7 @@ def _activate(w: Writer, x: str) -> None:
     elif kind == "Clip":
         w.add(kind, x, w.const(given[0]), w.const(given[1]), output=out)
     elif kind:
-        raise ModelError(
-            f"node '{w.node.name}' ({DOMAIN}.{w.node.op_type}) ends in activation '{kind}', which is not known. Use the unoptimised model."
-        )
+        raise w.refuse(f"ends in activation '{kind}'")
     else:
         w.add("Identity", x, output=out)
 
@@ -118,9 +45,7 @@ def _fused_gemm(w: Writer) -> None:
 @expansion("FusedMatMul")
 def _fused_matmul(w: Writer) -> None:
     if w.attributes.get("transBatchA") or w.attributes.get("transBatchB"):
-        raise ModelError(
-            f"node '{w.node.name}' ({DOMAIN}.FusedMatMul) transposes batch axes, which is not known. Use the unoptimised model."
-        )
+        raise w.refuse("transposes batch axes")
     sides = [_swap_last(w, w.input(i)) if w.attributes.get(flag) else w.input(i) for i, flag in enumerate(("transA", "transB"))]
     alpha = float(w.attributes.get("alpha", 1.0))
     if alpha == 1.0:
@@ -162,9 +87,7 @@ def _fast_gelu(w: Writer) -> None:
 def _skip_layer_norm(w: Writer) -> None:
     """LayerNormalization(input + skip + bias) over the last axis."""
     if any(w.node.output[1:3]):
-        raise ModelError(
-            f"node '{w.node.name}' ({DOMAIN}.SkipLayerNormalization) also returns its mean or deviation. Use the unoptimised model."
-        )
+        raise w.refuse("also returns its mean or deviation")
     total = w.node.output[3] if len(w.node.output) > 3 else ""
     summed = w.add("Add", w.input(0), w.input(1), output="" if w.input(4) else total)
     if w.input(4):
@@ -177,10 +100,7 @@ def _skip_layer_norm(w: Writer) -> None:
 def _root_mean_square_norm(w: Writer) -> None:
     """scale x / sqrt(mean(x^2) + epsilon), over the last axis."""
     if int(w.attributes.get("axis", -1)) != -1 or any(w.node.output[1:]):
-        raise ModelError(
-            f"node '{w.node.name}' (SimplifiedLayerNormalization) has an axis other than the last, or returns its deviation too. "
-            "Use the unoptimised model."
-        )
+        raise w.refuse("has an axis other than the last, or returns its deviation too")
     x, epsilon = w.input(0), w.const(float(w.attributes.get("epsilon", 1e-5)))
     mean = w.add("ReduceMean", w.add("Mul", x, x), w.const([-1]), keepdims=1)
     root = w.add("Sqrt", w.add("Add", mean, epsilon))
@@ -188,10 +108,6 @@ def _root_mean_square_norm(w: Writer) -> None:
 
 
 # ----- embeddings and attention, as ONNX Runtime's transformers tool fuses them -----
-
-
-def _refuse(w: Writer, what: str) -> ModelError:
-    return ModelError(f"node '{w.node.name}' ({DOMAIN}.{w.node.op_type}) {what}, which is not known. Use the unoptimised model.")
 
 
 @expansion("EmbedLayerNormalization")
@@ -222,10 +138,10 @@ def _attention(w: Writer) -> None:
     """softmax(Q K^T / sqrt(d) + mask) V of each head, with Q, K, V = x W + b."""
     x, weight, bias, mask = (w.input(i) for i in range(4))
     if any(w.input(i) for i in range(4, 8)) or any(w.node.output[1:]) or w.attributes.get("do_rotary"):
-        raise _refuse(w, "has a past, a bias of its scores, or rotary positions")
+        raise w.refuse("has a past, a bias of its scores, or rotary positions")
     heads, sizes = int(w.attributes["num_heads"]), [int(d) for d in w.attributes.get("qkv_hidden_sizes", [])]
     if len(set(sizes)) > 1:
-        raise _refuse(w, "has values of another width than its keys")
+        raise w.refuse("has values of another width than its keys")
     packed = w.add("Add", w.add("MatMul", x, weight), bias) if bias else w.add("MatMul", x, weight)
     parts = [f"{w.node.output[0]}/{part}" for part in ("q", "k", "v")]
     w.nodes.append(helper.make_node("Split", [packed], parts, name=f"{w.node.output[0]}/Split", axis=-1, num_outputs=3))
@@ -254,7 +170,7 @@ def _masked(w: Writer, scores: str, mask: str, x: str) -> str:
         elif rank in (2, 3):
             seen = w.add("Greater", w.add("Cast", mask, to=onnx.TensorProto.INT64), w.ints([0]))
         else:
-            raise _refuse(w, f"has a mask of {'an unknown number of' if rank is None else rank} axes")
+            raise w.refuse(f"has a mask of {'an unknown number of' if rank is None else rank} axes")
         added = w.add("Where", seen, zero, low)
         scores = w.add("Add", scores, w.add("Unsqueeze", added, w.ints([1] if rank == 3 else [1, 2])))
     if w.attributes.get("unidirectional"):

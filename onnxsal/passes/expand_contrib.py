@@ -6,7 +6,7 @@ import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.graph.infer import infer_shapes, without_weights
-from onnxsal.ops.contrib import Writer, expansion_of
+from onnxsal.ops.expansion import Writer, expansion_of
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 
 LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
@@ -22,20 +22,23 @@ def _requires(proto: onnx.ModelProto) -> str:
     return "" if any(expansion_of(n) for n in proto.graph.node) else "no fused operator"
 
 
-def _ranks(proto: onnx.ModelProto) -> dict[str, int]:
-    """How many axes the inputs and weights have, and what inference tells of the rest."""
+def _known(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
+    """How many axes the inputs and weights have and of which type their elements are, and what inference tells of the rest."""
     graph = infer_shapes(without_weights(proto)).graph
-    known = [*graph.input, *graph.value_info, *graph.output]
-    found = {v.name: len(v.type.tensor_type.shape.dim) for v in known if v.type.tensor_type.HasField("shape")}
-    return found | {t.name: len(t.dims) for t in proto.graph.initializer}
+    known = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    ranks = {name: len(kind.shape.dim) for name, kind in known.items() if kind.HasField("shape")}
+    dtypes = {name: kind.elem_type for name, kind in known.items() if kind.elem_type}
+    constants = proto.graph.initializer
+    return ranks | {t.name: len(t.dims) for t in constants}, dtypes | {t.name: t.data_type for t in constants}
 
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
     nodes: list[onnx.NodeProto] = []
-    expanded, ranks = [], _ranks(proto)
+    expanded, (ranks, dtypes) = [], _known(proto)
+    constants = {t.name: t for t in proto.graph.initializer}
     for node in proto.graph.node:
         if expand := expansion_of(node):
-            writer = Writer(node, ranks)
+            writer = Writer(node, ranks, dtypes, constants)
             expand(writer)
             nodes += writer.nodes
             proto.graph.initializer.extend(writer.initializers)
