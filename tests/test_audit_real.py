@@ -82,10 +82,11 @@ def test_squeezenet_fed_rgb_instead_of_bgr_is_found(stamps: Path, labels: list[s
         assert facts["checks"]["channels"]["facts"]["colours"]["certainty_gain"]["low"] > 0
 
 
-@pytest.mark.parametrize(("kind", "channels"), [("labelled", "BGR"), ("plain", "BGR"), ("plain", "RGB")])
-def test_lite0_fed_in_the_wrong_order_is_found(stamps: Path, labels: list[str], tmp_path: Path, kind: str, channels: str):
-    _, found = findings(LITE0, LITE0_TOML.format(channels=channels), stamps / kind, labels, tmp_path)
-    assert [f["id"] for f in found] == ([] if channels == "RGB" else ["channel-order"])
+@pytest.mark.parametrize("kind", ["labelled", "plain"])
+def test_lite0_fed_in_the_wrong_order_is_found(stamps: Path, labels: list[str], tmp_path: Path, kind: str):
+    """Fed in the right one it has no such finding: see the next test."""
+    _, found = findings(LITE0, LITE0_TOML.format(channels="BGR"), stamps / kind, labels, tmp_path)
+    assert [f["id"] for f in found] == ["channel-order"]
 
 
 def test_a_clean_model_on_photographs_without_labels_has_no_finding_of_its_own(labels: list[str], tmp_path: Path):

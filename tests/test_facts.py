@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxsal.facts.axes import moved
+from onnxsal.facts.axes import layouts, moved, numbered
 from onnxsal.facts.ranges import bounds_of, not_negative
 from onnxsal.graph import Model
 from onnxsal.ops.axes import FAMILIES as AXES_OF_FAMILIES
@@ -198,3 +198,24 @@ def test_families_of_single_elements_keep_every_axis_apart() -> None:
             model, feed, _ = one_node_model(spec, spec.cases[0])
             node_ = Model(model).nodes[0]
             assert all(moved(node_, 0, a) is not None and moved(node_, 0, a)[1] is APART for a in range(feed["x0"].ndim)), spec.op_type
+
+
+def test_sizes_that_are_only_supposed_are_not_refused() -> None:
+    """A table over pairs of positions, as relative attention has it: of the numbers tried for open sizes it would be 33 GB."""
+    nodes = [
+        node("Shape", "x", "n", start=0, end=1),
+        node("Shape", "x", "l", start=1, end=2),
+        node("Mul", "n four", "n4"),
+        node("Concat", "n4 l l", "sizes", axis=0),
+        node("Expand", "one sizes", "table"),
+        node("ReduceSum", "table last", "counted", keepdims=0),
+        node("ReduceSum", "counted first", "per_place", keepdims=0),
+        node("ReduceSum", "x last", "summed", keepdims=0),
+        node("Mul", "summed per_place", "y"),
+    ]
+    weights = {"one": np.ones((1, 1, 1), np.float32)}
+    weights |= {k: np.asarray([v], np.int64) for k, v in {"four": 4, "last": -1, "first": 0}.items()}
+    model = Model(make(nodes, {"x": ["N", "L", 3]}, {"y": ["N", "L"]}, weights))
+    x = model.value("x")
+    assert [view.value("table").shape for view in numbered(model, x)][1:][-1] == (4 * 1009, 37, 37)
+    assert layouts(model, x, model.nodes, batched=True, picture=None)["summed"].samples == 0

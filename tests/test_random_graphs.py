@@ -94,7 +94,7 @@ def graphs(choose: st.DrawFn) -> onnx.ModelProto:
     return model
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(model=graphs(), seed=st.integers(0, 99))
 def test_full_gradient_is_complete_on_any_graph(model: onnx.ModelProto, seed: int) -> None:
     """score = <g_x, x> + sum over nodes <g_y, r>, in float64, up to rounding of the largest term."""

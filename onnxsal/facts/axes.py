@@ -262,7 +262,7 @@ def _numbered(model: Model, x: Value, size: str) -> Iterator[Model]:
     """
     inputs = [[d.dim_param for d in i.type.tensor_type.shape.dim] for i in model.proto.graph.input]
     symbols = dict.fromkeys(s for dims in inputs for s in dims if s)
-    yield model.once(("batch", x.name), lambda: Model(with_batch(model.proto, x.name, size, _DISTINCT)))
+    yield model.once(("batch", x.name), lambda: Model(with_batch(model.proto, x.name, size, _DISTINCT), supposed=True))
     for batch in [size] if size in symbols else dict.fromkeys(dims[0] for dims in inputs if dims and dims[0]):
         tried = model.once(("batch", x.name, batch), partial(_all_numbered, model, x, batch, symbols))
         if (tried.value(x.name).shape or (None,))[0] == _DISTINCT:
@@ -274,7 +274,7 @@ def _all_numbered(model: Model, x: Value, batch: str, symbols: Iterable[str], nu
     proto = with_batch(model.proto, x.name, batch, _DISTINCT) if batch else model.proto
     for symbol, number in zip((s for s in symbols if s != batch), numbers, strict=False):
         proto = with_batch(proto, x.name, symbol, number)
-    return Model(proto)
+    return Model(proto, supposed=True)
 
 
 def with_batch(proto: onnx.ModelProto, x: str, symbol: Dim, size: int) -> onnx.ModelProto:

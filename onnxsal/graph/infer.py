@@ -39,10 +39,11 @@ class Inferred:
     constants: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def infer(proto: onnx.ModelProto) -> Inferred:
+def infer(proto: onnx.ModelProto, bounded: bool = True) -> Inferred:
     """Shape inference and folding in turn, until nothing new is known. The model itself is not changed.
 
-    Raises ``ModelError`` where the model contradicts itself, or makes tensors that are larger than the limits, by what is known.
+    Raises ``ModelError`` where the model contradicts itself, or (if ``bounded``) makes tensors that are larger than the limits, by what is
+    known.
     """
     light = without_weights(proto)
     constants: dict[str, np.ndarray] = {}
@@ -56,8 +57,9 @@ def infer(proto: onnx.ModelProto) -> Inferred:
         _replace(light, found)
     types |= {t.name: (t.data_type, tuple(t.dims)) for t in proto.graph.initializer}
     types |= {s.values.name: (s.values.data_type, tuple(s.dims)) for s in proto.graph.sparse_initializer}
-    _refuse_large(inferred.graph, types)
-    _refuse_large_in_branches(light.graph, light.opset_import, [t for t in light.graph.initializer if math.prod(t.dims) <= WEIGHT])
+    if bounded:
+        _refuse_large(inferred.graph, types)
+        _refuse_large_in_branches(light.graph, light.opset_import, [t for t in light.graph.initializer if math.prod(t.dims) <= WEIGHT])
     return Inferred(types, constants)
 
 

@@ -231,11 +231,12 @@ class Model:
     """An ONNX model, indexed. Build it once per (immutable) state of the ``ModelProto``.
 
     ``outer`` is the model around this one, for the body of a loop: its tensors can be read from here. ``copies`` are the indices of the
-    nodes of that model that these are copies of.
+    nodes of that model that these are copies of. ``supposed``: numbers were made up for open sizes, so no tensor is refused for its size.
     """
 
-    def __init__(self, proto: onnx.ModelProto, outer: Model | None = None, copies: Sequence[int] = ()) -> None:
+    def __init__(self, proto: onnx.ModelProto, outer: Model | None = None, copies: Sequence[int] = (), supposed: bool = False) -> None:
         self.proto = proto
+        self.supposed = supposed
         self.outer = outer
         self.copies = copies
         self.graph = proto.graph
@@ -281,7 +282,7 @@ class Model:
     @cached_property
     def inferred(self) -> Inferred:
         """What ONNX shape inference and folding of shape arithmetic say about this model."""
-        return infer(self.proto)
+        return infer(self.proto, bounded=not self.supposed)
 
     @cached_property
     def types(self) -> dict[str, tuple[int, Shape | None]]:
