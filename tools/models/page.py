@@ -52,7 +52,8 @@ def page(records: Mapping[str, dict[str, Any]], earlier: int = 0) -> str:
     had = [r for r in records.values() if "absent" not in r]
     works = {m: sum(r.get("methods", {}).get(m) == "works" for r in had) for m in METHODS}
     intro = INTRO.format(
-        tried=len(TABLE), earlier=f" {earlier} were measured by an earlier state of the code." if earlier else "", had=len(had), gradients=works["gradient"], fullgrads=works["fullgrad"], residual=RESIDUAL, kinks=KINKS,
+        tried=len(TABLE), earlier=f" {earlier} were measured by an earlier state of the code." if earlier else "",
+        had=len(had), gradients=works["gradient"], fullgrads=works["fullgrad"], residual=RESIDUAL, kinks=KINKS,
         steps=FEW_STEPS["integrated_gradients"]["n_steps"], versions=", ".join(f"{name} {number}" for name, number in versions().items()),
     )  # fmt: skip
     heads = [
