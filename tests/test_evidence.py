@@ -134,7 +134,7 @@ def test_what_has_no_place_is_the_bias_of_the_last_layer() -> None:
     ("model", "x"), [(two_inputs(), "a"), (tokens(), "embedded"), (unbatched(), "x")], ids=["vectors", "tokens", "no batch"]
 )
 def test_what_is_no_picture_is_refused(model: onnx.ModelProto, x: str) -> None:
-    with pytest.raises(MethodError, match=r"method 'evidence' explains pictures; .* not \[N, C, H, W\]"):
+    with pytest.raises(MethodError, match=r"method 'evidence' explains pictures, series and volumes; .* no convolution or pooling"):
         onnxsal.convert(model, "evidence", input=x, output="y")
 
 

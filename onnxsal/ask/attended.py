@@ -10,7 +10,7 @@ from onnxsal.ask.layers import layers_of
 from onnxsal.ask.question import Question
 from onnxsal.errors import PlanError
 from onnxsal.facts.attention import AttentionLayer, attention_of, matrix_axes
-from onnxsal.facts.axes import Spot, Trace, moved, numbered, trace
+from onnxsal.facts.axes import Spot, Trace, layout_places, moved, numbered, trace
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.places import Grid
 from onnxsal.facts.reach import reach, separators
@@ -119,7 +119,7 @@ def _begin(question: Question, found: _Walked, side: Sequence[AttentionLayer]) -
     x = question.x
     for axis in range(int(question.batched), len(x.shape or ())):
         seeds: Seeds = {x.name: {0: Spot(axis)}}
-        if question.picture is None and all(_is_of(found, seeds, layer) for layer in side):
+        if (question.picture is None or layout_places(question.picture) != 2) and all(_is_of(found, seeds, layer) for layer in side):
             return axis, None, seeds
     if question.picture is None:
         raise _other_tokens(side[0], x)

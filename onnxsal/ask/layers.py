@@ -1,4 +1,4 @@
-"""The layer that a class activation map is made of: found in the graph, or named by the user, and seen as [N, C, h, w]."""
+"""The layer that a class activation map is made of: found in the graph, or named by the user, and seen as [N, C, *places]."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNMIXED = frozenset({"movement", "activation", "elementwise", "add", "product",
 
 @dataclass(frozen=True)
 class TargetLayer:
-    """A tensor with a value per channel and place: ``picture`` are its axes (channel, height, width) if it has rank 4.
+    """A tensor with a value per channel and place: ``picture`` are its axes (channel, *places) if it is laid out in these.
 
     A tensor of tokens has a ``grid`` of them along the axis ``tokens`` instead; ``samples`` is its axis of samples.
     """
@@ -39,23 +39,28 @@ class TargetLayer:
     @property
     def channels(self) -> int:
         """The axis of channels."""
-        return self.picture[0] if self.picture else 3 - self.tokens - self.samples
+        if self.picture is None:
+            return 3 - self.tokens - self.samples
+        assert self.picture[0] is not None
+        return self.picture[0]
 
     @property
-    def grid(self) -> tuple[int, int, int] | None:
-        """The number of tokens before the picture's (of all others, where these stand among them), and its height and width in tokens."""
+    def grid(self) -> tuple[int, ...] | None:
+        """The number of tokens before the picture's (of all others, where these stand among them), and its height and width in tokens (or
+        other places, of a series or volume).
+        """
         own = self.tokens_of
         if own is None:
             return None
-        return own.count - len(own.order) if own.before is None else own.before, own.height, own.width
+        return own.count - len(own.order) if own.before is None else own.before, *own.sizes
 
     @property
-    def size(self) -> tuple[int | None, int | None]:
-        """Height and width, as far as known."""
-        if self.grid:
-            return self.grid[1:]
+    def size(self) -> tuple[int | None, ...]:
+        """The number of places along each axis of them, as far as known."""
+        if self.tokens_of is not None:
+            return self.tokens_of.sizes
         assert self.picture is not None
-        return self.value.dim(self.picture[1]), self.value.dim(self.picture[2])
+        return tuple(self.value.dim(a) for a in self.picture[1:])
 
     def __str__(self) -> str:
         return f"'{self.value.name}' {list(self.value.shape or ())}{f', {self.tokens_of}' if self.tokens_of else ''}"
@@ -71,22 +76,22 @@ class TargetLayer:
         return marked(shape, self.tokens_of.order, self.tokens)
 
     def maps(self, op: Emit, value: Value) -> Value:
-        """A tensor laid out like the layer (its activations, a signal at it) as [N, C, h, w]."""
+        """A tensor laid out like the layer (its activations, a signal at it) as [N, C, *places]."""
         own = self.tokens_of
         if own is None:
             assert self.picture is not None
-            order = [0, *self.picture]
-            return value if order == [0, 1, 2, 3] else op.Transpose(value, perm=order)
+            order = [0, self.channels, *self.picture[1:]]
+            return value if order == sorted(order) else op.Transpose(value, perm=order)
         if own.before is None:
             value = op.Gather(value, op.const(list(own.order)), axis=self.tokens)
         elif own.count != len(own.order):
             value = op.Slice(value, [own.before], [own.before + len(own.order)], [self.tokens])
         perm = [self.samples, self.channels, self.tokens]
         value = value if perm == [0, 1, 2] else op.Transpose(value, perm=perm)
-        return op.Reshape(value, [0, 0, own.height, own.width])
+        return op.Reshape(value, [0, 0, *own.sizes])
 
     def activations(self, op: Emit) -> Value:
-        """The layer itself as [N, C, h, w] in the compute type."""
+        """The layer itself as [N, C, *places] in the compute type."""
         return self.maps(op, as_compute(op, self.value))
 
 
@@ -157,13 +162,13 @@ class Layers:
         """The tensor as a layer, if it is one: a picture by its layout or by its places, tokens by their places."""
         known = self.places.get(y.name)
         known = None if known is LOST else known
-        given = self.question.grid
-        if y.rank == 4 and given is None:
+        given, places = self.question.grid, len(self.question.places)
+        if y.rank == places + 2 and given is None:
             picture = layout.picture if layout is not None else None
             in_front = not self.question.batched or (layout is not None and layout.samples == 0 and layout.whole)
             by_places = picture_axes(known) if known is not None and in_front else None
             picture = by_places or picture
-            if picture is not None and 1 not in (y.dim(picture[1]), y.dim(picture[2])):
+            if picture is not None and not self._summed(y, picture) and not self._joined(known, picture):
                 return TargetLayer(y, picture)
         if y.rank == 3:
             samples = 0 if not self.question.batched else layout.samples if layout is not None and layout.whole else None
@@ -171,16 +176,27 @@ class Layers:
                 return None
             for axis in (a for a in range(3) if a != samples):
                 grid = token_grid(known, axis) if known is not None else self._told(y, samples, axis)
-                if grid is not None and given in (None, (grid.height, grid.width)):
+                if grid is not None and given in (None, grid.sizes):
                     return TargetLayer(y, None, grid, axis, samples)
         return None
+
+    def _summed(self, y: Value, picture: Picture) -> bool:
+        """Whether the places along an axis (of a volume along two) are summed up to one: a layer lies in front of that."""
+        one = [y.dim(a) == 1 != self.question.x.dim(b) for a, b in zip(picture[1:], self.question.places, strict=True)]
+        return sum(one) > (1 if len(one) == 3 else 0)
+
+    @staticmethod
+    def _joined(known: Places | None, picture: Picture) -> bool:
+        """Whether other tokens, such as a class token, stand along the one axis of places of a series."""
+        grid = token_grid(known, picture[1]) if known is not None and len(picture) == 2 else None
+        return grid is not None and len(grid.order) < grid.count
 
     def _told(self, y: Value, samples: int, axis: int) -> Grid | None:
         """The grid that the user tells, for tokens whose places are not known: these must be all that there are."""
         given, count = self.question.grid, self.flow.view.value(y.name).dim(axis)
         if count is None or given is None or y.name not in self.places or axis != (0 if samples else 1) or count != given[0] * given[1]:
             return None
-        return Grid(*given, tuple(range(count)), count)
+        return Grid(given, tuple(range(count)), count)
 
     @cached_property
     def chosen(self) -> TargetLayer:
@@ -203,7 +219,7 @@ class Layers:
         if given is not None:
             tokens = [y for y in self._behind_linear if y.rank == 3]
             proved = {g for y in tokens if (p := self.places.get(y.name)) not in (None, LOST) for a in (0, 1, 2) if (g := token_grid(p, a))}
-            sizes = ", ".join(sorted({f"{g.height} x {g.width} ({g.count} tokens)" for g in proved}))
+            sizes = ", ".join(sorted({f"{' x '.join(map(str, g.sizes))} ({g.count} tokens)" for g in proved}))
             counts = ", ".join(sorted({str(list(y.shape or ())) for y in tokens})) or "none"
             unknown = f"Tensors of rank 3: {counts}; where their tokens come from is not known, so a grid must account for all of them."
             known = f"Grids that the graph proves: {sizes}." if sizes else unknown

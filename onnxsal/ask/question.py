@@ -164,7 +164,7 @@ def ask(
     name = _output(model, output, x, score)
     asked = scores_of(model, name, score, example)
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
-    question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=picture_of(model, x, layout))
+    question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=shown_axes(model, x, layout))
     question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
     if question.squash == "softmax" and question.single:
         raise TargetError(
@@ -176,6 +176,11 @@ def ask(
     question = replace(question, tokens=tokens_of(model, x), grid=grid_of(grid))
     told = () if question.tokens is None else (question.tokens.found,)
     return _with_layout(replace(question, found=(counted, _head(question, asked), *told)), layout)
+
+
+def shown_axes(model: Model, x: Value, layout: str | None) -> Picture | None:
+    """As ``picture_of``; words are a series only where ``layout`` says so: a map of them is told by their tokens."""
+    return None if layout is None and tokens_of(model, x) is not None else picture_of(model, x, layout)
 
 
 def _with_layout(question: Question, layout: str | None) -> Question:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxsal.ask.batch_axis import sample_inputs
-from onnxsal.ask.question import RUNNER_UP, Contrast, Question, grid_of
+from onnxsal.ask.question import RUNNER_UP, Contrast, Question, grid_of, shown_axes
 from onnxsal.ask.request import FED, RUN, Ask
 from onnxsal.ask.scores import SCORES
 from onnxsal.engine.method import Method, known_methods
@@ -51,7 +51,7 @@ def adopt(ask: Ask) -> Conversion | None:
     _refuse_strangers(view, built)
     x, scores = view.value(built.input), view.value(built.output)
     rows = sample_inputs(view, x, scores)[0] if samples is None else tuple(samples)
-    question = Question(view, x, built.output, scores, built.score, samples=rows, picture=picture_of(view, x, built.layout))
+    question = Question(view, x, built.output, scores, built.score, samples=rows, picture=shown_axes(view, x, built.layout))
     grid = grid_of(record.get("grid") if "layer" in record else None)
     tokens, doubt = _tokens(view, x, built, found), metadata.get(f"{METADATA}doubt", "")
     question = replace(question, contrast=contrast, binary=binary, grid=grid, tokens=tokens, doubt=doubt, found=found)

@@ -24,6 +24,7 @@ from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError
 from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, refuse_other_rows, target_index, target_input_of, target_port
+from onnxsal.facts.axes import layout_places
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
@@ -266,11 +267,12 @@ def _outputs(build: Build, result: Result) -> list[Port]:
         ports.append(build.told("token_attribution", build.per_token(result.attribution), op.dtype, (x.shape or ())[:-1]))
     pixels = result.saliency or build.pixels(result.attribution) or token_map(build, result.attribution)
     of, axes = build.question.shown
-    if build.quantize is not None and pixels is None:
-        raise MethodError("quantize floors saliency maps, but the explained input is no image, so there is none.")
-    pixels = pixels if pixels is None or build.quantize is None else quantized(op, pixels, build.quantize)
+    if build.quantize is not None and (pixels is None or axes is None):
+        raise MethodError("quantize floors saliency maps, but the explained input is no picture, series or volume, so there is none.")
+    if pixels is not None and axes is not None and build.quantize is not None:
+        pixels = quantized(op, pixels, build.quantize, layout_places(axes))
     if pixels is not None and axes is not None and of.shape is not None:
-        shape = (of.shape[0], of.shape[axes[1]], of.shape[axes[2]])
+        shape = (of.shape[0], *(of.shape[a] for a in axes[1:]))
         ports.append(build.told("saliency_map", _single(op, pixels), TensorProto.FLOAT, shape))
     ports += build.told_classes(batch)
     ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))

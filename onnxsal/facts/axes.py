@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import onnx
 
@@ -133,53 +133,111 @@ def origins(model: Model, x: Value, name: str) -> dict[int, int]:
 
 # ----- pictures -----
 
-Picture = tuple[int, int, int]
-"""The axes of channels, height and width."""
+Picture: TypeAlias = tuple[int | None, *tuple[int, ...]]
+"""The axis of channels (``None``: the tensor has none, the model adds it), then the axes of places: one of a series, two of a picture
+(height, width), three of a volume or a film (depth or time, height, width).
+"""
 
-LAYOUTS: dict[str, Picture] = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}
+LAYOUTS: dict[str, Picture] = {
+    **{"NCHW": (1, 2, 3), "NHWC": (3, 1, 2), "NHW": (None, 1, 2)},
+    **{"NCL": (1, 2), "NLC": (2, 1), "NCW": (1, 2), "NWC": (2, 1), "NL": (None, 1)},
+    **{"NCDHW": (1, 2, 3, 4), "NDHWC": (4, 1, 2, 3), "NDHW": (None, 1, 2, 3)},
+    **{"NCTHW": (1, 2, 3, 4), "NTHWC": (4, 1, 2, 3), "NTCHW": (2, 1, 3, 4)},
+}
+"""By the first letters of their axes; of several names for the same one, the first is told."""
+
+PLACES = {1: ("place",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+"""What the axes of places are called, by their number."""
+
+KINDS = {1: "series", 2: "pictures", 3: "volumes"}
+"""What has so many axes of places."""
 
 
 def picture_of(model: Model, x: Value, layout: str | None = None) -> Picture | None:
-    """The picture axes of a tensor, ``None`` where it is no picture: as ``layout`` says ("NCHW" or "NHWC"), else as the first operator
-    on pictures that it comes to takes it, else as its shape looks.
+    """The axes of a picture, series or volume, ``None`` where a tensor is none: as ``layout`` says (a key of ``LAYOUTS``), else as the
+    first operator on pictures that it comes to takes it, else, with four dimensions, as its shape looks.
     """
     if layout is None:
         used = used_as_picture(model, x)
         return image_axes(x.shape) if used is None else used[0]
     if layout not in LAYOUTS:
         raise TargetError(f"layout={layout!r} is unknown{near_miss(str(layout), LAYOUTS)}; known: {', '.join(LAYOUTS)}.")
-    if x.shape is not None and len(x.shape) != 4:
-        raise TargetError(f"layout {layout} is for pictures of four dimensions; '{x.name}' has shape {list(x.shape)}.")
+    if x.shape is not None and len(x.shape) != len(layout):
+        fitting = ", ".join(name for name in LAYOUTS if len(name) == len(x.shape)) or "none"
+        raise TargetError(
+            f"layout {layout} is for {KINDS[layout_places(LAYOUTS[layout])]} of {len(layout)} dimensions; '{x.name}' has shape "
+            f"{list(x.shape)}. For that many: {fitting}."
+        )
     return LAYOUTS[layout]
+
+
+def layout_places(picture: Picture) -> int:
+    """The number of axes of places."""
+    return len(picture) - 1
+
+
+def rank_of(picture: Picture) -> int:
+    """The number of dimensions of what has these axes beside that of samples."""
+    return len(picture) + (picture[0] is not None)
+
+
+def flat(picture: Picture | None) -> tuple[int, int, int] | None:
+    """(channel, height, width) of a picture with channels; ``None`` for all else."""
+    if picture is None or len(picture) != 3 or picture[0] is None:
+        return None
+    return picture[0], picture[1], picture[2]
 
 
 def layout_text(picture: Picture) -> str:
     """The axes of a picture in words."""
-    names = [f"{name}: " for name, axes in LAYOUTS.items() if axes == picture]
-    return f"{''.join(names)}channels on axis {picture[0]}, height on {picture[1]}, width on {picture[2]}"
+    channel, *places = picture
+    name = next((f"{name}: " for name, axes in LAYOUTS.items() if axes == picture), "")
+    told = ["no channels" if channel is None else f"channels on axis {channel}"]
+    told += [f"{name} on {axis}" for name, axis in zip(PLACES[len(places)], places, strict=True)]
+    return name + ", ".join(told)
 
 
 def used_as_picture(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
     """The axes as the first convolution, pooling or the like reached from ``x`` sees them, whatever turns them on the way; and that node.
 
-    ``None`` where no such operator is reached, or ``x`` has not four dimensions.
+    ``None`` where no such operator is reached whose axes are those of ``x``. With other than four dimensions it must be one that slides a
+    window over places: a normalisation or a mean over places would take anything for them.
     """
-    if x.shape is None or len(x.shape) != 4:
+    if x.shape is None or not 2 <= len(x.shape) <= 5:
         return None
     return model.once(("used as picture", x.name), lambda: _first_use(model, x))
 
 
 def _first_use(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
-    found = trace(model.nodes, {x.name: {a: Spot(a) for a in range(4)}})
+    found = trace(model.nodes, {x.name: {a: Spot(a) for a in range(x.rank)}})
     for node in model.nodes:
         known = found.get(node.proto.input[0] if node.proto.input else "", {}) if facts_of(node).pictures else {}
-        labels = {spot.place: label for label, spot in known.items() if spot.how in (APART, MIXED)}
-        if labels.get(0) == 0 and {1, 2, 3} <= set(labels):
-            return (labels[1], labels[2], labels[3]), node
+        if known and node.x.shape is not None and (x.rank == node.x.rank == 4 or slides(node)):
+            picture = _as_read(node.x, known, x.rank)
+            if picture is not None:
+                return picture, node
     return None
 
 
-def image_axes(shape: Sequence[object] | None) -> Picture | None:
+def slides(node: NodeView) -> bool:
+    """Whether an operator on pictures slides a window over their places."""
+    return facts_of(node).pictures and (family_of(node) == "linear" or node.attr("kernel_shape") is not None)
+
+
+def _as_read(read: Value, known: Trace, rank: int) -> Picture | None:
+    """The axes of an input with ``rank`` of them, as a tensor [N, C, ...] that is made of it has them: all but the channels' must be there,
+    and these unless they are one, added on the way. Places are in the order of the input, in which a map is laid over it.
+    """
+    labels = {spot.place: label for label, spot in known.items() if spot.how in (APART, MIXED)}
+    places = [labels.get(a) for a in range(2, read.rank)]
+    seen = [label for label in (labels.get(0), labels.get(1), *places) if label is not None]
+    added = read.dim(1) == 1 and 1 not in labels
+    if labels.get(0) != 0 or None in places or sorted(seen) != list(range(rank)) or not (1 in labels or added):
+        return None
+    return (labels.get(1), *sorted(label for label in places if label is not None))
+
+
+def image_axes(shape: Sequence[object] | None) -> tuple[int, int, int] | None:
     """(channel, height, width) axes of an image tensor [N, C, H, W] or [N, H, W, C] by its shape alone; ``None`` if it is not an image.
 
     A picture has 1, 3 or 4 channels; where neither axis says so, a rank-4 tensor is taken as [N, C, H, W].
@@ -209,7 +267,7 @@ class Layout:
 
     ``samples`` is the axis that counts samples (``None``: unknown). If not ``whole``, it may also count parts of each sample, all
     parts of the first sample first; with ``runs`` above 0 so many entries in turn belong to one sample, over and over again. ``picture`` is
-    (channel, height, width) of a tensor shaped like a picture.
+    (channel, height, width) of a tensor shaped like a picture; like a series or a volume, where one of these is explained.
     """
 
     samples: int | None
@@ -291,15 +349,25 @@ def with_batch(proto: onnx.ModelProto, x: str, symbol: Dim, size: int) -> onnx.M
     return light
 
 
+_ADDED = -1
+"""Stands for the axis of channels where the input has none: it begins behind the first operator on pictures."""
+
+
+def _labels(picture: Picture | None) -> tuple[int, ...]:
+    return () if picture is None else tuple(_ADDED if a is None else a for a in picture)
+
+
 def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, picture: Picture | None) -> dict[str, Layout]:
     labels = [0] if batched and x.shape else []
-    seed: Trace = {a: Spot(a) for a in dict.fromkeys([*labels, *(picture or ())])}
+    wanted = _labels(picture)
+    seed: Trace = {a: Spot(a) for a in dict.fromkeys([*labels, *(a for a in wanted if a != _ADDED)])}
 
     def taken_as_picture(node: NodeView, found: Trace) -> Trace:
         """An operator on pictures makes one of what it is given, whatever was known of it before."""
-        if picture is None or not facts_of(node).pictures or node.y.shape is None or node.y.rank != 4 or all(a in found for a in picture):
+        fits = bool(wanted) and facts_of(node).pictures and node.y.shape is not None and node.y.rank == 1 + len(wanted)
+        if not fits or all(a in found for a in wanted):
             return found
-        return {**found, **{label: Spot(place, MIXED) for label, place in zip(picture, (1, 2, 3), strict=True)}}
+        return {**found, **{label: Spot(place, MIXED) for place, label in enumerate(wanted, 1)}}
 
     traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {})
     values = {x.name: x, **{v.name: v for n in path for v in n.outputs if v is not None}}
@@ -318,13 +386,14 @@ def _layout(y: Value, known: Trace, size: Dim, batched: bool, picture: Picture |
     if isinstance(length, int) and isinstance(size, int) and length % max(size, 1):
         samples = None  # no whole number of parts of each sample
     whole = samples is not None and size is not None and length == size
-    found = [known[a] for a in picture if a in known] if picture is not None else []
-    axes = tuple(s.place for s in found if s.how not in (PARTS, INNER))
-    shaped = len(y.shape) == 4 and len(axes) == 3 and len(set(axes)) == 3
+    wanted = _labels(picture)
+    axes = tuple(known[a].place for a in wanted if a in known and known[a].how not in (PARTS, INNER))
+    grey = wanted[:1] == (_ADDED,) and len(y.shape) == len(wanted)  # as the input: no channels yet
+    shaped = bool(wanted) and len(axes) == len(set(axes)) == len(wanted) - grey == len(y.shape) - 1
     if samples != 0 or (parted and how is INNER) or (not whole and isinstance(size, int) and isinstance(y.shape[0], int)):
         shaped = False
     runs = spot.runs if spot is not None and parted and how is INNER else 0
-    return Layout(samples, whole, (axes[0], axes[1], axes[2]) if shaped else None, runs)
+    return Layout(samples, whole, ((None, *axes) if grey else (axes[0], *axes[1:])) if shaped else None, runs)
 
 
 def _axis_of_size(shape: Sequence[Dim], size: Dim) -> int | None:

@@ -22,10 +22,11 @@ LOST = Places((), nowhere(0))
 
 @dataclass(frozen=True)
 class Grid:
-    """``height`` x ``width`` tokens: ``order`` are their numbers among ``count`` tokens, row by row."""
+    """Tokens in rows and columns, ``sizes`` of them (height and width; one number of a series, three of a volume): ``order`` are their
+    numbers among ``count`` tokens, row by row.
+    """
 
-    height: int
-    width: int
+    sizes: tuple[int, ...]
     order: tuple[int, ...]
     count: int
 
@@ -42,7 +43,7 @@ class Grid:
         else:
             behind = others - self.before
             where = f"after {self.before} other(s)" + (f" and before {behind}" if behind else "")
-        return f"{self.height} x {self.width} tokens {where}"
+        return f"{' x '.join(map(str, self.sizes))} tokens {where}"
 
 
 class Flow:
@@ -53,12 +54,13 @@ class Flow:
         self.path = [_seen_in(self.view, node) for node in path]
 
     def from_picture(self, x: str, picture: Picture) -> dict[str, Places]:
-        """The places of every tensor that depends on the picture ``x``: each pixel is a place of its own."""
+        """The places of every tensor that depends on the picture, series or volume ``x``: each pixel is a place of its own."""
         shape = self.view.value(x).static
         if shape is None:
             return self.solve({x: LOST})
-        at = np.zeros((3, *(d if a in picture[1:] else 1 for a, d in enumerate(shape))))
-        for k, axis in enumerate(picture[1:]):
+        along = picture[1:]
+        at = np.zeros((len(picture), *(d if a in along else 1 for a, d in enumerate(shape))))
+        for k, axis in enumerate(along):
             at[k] = np.arange(shape[axis]).reshape(-1, *[1] * (len(shape) - 1 - axis))
         return self.solve({x: places(shape, at)})
 
@@ -96,33 +98,34 @@ class Flow:
 
 
 def token_grid(found: Places, axis: int) -> Grid | None:
-    """The grid of the tokens along ``axis``: those with the sharpest places, if these are h x w places in rows and columns and nothing
-    else varies; the others (class tokens and the like) have no place, or come from everywhere.
+    """The grid of the tokens along ``axis``: those with the sharpest places, if these are all of h x w rows and columns (of a series or a
+    volume likewise) and nothing else varies; the others (class tokens and the like) have no place, or come from everywhere.
     """
     count = found.shape[axis]
-    at = np.moveaxis(found.at, axis + 1, -1).reshape(3, -1)
+    at = np.moveaxis(found.at, axis + 1, -1).reshape(len(found.at), -1)
     if found.at.shape[axis + 1] != count or at.shape[1] != count:
         return None
-    spread = np.where(at[2] < 0, np.inf, at[2])
+    spread = np.where(at[-1] < 0, np.inf, at[-1])
     own = np.flatnonzero((spread == spread.min()) & np.isfinite(spread))
-    rows, columns = (np.unique(at[k, own]) for k in (0, 1))
-    order = own[np.lexsort((at[1, own], at[0, own]))]
-    wanted = np.stack(np.meshgrid(rows, columns, indexing="ij")).reshape(2, -1)
-    if len(own) < 2 or wanted.shape[1] != len(own) or np.any(at[:2, order] != wanted):
+    lines = [np.unique(line) for line in at[:-1, own]]
+    order = own[np.lexsort(at[-2::-1, own])]
+    wanted = np.stack(np.meshgrid(*lines, indexing="ij")).reshape(found.count, -1)
+    if len(own) < 2 or wanted.shape[1] != len(own) or np.any(at[:-1, order] != wanted):
         return None
-    return Grid(len(rows), len(columns), tuple(map(int, order)), count)
+    return Grid(tuple(map(len, lines)), tuple(map(int, order)), count)
 
 
 def picture_axes(found: Places) -> Picture | None:
-    """(channel, height, width) of a tensor [N, ...] whose rows are different places along one axis, and its columns along another."""
-    if len(found.shape) != 4 or found.at.shape[1] > 1 or not found.at.size:
+    """(channel, *places) of a tensor [N, ...] whose rows are different places along one axis, its columns along another, and so on."""
+    rank, count = len(found.shape), found.count
+    if rank != count + 2 or found.at.shape[1] > 1 or not found.at.size:
         return None
-    varying = [[a for a in range(1, 4) if np.any(found.at[k] != found.at[k].take([0], a))] for k in (0, 1)]
-    if [len(v) for v in varying] != [1, 1] or varying[0] == varying[1]:
+    varying = [[a for a in range(1, rank) if np.any(found.at[k] != found.at[k].take([0], a))] for k in range(count)]
+    along = [v[0] for v in varying if len(v) == 1]
+    if len(along) < count or len(set(along)) < count:
         return None
-    (height,), (width,) = varying
-    steps = (np.diff(found.at[k], axis=a) for k, a in ((0, height), (1, width)))
-    return (6 - height - width, height, width) if all(np.all(s > 0) for s in steps) else None
+    (channel,) = set(range(1, rank)) - set(along)
+    return (channel, *along) if all(np.all(np.diff(found.at[k], axis=a) > 0) for k, a in enumerate(along)) else None
 
 
 def marked(shape: Sequence[int], order: Sequence[int], axis: int) -> Places:

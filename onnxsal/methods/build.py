@@ -15,6 +15,7 @@ from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError, near_miss
+from onnxsal.facts.axes import layout_places
 from onnxsal.facts.grounds import Found
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.assemble import Port
@@ -106,7 +107,7 @@ class Build:
         return self.op.Where(self.op.Equal(moved, 0.0), 0.0, product) if wild else product
 
     def component(self, name: str, value: Callable[[], Value], rank: int) -> None:
-        """A part of the explanation as a float32 output of its own, [N] or [N, H, W], computed only if components are wanted."""
+        """A part of the explanation as a float32 output of its own, [N] or [N, *places], computed only if components are wanted."""
         if not self.want_components:
             return
         single = self.op.Cast(value(), to=TensorProto.FLOAT)
@@ -190,36 +191,46 @@ class Build:
         return op.Cast(op.Div(part, op.Where(op.Less(op.Abs(score), _TINY), least, score)), to=TensorProto.FLOAT)
 
     def pixels(self, attribution: Value) -> Value | None:
-        """The saliency map [N, H, W] of an attribution; ``None`` where the explained input is no image."""
+        """The saliency map [N, *places] of an attribution; ``None`` where the explained input has no places."""
         axes = self.question.picture
         if axes is None:
             return None
         reduced = self.over_channels(attribution, axes[0], "sum_abs")
         if self.settings.get("rescale"):
-            reduced, _, _ = stretched(self.op, reduced)
+            reduced, _, _ = stretched(self.op, reduced, layout_places(axes))
         return reduced
 
-    def over_channels(self, attribution: Value, axis: int, default: str) -> Value:
-        """One number for all channels: as the setting ``reduce`` says, else ``default``."""
-        op, how = self.op, self.settings.get("reduce", default)
-        if how == "sum":
-            return op.ReduceSum(attribution, [axis], keepdims=0)
-        if how == "max_abs":
-            return op.ReduceMax(op.Abs(attribution), [axis], keepdims=0)
-        return op.ReduceSum(op.Abs(attribution), [axis], keepdims=0)
+    def over_channels(self, attribution: Value, axis: int | None, default: str) -> Value:
+        """One number for all channels (``axis``; ``None`` = there are none): as the setting ``reduce`` says, else ``default``."""
+        return over_channels(self.op, attribution, axis, self.settings.get("reduce", default))
 
 
-def stretched(op: Emit, pixels: Value) -> tuple[Value, Value, Value]:
+def over_channels(op: Emit, value: Value, channel: int | None, how: str = "sum") -> Value:
+    """[N, *places] of a tensor shaped like the input: the "sum" over channels, "sum_abs" of absolute values, or their largest, "max_abs";
+    without channels the tensor itself, or its absolute values.
+    """
+    value = value if how == "sum" else op.Abs(value)
+    if channel is None:
+        return value
+    return (op.ReduceMax if how == "max_abs" else op.ReduceSum)(value, [channel], keepdims=0)
+
+
+def places_axes(places: int) -> list[int]:
+    """The axes of places of a map [N, *places]."""
+    return list(range(1, places + 1))
+
+
+def stretched(op: Emit, pixels: Value, places: int) -> tuple[Value, Value, Value]:
     """(m - min) / (max - min) of each map, 0 where a map is constant; with the minimum and the span. Infinities count as 1e38."""
-    pixels = op.Clip(pixels, -1e38, 1e38)
-    low, high = op.ReduceMin(pixels, [1, 2], keepdims=1), op.ReduceMax(pixels, [1, 2], keepdims=1)
+    pixels, along = op.Clip(pixels, -1e38, 1e38), places_axes(places)
+    low, high = op.ReduceMin(pixels, along, keepdims=1), op.ReduceMax(pixels, along, keepdims=1)
     span = op.Sub(high, low)
     return op.Div(op.Sub(pixels, low), op.Where(op.Greater(span, 0.0), span, 1.0)), low, span
 
 
-def quantized(op: Emit, pixels: Value, levels: int) -> Value:
+def quantized(op: Emit, pixels: Value, levels: int, places: int) -> Value:
     """min + floor((m - min) / (max - min) (levels - 1)) / (levels - 1) (max - min) of each map; a constant map stays as it is."""
-    (share, low, span), steps = stretched(op, pixels), float(levels - 1)
+    (share, low, span), steps = stretched(op, pixels, places), float(levels - 1)
     return op.Add(low, op.Mul(op.Div(op.Floor(op.Mul(share, steps)), steps), span))
 
 

@@ -11,7 +11,7 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import dim_of, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed, probabilities
-from onnxsal.methods.maps import picture_axes, positive, share_among_channels, upsample
+from onnxsal.methods.maps import picture_axes, places_of, positive, share_among_channels, upsample, with_channel
 from onnxsal.methods.points import Samples, Scored, sampled_scores
 
 
@@ -21,13 +21,19 @@ def target_layer(build: Build) -> TargetLayer:
     return build.take_layer()
 
 
-def weighted_sum(op: Emit, weights: Value, activations: Value) -> Value:
-    """sum_k w_k A_k: weights [N, K], activations [N, K, h, w] -> [N, h, w]."""
-    return op.ReduceSum(op.Mul(op.Unsqueeze(weights, [2, 3]), activations), [1], keepdims=0)
+def over_places(build: Build) -> list[int]:
+    """The axes of places of a tensor [N, K, *places]."""
+    return list(range(2, 2 + places_of(build)))
+
+
+def weighted_sum(build: Build, weights: Value, activations: Value) -> Value:
+    """sum_k w_k A_k: weights [N, K], activations [N, K, *places] -> [N, *places]."""
+    op = build.op
+    return op.ReduceSum(op.Mul(op.Unsqueeze(weights, over_places(build)), activations), [1], keepdims=0)
 
 
 def coarse_gradcam(build: Build, method: Method) -> Value:
-    """sum_k alpha_k A_k with alpha_k the mean over places of d score / d A_k, signed, [N, h, w]. Only the head is walked, by ``method``."""
+    """sum_k alpha_k A_k with alpha_k the mean over places of d score / d A_k, signed, [N, *places]. ``method`` walks only the head."""
     op, question = build.op, build.question
     layer = target_layer(build)
     name = layer.value.name
@@ -35,7 +41,7 @@ def coarse_gradcam(build: Build, method: Method) -> Value:
     seed = emit_seed(op, question, question.start, build.head.chosen)
     signal = traverse(op, plan, {question.start.name: seed})[name]
     signal = layer.maps(op, recast(op, signal, signal_type(layer.value), op.dtype))
-    return weighted_sum(op, op.ReduceMean(signal, [2, 3], keepdims=0), layer.activations(op))
+    return weighted_sum(build, op.ReduceMean(signal, over_places(build), keepdims=0), layer.activations(op))
 
 
 @wrap("gradcam", reaches="layer")
@@ -46,8 +52,8 @@ def gradcam(build: Build) -> Result:
     """
     op = build.op
     coarse = coarse_gradcam(build, build.method)
-    build.component("gradcam/map", lambda: coarse, 3)
-    both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse), [1]), axis=1))
+    build.component("gradcam/map", lambda: coarse, 1 + places_of(build))
+    both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse, places_of(build)), [1]), axis=1))
     signed, map_ = op.Split(both, axis=1, num_outputs=2, outputs=2)
     return Result(share_among_channels(build, op.Squeeze(signed, [1])), None, op.Squeeze(map_, [1]))
 
@@ -61,9 +67,9 @@ def guided_gradcam(build: Build) -> Result:
     """
     op, channel = build.op, picture_axes(build)[0]
     coarse = coarse_gradcam(build, get_method("gradient"))
-    build.component("gradcam/map", lambda: coarse, 3)
-    map_ = op.Squeeze(upsample(build, op, op.Unsqueeze(positive(op, coarse), [1])), [1])
-    return Result(op.Mul(build.walk(), op.Unsqueeze(map_, [channel])))
+    build.component("gradcam/map", lambda: coarse, 1 + places_of(build))
+    map_ = op.Squeeze(upsample(build, op, op.Unsqueeze(positive(op, coarse, places_of(build)), [1])), [1])
+    return Result(op.Mul(build.walk(), with_channel(op, map_, channel)))
 
 
 @wrap("scorecam", starts="nothing")
@@ -77,18 +83,19 @@ def scorecam(build: Build) -> Result:
     """
     op, question = build.op, build.question
     official = build.settings["variant"] == "official"
-    channel = picture_axes(build)[0]
+    channel, places = picture_axes(build)[0], places_of(build)
     layer = target_layer(build)
     activations = layer.activations(op)
     count = layer.value.dim(layer.channels) or op.Squeeze(dim_of(op, layer.value, layer.channels), [0])
 
     def points(body: Emit, numbers: Value) -> Value:
         masks = upsample(build, body, body.Gather(activations, numbers, axis=1))
-        low, high = body.ReduceMin(masks, [2, 3], keepdims=1), body.ReduceMax(masks, [2, 3], keepdims=1)
+        low, high = body.ReduceMin(masks, over_places(build), keepdims=1), body.ReduceMax(masks, over_places(build), keepdims=1)
         span = body.Sub(high, low)
         flat = body.Equal(span, 0.0)
         masks = body.Where(flat, 0.0, body.Div(body.Sub(masks, low), body.Where(flat, 1.0, span)))
-        return body.Mul(body.Unsqueeze(body.Transpose(masks, perm=[1, 0, 2, 3]), [channel + 1]), question.x)
+        turned = body.Transpose(masks, perm=[1, 0, *over_places(build)])
+        return body.Mul(with_channel(body, turned, channel, before=1), question.x)
 
     def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
         return [chunk.body.Concat(states[0], chunk.scores, axis=0)]
@@ -99,13 +106,14 @@ def scorecam(build: Build) -> Result:
     weights = op.Transpose(op.Slice(rows, [1], [2**31], [0]), perm=[1, 0])
     if not official:
         weights = op.Softmax(weights, axis=1)
-        coarse = weighted_sum(op, weights, activations)
-        both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse), [1]), axis=1))
+        coarse = weighted_sum(build, weights, activations)
+        both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse, places_of(build)), [1]), axis=1))
         signed, map_ = (op.Squeeze(v, [1]) for v in op.Split(both, axis=1, num_outputs=2, outputs=2))
     else:
-        span = op.Sub(op.ReduceMax(activations, [2, 3], keepdims=0), op.ReduceMin(activations, [2, 3], keepdims=0))
-        coarse = weighted_sum(op, op.Where(op.Equal(span, 0.0), 0.0, weights), activations)
+        along = over_places(build)
+        span = op.Sub(op.ReduceMax(activations, along, keepdims=0), op.ReduceMin(activations, along, keepdims=0))
+        coarse = weighted_sum(build, op.Where(op.Equal(span, 0.0), 0.0, weights), activations)
         signed = op.Squeeze(upsample(build, op, op.Unsqueeze(coarse, [1])), [1])
-        map_ = positive(op, signed)
-    build.component("scorecam/map", lambda: coarse, 3)
+        map_ = positive(op, signed, places)
+    build.component("scorecam/map", lambda: coarse, 1 + places)
     return Result(share_among_channels(build, signed), None, map_)

@@ -11,11 +11,11 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import traverse
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, recast, signal_type
-from onnxsal.methods.build import Build, Result, stretched, wrap
-from onnxsal.methods.cam import target_layer, weighted_sum
+from onnxsal.methods.build import Build, Result, over_channels, places_axes, stretched, wrap
+from onnxsal.methods.cam import over_places, target_layer, weighted_sum
 from onnxsal.methods.fullgrad import BiasTerm
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.maps import picture_axes, positive, share_among_channels, upsample
+from onnxsal.methods.maps import picture_axes, places_of, positive, share_among_channels, upsample
 from onnxsal.methods.placed import Canvas, crossings
 
 DETAIL, SIGNS = 0.4, 0.5
@@ -33,7 +33,7 @@ def focus(build: Build) -> Result:
     up(sum_k A_l g_l)``, N rescales a map to [0, 1], ``t(m) = tanh(m / rms m)``; products with x are summed over channels. One walk
     back. It is a product of maps, so there is no law, and no residual is returned.
     """
-    op, question, channel = build.op, build.question, picture_axes(build)[0]
+    op, question, (channel, *_), places = build.op, build.question, picture_axes(build), places_of(build)
     layer = target_layer(build)
     wanted = crossings(build)
     at_layer: list[Value] = []
@@ -45,17 +45,17 @@ def focus(build: Build) -> Result:
     seed = emit_seed(op, question, question.start, build.head.chosen)
     signal = traverse(op, build.plan(), {question.start.name: seed}, visit)[question.x.name]
     at_input = build.contribution(op.Mul(signal, question.x), question.x)
-    signed = op.ReduceSum(at_input, [channel], keepdims=0)
-    sizes = [op.ReduceSum(op.Abs(at_input), [channel], keepdims=0), *(_drawn(build, [cut], absolute=True) for cut in wanted.met)]
-    added = _blurred(op, add_up(op, [stretched(op, m)[0] for m in sizes]), float(build.settings["blur"]))
-    fine = op.Mul(stretched(op, added)[0], DETAIL)
-    exponent = add_up(op, [_squeezed(op, m) for m in (signed, *([_drawn(build, wanted.met)] if wanted.met else []))])
+    signed = over_channels(op, at_input, channel)
+    sizes = [over_channels(op, at_input, channel, "sum_abs"), *(_drawn(build, [cut], absolute=True) for cut in wanted.met)]
+    added = _blurred(op, add_up(op, [stretched(op, m, places)[0] for m in sizes]), float(build.settings["blur"]), places)
+    fine = op.Mul(stretched(op, added, places)[0], DETAIL)
+    exponent = add_up(op, [_squeezed(op, m, places) for m in (signed, *([_drawn(build, wanted.met)] if wanted.met else []))])
     map_ = op.Mul(op.Add(_looked_at(build, layer, at_layer[0]), fine), op.Exp(op.Mul(exponent, SIGNS)))
     return Result(share_among_channels(build, map_), None, map_)
 
 
 def _drawn(build: Build, cuts: Sequence[BiasTerm], absolute: bool = False) -> Value:
-    """The sum of what tensors contribute place by place, or of its absolute values, at the size of the picture [N, H, W]."""
+    """The sum of what tensors contribute place by place, or of its absolute values, at the size of the picture [N, *places]."""
     canvas = Canvas(build)
     for cut in cuts:
         canvas.lay(cut, 1.0, absolute)
@@ -63,12 +63,13 @@ def _drawn(build: Build, cuts: Sequence[BiasTerm], absolute: bool = False) -> Va
 
 
 def _looked_at(build: Build, layer: TargetLayer, signal: Value) -> Value:
-    """Grad-CAM over its largest value, [N, H, W]: 0 where nothing speaks for the class."""
+    """Grad-CAM over its largest value, [N, *places]: 0 where nothing speaks for the class."""
     op = build.op
     signal = layer.maps(op, recast(op, signal, signal_type(layer.value), op.dtype))
-    coarse = positive(op, weighted_sum(op, op.ReduceMean(signal, [2, 3], keepdims=0), layer.activations(op)))
+    weights = op.ReduceMean(signal, over_places(build), keepdims=0)
+    coarse = positive(op, weighted_sum(build, weights, layer.activations(op)), places_of(build))
     map_ = op.Squeeze(upsample(build, op, op.Unsqueeze(coarse, [1])), [1])
-    return _over(op, map_, op.ReduceMax(map_, [1, 2], keepdims=1))
+    return _over(op, map_, op.ReduceMax(map_, places_axes(places_of(build)), keepdims=1))
 
 
 def _over(op: Emit, map_: Value, size: Value) -> Value:
@@ -76,18 +77,20 @@ def _over(op: Emit, map_: Value, size: Value) -> Value:
     return op.Div(map_, op.Where(op.Greater(size, 0.0), size, 1.0))
 
 
-def _squeezed(op: Emit, map_: Value) -> Value:
+def _squeezed(op: Emit, map_: Value, places: int) -> Value:
     """tanh(m / rms m) of each map."""
-    return op.Tanh(_over(op, map_, op.Sqrt(op.ReduceMean(op.Mul(map_, map_), [1, 2], keepdims=1))))
+    return op.Tanh(_over(op, map_, op.Sqrt(op.ReduceMean(op.Mul(map_, map_), places_axes(places), keepdims=1))))
 
 
-def _blurred(op: Emit, map_: Value, sigma: float) -> Value:
-    """A Gaussian of ``sigma`` pixels over each map [N, H, W], its borders repeated outwards."""
+def _blurred(op: Emit, map_: Value, sigma: float, places: int) -> Value:
+    """A Gaussian of ``sigma`` pixels over each map [N, *places], its borders repeated outwards."""
     if sigma == 0:
         return map_
     side = int(np.ceil(REACH * sigma))
     taps = np.exp(-0.5 * (np.arange(-side, side + 1) / sigma) ** 2)
     kernel = (taps / taps.sum()).astype(op.np_dtype)
-    padded = op.Pad(op.Unsqueeze(map_, [1]), [0, 0, side, side, 0, 0, side, side], mode="edge")
-    rows = op.Conv(padded, op.const(kernel.reshape(1, 1, -1, 1)))
-    return op.Squeeze(op.Conv(rows, op.const(kernel.reshape(1, 1, 1, -1))), [1])
+    blurred = op.Pad(op.Unsqueeze(map_, [1]), [0, 0, *[side] * places] * 2, mode="edge")
+    for axis in range(places):
+        shape = [1, 1, *(-1 if a == axis else 1 for a in range(places))]
+        blurred = op.Conv(blurred, op.const(kernel.reshape(shape)))
+    return op.Squeeze(blurred, [1])

@@ -23,7 +23,7 @@ from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_sha
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.maps import enlarge, of_patches
+from onnxsal.methods.maps import enlarge, of_patches, sides
 from onnxsal.methods.points import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import spec_of
@@ -281,18 +281,18 @@ class Painter:
     upsample: str
 
     def input_term(self, attribution: Value, shape: Shape) -> Value:
-        """The map of the input term, which needs no upsampling -> [N, H, W]."""
+        """The map of the input term, which needs no upsampling -> [N, *places]."""
         return self.squash(self.op.Abs(attribution), None, self.picture, shape)
 
     def layer(self, term: BiasTerm, with_bias: bool) -> Value:
-        """The map [N, h, w] of one node's bias term, or of the plain signal at it (``with_bias=False``), in the node's own size."""
+        """The map [N, *places] of one node's bias term, or of the plain signal at it (``with_bias=False``), in the node's own size."""
         op, site = self.op, term.site
         picture = site.layout.picture
         assert picture is not None
         with op.at(site.step.node):
             strength = op.Abs(term.signal)
             weight: Value | None = None
-            if with_bias and site.channel == picture[0] and not site.step.node.wild:
+            if with_bias and site.channel is not None and site.channel == picture[0] and not site.step.node.wild:
                 weight = op.Abs(term.bias)
             elif with_bias:
                 strength = op.Abs(times(op, site.step.node, term.signal, term.bias))
@@ -300,8 +300,10 @@ class Painter:
             return recast(op, small, signal_type(site.y), signal_type(self.x))
 
     def squash(self, strength: Value, weight: Value | None, picture: Picture, shape: Shape) -> Value:
-        """sum_c (w |f| - min) / (max - min + eps), minimum and maximum over the layer or over each channel -> [N, h, w]."""
+        """sum_c (w |f| - min) / (max - min + eps), minimum and maximum over the layer or over each channel -> [N, *places]."""
         op, (channel, *spatial) = self.op, picture
+        if channel is None:  # one channel in front of the places
+            strength, shape, channel, spatial = op.Unsqueeze(strength, [1]), (*shape[:1], 1, *shape[1:]), 1, [a + 1 for a in spatial]
         channels = shape[channel] if channel < len(shape) else None
         epsilon = EPSILON[self.rescale]
         low, high = op.ReduceMin(strength, spatial, keepdims=1), op.ReduceMax(strength, spatial, keepdims=1)
@@ -332,19 +334,19 @@ class Painter:
     def size(self, site: Site) -> tuple[object, ...]:
         """What the maps of two nodes must share to be added before they are enlarged; a size nobody knows is shared with none."""
         shape, picture = site.y.shape or (), site.layout.picture or self.picture
-        sides = [shape[a] if a < len(shape) else None for a in picture[1:]]
-        return (site.name,) if None in sides else (site.layout.whole, *sides)
+        along = [shape[a] if a < len(shape) else None for a in picture[1:]]
+        return (site.name,) if None in along else (site.layout.whole, *along)
 
     def enlarge(self, small: Value, site: Site) -> Value:
-        """[N, h, w] at the size of the picture, bilinear; parts of one sample are added."""
-        op, x, (_, *sides), whole = self.op, self.x, site.layout.picture or self.picture, site.layout.whole
-        height, width = (dim_of(op, x, a) for a in self.picture[1:])
-        own, full = [site.y.dim(a) for a in sides], [x.dim(a) for a in self.picture[1:]]
+        """[N, *places] at the size of the picture, linear; parts of one sample are added."""
+        op, x, (_, *along), whole = self.op, self.x, site.layout.picture or self.picture, site.layout.whole
+        whole_sides = sides(op, x, self.picture)
+        own, full = [site.y.dim(a) for a in along], [x.dim(a) for a in self.picture[1:]]
         if None in own or own != full:
-            small = op.Squeeze(enlarge(op, op.Unsqueeze(small, [1]), height, width, self.upsample), [1])
+            small = op.Squeeze(enlarge(op, op.Unsqueeze(small, [1]), whole_sides, self.upsample), [1])
         if whole:
             return small
-        return op.ReduceSum(op.Reshape(small, op.Concat(dim_of(op, x, 0), [-1], height, width, axis=0)), [1], keepdims=0)
+        return op.ReduceSum(op.Reshape(small, op.Concat(dim_of(op, x, 0), [-1], *whole_sides, axis=0)), [1], keepdims=0)
 
 
 def painter(build: Build) -> Painter | None:
@@ -362,7 +364,7 @@ def is_shown(build: Build, site: Site) -> bool:
 
 
 def _paint(build: Build, attribution: Value, terms: list[BiasTerm], with_bias: bool) -> Value | None:
-    """The saliency map [N, H, W]; each layer's part of it is a component."""
+    """The saliency map [N, *places]; each layer's part of it is a component."""
     brush = painter(build)
     if brush is None:
         return None
@@ -372,12 +374,13 @@ def _paint(build: Build, attribution: Value, terms: list[BiasTerm], with_bias: b
 
 
 def _add_layers(build: Build, brush: Painter, start: Value, layers: Sequence[tuple[Site, Value]]) -> Value:
-    """The input term's map [N, H, W] plus the maps [N, h, w] of the layers, which are components of their own if these are wanted.
+    """The input term's map [N, *places] plus the maps [N, *places] of the layers, which are components of their own if these are wanted.
 
     Upsampling is linear: maps of one size are added first and enlarged once, unless each is asked for.
     """
     op = build.op
-    build.component("fullgrad/input", partial(Value, start.name), 3)
+    rank = len(brush.picture)
+    build.component("fullgrad/input", partial(Value, start.name), rank)
     groups: dict[tuple[object, ...], list[tuple[Site, Value]]] = {}
     for site, small in layers:
         groups.setdefault((site.name,) if build.want_components else brush.size(site), []).append((site, small))
@@ -385,7 +388,7 @@ def _add_layers(build: Build, brush: Painter, start: Value, layers: Sequence[tup
     for group in groups.values():
         site = group[0][0]
         parts.append(brush.enlarge(add_up(op, [small for _, small in group]), site))
-        build.component(f"fullgrad/{site.name}", partial(Value, parts[-1].name), 3)
+        build.component(f"fullgrad/{site.name}", partial(Value, parts[-1].name), rank)
     return add_up(op, parts)
 
 
@@ -423,7 +426,8 @@ def smooth_fullgrad(build: Build) -> Result:
     if brush is None:
         return Result(attribution)
     one = tuple(1 if a == brush.picture[0] else d for a, d in enumerate(question.x.shape or ()))
-    start = brush.input_term(op.ReduceSum(attribution, [brush.picture[0]], keepdims=1), one)
+    grey = brush.picture[0] is None
+    start = brush.input_term(attribution if grey else op.ReduceSum(attribution, [brush.picture[0]], keepdims=1), one)
     means = reversed(list(zip(chosen, layers, strict=True)))
     maps = [(s, brush.layer(BiasTerm(s, recast(op, mean, op.dtype, signal_type(s.y)), mean), with_bias=False)) for s, mean in means]
     return Result(attribution, None, _add_layers(build, brush, start, maps))

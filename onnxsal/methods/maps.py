@@ -1,4 +1,4 @@
-"""Maps [N, h, w] on the way to the picture: upsampled, spread over the input's channels, cut off at zero."""
+"""Maps [N, *places] on the way to the picture, series or volume: upsampled, spread over the input's channels, cut off at zero."""
 
 from __future__ import annotations
 
@@ -7,36 +7,56 @@ from functools import partial
 
 from onnxsal.ask.layers import TargetLayer
 from onnxsal.errors import MethodError
+from onnxsal.facts.axes import Picture, layout_places
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, dim_of, shape_of
-from onnxsal.methods.build import Build
+from onnxsal.methods.build import Build, places_axes
 
 _FLAT = 1e-6
 """A map whose values differ by less than this share of their size says nothing about places."""
 
 
-def picture_axes(build: Build) -> tuple[int, int, int]:
-    """(channel, height, width) axes of the explained input, which must be a picture."""
+def picture_axes(build: Build) -> Picture:
+    """(channel, *places): the axes of the explained input, which must be a series, a picture or a volume. ``channel`` is ``None`` where it
+    has no channels.
+    """
     axes = build.question.picture
     if axes is None:
         x = build.question.x
         shape = "an unknown shape" if x.shape is None else f"shape {list(x.shape)}"
-        raise MethodError(f"method '{build.method.name}' explains pictures; '{x.name}' has {shape}, not [N, C, H, W] or [N, H, W, C].")
+        raise MethodError(
+            f"method '{build.method.name}' explains pictures, series and volumes; '{x.name}' has {shape}, and no convolution or pooling "
+            "reads it as one: --layout (layout= in Python) says what its axes are."
+        )
     return axes
 
 
+def places_of(build: Build) -> int:
+    """The number of axes of places: 1 for a series, 2 for a picture, 3 for a volume."""
+    return layout_places(picture_axes(build))
+
+
+def sides_of(build: Build, op: Emit) -> list[Value]:
+    """The sizes of the axes of places, int64 [1] each."""
+    return sides(op, build.question.x, picture_axes(build))
+
+
+def sides(op: Emit, value: Value, picture: Picture) -> list[Value]:
+    """The sizes of the axes of places of a tensor, int64 [1] each."""
+    return [dim_of(op, value, a) for a in picture[1:] if a is not None]
+
+
 def upsample(build: Build, op: Emit, maps: Value) -> Value:
-    """Bilinear from [N, K, h, w] to the picture's height and width, corners not aligned (pixel centres keep their relative place)."""
-    x, (_, height, width) = build.question.x, picture_axes(build)
-    return enlarge(op, maps, dim_of(op, x, height), dim_of(op, x, width), "half_pixel")
+    """Linear from [N, K, *places] to the places of the explained input, corners not aligned (centres keep their relative place)."""
+    return enlarge(op, maps, sides_of(build, op), "half_pixel")
 
 
-def enlarge(op: Emit, maps: Value, height: Value, width: Value, mode: str) -> Value:
-    """Bilinear from [N, K, h, w] to [N, K, height, width]; ``mode`` says how pixels of either size meet.
+def enlarge(op: Emit, maps: Value, sides: Sequence[Value], mode: str) -> Value:
+    """Linear along each axis of places, from [N, K, *places] to [N, K, *sides]; ``mode`` says how places of either size meet.
 
     Resize is told every size, not its attribute ``axes``: ONNX Runtime 1.31 fails where it moves a Transpose through such a node.
     """
-    sizes = op.Concat(op.Shape(maps, end=2), height, width, axis=0)
+    sizes = op.Concat(op.Shape(maps, end=2), *sides, axis=0)
     return op.Resize(maps, None, None, sizes, mode="linear", coordinate_transformation_mode=mode)
 
 
@@ -54,21 +74,32 @@ def token_map(build: Build, attribution: Value) -> Value | None:
     if laid is None or axes is None:
         return None
     reduced = build.over_channels(laid, 1, "sum")
-    height, width = (dim_of(op, picture, a) for a in axes[1:])
-    return op.Squeeze(enlarge(op, op.Unsqueeze(reduced, [1]), height, width, "half_pixel"), [1])
+    return op.Squeeze(enlarge(op, op.Unsqueeze(reduced, [1]), sides(op, picture, axes), "half_pixel"), [1])
 
 
 def spread(op: Emit, maps: Value, sizes: Sequence[int | None], full: Sequence[int | None], sides: Sequence[Value]) -> Value:
-    """Bilinear from [N, h, w] to [N, height, width], pixel centres kept in place, and the sum of each map kept: what a pixel gives to
-    others adds up to what it holds. ``sizes`` and ``full`` are heights and widths as far as known, ``sides`` the latter as int64 [1].
+    """Linear along each axis of places, from [N, *sizes] to [N, *sides], centres kept in place, and the sum of each map kept: what a place
+    gives to others adds up to what it holds. ``sizes`` and ``full`` are small and whole sizes as far as known, ``sides`` the latter as
+    int64 [1].
     """
     for axis, (size, known, side) in enumerate(zip(sizes, full, sides, strict=True), 1):
         if size is not None and size == known:
             continue
         own = op.const([size]) if size is not None else op.Shape(maps, start=axis, end=axis + 1)
         weights = op.cached(("spread", own.name, side.name), partial(_weights, op, own, side))
-        maps = op.MatMul(op.Transpose(weights, perm=[1, 0]), maps) if axis == 1 else op.MatMul(maps, weights)
+        maps = _along(op, maps, weights, axis, len(sizes))
     return maps
+
+
+def _along(op: Emit, maps: Value, weights: Value, axis: int, last: int) -> Value:
+    """[N, ...] times [size, side] along one axis of places."""
+    if axis == last:
+        return op.MatMul(maps, weights)
+    turned = op.Transpose(weights, perm=[1, 0])
+    if axis == last - 1:
+        return op.MatMul(turned, maps)
+    whole = op.Concat(op.Shape(maps, end=axis), op.Shape(weights, start=1), op.Shape(maps, start=axis + 1), axis=0)
+    return op.Reshape(op.MatMul(turned, op.Reshape(maps, [0, 0, -1])), whole)
 
 
 def _weights(op: Emit, size: Value, side: Value) -> Value:
@@ -87,16 +118,24 @@ def _numbers(op: Emit, count: Value) -> Value:
 
 
 def share_among_channels(build: Build, map_: Value) -> Value:
-    """A map [N, H, W] shared equally among the input's channels: an attribution whose sum over channels is the map."""
+    """A map [N, *places] shared equally among the input's channels: an attribution whose sum over channels is the map."""
     op, x, channel = build.op, build.question.x, picture_axes(build)[0]
+    if channel is None:
+        return op.Identity(map_)
     size = x.dim(channel)
     share = op.Div(map_, float(size) if size is not None else cast(op, op.Squeeze(dim_of(op, x, channel), [0])))
     return op.Expand(op.Unsqueeze(share, [channel]), shape_of(op, x))
 
 
-def positive(op: Emit, map_: Value) -> Value:
-    """max(map, 0) of [N, h, w]; zeros where nothing is positive or the map is constant: neither says where to look."""
-    high, low = op.ReduceMax(map_, [1, 2], keepdims=1), op.ReduceMin(map_, [1, 2], keepdims=1)
+def with_channel(op: Emit, map_: Value, channel: int | None, before: int = 0) -> Value:
+    """A map [N, *places] that broadcasts over the channels of the input, behind ``before`` more axes."""
+    return map_ if channel is None else op.Unsqueeze(map_, [channel + before])
+
+
+def positive(op: Emit, map_: Value, places: int) -> Value:
+    """max(map, 0) of [N, *places]; zeros where nothing is positive or the map is constant: neither says where to look."""
+    axes = places_axes(places)
+    high, low = op.ReduceMax(map_, axes, keepdims=1), op.ReduceMin(map_, axes, keepdims=1)
     size = op.Max(op.Abs(high), op.Abs(low))
     flat = op.LessOrEqual(op.Sub(high, low), op.Mul(size, _FLAT))
     return op.Where(flat, 0.0, op.Relu(map_))

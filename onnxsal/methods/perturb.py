@@ -69,6 +69,14 @@ def side(op: Emit, x: Value, axis: int) -> Size:
     return known if known is not None else op.Squeeze(dim_of(op, x, axis), [0])
 
 
+def flat_picture(build: Build) -> tuple[int, int, int]:
+    """(channel, height, width) of the explained input, which must be a picture with channels."""
+    axes = picture_axes(build)
+    if len(axes) != 3 or axes[0] is None:
+        raise MethodError(f"method '{build.method.name}' explains pictures with channels; '{build.question.x.name}' is none.")
+    return axes[0], axes[1], axes[2]
+
+
 def replacement(build: Build, axes: tuple[int, int, int], window: Sequence[Size]) -> Value:
     """What stands in the window, broadcastable to the input: a number, an array or black (the tensor ``baseline``), or made of it.
 
@@ -100,7 +108,7 @@ def occlusion(build: Build) -> Result:
     ``occlusion/activation`` the sum over the feature map of the target layer that is strongest (in sum) on the whole picture.
     """
     op, x = build.op, build.question.x
-    axes = picture_axes(build)
+    axes = flat_picture(build)
     sizes = [side(op, x, a) for a in axes[1:]]
     window, stride = pixels_of(build, "window", sizes), pixels_of(build, "stride", sizes)
     firsts = [corners(op, s, w, t) for s, w, t in zip(sizes, window, stride, strict=True)]
@@ -198,7 +206,7 @@ def rise(build: Build) -> Result:
     samples of a batch meet the same ones. Petsiuk et al. 2018, arXiv 1806.07421.
     """
     op, x = build.op, build.question.x
-    axes = picture_axes(build)
+    axes = flat_picture(build)
     grid, density, count = (build.settings[k] for k in ("grid", "density", "n_masks"))
     if not 0 < density <= 1:
         raise MethodError(f"method 'rise': density={density!r} is not a share between 0 and 1.")

@@ -14,14 +14,14 @@ from onnxsal.facts.reach import separators
 from onnxsal.facts.tags import RESIDUAL
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, times
-from onnxsal.methods.build import Build, Result, wrap
+from onnxsal.methods.build import Build, Result, over_channels, places_axes, wrap
 from onnxsal.methods.fullgrad import BiasTerm, Site, beyond_scores, decompose, survey, term_sum
-from onnxsal.methods.maps import picture_axes, share_among_channels, spread
+from onnxsal.methods.maps import picture_axes, places_of, share_among_channels, sides_of, spread
 
 
 @dataclass
 class Canvas:
-    """Where contributions lie: maps [N, h, w] by their size, and what has no place on the picture, per sample [N]."""
+    """Where contributions lie: maps [N, *places] by their size, and what has no place on the picture, per sample [N]."""
 
     build: Build
     maps: dict[tuple[object, ...], list[tuple[Site, Value]]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Canvas:
             self.unplaced.append(_scaled(op, term_sum(build, term), weight))
             return
         if term.site.layout.picture is None and not absolute:  # of all tokens, only those of the picture have a place
-            rest = op.Sub(term_sum(build, term), op.ReduceSum(small, [1, 2], keepdims=0))
+            rest = op.Sub(term_sum(build, term), op.ReduceSum(small, places_axes(places_of(build)), keepdims=0))
             self.unplaced.append(_scaled(op, rest, weight))
         self.maps.setdefault(self._size(term.site), []).append((term.site, _scaled(op, small, weight)))
 
@@ -48,10 +48,9 @@ class Canvas:
         return (site.name,) if None in sides else (site.layout.whole, *sides)
 
     def drawn(self) -> Value:
-        """All maps at the size of the picture [N, H, W], every sum kept."""
+        """All maps at the size of the picture [N, *places], every sum kept."""
         build, op, x = self.build, self.build.op, self.build.question.x
-        height, width = picture_axes(build)[1:]
-        known, sides = [x.dim(height), x.dim(width)], [dim_of(op, x, height), dim_of(op, x, width)]
+        known, sides = [x.dim(a) for a in picture_axes(build)[1:]], sides_of(build, op)
         parts = []
         for group in self.maps.values():
             site = group[0][0]
@@ -75,19 +74,20 @@ def _scaled(op: Emit, value: Value, weight: float) -> Value:
 
 
 def contribution_map(build: Build, term: BiasTerm, absolute: bool = False) -> Value | None:
-    """``sum_k g_k r_k``, or of absolute values, at every place of a node's output -> [N, h, w]; ``None`` where its places are not known."""
+    """``sum_k g_k r_k``, or of absolute values, at every place of a node's output -> [N, *places]; ``None``: its places are not known."""
     op, site = build.op, term.site
     node, picture = site.step.node, site.layout.picture
-    tokens = layers_of(build.question).found.get(site.y.name) if picture is None and site.y.rank == 3 else None
+    layer = layers_of(build.question).found.get(site.y.name) if picture is None and site.y.rank == 3 else None
+    tokens = layer if layer is not None and layer.grid is not None else None
     if picture is None and tokens is None:
         return None
     with op.at(node):
-        if picture == (1, 2, 3) and site.channel == 1 and not node.wild and not absolute:
+        if picture == (1, *range(2, site.y.rank)) and site.channel == 1 and not node.wild and not absolute:
             small = op.Squeeze(channel_sum(op, term.signal, site.y.shape, term.bias), [1])
         else:
             product = times(op, node, term.signal, term.bias)
             product = tokens.maps(op, product) if tokens is not None else product
-            small = op.ReduceSum(op.Abs(product) if absolute else product, [1 if picture is None else picture[0]], keepdims=0)
+            small = over_channels(op, product, 1 if picture is None else picture[0], "sum_abs" if absolute else "sum")
         return recast(op, small, signal_type(site.y), signal_type(build.question.x))
 
 
@@ -139,7 +139,7 @@ def evidence(build: Build) -> Result:
         tensors.lay(cut, share)
     for term, weight in zip(terms, before, strict=True):
         biases.lay(term, weight)
-    return _told(build, _scaled(op, op.ReduceSum(at_input, [picture_axes(build)[0]], keepdims=0), share), tensors, biases, seed)
+    return _told(build, _scaled(op, over_channels(op, at_input, picture_axes(build)[0]), share), tensors, biases, seed)
 
 
 def _later(cut: Site, other: Site) -> bool:
@@ -155,11 +155,12 @@ def _told(build: Build, at_input: Value, tensors: Canvas, biases: Canvas, seed: 
     map_ = own if placed is None else op.Add(own, placed)
     without: Sequence[Value] = [*tensors.unplaced, *biases.unplaced, *beyond_scores(build, seed)]
     rest = add_up(op, without) if without else None
-    total = op.ReduceSum(map_, [1, 2], keepdims=0)
+    along = places_axes(places_of(build))
+    total = op.ReduceSum(map_, along, keepdims=0)
     residual = build.relative_error(total if rest is None else op.Add(total, rest), build.head.score)
 
     def parts() -> Value:
-        sums = [None if m is None else op.ReduceSum(m, [1, 2], keepdims=0) for m in (own, placed)]
+        sums = [None if m is None else op.ReduceSum(m, along, keepdims=0) for m in (own, placed)]
         assert sums[0] is not None
         return columns(op, sums[0], sums[1], rest)
 

@@ -92,7 +92,7 @@ class _Tokens:
         build.component(f"{build.method.name}/tokens", lambda: scores, 2)
         if known.grid is not None:
             grid = op.Gather(scores, op.const(list(known.grid.order)), axis=1)
-            coarse = op.Reshape(grid, [0, 1, known.grid.height, known.grid.width])
+            coarse = op.Reshape(grid, [0, 1, *known.grid.sizes])
             map_ = op.Squeeze(upsample(build, op, coarse), [1])
             return Result(share_among_channels(build, map_), None, map_)
         samples = 0 if build.question.batched else None

@@ -8,7 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
-from onnxsal.facts.axes import image_axes
+from onnxsal.facts.axes import flat, image_axes
 from onnxsal.metrics.dataset import Sample
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.metrics.statistics import Summary, summarise
@@ -40,7 +40,7 @@ def coloured(samples: Sequence[Sample], scorer: Scorer, how: Preprocess | None) 
     """Those of samples of one shape that have colours: red and blue differ. None where it is not known what the channels are."""
     pixels = [s.picture for s in samples if s.picture is not None]
     x = np.concatenate([s.x for s in samples])
-    axes = scorer.question.picture or image_axes(x.shape)
+    axes = flat(scorer.question.picture) or image_axes(x.shape)
     if how is not None and how.depth == 3 and len(pixels) == len(samples):
         seen = np.stack(pixels)
         found = np.abs(seen[..., 0].astype(np.float64) - seen[..., 2]).mean((1, 2)) > COLOURED
@@ -57,7 +57,7 @@ def reordered(samples: Sequence[Sample], scorer: Scorer, how: Preprocess | None)
     x = np.concatenate([s.x for s in samples])
     orders = [["RGB".index(c) for c in order] for order in ORDERS[1:]]
     if how is None:
-        axes = scorer.question.picture or image_axes(x.shape)
+        axes = flat(scorer.question.picture) or image_axes(x.shape)
         assert axes is not None
         fed = [np.ascontiguousarray(np.take(x, order, axes[0])) for order in orders]
     else:

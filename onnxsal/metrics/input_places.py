@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxsal.errors import InputError
 from onnxsal.explanation import Explanation
-from onnxsal.facts.axes import Picture, image_axes
+from onnxsal.facts.axes import Picture, image_axes, rank_of
 from onnxsal.metrics.libraries import library
 
 Maps = np.ndarray | Explanation
@@ -18,8 +18,8 @@ CONSTANT = "the map is constant, so it ranks nothing"
 
 @dataclass(frozen=True)
 class InputPlaces:
-    """The places of one sample: ``shape`` is (H, W) for a picture, the whole shape of a sample otherwise; ``channel`` is the axis
-    of the input [N, ...] that a pixel's values lie along, ``None`` where each place has one value.
+    """The places of one sample: ``shape`` is (H, W) for a picture, (L,) for a series and (D, H, W) for a volume, the whole shape of a
+    sample otherwise; ``channel`` is the axis of the input [N, ...] that a place's values lie along, ``None`` where each has one.
     """
 
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class InputPlaces:
     @property
     def picture(self) -> bool:
         """Whether the places are pixels."""
-        return self.channel is not None
+        return self.channel is not None and len(self.shape) == 2
 
     def over(self, values: np.ndarray) -> np.ndarray:
         """Values [n, places] in a shape that broadcasts over inputs [n, ...]."""
@@ -41,7 +41,7 @@ class InputPlaces:
         return shaped if self.channel is None else np.expand_dims(shaped, self.channel)
 
     def pooled(self, attribution: np.ndarray) -> np.ndarray:
-        """Attributions shaped like the input as one value for each place: the sum over channels; maps [N, H, W] as they are."""
+        """Attributions shaped like the input as one value for each place: the sum over channels; maps [N, *places] as they are."""
         return attribution if self.channel is None or attribution.ndim == 1 + len(self.shape) else attribution.sum(self.channel)
 
     def axes(self, array: np.ndarray) -> tuple[int, ...]:
@@ -50,12 +50,11 @@ class InputPlaces:
 
 
 def places_of(x: np.ndarray, picture: Picture | None = None) -> InputPlaces:
-    """The places of a batch ``x``; ``picture`` are its axes of channels, height and width, where the model tells them."""
-    axes = picture if picture is not None and x.ndim == 4 else image_axes(x.shape)
+    """The places of a batch ``x``; ``picture`` are its axes (channel, *places), where the model tells them."""
+    axes = picture if picture is not None and x.ndim == rank_of(picture) else image_axes(x.shape)
     if axes is None:
         return InputPlaces(x.shape[1:], None)
-    channel, height, width = axes
-    return InputPlaces((x.shape[height], x.shape[width]), channel)
+    return InputPlaces(tuple(x.shape[a] for a in axes[1:]), axes[0])
 
 
 def maps_at(maps: Maps, x: np.ndarray, places: InputPlaces, signed: bool = False) -> np.ndarray:

@@ -145,7 +145,7 @@ def _places(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
             kept = [label for label in equation.output if label in term]
             at = at.transpose(0, *(1 + term.index(label) for label in (*kept, *(c for c in term if c not in kept))))
             sizes = iter(at.shape[1:])
-            sources.append(at.reshape(3, *(next(sizes) if label in term else 1 for label in equation.output)))
+            sources.append(at.reshape(len(at), *(next(sizes) if label in term else 1 for label in equation.output)))
     return None if shape is None else places(shape, product(sources, len(shape)))
 
 

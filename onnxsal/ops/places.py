@@ -1,4 +1,4 @@
-"""What operators do to places: where on the explained picture the elements of an inner tensor come from.
+"""What operators do to places: where on the explained picture, series or volume the elements of an inner tensor come from.
 
 An element is computed from a part of the picture: its place is the mean position of that part, and its spread tells how far the
 positions lie apart that were averaged. Copies keep a place, windows and sums average the places of what they read, and of two
@@ -30,7 +30,8 @@ _INDICES = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
 
 @dataclass(frozen=True)
 class Places:
-    """Row, column and spread of every element: ``at`` is [3, ...], where an axis along which nothing varies has size 1.
+    """The position along each axis of places (of a picture its row and column) and the spread of every element, in turn along the first
+    axis of ``at``, which is otherwise shaped like the tensor; an axis along which nothing varies has size 1.
 
     The spread is -1 where an element has no place (weights, class tokens), infinite where it comes from everywhere.
     """
@@ -40,7 +41,12 @@ class Places:
 
     @property
     def spread(self) -> np.ndarray:
-        return np.asarray(self.at[2])
+        return np.asarray(self.at[-1])
+
+    @property
+    def count(self) -> int:
+        """The number of axes of places."""
+        return len(self.at) - 1
 
 
 PlaceRule = Callable[[NodeView, Sequence[Places | None]], "Places | Sequence[Places | None] | None"]
@@ -54,26 +60,26 @@ def places(shape: Sequence[int], at: np.ndarray) -> Places:
     Along an axis where only the spread varies, as among channels that went through different windows, the largest one stands for all.
     """
     at = np.round(at, _DIGITS)
-    at = np.where(at[2:] < 0, nowhere(at.ndim - 1), at)
-    at = np.where(np.isinf(at[2:]), everywhere([1] * (at.ndim - 1)).at, at)
+    at = np.where(at[-1:] < 0, nowhere(at.ndim - 1, len(at) - 1), at)
+    at = np.where(np.isinf(at[-1:]), everywhere([1] * (at.ndim - 1), len(at) - 1).at, at)
     for axis in range(1, at.ndim):
         if at.shape[axis] > 1:
             differ = [np.any(part != part.take([0], axis - 1)) for part in at]
             if not any(differ):
                 at = at.take([0], axis)
-            elif not differ[0] and not differ[1] and np.all(at[2] >= 0):
+            elif not any(differ[:-1]) and np.all(at[-1] >= 0):
                 at = at.max(axis, keepdims=True)
     return Places(tuple(shape), at)
 
 
-def nowhere(rank: int) -> np.ndarray:
-    """An ``at`` without places."""
-    return np.asarray([0.0, 0.0, -1.0]).reshape(3, *[1] * rank)
+def nowhere(rank: int, count: int = 2) -> np.ndarray:
+    """An ``at`` without places; ``count`` is the number of axes of places."""
+    return np.asarray([0.0] * count + [-1.0]).reshape(count + 1, *[1] * rank)
 
 
-def everywhere(shape: Sequence[int]) -> Places:
+def everywhere(shape: Sequence[int], count: int = 2) -> Places:
     """Every element comes from the whole picture."""
-    return Places(tuple(shape), np.asarray([0.0, 0.0, np.inf]).reshape(3, *[1] * len(shape)))
+    return Places(tuple(shape), np.asarray([0.0] * count + [np.inf]).reshape(count + 1, *[1] * len(shape)))
 
 
 def unplaced(shape: Sequence[int]) -> Places:
@@ -81,17 +87,25 @@ def unplaced(shape: Sequence[int]) -> Places:
     return Places(tuple(shape), nowhere(len(shape)))
 
 
+def _count(parts: Iterable[Places | None]) -> int:
+    """The number of axes of places of the inputs that have some."""
+    return next(p.count for p in parts if p is not None)
+
+
 def merged(parts: Iterable[np.ndarray], rank: int) -> np.ndarray:
     """Elements that meet: the sharper place wins; two different places that are as sharp come from everywhere."""
-    result = nowhere(rank)
+    result: np.ndarray | None = None
     for part in parts:
-        part = part.reshape(3, *[1] * (rank + 1 - part.ndim), *part.shape[1:])
+        part = part.reshape(len(part), *[1] * (rank + 1 - part.ndim), *part.shape[1:])
+        if result is None:
+            result = part
+            continue
         a, b = np.broadcast_arrays(result, part)
-        sharper = (b[2] >= 0) & ((a[2] < 0) | (b[2] < a[2]))
-        differ = (a[2] >= 0) & (a[2] == b[2]) & np.any(a[:2] != b[:2], 0)
+        sharper = (b[-1] >= 0) & ((a[-1] < 0) | (b[-1] < a[-1]))
+        differ = (a[-1] >= 0) & (a[-1] == b[-1]) & np.any(a[:-1] != b[:-1], 0)
         result = np.where(sharper, b, a)
-        result = np.where(differ, np.asarray([0.0, 0.0, np.inf]).reshape(3, *[1] * rank), result)
-    return result
+        result = np.where(differ, everywhere([1] * rank, len(part) - 1).at, result)
+    return nowhere(rank) if result is None else result
 
 
 def pooled(at: np.ndarray, axes: Sequence[int]) -> np.ndarray:
@@ -99,12 +113,12 @@ def pooled(at: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     along = tuple(a + 1 for a in axes)
     if all(at.shape[a] == 1 for a in along):
         return at
-    known = at[2:] >= 0
+    known = at[-1:] >= 0
     count = known.sum(along, keepdims=True)
-    mean = np.where(known, at, 0).sum(along, keepdims=True)[:2] / np.maximum(count, 1)
-    high, low = (f(np.where(known, at[:2], z), along, keepdims=True) for f, z in ((np.max, -np.inf), (np.min, np.inf)))
+    mean = np.where(known, at, 0).sum(along, keepdims=True)[:-1] / np.maximum(count, 1)
+    high, low = (f(np.where(known, at[:-1], z), along, keepdims=True) for f, z in ((np.max, -np.inf), (np.min, np.inf)))
     span = np.where(count > 0, high - low, 0).max(0, keepdims=True)
-    return np.where(count > 0, np.concatenate([mean, at[2:].max(along, keepdims=True) + span]), nowhere(at.ndim - 1))
+    return np.where(count > 0, np.concatenate([mean, at[-1:].max(along, keepdims=True) + span]), nowhere(at.ndim - 1, len(at) - 1))
 
 
 # ----- rules -----
@@ -129,7 +143,7 @@ def lost(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
 def mixed(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
     """Every element of the output depends on all elements."""
     shape = _shape(node)
-    return None if shape is None else everywhere(shape)
+    return None if shape is None else everywhere(shape, _count(parts))
 
 
 def along(axes: Callable[[NodeView, int], Sequence[int]]) -> PlaceRule:
@@ -140,7 +154,7 @@ def along(axes: Callable[[NodeView, int], Sequence[int]]) -> PlaceRule:
         if source is None:
             return None
         own = source.at
-        return places(source.shape, np.where(own[2:] < 0, pooled(own, axes(node, len(source.shape))), own))
+        return places(source.shape, np.where(own[-1:] < 0, pooled(own, axes(node, len(source.shape))), own))
 
     return rule
 
@@ -209,12 +223,12 @@ def matrix_product(node: NodeView, parts: Sequence[Places | None]) -> Places | N
 
 def product(sources: Sequence[np.ndarray], rank: int) -> np.ndarray:
     """Factors that are as sharp and vary along different axes come from everywhere; said at once, without the table of all pairs."""
-    full = [s.reshape(3, *[1] * (rank + 1 - s.ndim), *s.shape[1:]) for s in sources]
+    full = [s.reshape(len(s), *[1] * (rank + 1 - s.ndim), *s.shape[1:]) for s in sources]
     for a, s in enumerate(full):
         for t in full[:a]:
             vary = [{axis for axis in range(1, rank + 1) if u.shape[axis] > 1} for u in (s, t)]
-            if vary[0] - vary[1] and vary[1] - vary[0] and s[2].min() == t[2].min():
-                return everywhere([1] * rank).at
+            if vary[0] - vary[1] and vary[1] - vary[0] and s[-1].min() == t[-1].min():
+                return everywhere([1] * rank, len(s) - 1).at
     return merged(full, rank)
 
 
@@ -310,8 +324,8 @@ def _read(at: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:
     if last and np.any(beyond):
         ends = (at.take([1], axis + 1) - at.take([0], axis + 1), at.take([last], axis + 1) - at.take([last - 1], axis + 1))
         step = np.where(beyond < 0, *ends) * beyond
-        step[2] = 0
-        found = np.where(found[2:] < 0, found, found + step)
+        step[-1] = 0
+        found = np.where(found[-1:] < 0, found, found + step)
     return np.asarray(found)
 
 
@@ -331,8 +345,8 @@ def _between(at: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:
     a, b = _read(at, axis, lower), _read(at, axis, lower + 1)
     share = (index - lower).reshape(-1, *[1] * (at.ndim - 2 - axis))
     both = np.where(share > 0, a + (b - a) * share, a)
-    both[2] = np.where(share[None][0] > 0, np.maximum(a[2], b[2]) + np.abs(b - a)[:2].max(0), a[2])
-    return np.where(share > 0, np.where((a[2:] < 0) | (b[2:] < 0), nowhere(at.ndim - 1), both), a)
+    both[-1] = np.where(share[None][0] > 0, np.maximum(a[-1], b[-1]) + np.abs(b - a)[:-1].max(0), a[-1])
+    return np.where(share > 0, np.where((a[-1:] < 0) | (b[-1:] < 0), nowhere(at.ndim - 1, len(at) - 1), both), a)
 
 
 # ----- movement -----
@@ -341,7 +355,7 @@ def _between(at: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:
 def moved(node: NodeView, parts: Sequence[Places | None]) -> Sequence[Places | None]:
     """Copies: the node itself, run on the numbers of the elements, tells which element comes from where; 0 is a filling."""
     feeds: dict[int, np.ndarray] = {}
-    table = [nowhere(0).reshape(3, 1)]
+    table = [nowhere(0, _count(parts)).reshape(-1, 1)]
     count = 1
     for i, value in enumerate(node.inputs):
         part = parts[i] if i < len(parts) else None
@@ -350,7 +364,7 @@ def moved(node: NodeView, parts: Sequence[Places | None]) -> Sequence[Places | N
         if part is not None:
             numbers = np.arange(count, count + part.spread.size, dtype=np.int32).reshape(part.spread.shape)
             feeds[i] = np.broadcast_to(numbers, part.shape)
-            table.append(part.at.reshape(3, -1))
+            table.append(part.at.reshape(len(part.at), -1))
             count += numbers.size
         elif value.dtype in _INDICES:
             known = node.const(i)

@@ -74,7 +74,7 @@ def _tokens(one: Explanation, question: Question, ids: np.ndarray | None) -> dic
     grid, values = question.tokens.grid, one.token_attribution[first].tolist()
     beside = None if grid is None else {str(i): values[i] for i in range(grid.count) if i not in set(grid.order)}
     told = {"input": question.tokens.ids or question.shown[0].name, "ids": own, "attribution": values}
-    return told if grid is None else {**told, "grid": [grid.height, grid.width], "beside the grid": beside}
+    return told if grid is None else {**told, "grid": list(grid.sizes), "beside the grid": beside}
 
 
 def _class(index: int, labels: Sequence[str] | None) -> dict[str, Any]:

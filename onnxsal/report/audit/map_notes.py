@@ -10,7 +10,7 @@ from PIL import Image
 
 from onnxsal.errors import InputError
 from onnxsal.explanation import Explanation
-from onnxsal.facts.axes import image_axes
+from onnxsal.facts.axes import flat, image_axes
 from onnxsal.metrics.dataset import Sample
 from onnxsal.metrics.record import Line
 from onnxsal.metrics.scorer import Scorer
@@ -93,7 +93,7 @@ def picture_of(sample: Sample, scorer: Scorer) -> np.ndarray:
     """What the model sees, as RGB bytes [H, W, 3]; an array without known preprocessing is stretched to the range of bytes."""
     if sample.picture is not None:
         return sample.picture
-    axes = scorer.question.picture or image_axes(sample.x.shape)
+    axes = flat(scorer.question.picture) or image_axes(sample.x.shape)
     if axes is None or sample.x.ndim != 4:
         raise InputError("the input is no picture [N, C, H, W] or [N, H, W, C]")
     values = np.moveaxis(sample.x, axes[0], -1)[0].astype(np.float64)

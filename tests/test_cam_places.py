@@ -1,0 +1,158 @@
+"""Class activation maps of series, pictures and volumes, against float64 twins in torch; and what makes an input one of these."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import onnxsal
+from onnxsal.ask.question import ask
+from onnxsal.errors import TargetError
+from onnxsal.facts.axes import LAYOUTS, picture_of
+from onnxsal.ops.registry import known
+from onnxsal.passes import prepare
+
+CONV: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+SIZES = {1: (23,), 2: (9, 12), 3: (5, 8, 7)}
+CLASSES = torch.tensor([1, 4])
+
+
+class Net(nn.Module):
+    """Two convolutions over so many axes of places, their mean, and a layer of scores.
+
+    ``last``: channels come last. ``grey``: there are none, the model adds them.
+    """
+
+    def __init__(self, places: int, last: bool = False, grey: bool = False) -> None:
+        super().__init__()
+        self.places, self.last, self.grey = places, last, grey
+        self.a = CONV[places](1 if grey else 2, 4, 3, padding=1)
+        self.b = CONV[places](4, 6, 3, padding=1, stride=2)
+        self.f = nn.Linear(6, 5)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = x.unsqueeze(1) if self.grey else x.permute(0, x.ndim - 1, *range(1, x.ndim - 1)) if self.last else x
+        return torch.relu(self.b(torch.relu(self.a(x))))
+
+    def head(self, a: Tensor) -> Tensor:
+        found: Tensor = self.f(a.mean(tuple(range(2, 2 + self.places))) + a.amax(tuple(range(2, 2 + self.places))))
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+    def example(self, batch: int = 2, more: int = 0) -> Tensor:
+        sizes = [s + more for s in SIZES[self.places]]
+        channels = [] if self.grey else [2]
+        shape = [batch, *sizes, *channels] if self.last else [batch, *channels, *sizes]
+        return torch.randn(shape, generator=torch.Generator().manual_seed(more))
+
+
+def exported(net: nn.Module, x: Tensor, dynamic: bool = False) -> onnx.ModelProto:
+    file = io.BytesIO()
+    axes = {a: f"d{a}" for a in range(x.ndim) if a == 0 or (dynamic and x.shape[a] != 2)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (x,), file, dynamo=False, opset_version=18, dynamic_axes={"x": axes}, input_names=["x"])
+    return onnx.load_from_string(file.getvalue())
+
+
+@cache
+def net(places: int, kind: str = "") -> Net:
+    torch.manual_seed(2)
+    return Net(places, last=kind == "last", grey=kind == "grey").eval()
+
+
+def close(got: np.ndarray | None, wanted: Tensor | np.ndarray, tolerance: float = 1e-5) -> None:
+    wanted = np.asarray(wanted)
+    assert got is not None
+    assert got.shape == wanted.shape
+    assert np.abs(wanted).max() > 0
+    assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def at_layer(model: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The last convolution's activations and the gradient at them, in float64."""
+    twin = copy.deepcopy(model).double()
+    a = twin.features(x.double()).detach().requires_grad_()
+    (g,) = torch.autograd.grad(twin.head(a)[torch.arange(len(x)), CLASSES].sum(), a)
+    return a.detach(), g
+
+
+def up(model: Net, maps: Tensor, x: Tensor) -> Tensor:
+    """Maps [N, *places] at the size of the input."""
+    sizes = x.shape[1:-1] if model.last else x.shape[-model.places :]
+    return F.interpolate(maps[:, None], tuple(sizes), mode=MODES[model.places], align_corners=False)[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["", "last", "grey", "open"])
+@pytest.mark.parametrize("places", [1, 2, 3])
+def test_gradcam_equals_its_twin(places: int, kind: str) -> None:
+    model = net(places, kind)
+    explainer = onnxsal.Explainer(exported(model, model.example(), dynamic=kind == "open"), "gradcam")
+    for more in (0, 3) if kind == "open" else (0,):
+        x = model.example(more=more)
+        a, g = at_layer(model, x)
+        coarse = (g.mean(tuple(range(2, 2 + places)), keepdim=True) * a).sum(1)
+        found = explainer.explain(x.numpy(), CLASSES.numpy())
+        close(found.saliency_map, up(model, coarse.relu(), x))
+        signed = found.attribution if kind == "grey" else found.attribution.sum(-1 if kind == "last" else 1)
+        close(signed, up(model, coarse, x))
+
+
+def picture(model: onnx.ModelProto, layout: str | None = None) -> tuple[int | None, ...] | None:
+    view = prepare(model, known).model
+    return picture_of(view, view.value(ask(view).x.name), layout)
+
+
+@pytest.mark.parametrize("places", [1, 2, 3])
+def test_axes_are_those_that_the_first_convolution_reads(places: int) -> None:
+    def axes(kind: str, dynamic: bool = False) -> tuple[int | None, ...] | None:
+        return picture(exported(net(places, kind), net(places, kind).example(), dynamic))
+
+    along = list(range(2, 2 + places))
+    assert axes("") == axes("", dynamic=True) == (1, *along)
+    assert axes("last") == (places + 1, *range(1, places + 1))
+    assert axes("grey") == (None, *range(1, places + 1))
+
+
+class Otherwise(nn.Module):
+    """What is no series: tokens that a mean or a norm over one axis reads, and frames that are folded into the batch."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv, self.norm = how, nn.Conv2d(3, 2, 3), nn.InstanceNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "mean":
+            return F.adaptive_avg_pool1d(x.transpose(1, 2), 1)[:, :, 0]
+        if self.how == "norm":
+            return self.norm(x).mean(2)
+        return self.conv(x.flatten(0, 1)).mean((2, 3)).reshape(x.shape[0], -1)
+
+
+@pytest.mark.parametrize(("how", "shape"), [("mean", (2, 6, 5)), ("norm", (2, 6, 5)), ("frames", (2, 4, 3, 7, 6))])
+def test_what_no_window_reads_is_no_series(how: str, shape: Sequence[int]) -> None:
+    assert picture(exported(Otherwise(how).eval(), torch.randn(tuple(shape)))) is None
+
+
+def test_a_layout_is_said_by_the_letters_of_its_axes() -> None:
+    model = exported(net(1), net(1).example())
+    assert picture(model, "NLC") == picture(model, "NWC") == (2, 1)
+    for wrong in ("NCHW", "NL"):
+        with pytest.raises(TargetError, match=r"'x' has shape .* For that many: NHW, NCL, NLC"):
+            picture(model, wrong)
+    with pytest.raises(TargetError, match="layout='NCX' is unknown"):
+        picture(model, "NCX")
+    assert all(len(name) - 1 == len([a for a in axes if a is not None]) for name, axes in LAYOUTS.items())
