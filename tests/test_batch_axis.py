@@ -195,8 +195,9 @@ def test_a_picture_read_as_a_sequence():
     ]
     weights = {"one": np.asarray([1], np.int64), "w": draw(8, 5)}
     model = make(nodes, {"x": ["N", 1, 8, 26]}, {"y": [26, "N", 5]}, weights)
-    with pytest.raises(TargetError, match=r"\[N, 1, 8, 26\].*\[26, N, 5\]"):
-        onnxsal.convert(model)
+    found = Explainer(model, "gradient").explain(draw(2, 1, 8, 26), target=(4, 2))
+    assert found.attribution.shape == (2, 1, 8, 26)
+    assert np.flatnonzero(np.abs(found.attribution).sum((0, 1, 2))).tolist() == [4]
     fixed = make(nodes, {"x": [1, 1, 8, 26]}, {"y": [26, 1, 5]}, weights)
     with pytest.raises(TargetError, match="axis 3 of the input"):
         onnxsal.convert(fixed)
@@ -336,7 +337,7 @@ def test_the_layout_can_be_said():
     assert again.conversion.question.picture == (3, 1, 2)
     with pytest.raises(TargetError, match=r"layout='NHCW' is unknown.*NHWC"):
         asked(spectral(), layout="NHCW")
-    with pytest.raises(TargetError, match="four dimensions"):
+    with pytest.raises(TargetError, match="pictures of 4 dimensions"):
         asked(gallery(), input="x", layout="NCHW")
 
 
@@ -447,3 +448,37 @@ def test_how_samples_are_known():
     told = asked(cnn(), batched=False)
     assert [q.found[0].ground.name for q in (proved, seen, told)] == ["PROVED", "SEEN", "TOLD"]
     assert "'x' counts samples" in str(proved.found[0])
+
+
+# ----- samples that do not come first -----
+
+
+@pytest.mark.parametrize("final", ["", "Softmax"])
+def test_scores_with_the_steps_first_are_explained_sample_by_sample(no_run: None, final: str):
+    """[steps, samples, classes], as recognisers of sequences answer: the score of a sample is that of the file, its map its own."""
+    nodes = [
+        node("Transpose", "x", "steps", perm=[2, 0, 1]),
+        node("MatMul", "steps w", "z"),
+        node("Tanh", "z", "logits"),
+        *([node(final, "logits", "y", axis=-1)] if final else [node("Identity", "logits", "y")]),
+    ]
+    model = make(nodes, {"x": ["N", 3, 5]}, {"y": [5, "N", 4]}, {"w": draw(3, 4, seed=1)})
+    x = draw(2, 3, 5, seed=2)
+    told = Explainer(model, "gradient").explain(x, np.asarray([4 * 3 + 1, 4 * 2 + 3]))
+    logits = np.tanh(np.einsum("nct,ck->tnk", x, draw(3, 4, seed=1)))
+    expected = np.zeros_like(x)
+    for sample, (step, label) in enumerate([(3, 1), (2, 3)]):
+        expected[sample, :, step] = draw(3, 4, seed=1)[:, label] * (1 - logits[step, sample, label] ** 2)
+        np.testing.assert_allclose(told.score[sample], logits[step, sample, label], rtol=1e-5)
+    np.testing.assert_allclose(told.attribution, expected, rtol=1e-5, atol=1e-6)
+    assert Explainer(model, "gradient").explain(x, (3, 1)).attribution[0, :, 3].any()
+    whole = Explainer(model, "gradient", batched=False).explain(x, np.asarray([(3 * 2 + 1) * 4 + 1]))
+    assert whole.attribution[1, :, 3].any()
+    assert not whole.attribution[0].any()
+
+
+def test_rows_of_another_input_are_no_samples():
+    """Scores [N, K] against a table [K, D] that is fed: axis 1 is axis 0 of the table, which holds no samples."""
+    model = make([node("Gemm", "x table", "y", transB=1)], {"x": ["N", 3], "table": ["K", 3]}, {"y": ["N", "K"]})
+    found = Explainer(model, "gradient", input="x").conversion.question
+    assert (found.samples, found.start.name) == (("x",), "y")

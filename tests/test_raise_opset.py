@@ -221,6 +221,26 @@ def test_recent_opsets_are_left_alone():
         assert opset(onnxsal.convert(model)) == version
 
 
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize(("axis", "plain"), [(2, True), (-1, True), (1, False)])
+def test_a_softmax_over_the_last_axis_stays_one(kind: str, axis: int, plain: bool):
+    """Behind a convolution whose sizes are computed the converter knows no rank, and flattens; the logits would have another shape."""
+    nodes = [
+        node("Conv", "x w", "c"),
+        node("Squeeze", "c", "s", axes=[2]),
+        node("Transpose", "s", "t", perm=[0, 2, 1]),
+        node(kind, "t", "y", axis=axis),
+    ]
+    model = make(nodes, {"x": ["N", 2, 1, "W"]}, {"y": ["N", "W", 3]}, {"w": draw(3, 2, 1, 1)}, opset=11)
+    model.ir_version = 6
+    result = check_same(model, {"x": draw(2, 2, 1, 5)})
+    kinds = [n.op_type for n in result.graph.node]
+    assert ("Flatten" in kinds) is not plain
+    if plain:
+        told = onnxsal.Explainer(model, "gradient").explain(draw(2, 2, 1, 5), np.asarray([4, 7]))
+        assert told.attribution.shape == (2, 2, 1, 5)
+
+
 def test_an_opset_that_onnx_runtime_does_not_load_is_refused():
     model = make([node("Relu", "x", "y")], {"x": ["N", 3]}, {"y": ["N", 3]}, opset=HIGHEST + 1, ir=13)
     with pytest.raises(ModelError, match=f"uses opset {HIGHEST + 1}; ONNX Runtime loads opset {HIGHEST} at most. Export it with"):

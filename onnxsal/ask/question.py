@@ -14,7 +14,7 @@ from onnxsal.ask.scores import SCORES, Scores, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
 from onnxsal.facts.grounds import Found, Ground
-from onnxsal.facts.heads import head_of
+from onnxsal.facts.heads import FIRST, head_of
 from onnxsal.facts.reach import reach
 from onnxsal.facts.solve import ancestors
 from onnxsal.facts.tokens import Tokens, candidates, tokens_of, words_of
@@ -162,6 +162,8 @@ def ask(
             raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
     x = model.value(_input(model, input))
     name = _output(model, output, x, score)
+    if batched is not False and FIRST + name in model.producer:
+        name = FIRST + name
     asked = scores_of(model, name, score, example)
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
     question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=shown_axes(model, x, layout))

@@ -15,6 +15,9 @@ from onnxsal.ops.squashing import FINAL, Squashed, in_order
 LOGITS = "onnxsal/logits/"
 """Before the name of an output: its logits in its own order and size, where the model has them only in another one."""
 
+FIRST = "onnxsal/samples_first/"
+"""Before the name of an output whose samples lie along another axis than the first: the same with the samples first."""
+
 
 def head_of(model: Model, name: str) -> Squashed | None:
     """The softmax, sigmoid or logarithm of one that a tensor is, with its logits in the order of the tensor; ``None``: it is not known

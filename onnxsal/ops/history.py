@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxsal.graph.infer import constant_tensor
+from onnxsal.graph.infer import constant_tensor, infer_shapes, without_weights
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -94,3 +95,47 @@ def _set_attribute(node: onnx.NodeProto, name: str, value: str) -> None:
     copies = [onnx.AttributeProto.FromString(a.SerializeToString()) for a in kept]
     del node.attribute[:]
     node.attribute.extend([*copies, helper.make_attribute(name, value)])
+
+
+@repair(since=13)
+def _plain_softmax(proto: onnx.ModelProto) -> None:
+    """Up to opset 12 a Softmax took all axes from one on together; where that one was the last it is a Softmax over that axis.
+
+    Where the converter does not know how many axes there are, it writes Flatten, Softmax and Reshape instead.
+    """
+    graph = proto.graph
+    made = {output: node for node in graph.node for output in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    found = [flat for node in graph.node if (flat := _flattened(node, made, readers)) is not None]
+    if not found:
+        return
+    known = infer_shapes(without_weights(proto)).graph
+    ranks = {
+        v.name: len(v.type.tensor_type.shape.dim)
+        for v in (*known.input, *known.value_info, *known.output)
+        if v.type.tensor_type.HasField("shape")
+    }
+    gone: set[str] = set()
+    for flatten, softmax, reshape, shape in found:
+        axis = next((a.i for a in flatten.attribute if a.name == "axis"), 1)
+        if ranks.get(flatten.input[0]) == axis + 1:
+            gone.update((*flatten.output, *softmax.output, *(shape.output if readers[shape.output[0]] == 1 else ())))
+            name = reshape.output[0]
+            reshape.CopyFrom(helper.make_node(softmax.op_type, [flatten.input[0]], [name], name=softmax.name, axis=-1))
+    kept = [onnx.NodeProto.FromString(n.SerializeToString()) for n in graph.node if n.output[0] not in gone]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _flattened(
+    node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto], readers: Mapping[str, int]
+) -> tuple[onnx.NodeProto, onnx.NodeProto, onnx.NodeProto, onnx.NodeProto] | None:
+    """(Flatten of x, Softmax, Reshape, Shape of x), where a node is such a Reshape and nothing else reads the first two."""
+    if node.op_type != "Reshape":
+        return None
+    softmax, shape = made.get(node.input[0]), made.get(node.input[1])
+    flatten = made.get(softmax.input[0]) if softmax is not None and softmax.op_type in ("Softmax", "LogSoftmax", "Hardmax") else None
+    if softmax is None or shape is None or flatten is None or (flatten.op_type, shape.op_type) != ("Flatten", "Shape"):
+        return None
+    alone = readers[softmax.output[0]] == 1 == readers[flatten.output[0]]
+    return (flatten, softmax, node, shape) if alone and shape.input[0] == flatten.input[0] else None

@@ -20,6 +20,7 @@ from onnxsal.passes.name_nodes import NAME_NODES
 from onnxsal.passes.order_logits import order_logits
 from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.ranks import declare_ranks
+from onnxsal.passes.samples_first import samples_first
 from onnxsal.passes.sort import SORT
 
 __all__ = ["Comparison", "PassOutcome", "Pass", "Prepared", "passes", "prepare"]
@@ -101,6 +102,10 @@ def prepare(
         line, doubt = _compared(compare(before, proto), ", ".join(rewritten))
         log.append(line)
     model = Model(proto)
+    if moved := samples_first(model):
+        listing = ", ".join(f"'{name}'" for name in moved)
+        log.append(f"samples first: {listing} count(s) samples along another axis, and got a copy in which they come first")
+        model = Model(proto)
     if order_logits(model):
         log.append(
             "order logits: the logits stand in another order than the output, or times a number, so they were added as they belong to it"

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxsal.facts.heads import LOGITS, in_place, squashed
+from onnxsal.facts.heads import FIRST, LOGITS, in_place, squashed
 from onnxsal.graph import Model
 from onnxsal.ops.squashing import FINAL, Squashed
 
@@ -18,7 +18,7 @@ def order_logits(model: Model) -> bool:
     Returns whether nodes were added to the ``ModelProto``; no other node changes.
     """
     added = []
-    for output in model.output_names:
+    for output in (*model.output_names, *(FIRST + name for name in model.output_names if FIRST + name in model.producer)):
         fact = squashed(model).get(output)
         if fact is not None and fact.kind in FINAL and LOGITS + output not in model.producer and not in_place(model, output, fact):
             added += _nodes(model, output, fact)
