@@ -1,62 +1,132 @@
-"""Expand ONNX Runtime's fused operators (com.microsoft), which saving an optimised model writes, into standard ones."""
+"""Expand operators that are written in standard ones: those that ONNX Runtime fuses and saves (com.microsoft), and some of the standard."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import onnx
 
 from onnxsal.errors import ModelError
-from onnxsal.graph.infer import infer_shapes, without_weights
-from onnxsal.ops.expansion import Writer, expansion_of
+from onnxsal.graph.infer import inferred, without_weights
+from onnxsal.graph.standard import graphs, nodes
+from onnxsal.ops.expansion import UNSAID, NotYetKnown, Writer, expansion_of
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
+from onnxsal.passes.raise_opset import opset
+from onnxsal.protos import graphs_of
 
 LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 
 
+# ----- the domain of what is saved without one -----
+
+
+def _unsaid(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [n for n in nodes(proto) if n.domain in ("", "ai.onnx") and n.op_type in UNSAID]
+
+
+def _name_domain(proto: onnx.ModelProto) -> PassOutcome:
+    found = _unsaid(proto)
+    for node in found:
+        node.domain = UNSAID[node.op_type]
+    for domain in {n.domain for n in found} - {o.domain for o in proto.opset_import}:
+        proto.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    return PassOutcome(len(found), f"{', '.join(sorted({n.op_type for n in found}))} belong to ONNX Runtime, not to the standard")
+
+
+NAME_DOMAIN = Pass(
+    "name the domain of ONNX Runtime's operators",
+    _name_domain,
+    requires=lambda proto: "" if _unsaid(proto) else "every operator has its domain",
+    rewrites=True,
+)
+"""Before the opset is raised: ONNX's version converter stops at an operator of the standard domain that the standard does not have."""
+
+
+# ----- the expansion -----
+
+
 def _requires(proto: onnx.ModelProto) -> str:
-    layout = [n for n in proto.graph.node if n.domain in LAYOUT_DOMAINS]
+    layout = [n for n in nodes(proto) if n.domain in LAYOUT_DOMAINS]
     if layout:
         raise ModelError(
             f"node '{layout[0].name}' ({layout[0].domain}.{layout[0].op_type}): the file was saved by ONNX Runtime with full optimisation, "
             "which writes layouts for one processor. Use the original model, or save with at most ORT_ENABLE_EXTENDED."
         )
-    return "" if any(expansion_of(n) for n in proto.graph.node) else "no fused operator"
+    return "" if any(expansion_of(n) for n in nodes(proto)) else "no fused operator"
 
 
-def _known(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
-    """How many axes the inputs and weights have and of which type their elements are, and what inference tells of the rest."""
-    graph = infer_shapes(without_weights(proto)).graph
-    known = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
-    ranks = {name: len(kind.shape.dim) for name, kind in known.items() if kind.HasField("shape")}
-    dtypes = {name: kind.elem_type for name, kind in known.items() if kind.elem_type}
-    constants = proto.graph.initializer
-    return ranks | {t.name: len(t.dims) for t in constants}, dtypes | {t.name: t.data_type for t in constants}
+class _Known:
+    """Ranks, sizes that are numbers, and element types of tensors, as far as inference tells, in all graphs; and all names."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.opset = opset(proto)
+        self.ranks: dict[str, int] = {}
+        self.dtypes: dict[str, int] = {}
+        self.sizes: dict[tuple[str, int], int] = {}
+        self.taken: set[str] = set()
+        for graph in graphs(inferred(without_weights(proto))):
+            for value in (*graph.input, *graph.value_info, *graph.output):
+                kind = value.type.tensor_type
+                shape = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+                self._learn(value.name, shape if kind.HasField("shape") else None, kind.elem_type)
+        for graph in graphs(proto):
+            for tensor in graph.initializer:
+                self._learn(tensor.name, tensor.dims, tensor.data_type)
+            self.taken |= {v.name for v in (*graph.input, *graph.initializer)} | {o for n in graph.node for o in n.output}
+            self.taken |= {n.name for n in graph.node}
+
+    def _learn(self, name: str, shape: Sequence[int | None] | None, dtype: int) -> None:
+        if shape is not None:
+            self.ranks[name] = len(shape)
+            self.sizes |= {(name, axis): size for axis, size in enumerate(shape) if size is not None}
+        if dtype:
+            self.dtypes[name] = dtype
 
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
-    nodes: list[onnx.NodeProto] = []
-    expanded, (ranks, dtypes) = [], _known(proto)
-    constants = {t.name: t for t in proto.graph.initializer}
-    for node in proto.graph.node:
-        if expand := expansion_of(node):
-            writer = Writer(node, ranks, dtypes, constants)
-            expand(writer)
-            nodes += writer.nodes
-            proto.graph.initializer.extend(writer.initializers)
-            expanded.append(node.op_type)
-        else:
-            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+    """Write nodes until none is left. A node that must know more than is inferred before others are written waits for the next round."""
+    expanded: list[str] = []
+    waiting: list[ModelError] = []
+    while not expanded or waiting:
+        known, before = _Known(proto), len(expanded)
+        waiting = list(_round(proto.graph, known, {}, expanded))
+        if waiting and len(expanded) == before:
+            raise waiting[0]
     forget_unused_domains(proto)
     names = ", ".join(sorted(set(expanded)))
     return PassOutcome(len(expanded), f"expanded {len(expanded)} fused node(s): {names}")
+
+
+def _round(graph: onnx.GraphProto, known: _Known, around: dict[str, onnx.TensorProto], expanded: list[str]) -> Iterator[ModelError]:
+    """Write the nodes of a graph and of those inside it of which enough is known; yields what is said of the others."""
+    written: list[onnx.NodeProto] = []
+    constants = around | {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        for inner in graphs_of(node):
+            yield from _round(inner, known, constants, expanded)
+        expand = expansion_of(node)
+        writer = Writer(node, known.ranks, known.dtypes, constants, known.taken, known.opset, known.sizes)
+        try:
+            if expand is not None:
+                expand(writer)
+        except NotYetKnown as missing:
+            expand = None
+            yield writer.refuse(str(missing), "Declare its shape (value_info), or use the unoptimised model.")
+        if expand is None:
+            written.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        else:
+            written += writer.nodes
+            graph.initializer.extend(writer.initializers)
+            expanded.append(node.op_type)
+    del graph.node[:]
+    graph.node.extend(written)
 
 
 EXPAND_CONTRIB = Pass(
     "expand fused operators",
     _run,
     requires=_requires,
-    ensures=lambda proto: "fused operators remain" if any(expansion_of(n) for n in proto.graph.node) else "",
+    ensures=lambda proto: "fused operators remain" if any(expansion_of(n) for n in nodes(proto)) else "",
     rewrites=True,
 )
 """After the opset was raised: the standard nodes it writes (LayerNormalization, CastLike) are those of opset 18."""
