@@ -69,7 +69,7 @@ _MARKS = re.compile(
 
 
 def library_text(error: BaseException) -> str:
-    """What onnx or ONNX Runtime says, in one line, as a clause: without codes, source locations and C++ signatures; nodes are named as we name them.
+    """What onnx or ONNX Runtime says, in one line: without codes, source locations and C++ signatures, its nodes named as we name them.
 
     A text whose blanks the library left open ('%s') says nothing, and nothing is returned.
     """

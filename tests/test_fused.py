@@ -256,15 +256,9 @@ def test_half_precision_stays_half(name: str):
 # ----- refusals -----
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (contrib("FusedConv", "x k", "y", ["N", 3, 5, 5], {"k": draw(3, 3, 3, 3)}, activation="Mystery"), "activation 'Mystery'"),
-        (contrib("BiasDropout", "x bias . . training", "y", [1, 3, 4], NORM | {"training": np.array(True)}), "drops elements at random"),
-    ],
-)
-def test_what_cannot_be_expanded_exactly_is_refused(model: onnx.ModelProto, message: str):
-    with pytest.raises(ModelError, match=message) as caught:
+def test_what_cannot_be_expanded_exactly_is_refused():
+    model = contrib("FusedConv", "x k", "y", ["N", 3, 5, 5], {"k": draw(3, 3, 3, 3)}, activation="Mystery")
+    with pytest.raises(ModelError, match="activation 'Mystery'") as caught:
         onnxsal.convert(model)
     assert "node 'y' (com.microsoft." in str(caught.value)
     assert "Use the unoptimised model" in str(caught.value)

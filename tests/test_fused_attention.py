@@ -223,7 +223,7 @@ def test_attention_without_a_bias_is_that_with_a_bias_of_zeros():
 def test_a_mask_of_all_places_is_cut_to_the_keys():
     """[N, 1, M, M], of Megatron's GPT-2; ONNX Runtime knows it on CUDA only. The same rows as [N, L, T] are the oracle."""
     whole = (draw(N, 1, 9, 9, seed=3) > -0.5).astype(INT)
-    one, same = attention(whole, past=4), attention(whole[:, 0, 4:7, :7].copy(), past=4)
+    one, same = (attention(mask, 4, outputs="y present") for mask in (whole, whole[:, 0, 4:7, :7].copy()))
     close(run(plain(one.model), one.feed)["y"], run(same.model, same.feed)["y"])
 
 

@@ -237,6 +237,13 @@ def _crop(w: Writer) -> None:
     w.add("Slice", w.input(0), w.ints([top, left]), w.ints(ends), w.ints([2, 3]), output=w.node.output[0])
 
 
+@expansion("DynamicSlice", unsaid=True)
+def _dynamic_slice(w: Writer) -> None:
+    """x between begins and ends, along all axes or those given."""
+    inputs = [w.input(0), *(w.whole(w.input(i)) for i in range(1, 4) if w.input(i))]
+    w.add("Slice", *inputs, output=w.node.output[0])
+
+
 @expansion("SampleOp")
 def _sample(w: Writer) -> None:
     """x."""

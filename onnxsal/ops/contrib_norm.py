@@ -49,7 +49,7 @@ def _root_mean_square_norm(w: Writer) -> None:
 
 def normed(w: Writer, x: str, scale: str, axes: list[int], epsilon: float, output: str, inverse: str = "") -> str:
     """scale x / sqrt(mean(x^2) + epsilon); ``inverse`` is 1 / sqrt(mean(x^2) + epsilon). Half precision is computed in float32."""
-    half = w.dtype(x, scale) in HALVES
+    half = w.dtype(x, scale, w.input(0)) in HALVES
     wide = w.add("Cast", x, to=TensorProto.FLOAT) if half else x
     mean = w.add("ReduceMean", w.add("Mul", wide, wide), w.const(axes), keepdims=1)
     root = w.add("Sqrt", w.add("Add", mean, w.const(epsilon, wide)))
@@ -61,7 +61,7 @@ def normed(w: Writer, x: str, scale: str, axes: list[int], epsilon: float, outpu
 
 @expansion("GroupNorm")
 def _group_norm(w: Writer) -> None:
-    """gamma (x - mean) / sqrt(variance + epsilon) + beta of each group of channels of [N, H, W, C] or [N, C, H, W], then silu or nothing."""
+    """gamma (x - mean) / sqrt(variance + epsilon) + beta, by groups of channels of [N, H, W, C] or [N, C, H, W]; then silu or nothing."""
     _grouped(w, w.input(0))
 
 

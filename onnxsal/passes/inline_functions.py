@@ -21,7 +21,9 @@ def _inline(proto: onnx.ModelProto) -> PassOutcome:
     try:
         result = inliner.inline_local_functions(_typed(light_copy(proto)), convert_version=True)
     except Exception as error:
-        raise ModelError(f"the model's local functions {names} cannot be inlined: {library_text(error)}. Export it without functions.") from error
+        raise ModelError(
+            f"the model's local functions {', '.join(names)} cannot be inlined: {library_text(error)}. Export it without functions."
+        ) from error
     domains = {f.domain for f in proto.functions}
     _replace_graph(proto, result)
     forget_unused_domains(proto, domains)
