@@ -31,13 +31,20 @@ class Row:
 
 
 def row(
-    op_type: str, outputs: str = "y", weights: str = "", domain: str = MICROSOFT, opset: int = 18, known_sizes: bool = False,
-    given: Arrays | None = None, attributes: Mapping[str, Any] | None = None, **more: Any,
-) -> Row:  # fmt: skip
+    op_type: str,
+    outputs: str = "y",
+    weights: str = "",
+    domain: str = MICROSOFT,
+    opset: int = 18,
+    known_sizes: bool = False,
+    given: Arrays | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Row:
     """A node with the inputs ``given`` in their order (``None``: left out), of which ``weights`` are stored.
 
-    Shapes of inputs are symbols, unless their sizes are ``known_sizes``. Further arguments are inputs where they are arrays or ``None``, and
-    attributes else.
+    Shapes of inputs are symbols, unless their sizes are ``known_sizes``. Further arguments are inputs where they are arrays or ``None``,
+    and attributes else.
     """
     arrays = {**(given or {}), **{k: v for k, v in more.items() if v is None or isinstance(v, np.ndarray)}}
     settings = {**{k: v for k, v in more.items() if k not in arrays}, **(attributes or {})}

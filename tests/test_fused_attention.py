@@ -27,7 +27,9 @@ MASKS = {
 }
 
 
-def attention(mask: np.ndarray | None = None, past: int = 0, bias: np.ndarray | None = None, outputs: str = "y", **attributes: object) -> Row:
+def attention(
+    mask: np.ndarray | None = None, past: int = 0, bias: np.ndarray | None = None, outputs: str = "y", **attributes: object
+) -> Row:
     before = draw(2, N, 2, past, 4, seed=4) if past else None
     x, w, b = draw(N, L, D), draw(D, 24, seed=1, scale=0.4), draw(24, seed=2)
     given = {"x": x, "w": w, "b": b, "mask": mask, "past": before, "bias": bias}
@@ -46,7 +48,9 @@ ATTENTION = {
     "present": attention(outputs="y present", unidirectional=1),
     "bias": attention(bias=draw(N, 2, L, L, seed=5)),
     "bias-one": attention(MASKS["keys"], bias=draw(1, 1, L, L, seed=5)),
-    "wide": row("Attention", "y", "w b", x=draw(N, L, D), w=draw(D, 28, seed=1), b=draw(28, seed=2), num_heads=2, qkv_hidden_sizes=[8, 8, 12]),
+    "wide": row(
+        "Attention", "y", "w b", x=draw(N, L, D), w=draw(D, 28, seed=1), b=draw(28, seed=2), num_heads=2, qkv_hidden_sizes=[8, 8, 12]
+    ),
 }
 
 
@@ -68,17 +72,24 @@ MULTI_HEAD = {
     "added-keys": heads(ints([1, 1, 0, 1, 1], [1, 0, 1, 1, 0]), bias=draw(N, 1, L, T, seed=4), mask_filter_value=-3.0),
     "apart": row("MultiHeadAttention", q=draw(N, L, D), k=draw(N, 2, T, 4, seed=1), v=draw(N, 2, T, 4, seed=2), num_heads=2),
     "past": row(
-        "MultiHeadAttention", "y pk pv", num_heads=2,
+        "MultiHeadAttention",
+        "y pk pv",
+        num_heads=2,
         given={"q": draw(N, L, D), "k": draw(N, L, D, seed=1), "v": draw(N, L, D, seed=2), "b": draw(24, seed=3), "mask": None, **PAST},
     ),
     "past-causal": row(
-        "MultiHeadAttention", "y pk pv", num_heads=2, unidirectional=1,
+        "MultiHeadAttention",
+        "y pk pv",
+        num_heads=2,
+        unidirectional=1,
         given={"q": draw(N, L, D), "k": draw(N, L, D, seed=1), "v": draw(N, L, D, seed=2), "b": None, "mask": None, **PAST},
     ),
-    "present": row("MultiHeadAttention", "y pk pv", q=draw(N, L, D), k=draw(N, L, D, seed=1), v=draw(N, L, D, seed=2), num_heads=2, unidirectional=1),
+    "present": row(
+        "MultiHeadAttention", "y pk pv", q=draw(N, L, D), k=draw(N, L, D, seed=1), v=draw(N, L, D, seed=2), num_heads=2, unidirectional=1
+    ),
     "scores": heads(None, "y . . s", bias=draw(1, 2, L, T, seed=4)),
     "scores-plain": heads(None, "y . . s"),
-}  # fmt: skip
+}
 
 
 def decoder(outputs: str = "y", **inputs: np.ndarray | None) -> Row:
@@ -87,17 +98,25 @@ def decoder(outputs: str = "y", **inputs: np.ndarray | None) -> Row:
 
 
 DECODER = {
-    "cross-mask": decoder(q=draw(N, 1, D), k=draw(N, 2, T, 4, seed=1), v=draw(N, 2, T, 4, seed=2), mask=ints([1, 1, 0, 1, 1], [1, 0, 1, 1, 0])),
+    "cross-mask": decoder(
+        q=draw(N, 1, D), k=draw(N, 2, T, 4, seed=1), v=draw(N, 2, T, 4, seed=2), mask=ints([1, 1, 0, 1, 1], [1, 0, 1, 1, 0])
+    ),
     "cross": decoder(q=draw(N, 1, D), k=draw(N, 2, T, 4, seed=1), v=draw(N, 2, T, 4, seed=2)),
-}  # fmt: skip
+}
 
 
-def grouped(length: int = L, past: int = 0, lengths: tuple[int, ...] = (), packed: bool = False, rotary: bool = False, **more: object) -> Row:
+def grouped(
+    length: int = L, past: int = 0, lengths: tuple[int, ...] = (), packed: bool = False, rotary: bool = False, **more: object
+) -> Row:
     """Four heads of queries and two of keys, of width 16."""
     total = max(lengths, default=past + length)
     ends = np.array(lengths or [total] * N, INT) - 1
     q, k, v = (draw(len(ends), length, 16 * n, seed=i) for i, n in enumerate((4, 2, 2)))
-    given: dict[str, np.ndarray | None] = {"q": np.concatenate([q, k, v], 2) if packed else q, "k": None if packed else k, "v": None if packed else v}
+    given: dict[str, np.ndarray | None] = {
+        "q": np.concatenate([q, k, v], 2) if packed else q,
+        "k": None if packed else k,
+        "v": None if packed else v,
+    }
     given |= {name: draw(len(ends), 2, past, 16, seed=7 + i) if past else None for i, name in enumerate(("past_k", "past_v"))}
     given |= {"ends": ends, "total": np.array(total, INT)}
     angles = draw(16, 8, seed=9)
@@ -168,7 +187,13 @@ STANDARD = {
 }
 ROWS = {
     f"{kind}-{name}": one
-    for kind, table in (("Attention", ATTENTION), ("MultiHead", MULTI_HEAD), ("Decoder", DECODER), ("Grouped", GROUPED), ("Standard", STANDARD))
+    for kind, table in (
+        ("Attention", ATTENTION),
+        ("MultiHead", MULTI_HEAD),
+        ("Decoder", DECODER),
+        ("Grouped", GROUPED),
+        ("Standard", STANDARD),
+    )
     for name, one in table.items()
 }
 

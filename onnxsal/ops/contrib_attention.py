@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import TensorProto
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
-from onnxsal.ops.expansion import END, Writer, expansion
+from onnxsal.ops.expansion import END, MICROSOFT, Writer, expansion
 
 LOWEST = {TensorProto.FLOAT16: -65504.0}
 """The smallest number of an element type, where it is not that of float32."""
@@ -19,7 +21,7 @@ NO_BUFFER = "Export the model without a shared buffer for past and present, and 
 
 
 @dataclass(frozen=True)
-class Scores:
+class Weighing:
     """What becomes of the scores Q K^T of heads.
 
     They are multiplied by ``scale`` (0: 1 / sqrt(width)), held below ``softcap`` by a tanh (0: not), and ``added`` to. Where ``seen`` is
@@ -41,7 +43,7 @@ class Scores:
     probabilities: str = ""
 
 
-def attend(w: Writer, q: str, k: str, v: str, scores: Scores) -> str:
+def attend(w: Writer, q: str, k: str, v: str, scores: Weighing) -> str:
     """softmax(scale Q K^T + ...) V [N, heads, L, width]. The queries are scaled before the product, which half precision might not hold."""
     like = w.input(0)
     if scores.scale:
@@ -61,7 +63,7 @@ def attend(w: Writer, q: str, k: str, v: str, scores: Scores) -> str:
     return w.add("MatMul", _softmax(w, total, scores), v)
 
 
-def _softmax(w: Writer, total: str, scores: Scores) -> str:
+def _softmax(w: Writer, total: str, scores: Weighing) -> str:
     """Along the last axis; with a sink, over one score more, which is cut off again."""
     if scores.precision:
         total = w.add("Cast", total, to=scores.precision)
@@ -150,14 +152,30 @@ def _ranges(w: Writer, mask: str, q: str, k: str) -> str:
     return w.add("And", before, after)
 
 
-def _masked(w: Writer, mask: str, bias: str, q: str, k: str, complete: str = "") -> Scores:
+def _masked(w: Writer, mask: str, bias: str, q: str, k: str, complete: str = "") -> Weighing:
     """What the padding, the order and the node's own bias make of the scores."""
     added = [additive(w, padding(w, mask, q, k))] if mask else []
     seen = causal(w, q, k) if w.whole_number("unidirectional") else ""
-    return Scores(w.number("scale"), added=[*added, bias] if bias else added, seen=seen, complete=complete)
+    return Weighing(w.number("scale"), added=[*added, bias] if bias else added, seen=seen, complete=complete)
 
 
 # ----- the operators -----
+
+
+def lacks_bias(node: onnx.NodeProto) -> bool:
+    """Whether it is an Attention without a bias, at which ONNX Runtime's kernel on CPU ends the process."""
+    return (node.domain, node.op_type) == (MICROSOFT, "Attention") and not (len(node.input) > 2 and node.input[2])
+
+
+def with_bias(node: onnx.NodeProto, weight: onnx.TensorProto | None) -> onnx.TensorProto:
+    """Give it a bias of zeros, which is returned. Raises ``ModelError`` where the weights, and with them its size, are computed."""
+    writer = Writer(node)
+    if weight is None:
+        raise writer.refuse("computes its weights and has no bias", "Export it with stored weights, or with a bias.")
+    bias = numpy_helper.from_array(np.zeros(weight.dims[-1], helper.tensor_dtype_to_np_dtype(weight.data_type)), writer.name("bias"))
+    node.input.extend([""] * (3 - len(node.input)))
+    node.input[2] = bias.name
+    return bias
 
 
 @expansion("Attention")
@@ -232,9 +250,7 @@ def _biased(w: Writer, parts: list[str], bias: str, heads: int) -> list[str]:
     if not bias:
         return parts
     thirds = w.several("Split", [bias], 3, axis=0, num_outputs=3)
-    return [
-        w.add("Add", part, w.add("Reshape", third, w.ints([1, heads, 1, -1]))) for part, third in zip(parts, thirds, strict=True)
-    ]
+    return [w.add("Add", part, w.add("Reshape", third, w.ints([1, heads, 1, -1]))) for part, third in zip(parts, thirds, strict=True)]
 
 
 def _bias_parts(w: Writer, query: str, bias: str) -> list[str]:

@@ -169,4 +169,3 @@ def _gated_bias(w: Writer) -> None:
     one, two = w.const(1.0), w.const(2.0)
     gate = w.add("Add", w.add("Mul", u, w.add("Sub", w.add("Mul", r, factor), one)), two)
     w.add("Mul", gate, distances, output=w.node.output[0])
-

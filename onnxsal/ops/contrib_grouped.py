@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxsal.ops.contrib_attention import Scores, attend, heads_of, joined, together
+from onnxsal.ops.contrib_attention import Weighing, attend, heads_of, joined, together
 from onnxsal.ops.contrib_norm import normed
 from onnxsal.ops.contrib_rotary import rows_of, turned
 from onnxsal.ops.expansion import Writer, expansion
@@ -52,10 +52,11 @@ def _group_query(w: Writer) -> None:
         q, k = (normed(w, x, w.input(i), [-1], epsilon, "") for i, x in ((14, q), (15, k)))
     lengths = _Lengths.of(w, q)
     if w.whole_number("do_rotary"):
-        angles = [rows_of(w, w.input(i), _positions(w, lengths)) for i in (7, 8)]
-        q, k = (turned(w, x, *angles, bool(w.whole_number("rotary_interleaved")), True) for x in (q, k))
+        positions = _positions(w, lengths)
+        cos, sin = (rows_of(w, w.input(i), positions) for i in (7, 8))
+        q, k = (turned(w, x, cos, sin, bool(w.whole_number("rotary_interleaved")), True) for x in (q, k))
     k, v = (_kept(w, w.input(3 + i), x, lengths, w.output(1 + i)) for i, x in enumerate((k, v)))
-    scores = Scores(w.number("scale"), w.number("softcap"), [w.input(10)] if w.input(10) else [], _seen(w, lengths), sink=_sink(w))
+    scores = Weighing(w.number("scale"), w.number("softcap"), [w.input(10)] if w.input(10) else [], _seen(w, lengths), sink=_sink(w))
     if w.whole_number("kv_num_heads") != w.whole_number("num_heads"):
         k, v = repeated(w, k, q), repeated(w, v, q)
     together(w, attend(w, q, k, v, scores), w.node.output[0])
@@ -142,7 +143,7 @@ def _standard_attention(w: Writer) -> None:
     counts = heads[:2] if flat else [w.sizes.get((w.input(i), 1), -1 - i) for i in (0, 1)]
     if counts[0] != counts[1]:
         k, v = repeated(w, k, q), repeated(w, v, q)
-    scores = Scores(
+    scores = Weighing(
         w.number("scale"),
         w.number("softcap"),
         added,

@@ -130,4 +130,3 @@ def _causal_conv(w: Writer) -> None:
     y = w.add("Conv", *inputs, group=channels, dilations=[w.whole_number("dilation", 1)], output=out if kind == "none" else "")
     if kind != "none":
         silu(w, y, out)
-

@@ -96,7 +96,7 @@ class Writer:
 
     def size(self, x: str, axis: int) -> str:
         """The size of x along an axis, as a list of one number."""
-        return self.add("Shape", x, start=axis, **({"end": axis + 1} if axis != -1 else {}))
+        return self.add("Shape", x, start=axis) if axis == -1 else self.add("Shape", x, start=axis, end=axis + 1)
 
     def places(self, size: str) -> str:
         """0, 1, ..., size - 1; ``size`` is a list of one number."""

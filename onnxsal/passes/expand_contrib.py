@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, MutableSequence, Sequence
 
 import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.graph.infer import inferred, without_weights
 from onnxsal.graph.standard import graphs, nodes
+from onnxsal.ops.contrib_attention import lacks_bias, with_bias
 from onnxsal.ops.expansion import UNSAID, NotYetKnown, Writer, expansion_of
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 from onnxsal.passes.raise_opset import opset
@@ -26,11 +27,17 @@ def _unsaid(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 def _name_domain(proto: onnx.ModelProto) -> PassOutcome:
     found = _unsaid(proto)
+    _give_domain(found, proto.opset_import)
+    return PassOutcome(len(found), f"{', '.join(sorted({n.op_type for n in found}))} belong to ONNX Runtime, not to the standard")
+
+
+def _give_domain(
+    found: Sequence[onnx.NodeProto], imports: MutableSequence[onnx.OperatorSetIdProto], more: Collection[str] = ()
+) -> None:
     for node in found:
         node.domain = UNSAID[node.op_type]
-    for domain in {n.domain for n in found} - {o.domain for o in proto.opset_import}:
-        proto.opset_import.append(onnx.helper.make_opsetid(domain, 1))
-    return PassOutcome(len(found), f"{', '.join(sorted({n.op_type for n in found}))} belong to ONNX Runtime, not to the standard")
+    for domain in {*(n.domain for n in found), *more} - {o.domain for o in imports}:
+        imports.append(onnx.helper.make_opsetid(domain, 1))
 
 
 NAME_DOMAIN = Pass(
@@ -40,6 +47,37 @@ NAME_DOMAIN = Pass(
     rewrites=True,
 )
 """Before the opset is raised: ONNX's version converter stops at an operator of the standard domain that the standard does not have."""
+
+
+# ----- what kernels lack -----
+
+
+def _lacking(proto: onnx.ModelProto) -> list[tuple[onnx.GraphProto, onnx.NodeProto]]:
+    return [(graph, node) for graph in graphs(proto) for node in graph.node if lacks_bias(node)]
+
+
+def _unsaid_in_functions(proto: onnx.ModelProto) -> list[tuple[onnx.FunctionProto, onnx.NodeProto]]:
+    return [(f, n) for f in proto.functions for n in f.node if n.domain in ("", "ai.onnx") and n.op_type in UNSAID]
+
+
+def _complete(proto: onnx.ModelProto) -> PassOutcome:
+    lacking, unsaid = _lacking(proto), _unsaid_in_functions(proto)
+    weights = {t.name: t for graph in graphs(proto) for t in graph.initializer}
+    for graph, node in lacking:
+        graph.initializer.append(with_bias(node, weights.get(node.input[1])))
+    for function, node in unsaid:
+        _give_domain([node], function.opset_import)
+    _give_domain([], proto.opset_import, {n.domain for _, n in unsaid})
+    return PassOutcome(len(lacking) + len(unsaid), f"completed {len(lacking) + len(unsaid)} fused node(s) at which ONNX Runtime fails")
+
+
+COMPLETE = Pass(
+    "complete fused operators",
+    _complete,
+    requires=lambda proto: "" if _lacking(proto) or _unsaid_in_functions(proto) else "no fused operator lacks anything",
+)
+"""First of all: the model is run as it came to compare it with what is made of it, and ONNX Runtime ends the process at a fused Attention
+without a bias, and at operators that it saved in the standard domain where they stand in functions."""
 
 
 # ----- the expansion -----
@@ -52,7 +90,16 @@ def _requires(proto: onnx.ModelProto) -> str:
             f"node '{layout[0].name}' ({layout[0].domain}.{layout[0].op_type}): the file was saved by ONNX Runtime with full optimisation, "
             "which writes layouts for one processor. Use the original model, or save with at most ORT_ENABLE_EXTENDED."
         )
-    return "" if any(expansion_of(n) for n in nodes(proto)) else "no fused operator"
+    return "" if _expandable(proto.graph) else "no fused operator"
+
+
+def _expandable(graph: onnx.GraphProto) -> bool:
+    return any(expansion_of(node) is not None or any(map(_expandable, _inner(node))) for node in graph.node)
+
+
+def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside a node, where the standard says what they mean. (Others, as of a search by beams, are read by their operators.)"""
+    return graphs_of(node) if node.domain in ("", "ai.onnx") else iter(())
 
 
 class _Known:
@@ -102,7 +149,7 @@ def _round(graph: onnx.GraphProto, known: _Known, around: dict[str, onnx.TensorP
     written: list[onnx.NodeProto] = []
     constants = around | {t.name: t for t in graph.initializer}
     for node in graph.node:
-        for inner in graphs_of(node):
+        for inner in _inner(node):
             yield from _round(inner, known, constants, expanded)
         expand = expansion_of(node)
         writer = Writer(node, known.ranks, known.dtypes, constants, known.taken, known.opset, known.sizes)
@@ -126,7 +173,7 @@ EXPAND_CONTRIB = Pass(
     "expand fused operators",
     _run,
     requires=_requires,
-    ensures=lambda proto: "fused operators remain" if any(expansion_of(n) for n in nodes(proto)) else "",
+    ensures=lambda proto: "fused operators remain" if _expandable(proto.graph) else "",
     rewrites=True,
 )
 """After the opset was raised: the standard nodes it writes (LayerNormalization, CastLike) are those of opset 18."""
