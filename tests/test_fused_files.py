@@ -242,3 +242,13 @@ def test_a_faulty_file_is_refused_in_our_words(name: str):
         onnxsal.convert(model, batched=True)
     for raw in ("%s", "%lld", "Assertion", "InferenceError", "ONNXRuntimeError", ".cc:", ".h:"):
         assert raw not in str(caught.value)
+
+
+def test_what_has_no_kernel_here_is_explained_with_a_doubt():
+    """ONNX Runtime runs GroupNorm on other processors only: what stands in standard operators runs here, and was compared with nothing."""
+    weights = {"gamma": draw(4, seed=1), "beta": draw(4, seed=2), "axes": np.array([1, 2])}
+    nodes = [node("GroupNorm", "x gamma beta", "g", groups=2, activation=1, **MS), node("ReduceMean", "g axes", "y", keepdims=0)]
+    model = make(nodes, {"x": ["N", 3, 3, 4]}, {"y": ["N", 4]}, weights, domains=DOMAIN)
+    prepared = prepare(load_model(model), known, compare_on_random_input)
+    assert "no kernel on CPU for GroupNorm" in prepared.doubt
+    assert run(onnxsal.convert(model, target=1), {"x": draw(2, 3, 3, 4)})["attribution"].shape == (2, 3, 3, 4)

@@ -330,6 +330,12 @@ def lacks_kernel(error: BaseException) -> str:
     return found[1] if found and isinstance(error.__cause__, state.NotImplemented) else ""
 
 
+def without_kernel(error: BaseException) -> str:
+    """The name of the operator for which ONNX Runtime said it has no kernel at all, or no schema ('' = it said something else)."""
+    found = re.search(r"Could not find an implementation for (\w+)\(|\S+:(\w+)\(-?\d+\) is not a registered", str(error))
+    return next(filter(None, found.groups())) if found else ""
+
+
 def _run_error(error: BaseException, arrays: Mapping[str, Array]) -> OnnxsalError:
     text = library_text(error)
     given = ", ".join(f"{n} {a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else n for n, a in arrays.items())
