@@ -88,7 +88,9 @@ def comparing(example: Mapping[str, np.ndarray] | None = None) -> Compare:
         except ModelError as error:
             if any(expansion_of(n) is not None and n.op_type == without_kernel(error) for n in nodes(before.light)):
                 open_session(apart(after), optimise=False, planned=False)
-                return Comparison(None, f"ONNX Runtime has no kernel on CPU for {without_kernel(error)}, so only the model made of it runs here")
+                return Comparison(
+                    None, f"ONNX Runtime has no kernel on CPU for {without_kernel(error)}, so only the model made of it runs here"
+                )
             raise ModelError(
                 f"the model's operators had to be rewritten, and the outputs before and after could not be compared: {error} "
                 "Export it with opset 18 or higher, and without fused operators."

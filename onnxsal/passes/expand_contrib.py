@@ -31,9 +31,7 @@ def _name_domain(proto: onnx.ModelProto) -> PassOutcome:
     return PassOutcome(len(found), f"{', '.join(sorted({n.op_type for n in found}))} belong to ONNX Runtime, not to the standard")
 
 
-def _give_domain(
-    found: Sequence[onnx.NodeProto], imports: MutableSequence[onnx.OperatorSetIdProto], more: Collection[str] = ()
-) -> None:
+def _give_domain(found: Sequence[onnx.NodeProto], imports: MutableSequence[onnx.OperatorSetIdProto], more: Collection[str] = ()) -> None:
     for node in found:
         node.domain = UNSAID[node.op_type]
     for domain in {*(n.domain for n in found), *more} - {o.domain for o in imports}:
