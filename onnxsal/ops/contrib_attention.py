@@ -76,7 +76,7 @@ def _softmax(w: Writer, total: str, scores: Weighing) -> str:
     if scores.precision:
         weights = w.add("CastLike", weights, w.input(0))
     if scores.blind:
-        weights = w.add("Where", scores.seen, weights, w.const(0.0))
+        weights = w.add("Where", scores.seen, weights, w.typed(0.0, w.input(0)))
     if scores.probabilities:
         w.add("Identity", weights, output=scores.probabilities)
     return weights
@@ -84,7 +84,7 @@ def _softmax(w: Writer, total: str, scores: Weighing) -> str:
 
 def lowest(w: Writer, like: str) -> str:
     """The smallest number: no score is below it."""
-    return w.const(LOWEST.get(w.dtype(like), -3.4028235e38), like)
+    return w.typed(LOWEST.get(w.dtype(like), -3.4028234663852886e38), like)
 
 
 def heads_of(w: Writer, x: str, heads: int, bias: str = "") -> str:

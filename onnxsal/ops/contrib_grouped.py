@@ -148,7 +148,7 @@ def _standard_attention(w: Writer) -> None:
         w.number("softcap"),
         added,
         "".join(limits),
-        blind=bool(limits),
+        blind=bool(seen or lengths),
         precision=w.whole_number("softmax_precision"),
         **written,
     )

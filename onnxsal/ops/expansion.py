@@ -80,6 +80,12 @@ class Writer:
         name = self.stored(np.asarray(value, np.int64 if isinstance(value, list) else np.float32))
         return name if isinstance(value, list) else self.add("CastLike", name, like or self.node.input[0])
 
+    def typed(self, value: float, like: str) -> str:
+        """As ``const``, where the type of ``like`` is known a stored number of that type: nothing of it hangs on data."""
+        if like not in self.dtypes:
+            return self.const(value, like)
+        return self.stored(np.asarray(value, helper.tensor_dtype_to_np_dtype(self.dtypes[like])))
+
     def stored(self, array: np.ndarray) -> str:
         """An initialiser."""
         name = self.name(f"const{len(self.initializers)}")
