@@ -68,7 +68,7 @@ def test_a_fused_operator_in_a_loop_is_written_out():
 
 @pytest.mark.parametrize("opset", [13, 18])
 def test_a_fused_operator_in_a_function_is_written_out(opset: int):
-    """One of the standard domain that the standard does not have (at which, in a function, ONNX Runtime ends the process), and a fused one."""
+    """One that the standard domain does not have (in a function ONNX Runtime ends the process at it), and a fused one."""
     nodes = [node("SimplifiedLayerNormalization", "a g", "b"), node("FastGelu", "b", "c", **MS)]
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     function = helper.make_function("own", "block", ["a", "g"], ["c"], nodes, imports)
@@ -187,7 +187,8 @@ SAID = {
         "",
     ),
     "an assertion": (
-        "/project/onnx/version_converter/adapters/b.h:18: adapt_b: Assertion `node->outputs().size() < 4` failed: outputs 4 and 5 are not supported in Opset 14.",
+        "/project/onnx/version_converter/adapters/b.h:18: adapt_b: Assertion `node->outputs().size() < 4` failed: "
+        "outputs 4 and 5 are not supported in Opset 14.",
         "outputs 4 and 5 are not supported in Opset 14",
     ),
     "inference": (
@@ -205,8 +206,8 @@ SAID = {
         "node 'nn' (FooBar): No Op registered for FooBar with domain_version of 18",
     ),
     "a place in a source": (
-        "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/onnxruntime/contrib_ops/cpu/bert/d.cc:144 onnxruntime::Status onnxruntime::D<T>::Compute("
-        "onnxruntime::OpKernelContext*) const [with T = float] share_buffer_ was false.",
+        "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/onnxruntime/contrib_ops/cpu/bert/d.cc:144 "
+        "onnxruntime::Status onnxruntime::D<T>::Compute(onnxruntime::OpKernelContext*) const [with T = float] share_buffer_ was false.",
         "[with T = float] share_buffer_ was false",
     ),
 }
@@ -220,7 +221,10 @@ def test_a_text_of_a_library_is_made_plain(name: str):
 
 X, W = {"x": ["N", 8]}, {"w": draw(9, 8)}
 FAULTY = {
-    "unknown operator": (make([node("FooBar", "x w", "y")], X, {"y": None}, W, opset=13, ir=8), r"node 'y' \(FooBar, opset 13\): the standard has no such"),
+    "unknown operator": (
+        make([node("FooBar", "x w", "y")], X, {"y": None}, W, opset=13, ir=8),
+        r"node 'y' \(FooBar, opset 13\): the standard has no such",
+    ),
     "a form that is not raised": (
         make([node("BatchNormalization", "x s s s s", "y a b c d")], X, {"y": None}, {"s": draw(8)}, opset=7, ir=8),
         r"node 'y' \(BatchNormalization, opset 7\) has a form that ONNX's version converter cannot raise",
@@ -228,11 +232,12 @@ FAULTY = {
     "contradiction": (make([node("MatMul", "x w", "y")], X, {"y": None}, W), r"node 'y' \(MatMul\)"),
     "contradiction, old": (make([node("MatMul", "x w", "y")], X, {"y": None}, W, opset=13, ir=8), r"node 'y' \(MatMul"),
     "contradiction, fused": (
-        make([node("MatMul", "x w", "m"), node("Gelu", "m", "y", **MS)], X, {"y": None}, W, domains=DOMAIN), r"node 'm' \(MatMul\)",
+        make([node("MatMul", "x w", "m"), node("Gelu", "m", "y", **MS)], X, {"y": None}, W, domains=DOMAIN),
+        r"node 'm' \(MatMul\)",
     ),
     "no such operator of ONNX Runtime": (make([node("Gelu2", "x", "y", **MS)], X, {"y": None}, domains=DOMAIN), r"com\.microsoft"),
     "an attribute is missing": (make([node("Attention", "x w", "y", **MS)], X, {"y": None}, W, domains=DOMAIN), "num_heads"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTY)

@@ -125,6 +125,13 @@ PRODUCTS = {
         "CausalConvWithState", "y s", "w", given={"x": draw(N, 4, 6), "w": draw(4, 1, 3, seed=1)}, dilation=2
     ),
 }
+ENDS = {
+    **{kind: {} for kind in ("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign")},
+    **{kind: {"activation_alpha": 0.3} for kind in ("LeakyRelu", "Elu", "Celu", "ThresholdedRelu")},
+    **{kind: {"activation_alpha": 0.3, "activation_beta": 0.7} for kind in ("HardSigmoid", "ScaledTanh", "ParametricSoftplus")},
+    "Selu": {"activation_alpha": 1.5, "activation_gamma": 1.1},
+}
+GEMMS = {f"FusedGemm-{k}": row("FusedGemm", x=draw(3, 4), w=draw(4, 5, seed=1), activation=k, attributes=a) for k, a in ENDS.items()}
 MATRIX = draw(2, 3, 3) + 3 * np.eye(3, dtype=np.float32)
 FORMS = {
     "ExpandDims": row("ExpandDims", weights="axis", x=draw(N, D), axis=np.array(1, np.int32)),
@@ -152,7 +159,7 @@ FORMS = {
     ),
     "Crop-size": row("Crop", domain="", opset=9, x=draw(1, 2, 6, 7), border=[1, 2, 0, 0], attributes={"scale": [2, 3]}),
 }
-ROWS = ROTARY | NORMS | PRODUCTS | FORMS
+ROWS = ROTARY | NORMS | PRODUCTS | GEMMS | FORMS
 FLAT_ONES = {"Range"}
 """Nothing in these is differentiated."""
 
@@ -310,6 +317,13 @@ def test_a_form_without_a_kernel_returns_what_is_documented(name: str):
 def test_large_inverses_are_refused(size: int, words: str):
     with pytest.raises(ModelError, match=words):
         plain(row("Inverse", x=draw(2, size, size), known_sizes=size > 3).model)
+
+
+@pytest.mark.parametrize("kind", sorted(k for k, given in ENDS.items() if given))
+def test_an_activation_without_its_attributes_is_refused(kind: str):
+    """As ONNX Runtime refuses it: fused nodes have no defaults."""
+    with pytest.raises(ModelError, match=f"ends in activation '{kind}' without its alpha"):
+        plain(row("FusedGemm", x=draw(3, 4), w=draw(4, 5), activation=kind).model)
 
 
 # ----- every operator of ONNX Runtime -----

@@ -32,7 +32,13 @@ def cast(one: Row, dtype: type) -> Row:
 HALVES = [
     *("Attention-mask-causal", "Attention-past-causal-mask", "MultiHead-cross-bias", "MultiHead-added-keys", "Grouped-rotary-interleaved"),
     *("Grouped-next-ragged-window", "Grouped-smooth", "Standard-softcap-scale", "Standard-mask-infinite", "Standard-precision"),
-    *("SkipSimplifiedLayerNormalization-sum", "SimplifiedLayerNormalization", "RotaryEmbedding-interleaved", "standard-flat", "GatedRMSNorm"),
+    *(
+        "SkipSimplifiedLayerNormalization-sum",
+        "SimplifiedLayerNormalization",
+        "RotaryEmbedding-interleaved",
+        "standard-flat",
+        "GatedRMSNorm",
+    ),
     *("EngramGate", "BranchwiseRMSNorm-flat", "GroupNorm", "SkipGroupNorm-flat", "NhwcConv", "BiasSplitGelu", "FusedMatMulActivation"),
 ]
 

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from onnxsal.ops.expansion import END, Writer, expansion
 
+ACTIVATIONS = {
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign"), ()),
+    **dict.fromkeys(("LeakyRelu", "Elu", "Celu", "ThresholdedRelu"), ("alpha",)),
+    **{"HardSigmoid": ("alpha", "beta"), "Selu": ("alpha", "gamma")},
+}
+"""Activations of the standard that a fused operator may end in -> their attributes, none of which may be left out."""
 
-def activate(w: Writer, x: str) -> None:
+INNER = {"ScaledTanh": "Tanh", "ParametricSoftplus": "Softplus"}
+"""Those that are alpha f(beta x)."""
+
+
+def activate(w: Writer, x: str, given: Mapping[str, float]) -> None:
     """The activation that FusedConv, FusedGemm and FusedMatMulActivation end in, writing the fused node's output."""
-    kind, given = w.text("activation"), [float(v) for v in w.attributes.get("activation_params", [])]
-    out = w.node.output[0]
-    if kind in ("Relu", "Sigmoid", "Tanh"):
-        w.add(kind, x, output=out)
-    elif kind == "LeakyRelu":
-        w.add(kind, x, output=out, alpha=given[0])
-    elif kind == "HardSigmoid":
-        w.add(kind, x, output=out, alpha=given[0], beta=given[1])
-    elif kind == "Clip":
-        w.add(kind, x, w.const(given[0]), w.const(given[1]), output=out)
-    elif kind:
+    kind, out = w.text("activation"), w.node.output[0]
+    missing = [name for name in ACTIVATIONS.get(kind, ("alpha", "beta")) if name not in given]
+    if kind and kind not in {*ACTIVATIONS, *INNER, "Clip"}:
         raise w.refuse(f"ends in activation '{kind}'")
-    else:
+    if kind and missing:
+        raise w.refuse(f"ends in activation '{kind}' without its {' and '.join(missing)}")
+    if not kind:
         w.add("Identity", x, output=out)
+    elif kind == "Clip":
+        w.add(kind, x, w.const(given["alpha"]), w.const(given["beta"]), output=out)
+    elif kind in INNER:
+        w.add("Mul", w.add(INNER[kind], w.add("Mul", x, w.const(given["beta"]))), w.const(given["alpha"]), output=out)
+    else:
+        w.add(kind, x, output=out, **{name: given[name] for name in ACTIVATIONS[kind]})
+
+
+def _named(w: Writer) -> dict[str, float]:
+    """The attributes of the activation, each by its name."""
+    return {name: w.number(f"activation_{name}") for name in ("alpha", "beta", "gamma") if f"activation_{name}" in w.attributes}
 
 
 @expansion("FusedConv")
 def _fused_conv(w: Writer) -> None:
     kept = {k: v for k, v in w.attributes.items() if k not in ("activation", "activation_params")}
     y = w.add("Conv", *[n for n in (w.input(0), w.input(1), w.input(2)) if n], **kept)
-    activate(w, w.add("Add", y, w.input(3)) if w.input(3) else y)
+    given = dict(zip(("alpha", "beta"), map(float, w.attributes.get("activation_params", [])), strict=False))
+    activate(w, w.add("Add", y, w.input(3)) if w.input(3) else y, given)
 
 
 @expansion("NhwcConv")
@@ -55,8 +73,7 @@ def _conv_transpose(w: Writer) -> None:
 def _fused_gemm(w: Writer) -> None:
     kept = {k: w.attributes[k] for k in ("alpha", "beta", "transA", "transB") if k in w.attributes}
     y = w.add("Gemm", *[n for n in (w.input(0), w.input(1), w.input(2)) if n], **kept)
-    w.attributes["activation_params"] = [w.attributes[k] for k in ("activation_alpha", "activation_beta") if k in w.attributes]
-    activate(w, y)
+    activate(w, y, _named(w))
 
 
 @expansion("FusedMatMul", "TransposeMatMul")
@@ -72,8 +89,7 @@ def _fused_matmul(w: Writer) -> None:
 def _fused_matmul_activation(w: Writer) -> None:
     """An activation of alpha A B."""
     y = _matmul(w)
-    w.attributes["activation_params"] = [w.attributes[k] for k in ("activation_alpha", "activation_beta") if k in w.attributes]
-    activate(w, y if _alpha(w) == 1.0 else _scaled(w, y))
+    activate(w, y if _alpha(w) == 1.0 else _scaled(w, y), _named(w))
 
 
 def _alpha(w: Writer) -> float:
