@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxsal
 from onnxsal.graph.load import load_model
@@ -44,7 +44,7 @@ def row(
     """A node with the inputs ``given`` in their order (``None``: left out), of which ``weights`` are stored.
 
     Shapes of inputs are symbols, unless their sizes are ``known_sizes``. Further arguments are inputs where they are arrays or ``None``,
-    and attributes else.
+    and attributes else. Outputs are floats, but for one called ``count``.
     """
     arrays = {**(given or {}), **{k: v for k, v in more.items() if v is None or isinstance(v, np.ndarray)}}
     settings = {**{k: v for k, v in more.items() if k not in arrays}, **(attributes or {})}
@@ -60,7 +60,7 @@ def row(
         for n, a in feed.items()
     ]
     kind = helper.np_dtype_to_tensor_dtype(next(a.dtype for a in arrays.values() if a is not None and a.dtype.kind == "f"))
-    made = [helper.make_tensor_value_info(o, kind, None) for o in outs if o]
+    made = [helper.make_tensor_value_info(o, TensorProto.INT32 if o == "count" else kind, None) for o in outs if o]
     graph = helper.make_graph([node], "one", inputs, made, [numpy_helper.from_array(a, n) for n, a in stored.items()])
     imports = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10 if opset < 23 else 11)

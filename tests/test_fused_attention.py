@@ -172,6 +172,7 @@ STANDARD = {
     "causal": standard(is_causal=1),
     "softcap-scale": standard(softcap=1.5, scale=0.4),
     "mask": standard(mask=draw(L, T, seed=8)),
+    "mask-stored": standard(mask=draw(L, T, seed=8), weights="mask"),
     "mask-truth": standard("4d", mask=TRUTH),
     "mask-blind": standard("4d", mask=np.arange(N * L * T).reshape(N, 1, L, T) >= 2 * T, opset=24),
     "mask-infinite": standard(mask=np.where(TRUTH, 0.5, -np.inf).astype(np.float32)),

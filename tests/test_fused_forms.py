@@ -84,6 +84,23 @@ NORMS = {
         },
     ),
 }
+IDS = np.array([[1, 4, 0], [2, 3, 3]], np.int32)
+
+
+def embedding(outputs: str = "y count", **inputs: np.ndarray | None) -> Row:
+    order = dict.fromkeys(("ids", "kinds", "word", "place", "kind", "gamma", "beta", "kept", "places"))
+    tables = {"ids": IDS, "word": draw(5, 4, seed=1), "place": draw(6, 4, seed=2), "gamma": draw(4, seed=3), "beta": draw(4, seed=4)}
+    return row("EmbedLayerNormalization", outputs, given=order | tables | inputs, known_sizes=True)
+
+
+KINDS = {"kinds": np.array([[0, 1, 1], [0, 0, 1]], np.int32), "kind": draw(2, 4, seed=5)}
+EMBEDDINGS = {
+    "EmbedLayerNormalization-two": embedding(),
+    "EmbedLayerNormalization-kinds": embedding(**KINDS),
+    "EmbedLayerNormalization-places": embedding(places=np.array([[0, 2, 1], [5, 3, 0]], np.int32)),
+    "EmbedLayerNormalization-row": embedding(places=np.array([[3, 2, 1]], np.int32)),
+    "EmbedLayerNormalization-sum": embedding("y count s", **KINDS, kept=np.array([[1, 1, 0], [1, 1, 1]], np.int32)),
+}
 A, B = draw(2, 3, 4, 5), draw(2, 3, 5, 6, seed=1)
 PRODUCTS = {
     "FusedMatMul-batch-left": row("FusedMatMul", a=np.moveaxis(A, 2, 0).copy(), b=B, transBatchA=1, alpha=0.5),
@@ -159,7 +176,7 @@ FORMS = {
     ),
     "Crop-size": row("Crop", domain="", opset=9, x=draw(1, 2, 6, 7), border=[1, 2, 0, 0], attributes={"scale": [2, 3]}),
 }
-ROWS = ROTARY | NORMS | PRODUCTS | GEMMS | FORMS
+ROWS = ROTARY | NORMS | EMBEDDINGS | PRODUCTS | GEMMS | FORMS
 FLAT_ONES = {"Range"}
 """Nothing in these is differentiated."""
 

@@ -44,6 +44,7 @@ def _named(w: Writer) -> dict[str, float]:
 
 @expansion("FusedConv")
 def _fused_conv(w: Writer) -> None:
+    """An activation of a convolution, to which a tensor may be added before."""
     kept = {k: v for k, v in w.attributes.items() if k not in ("activation", "activation_params")}
     y = w.add("Conv", *[n for n in (w.input(0), w.input(1), w.input(2)) if n], **kept)
     given = dict(zip(("alpha", "beta"), map(float, w.attributes.get("activation_params", [])), strict=False))
@@ -71,6 +72,7 @@ def _conv_transpose(w: Writer) -> None:
 
 @expansion("FusedGemm")
 def _fused_gemm(w: Writer) -> None:
+    """An activation of alpha A B + beta C."""
     kept = {k: w.attributes[k] for k in ("alpha", "beta", "transA", "transB") if k in w.attributes}
     y = w.add("Gemm", *[n for n in (w.input(0), w.input(1), w.input(2)) if n], **kept)
     activate(w, y, _named(w))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ops.contrib_attention import Weighing, attend, heads_of, joined, together
@@ -170,11 +171,13 @@ def _standard_mask(w: Writer, mask: str, q: str, k: str) -> tuple[str, list[str]
     """What is seen, and what is added to the scores, by a mask [..., L, T or less]: true where seen, or added; -inf is not seen."""
     if not mask:
         return "", []
-    truth = w.dtype(mask) == TensorProto.BOOL
+    truth, stored = w.dtype(mask) == TensorProto.BOOL, w.array(3)
     if w.opset >= 24:
         mask = _widened(w, mask, k, truth)
     if truth:
         return mask, []
+    if stored is not None and w.opset < 24 and np.isfinite(stored).all():
+        return "", [mask]
     hidden = w.add("And", w.add("IsInf", w.add("Cast", mask, to=TensorProto.FLOAT)), w.add("Less", mask, w.const(0.0, mask)))
     return w.add("Not", hidden), [w.add("Where", hidden, w.const(0.0, mask), mask)]
 
