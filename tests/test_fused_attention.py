@@ -128,6 +128,8 @@ def grouped(
 
 GROUPED = {
     "prompt": grouped(),
+    "prompt-ragged": grouped(3, 0, (3, 2), rotary=True),
+    "prompt-ragged-unordered": grouped(3, 0, (3, 2), causal=0),
     "packed": grouped(packed=True),
     "rotary": grouped(rotary=True),
     "rotary-interleaved": grouped(rotary=True, rotary_interleaved=1),

@@ -27,9 +27,11 @@ def repeated(w: Writer, x: str, q: str) -> str:
 
 @dataclass(frozen=True)
 class _Lengths:
-    """Of each text: how many keys there are before the new ones [N]; of all: how many new ones, and the largest number with them, [1]."""
+    """Of each text, [N]: how many keys there are before the new ones, and with those of them that are no padding; of all, [1]: how many new
+    ones, and the largest number with them."""
 
     before: str
+    filled: str
     new: str
     total: str
 
@@ -40,7 +42,7 @@ class _Lengths:
         all_keys = w.add("Add", w.whole(w.input(5)), w.ints([1]))
         flat = w.add("Reshape", all_keys, w.ints([-1]))
         before = w.add("Where", w.add("Equal", total, new), w.ints([0]), w.add("Sub", flat, new))
-        return cls(before, new, total)
+        return cls(before, flat, new, total)
 
 
 @expansion("GroupQueryAttention")
@@ -109,12 +111,13 @@ def _kept(w: Writer, past: str, new: str, lengths: _Lengths, output: str) -> str
 
 
 def _seen(w: Writer, lengths: _Lengths) -> str:
-    """[N, 1, L, T]: the keys up to the query's own place, or as many of them as the window holds; without order the keys that there are."""
-    columns, before = w.places(lengths.total), w.add("Unsqueeze", lengths.before, w.ints([1, 2, 3]))
+    """[N, 1, L, T]: the keys that are no padding, up to the query's own place, or as many of them as the window holds."""
+    columns, apart = w.places(lengths.total), w.ints([1, 2, 3])
+    filled = w.add("Less", columns, w.add("Unsqueeze", lengths.filled, apart))
     if not w.whole_number("causal", 1):
-        return w.add("Less", columns, w.add("Add", before, lengths.new))
-    own = w.add("Add", before, w.add("Unsqueeze", w.places(lengths.new), w.ints([1])))
-    seen, window = w.add("LessOrEqual", columns, own), w.whole_number("local_window_size", -1)
+        return filled
+    own = w.add("Add", w.add("Unsqueeze", lengths.before, apart), w.add("Unsqueeze", w.places(lengths.new), w.ints([1])))
+    seen, window = w.add("And", filled, w.add("LessOrEqual", columns, own)), w.whole_number("local_window_size", -1)
     return seen if window < 0 else w.add("And", seen, w.add("Greater", columns, w.add("Sub", own, w.ints([window]))))
 
 
