@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxsal.graph.infer import constant_tensor
+from onnxsal.graph.infer import constant_tensor, inferred, without_weights
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -41,7 +41,7 @@ def _reshape_slopes(proto: onnx.ModelProto) -> None:
     """PRelu-6 slopes [C] run along axis 1; from opset 7 they broadcast from the right, so they become [C, 1, 1]."""
     ranks = {
         v.name: len(v.type.tensor_type.shape.dim)
-        for v in onnx.shape_inference.infer_shapes(proto).graph.value_info
+        for v in inferred(without_weights(proto)).graph.value_info
         if v.type.tensor_type.HasField("shape")
     }
     ranks |= {v.name: len(v.type.tensor_type.shape.dim) for v in proto.graph.input if v.type.tensor_type.HasField("shape")}
