@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, MutableSequence, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, MutableSequence, Sequence
 
 import onnx
 
@@ -14,6 +15,9 @@ from onnxsal.ops.expansion import UNSAID, NotYetKnown, Writer, expansion_of
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 from onnxsal.passes.raise_opset import opset
 from onnxsal.protos import graphs_of
+
+SMALL = 64
+"""Stored tensors of as many elements may say sizes."""
 
 LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 
@@ -111,21 +115,44 @@ class _Known:
         self.taken: set[str] = set()
         for graph in graphs(inferred(without_weights(proto))):
             for value in (*graph.input, *graph.value_info, *graph.output):
-                kind = value.type.tensor_type
-                shape = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-                self._learn(value.name, shape if kind.HasField("shape") else None, kind.elem_type)
+                self._learn(value.name, value.type.tensor_type)
         for graph in graphs(proto):
-            for tensor in graph.initializer:
-                self._learn(tensor.name, tensor.dims, tensor.data_type)
+            self.stored(graph.initializer)
             self.taken |= {v.name for v in (*graph.input, *graph.initializer)} | {o for n in graph.node for o in n.output}
             self.taken |= {n.name for n in graph.node}
 
-    def _learn(self, name: str, shape: Sequence[int | None] | None, dtype: int) -> None:
-        if shape is not None:
-            self.ranks[name] = len(shape)
-            self.sizes |= {(name, axis): size for axis, size in enumerate(shape) if size is not None}
-        if dtype:
-            self.dtypes[name] = dtype
+    def stored(self, tensors: Sequence[onnx.TensorProto]) -> dict[str, onnx.TensorProto]:
+        """Learn of stored tensors; returns them by their names."""
+        for tensor in tensors:
+            self._learn(tensor.name, onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims).tensor_type)
+        return {tensor.name: tensor for tensor in tensors}
+
+    def follow(self, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> None:
+        """Learn what one node makes of what is known of its inputs: then few nodes wait until the whole graph is inferred again."""
+        given = {name: self._type(name) for name in node.input if name}
+        if all(name in self.ranks and name in self.dtypes for name in node.output if name) or None in given.values():
+            return
+        small = {name: constants[name] for name in given if name in constants and math.prod(constants[name].dims) <= SMALL}
+        try:
+            schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+            found = onnx.shape_inference.infer_node_outputs(schema, node, given, small)
+        except Exception:  # onnx raises several kinds here, without a common base; not to know something yet is no mistake
+            return
+        for name, kind in found.items():
+            self._learn(name, kind.tensor_type)
+
+    def _type(self, name: str) -> onnx.TypeProto | None:
+        if name not in self.dtypes:
+            return None
+        shape = [self.sizes.get((name, axis)) for axis in range(self.ranks[name])] if name in self.ranks else None
+        return onnx.helper.make_tensor_type_proto(self.dtypes[name], shape)
+
+    def _learn(self, name: str, kind: onnx.TypeProto.Tensor) -> None:
+        if kind.HasField("shape"):
+            self.ranks[name] = len(kind.shape.dim)
+            self.sizes |= {(name, axis): d.dim_value for axis, d in enumerate(kind.shape.dim) if d.HasField("dim_value")}
+        if kind.elem_type:
+            self.dtypes[name] = kind.elem_type
 
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
@@ -158,11 +185,15 @@ def _round(graph: onnx.GraphProto, known: _Known, around: dict[str, onnx.TensorP
             expand = None
             yield writer.refuse(str(missing), "Declare its shape (value_info), or use the unoptimised model.")
         if expand is None:
-            written.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            new = [onnx.NodeProto.FromString(node.SerializeToString())]
         else:
-            written += writer.nodes
+            new = writer.nodes
             graph.initializer.extend(writer.initializers)
+            constants |= known.stored(writer.initializers)
             expanded.append(node.op_type)
+        for made in new:
+            known.follow(made, constants)
+        written += new
     del graph.node[:]
     graph.node.extend(written)
 
