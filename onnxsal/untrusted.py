@@ -54,6 +54,44 @@ def _escaped(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+_OF_NODE = (
+    re.compile(r"\(op_type:(?P<op>[\w.]+)(?:, node name: (?P<name>[^)]*))?\): *"),
+    re.compile(r"Node \((?P<name>[^)]*)\) Op \((?P<op>\w+)\) *"),
+    re.compile(r'(?:This is an invalid model\. )?In Node, \("(?P<name>[^"]*)", (?P<op>\w+), .*?\) : .*, Error '),
+)
+"""How onnx and ONNX Runtime say which node they speak of."""
+
+_MARKS = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |\[\w*(?:Inference|TypeInference)Error\] *|Inference error\(s\): |"
+    r"\S+\.(?:cc|h|cpp|hpp|cu|cuh):\d+: \w+: Assertion `[^`]*` failed: "
+)
+"""Status codes, kinds of errors, places in C++ sources, and conditions written in C++."""
+
+
+def library_text(error: BaseException) -> str:
+    """What onnx or ONNX Runtime says, in one line: without codes, source locations and C++ signatures, its nodes named as we name them.
+
+    A text whose blanks the library left open ('%s') says nothing, and nothing is returned.
+    """
+    text = _MARKS.sub("", str(error))
+    while match := re.search(r"\S+\.(?:cc|h|cpp|hpp|cu|cuh):\d+ ", text):
+        text = text[: match.start()] + _after_signature(text[match.end() :])
+    for of_node in _OF_NODE:
+        text = of_node.sub(lambda m: f"node '{m['name'] or ''}' ({m['op']}): ", text)
+    text = " ".join(text.split()).rstrip(".")
+    return "" if re.search(r"%(?:s|l*[du])", text) else text
+
+
+def _after_signature(text: str) -> str:
+    """What follows the C++ function signature that starts ``text``: everything after its balanced parentheses, or all of it."""
+    start, depth = text.find("("), 0
+    for at in range(start, len(text)) if start >= 0 else ():
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        if depth == 0:
+            return text[at + 1 :].removeprefix(" const")
+    return text
+
+
 def inert_cell(text: str) -> str:
     """A cell of a table that no spreadsheet calculates: what begins like a formula gets an apostrophe."""
     text = whole_text(text)

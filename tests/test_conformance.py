@@ -10,7 +10,6 @@ _OLD = "an opset below 18 and run-time integers: the raised model is compared wi
 
 REFUSED: dict[str, str] = {
     "ArrayFeatureExtractor": "its model imports no ai.onnx opset",
-    "Attention": "six cases leave out an optional input before one that is given, which ONNX's inliner cannot expand",
     "DFT": "no gradient: complex arithmetic",
     "DeformConv": "no gradient",
     "Det": "no gradient: ONNX has no matrix inverse",

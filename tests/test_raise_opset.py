@@ -284,7 +284,7 @@ def test_what_the_converter_cannot_raise_is_one_message():
         )
     ]
     model = make(nodes, {"lengths": ["N"], "x": ["N", "T", 3]}, {"y": None}, opset=8, ir=3, types={"lengths": TensorProto.INT64})
-    with pytest.raises(ModelError, match=r"uses opset 8.*Export it with opset"):
+    with pytest.raises(ModelError, match=r"^node 'y' \(Scan, opset 8\) has a form .*Export the model with opset"):
         onnxsal.convert(model)
 
 

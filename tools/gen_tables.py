@@ -14,8 +14,9 @@ HEADER = "<!-- written by tools/gen_tables.py; do not edit -->\n"
 
 
 def operators() -> str:
-    """Every operator: its gradient and implicit bias, or why it has none."""
-    from onnxsal.ops.registry import FAMILIES, NOT_DIFFERENTIABLE, REGISTRY
+    """Every operator: its gradient and implicit bias, what it is written as, or why it has neither."""
+    from onnxsal.ops.expansion import EXPANSIONS
+    from onnxsal.ops.registry import FAMILIES, NOT_DIFFERENTIABLE, NOT_YET, REGISTRY
 
     lines = [HEADER, "# Operators\n"]
     lines.append(
@@ -29,7 +30,21 @@ def operators() -> str:
             lines.append("")
     lines += ["## No derivative\n", "| operator | why |", "| --- | --- |"]
     lines += [f"| {name} | {escape(why)} |" for (_, name), why in sorted(NOT_DIFFERENTIABLE.items())]
+    lines += ["\n## Written in standard operators\n"]
+    lines.append(
+        "Before anything is asked, each node of these is replaced by standard ones, and the outputs are compared before and after.\n"
+    )
+    lines += ["| operator | domain | what it computes |", "| --- | --- | --- |"]
+    written = sorted(EXPANSIONS.items(), key=lambda item: (item[0][0], item[0][1]))
+    lines += [f"| {name} | {domain or 'ai.onnx'} | {first_paragraph(function)} |" for (domain, name), function in written]
+    lines += ["\n## Refused\n", "| operator | domain | what to do |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {domain or 'ai.onnx'} | {escape(advice)} |" for (domain, name), advice in sorted(NOT_YET.items())]
     return "\n".join(lines) + "\n"
+
+
+def first_paragraph(function: object) -> str:
+    """The first paragraph of its docstring, in one line."""
+    return escape(" ".join((function.__doc__ or "").split("\n\n")[0].split()).rstrip("."))
 
 
 def bias(kind: object) -> str:

@@ -159,6 +159,7 @@ def decide(ask: Ask) -> Decision:
     with guard.blaming_the_source(ask.model):
         prepared = guard.prepared(ask.model, proto, planned, data)
         question = asked_of(prepared.model)
+    question = replace(question, doubt="; ".join(filter(None, (question.doubt, prepared.doubt))))
     if (
         question.tokens is not None
         and "reduce" in settings

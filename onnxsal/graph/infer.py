@@ -16,6 +16,7 @@ from onnxsal.graph.admit_data import bytes_at
 from onnxsal.large import WEIGHT, light_copy
 from onnxsal.limits import refuse_over
 from onnxsal.protos import graphs_of
+from onnxsal.untrusted import library_text
 
 Dim = int | str | None
 Shape = tuple[Dim, ...]
@@ -48,8 +49,8 @@ def infer(proto: onnx.ModelProto, bounded: bool = True) -> Inferred:
     light = without_weights(proto)
     constants: dict[str, np.ndarray] = {}
     for _ in range(_ROUNDS):
-        inferred = _inferred(light)
-        types = _types(inferred)
+        shapes = inferred(light)
+        types = _types(shapes)
         found = _fold(light, types)
         if not found:
             break
@@ -58,7 +59,7 @@ def infer(proto: onnx.ModelProto, bounded: bool = True) -> Inferred:
     types |= {t.name: (t.data_type, tuple(t.dims)) for t in proto.graph.initializer}
     types |= {s.values.name: (s.values.data_type, tuple(s.dims)) for s in proto.graph.sparse_initializer}
     if bounded:
-        _refuse_large(inferred.graph, types)
+        _refuse_large(shapes.graph, types)
         _refuse_large_in_branches(light.graph, light.opset_import, [t for t in light.graph.initializer if math.prod(t.dims) <= WEIGHT])
     return Inferred(types, constants)
 
@@ -93,7 +94,7 @@ def _refuse_large_in_branches(
                 fixed.update(node.output)
         if any(not is_stored(node) for node in nodes):
             alone = helper.make_model(helper.make_graph(nodes, "constants", [], [], weights), opset_imports=imports)
-            _refuse_large(alone.graph, _types(_inferred(alone)))
+            _refuse_large(alone.graph, _types(inferred(alone)))
         _refuse_large_in_branches(inner, imports, weights)
 
 
@@ -134,7 +135,7 @@ def contradiction(proto: onnx.ModelProto) -> str:
     try:
         infer_shapes(without_weights(proto), check_type=True, strict_mode=True)
     except Exception as error:  # onnx raises several kinds here, without a common base
-        return str(error)
+        return library_text(error)
     return ""
 
 
@@ -158,11 +159,14 @@ def infer_shapes(proto: onnx.ModelProto, **checks: bool) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(proto, data_prop=True, **checks)
 
 
-def _inferred(light: onnx.ModelProto) -> onnx.ModelProto:
+def inferred(light: onnx.ModelProto) -> onnx.ModelProto:
+    """As ``infer_shapes``, of a model without weights. Raises ``ModelError``."""
     try:
         return infer_shapes(light)
     except Exception as error:  # onnx raises several kinds here, without a common base
-        raise ModelError(f"the model contradicts itself: {error}. Run onnx.checker.check_model on it, or export it again.") from error
+        raise ModelError(
+            f"the model contradicts itself: {library_text(error)}. Run onnx.checker.check_model on it, or export it again."
+        ) from error
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxsal.graph.infer import constant_tensor, infer_shapes, without_weights
+from onnxsal.graph.infer import constant_tensor, inferred, without_weights
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -42,7 +42,7 @@ def _reshape_slopes(proto: onnx.ModelProto) -> None:
     """PRelu-6 slopes [C] run along axis 1; from opset 7 they broadcast from the right, so they become [C, 1, 1]."""
     ranks = {
         v.name: len(v.type.tensor_type.shape.dim)
-        for v in onnx.shape_inference.infer_shapes(proto).graph.value_info
+        for v in inferred(without_weights(proto)).graph.value_info
         if v.type.tensor_type.HasField("shape")
     }
     ranks |= {v.name: len(v.type.tensor_type.shape.dim) for v in proto.graph.input if v.type.tensor_type.HasField("shape")}
@@ -109,7 +109,7 @@ def _plain_softmax(proto: onnx.ModelProto) -> None:
     found = [flat for node in graph.node if (flat := _flattened(node, made, readers)) is not None]
     if not found:
         return
-    known = infer_shapes(without_weights(proto)).graph
+    known = inferred(without_weights(proto)).graph
     ranks = {
         v.name: len(v.type.tensor_type.shape.dim)
         for v in (*known.input, *known.value_info, *known.output)

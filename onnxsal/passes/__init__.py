@@ -13,7 +13,7 @@ from onnxsal.graph import Model
 from onnxsal.large import Apart, apart
 from onnxsal.passes.base import Pass, PassOutcome
 from onnxsal.passes.declarations import DECLARATIONS
-from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
+from onnxsal.passes.expand_contrib import COMPLETE, EXPAND_CONTRIB, NAME_DOMAIN
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
 from onnxsal.passes.inline_functions import INLINE, Known, expand_bodies
 from onnxsal.passes.name_nodes import NAME_NODES
@@ -65,8 +65,10 @@ def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> lis
     """Every pass, in the order in which they run. ``known(domain, op_type)`` tells which operators need no expansion."""
     return [
         SORT,
+        COMPLETE,
         declare_ranks(example),
         INLINE,
+        NAME_DOMAIN,
         RAISE_OPSET,
         SET_IR,
         EXPAND_CONTRIB,

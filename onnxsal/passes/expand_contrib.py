@@ -1,62 +1,208 @@
-"""Expand ONNX Runtime's fused operators (com.microsoft), which saving an optimised model writes, into standard ones."""
+"""Expand operators that are written in standard ones: those that ONNX Runtime fuses and saves (com.microsoft), and some of the standard."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, MutableSequence, Sequence
 
 import onnx
 
 from onnxsal.errors import ModelError
-from onnxsal.graph.infer import infer_shapes, without_weights
-from onnxsal.ops.expansion import Writer, expansion_of
+from onnxsal.graph.infer import inferred, without_weights
+from onnxsal.graph.standard import graphs, nodes
+from onnxsal.ops.contrib_attention import lacks_bias, with_bias
+from onnxsal.ops.expansion import UNSAID, NotYetKnown, Writer, expansion_of
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
+from onnxsal.passes.raise_opset import opset
+from onnxsal.protos import graphs_of
+
+SMALL = 64
+"""Stored tensors of as many elements may say sizes."""
 
 LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 
 
+# ----- the domain of what is saved without one -----
+
+
+def _unsaid(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [n for n in nodes(proto) if n.domain in ("", "ai.onnx") and n.op_type in UNSAID]
+
+
+def _name_domain(proto: onnx.ModelProto) -> PassOutcome:
+    found = _unsaid(proto)
+    _give_domain(found, proto.opset_import)
+    return PassOutcome(len(found), f"{', '.join(sorted({n.op_type for n in found}))} belong to ONNX Runtime, not to the standard")
+
+
+def _give_domain(found: Sequence[onnx.NodeProto], imports: MutableSequence[onnx.OperatorSetIdProto], more: Collection[str] = ()) -> None:
+    for node in found:
+        node.domain = UNSAID[node.op_type]
+    for domain in {*(n.domain for n in found), *more} - {o.domain for o in imports}:
+        imports.append(onnx.helper.make_opsetid(domain, 1))
+
+
+NAME_DOMAIN = Pass(
+    "name the domain of ONNX Runtime's operators",
+    _name_domain,
+    requires=lambda proto: "" if _unsaid(proto) else "every operator has its domain",
+    rewrites=True,
+)
+"""Before the opset is raised: ONNX's version converter stops at an operator of the standard domain that the standard does not have."""
+
+
+# ----- what kernels lack -----
+
+
+def _lacking(proto: onnx.ModelProto) -> list[tuple[onnx.GraphProto, onnx.NodeProto]]:
+    return [(graph, node) for graph in graphs(proto) for node in graph.node if lacks_bias(node)]
+
+
+def _unsaid_in_functions(proto: onnx.ModelProto) -> list[tuple[onnx.FunctionProto, onnx.NodeProto]]:
+    return [(f, n) for f in proto.functions for n in f.node if n.domain in ("", "ai.onnx") and n.op_type in UNSAID]
+
+
+def _complete(proto: onnx.ModelProto) -> PassOutcome:
+    lacking, unsaid = _lacking(proto), _unsaid_in_functions(proto)
+    weights = {t.name: t for graph in graphs(proto) for t in graph.initializer}
+    for graph, node in lacking:
+        graph.initializer.append(with_bias(node, weights.get(node.input[1])))
+    for function, node in unsaid:
+        _give_domain([node], function.opset_import)
+    _give_domain([], proto.opset_import, {n.domain for _, n in unsaid})
+    return PassOutcome(len(lacking) + len(unsaid), f"completed {len(lacking) + len(unsaid)} fused node(s) at which ONNX Runtime fails")
+
+
+COMPLETE = Pass(
+    "complete fused operators",
+    _complete,
+    requires=lambda proto: "" if _lacking(proto) or _unsaid_in_functions(proto) else "no fused operator lacks anything",
+)
+"""First of all: the model is run as it came to compare it with what is made of it, and ONNX Runtime ends the process at a fused Attention
+without a bias, and at operators that it saved in the standard domain where they stand in functions."""
+
+
+# ----- the expansion -----
+
+
 def _requires(proto: onnx.ModelProto) -> str:
-    layout = [n for n in proto.graph.node if n.domain in LAYOUT_DOMAINS]
+    layout = [n for n in nodes(proto) if n.domain in LAYOUT_DOMAINS]
     if layout:
         raise ModelError(
             f"node '{layout[0].name}' ({layout[0].domain}.{layout[0].op_type}): the file was saved by ONNX Runtime with full optimisation, "
             "which writes layouts for one processor. Use the original model, or save with at most ORT_ENABLE_EXTENDED."
         )
-    return "" if any(expansion_of(n) for n in proto.graph.node) else "no fused operator"
+    return "" if _expandable(proto.graph) else "no fused operator"
 
 
-def _known(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
-    """How many axes the inputs and weights have and of which type their elements are, and what inference tells of the rest."""
-    graph = infer_shapes(without_weights(proto)).graph
-    known = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
-    ranks = {name: len(kind.shape.dim) for name, kind in known.items() if kind.HasField("shape")}
-    dtypes = {name: kind.elem_type for name, kind in known.items() if kind.elem_type}
-    constants = proto.graph.initializer
-    return ranks | {t.name: len(t.dims) for t in constants}, dtypes | {t.name: t.data_type for t in constants}
+def _expandable(graph: onnx.GraphProto) -> bool:
+    return any(expansion_of(node) is not None or any(map(_expandable, _inner(node))) for node in graph.node)
+
+
+def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside a node, where the standard says what they mean. (Others, as of a search by beams, are read by their operators.)"""
+    return graphs_of(node) if node.domain in ("", "ai.onnx") else iter(())
+
+
+class _Known:
+    """Ranks, sizes that are numbers, and element types of tensors, as far as inference tells, in all graphs; and all names."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.opset = opset(proto)
+        self.ranks: dict[str, int] = {}
+        self.dtypes: dict[str, int] = {}
+        self.sizes: dict[tuple[str, int], int] = {}
+        self.taken: set[str] = set()
+        for graph in graphs(inferred(without_weights(proto))):
+            for value in (*graph.input, *graph.value_info, *graph.output):
+                self._learn(value.name, value.type.tensor_type)
+        for graph in graphs(proto):
+            self.stored(graph.initializer)
+            self.taken |= {v.name for v in (*graph.input, *graph.initializer)} | {o for n in graph.node for o in n.output}
+            self.taken |= {n.name for n in graph.node}
+
+    def stored(self, tensors: Sequence[onnx.TensorProto]) -> dict[str, onnx.TensorProto]:
+        """Learn of stored tensors; returns them by their names."""
+        for tensor in tensors:
+            self._learn(tensor.name, onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims).tensor_type)
+        return {tensor.name: tensor for tensor in tensors}
+
+    def follow(self, node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> None:
+        """Learn what one node makes of what is known of its inputs: then few nodes wait until the whole graph is inferred again."""
+        given = {name: self._type(name) for name in node.input if name}
+        if all(name in self.ranks and name in self.dtypes for name in node.output if name) or None in given.values():
+            return
+        small = {name: constants[name] for name in given if name in constants and math.prod(constants[name].dims) <= SMALL}
+        try:
+            schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+            found = onnx.shape_inference.infer_node_outputs(schema, node, given, small)
+        except Exception:  # onnx raises several kinds here, without a common base; not to know something yet is no mistake
+            return
+        for name, kind in found.items():
+            self._learn(name, kind.tensor_type)
+
+    def _type(self, name: str) -> onnx.TypeProto | None:
+        if name not in self.dtypes:
+            return None
+        shape = [self.sizes.get((name, axis)) for axis in range(self.ranks[name])] if name in self.ranks else None
+        return onnx.helper.make_tensor_type_proto(self.dtypes[name], shape)
+
+    def _learn(self, name: str, kind: onnx.TypeProto.Tensor) -> None:
+        if kind.HasField("shape"):
+            self.ranks[name] = len(kind.shape.dim)
+            self.sizes |= {(name, axis): d.dim_value for axis, d in enumerate(kind.shape.dim) if d.HasField("dim_value")}
+        if kind.elem_type:
+            self.dtypes[name] = kind.elem_type
 
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
-    nodes: list[onnx.NodeProto] = []
-    expanded, (ranks, dtypes) = [], _known(proto)
-    constants = {t.name: t for t in proto.graph.initializer}
-    for node in proto.graph.node:
-        if expand := expansion_of(node):
-            writer = Writer(node, ranks, dtypes, constants)
-            expand(writer)
-            nodes += writer.nodes
-            proto.graph.initializer.extend(writer.initializers)
-            expanded.append(node.op_type)
-        else:
-            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+    """Write nodes until none is left. A node that must know more than is inferred before others are written waits for the next round."""
+    expanded: list[str] = []
+    waiting: list[ModelError] = []
+    while not expanded or waiting:
+        known, before = _Known(proto), len(expanded)
+        waiting = list(_round(proto.graph, known, {}, expanded))
+        if waiting and len(expanded) == before:
+            raise waiting[0]
     forget_unused_domains(proto)
     names = ", ".join(sorted(set(expanded)))
     return PassOutcome(len(expanded), f"expanded {len(expanded)} fused node(s): {names}")
+
+
+def _round(graph: onnx.GraphProto, known: _Known, around: dict[str, onnx.TensorProto], expanded: list[str]) -> Iterator[ModelError]:
+    """Write the nodes of a graph and of those inside it of which enough is known; yields what is said of the others."""
+    written: list[onnx.NodeProto] = []
+    constants = around | {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        for inner in _inner(node):
+            yield from _round(inner, known, constants, expanded)
+        expand = expansion_of(node)
+        writer = Writer(node, known.ranks, known.dtypes, constants, known.taken, known.opset, known.sizes)
+        try:
+            if expand is not None:
+                expand(writer)
+        except NotYetKnown as missing:
+            expand = None
+            yield writer.refuse(str(missing), "Declare its shape (value_info), or use the unoptimised model.")
+        if expand is None:
+            new = [onnx.NodeProto.FromString(node.SerializeToString())]
+        else:
+            new = writer.nodes
+            graph.initializer.extend(writer.initializers)
+            constants |= known.stored(writer.initializers)
+            expanded.append(node.op_type)
+        for made in new:
+            known.follow(made, constants)
+        written += new
+    del graph.node[:]
+    graph.node.extend(written)
 
 
 EXPAND_CONTRIB = Pass(
     "expand fused operators",
     _run,
     requires=_requires,
-    ensures=lambda proto: "fused operators remain" if any(expansion_of(n) for n in proto.graph.node) else "",
+    ensures=lambda proto: "fused operators remain" if _expandable(proto.graph) else "",
     rewrites=True,
 )
 """After the opset was raised: the standard nodes it writes (LayerNormalization, CastLike) are those of opset 18."""

@@ -11,6 +11,7 @@ from onnxsal.errors import ModelError
 from onnxsal.graph.infer import infer_shapes
 from onnxsal.large import light_copy
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
+from onnxsal.untrusted import library_text
 
 Known = Callable[[str, str], bool]
 
@@ -20,7 +21,9 @@ def _inline(proto: onnx.ModelProto) -> PassOutcome:
     try:
         result = inliner.inline_local_functions(_typed(light_copy(proto)), convert_version=True)
     except Exception as error:
-        raise ModelError(f"the model's local functions {names} cannot be inlined: {error}. Export it without functions.") from error
+        raise ModelError(
+            f"the model's local functions {', '.join(names)} cannot be inlined: {library_text(error)}. Export it without functions."
+        ) from error
     domains = {f.domain for f in proto.functions}
     _replace_graph(proto, result)
     forget_unused_domains(proto, domains)
@@ -94,7 +97,10 @@ def expand_bodies(known: Known) -> Pass:
                     _typed(light_copy(proto)), [("", n) for n in names], exclude=False, inline_schema_functions=True
                 )
             except Exception as error:
-                raise ModelError(f"operators {names} cannot be expanded by their function bodies: {error}.") from error
+                raise ModelError(
+                    f"operators {', '.join(names)} cannot be expanded by the bodies that the standard gives them: {library_text(error)}. "
+                    "Export the model with an older opset, in which they are written out."
+                ) from error
             _name_bodies(proto, result, names)
             _replace_graph(proto, result)
             expanded += names

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
-from onnx import version_converter
+from onnx import helper, version_converter
 
 from onnxsal.errors import ModelError
+from onnxsal.graph.infer import inferred, without_weights
+from onnxsal.graph.standard import nodes
 from onnxsal.large import light_copy
 from onnxsal.ops.history import REPAIRS
 from onnxsal.passes.base import Pass, PassOutcome
+from onnxsal.untrusted import library_text
 
 LOWEST = 18
 """Reductions take their axes as an input, and ScatterElements reduces, from this opset on: rules are written for it."""
@@ -48,10 +53,7 @@ def _run(proto: onnx.ModelProto) -> PassOutcome:
     try:
         result = version_converter.convert_version(light_copy(proto), LOWEST)
     except Exception as error:
-        raise ModelError(
-            f"the model uses opset {before}, and ONNX's version converter cannot raise it to {LOWEST}: {error}. "
-            f"Export it with opset_version={LOWEST} or higher."
-        ) from error
+        raise _not_raised(proto, before, error) from error
     _take_graph(proto, result)
     for repair in REPAIRS:
         if before < repair.since and not repair.first:
@@ -63,6 +65,44 @@ def _run(proto: onnx.ModelProto) -> PassOutcome:
         if not node.metadata_props:
             node.metadata_props.extend(props)
     return PassOutcome(1, f"raised opset {before} to {LOWEST}")
+
+
+def _not_raised(proto: onnx.ModelProto, before: int, error: Exception) -> ModelError:
+    """What is said where ONNX's version converter fails: which node it fails at (where it does so for that node alone), and what to do."""
+    advice = f"Export the model with opset_version={LOWEST} or higher."
+    for node in nodes(proto):
+        name = f"node '{node.name or next(filter(None, node.output), '')}' ({node.op_type}, opset {before})"
+        if node.domain in ("", "ai.onnx") and not _has_schema(node.op_type):
+            return ModelError(
+                f"{name}: the standard has no such operator, so the model cannot be raised to opset {LOWEST}. "
+                "Export it with standard operators, or give the node the domain that it belongs to."
+            )
+    known = {v.name: v for v in inferred(without_weights(proto)).graph.value_info} | {v.name: v for v in proto.graph.input}
+    known |= {t.name: helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in proto.graph.initializer}
+    for node in proto.graph.node:
+        try:
+            _raised_alone(node, known, proto)
+        except Exception as why:  # onnx raises several kinds here, without a common base
+            text = library_text(why)
+            reason = f" ({text})" if text else ""
+            name = f"node '{node.name or next(filter(None, node.output), '')}' ({node.op_type}, opset {before})"
+            return ModelError(f"{name} has a form that ONNX's version converter cannot raise to opset {LOWEST}{reason}. {advice}")
+    text = library_text(error)
+    return ModelError(
+        f"the model uses opset {before}, and ONNX's version converter cannot raise it to {LOWEST}{': ' + text if text else ''}. {advice}"
+    )
+
+
+def _raised_alone(node: onnx.NodeProto, known: Mapping[str, onnx.ValueInfoProto], proto: onnx.ModelProto) -> None:
+    """Raise the opset of a node by itself. Raises what onnx raises."""
+    read = [known.get(name, onnx.ValueInfoProto(name=name)) for name in dict.fromkeys(filter(None, node.input))]
+    made = [known.get(name, onnx.ValueInfoProto(name=name)) for name in filter(None, node.output)]
+    graph = helper.make_graph([node], "alone", read, made, [t for t in light_copy(proto).graph.initializer if t.name in node.input])
+    version_converter.convert_version(helper.make_model(graph, opset_imports=proto.opset_import), LOWEST)
+
+
+def _has_schema(op_type: str) -> bool:
+    return any(schema.name == op_type and not schema.domain for schema in onnx.defs.get_all_schemas_with_history())
 
 
 def _take_graph(proto: onnx.ModelProto, result: onnx.ModelProto) -> None:

@@ -13,6 +13,7 @@ from onnxsal.errors import ExampleNeeded, InputError, ModelError, OnnxsalError
 from onnxsal.large import Apart, apart
 from onnxsal.runtime.feeds import FeedChoice, accepted, fed_inputs, feed_of
 from onnxsal.runtime.session import Feed, has_loop, open_session
+from onnxsal.untrusted import library_text
 
 ENOUGH = 10_000
 """Random numbers that exercise a model: a picture's worth. A model fed with fewer is run a second time."""
@@ -75,7 +76,7 @@ def _runner(model: Apart) -> Callable[[Feed], dict[str, Any]]:
         try:
             return dict(zip(names, evaluator.run(None, {**weights, **feed}), strict=True))
         except Exception as error:
-            raise ModelError(f"the model runs neither in ONNX Runtime nor in ONNX's reference evaluator: {error}.") from error
+            raise ModelError(f"the model runs neither in ONNX Runtime nor in ONNX's reference evaluator: {library_text(error)}.") from error
 
     return run
 

@@ -25,6 +25,7 @@ from onnxsal.limits import limit, refuse_over
 from onnxsal.litter import temporary_folder
 from onnxsal.protos import graphs_of
 from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, rounds, silent_loading
+from onnxsal.untrusted import library_text
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -216,7 +217,7 @@ def _create(what: str, source: str | bytes, options: ort.SessionOptions, wanted:
         except _RAISED as error:
             if left[0][0] == "CPUExecutionProvider" or _is_about_the_model(error):
                 raise _open_error(error, what) from error
-            detail = _plain(error)  # the provider itself failed: go on with what the caller listed after it
+            detail = library_text(error)  # the provider itself failed: go on with what the caller listed after it
             left = left[1:]
             continue
         if {name for name, _ in wanted} & set(session.get_providers()):
@@ -290,24 +291,6 @@ def _from_list(tensor: Tensor, value: Any) -> Array:
         ) from error
 
 
-def _plain(error: BaseException) -> str:
-    """ONNX Runtime's message without its status prefix, source locations and C++ signatures."""
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", str(error))
-    while match := re.search(r"\S+\.(?:cc|h|cpp|hpp|cu|cuh):\d+ ", text):
-        text = text[: match.start()] + _after_signature(text[match.end() :])
-    return " ".join(text.split()).rstrip(".")
-
-
-def _after_signature(text: str) -> str:
-    """What follows the C++ function signature that starts ``text``: everything after its balanced parentheses, or all of it."""
-    start, depth = text.find("("), 0
-    for at in range(start, len(text)) if start >= 0 else ():
-        depth += {"(": 1, ")": -1}.get(text[at], 0)
-        if depth == 0:
-            return text[at + 1 :].removeprefix(" const")
-    return text
-
-
 def _is_about_the_model(error: BaseException) -> bool:
     kinds = (state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile, state.NotImplemented, state.InvalidArgument, state.Fail)
     return isinstance(error, kinds) and "ExecutionProvider" not in str(error)
@@ -335,7 +318,7 @@ _OPENING = (
 
 
 def _open_error(error: BaseException, what: str) -> ModelError:
-    text = _plain(error)
+    text = library_text(error)
     found, advice = next((m, advice) for pattern, advice in _OPENING if (m := re.search(pattern, text)))
     return ModelError(f"{what} cannot be opened: {advice.format(text, *found.groups())}")
 
@@ -347,8 +330,14 @@ def lacks_kernel(error: BaseException) -> str:
     return found[1] if found and isinstance(error.__cause__, state.NotImplemented) else ""
 
 
+def without_kernel(error: BaseException) -> str:
+    """The name of the operator for which ONNX Runtime said it has no kernel at all, or no schema ('' = it said something else)."""
+    found = re.search(r"Could not find an implementation for (\w+)\(|\S+:(\w+)\(-?\d+\) is not a registered", str(error))
+    return next(filter(None, found.groups())) if found else ""
+
+
 def _run_error(error: BaseException, arrays: Mapping[str, Array]) -> OnnxsalError:
-    text = _plain(error)
+    text = library_text(error)
     given = ", ".join(f"{n} {a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else n for n, a in arrays.items())
     if re.search(r"[Ff]ailed to allocate|out of memory|bad_alloc|bad allocation", text):
         return InputError(f"not enough memory for inputs {given}: use a smaller batch ({text}).")
