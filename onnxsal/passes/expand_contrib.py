@@ -22,7 +22,7 @@ def _requires(proto: onnx.ModelProto) -> str:
     return "" if any(expansion_of(n) for n in proto.graph.node) else "no fused operator"
 
 
-def _known(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
+def known_types(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
     """How many axes the inputs and weights have and of which type their elements are, and what inference tells of the rest."""
     graph = infer_shapes(without_weights(proto)).graph
     known = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}

@@ -1,0 +1,113 @@
+"""Operators whose weights are stored in 2, 4 or 8 bits with a scale per block, and their copies.
+
+The copy unpacks the same stored bytes, so that the file has no second set of weights; ONNX Runtime does it once, when it opens the file.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxsal.ops.expansion import Writer
+from onnxsal.ops.restated import restated, sizes, stored, unknown
+
+ANEW = "Quantise it again with ONNX Runtime's own quantiser."
+PACKED = (2, 4, 8)
+
+
+def _bits(w: Writer, default: int) -> int:
+    bits = int(w.attributes.get("bits", default))
+    if bits not in PACKED:
+        raise unknown(w, f"has weights of {bits} bits", "Known are 2, 4 and 8.")
+    return bits
+
+
+def _unpacked(w: Writer, packed: str, bits: int, shape: list[int]) -> str:
+    """Bytes as the numbers that are packed in each, the lowest bits first, in the shape that is given (0 = as it was)."""
+    if bits == 8:
+        return w.add("Reshape", packed, w.ints(shape))
+    mask, each = stored(w, 2**bits - 1, np.uint8), []
+    for shift in range(0, 8, bits):
+        moved = w.add("BitShift", packed, stored(w, shift, np.uint8), direction="RIGHT") if shift else packed
+        each.append(w.add("Unsqueeze", w.add("BitwiseAnd", moved, mask) if shift + bits < 8 else moved, w.ints([-1])))
+    return w.add("Reshape", w.add("Concat", *each, axis=-1), w.ints(shape))
+
+
+def _upto(w: Writer, x: str, size: int, axis: int) -> str:
+    """The first ``size`` along an axis: rows are padded to whole blocks, or to whole bytes."""
+    return w.add("Slice", x, w.ints([0]), w.ints([size]), w.ints([axis]))
+
+
+@restated("MatMulNBits", limit=0.02)
+def _matmul(w: Writer) -> None:
+    """A W^T + bias, W [N, K] = (codes - zero) scale, with a scale and a zero point for each block of a row.
+
+    With accuracy_level 4 the node rounds A to 8 bits for each block, too; that is left out, and is how far the copy is from it.
+    """
+    n, k, block = (int(w.attributes[name]) for name in ("N", "K", "block_size"))
+    bits, blocks = _bits(w, 4), -(-k // block)
+    if w.attributes.get("weight_prepacked"):
+        raise unknown(w, "has weights in a layout of one processor (weight_prepacked)", ANEW)
+    if w.input(4):
+        raise unknown(w, "has its columns in another order (g_idx)", "Quantise it without act_order.")
+    codes = _unpacked(w, w.input(1), bits, [n, blocks, block])
+    scale = w.add("Reshape", w.input(2), w.ints([n, blocks, 1]))
+    weight = w.add("Mul", w.add("Sub", w.add("CastLike", codes, w.input(2)), _zeros(w, bits, n, blocks)), scale)
+    flat = w.add("Reshape", weight, w.ints([n, blocks * block]))
+    rows = flat if blocks * block == k else _upto(w, flat, k, 1)
+    y = w.add("MatMul", w.input(0), w.add("Transpose", rows, perm=[1, 0]), output="" if w.input(5) else w.node.output[0])
+    if w.input(5):
+        w.add("Add", y, w.input(5), output=w.node.output[0])
+
+
+def _zeros(w: Writer, bits: int, n: int, blocks: int) -> str:
+    """The zero points [n, blocks, 1] as numbers: packed like the weights, each row in whole bytes; or numbers; by default the middle."""
+    zero, scale = w.input(3), w.input(2)
+    if not zero:
+        return w.add("CastLike", stored(w, 2.0 ** (bits - 1)), scale)
+    if w.dtypes.get(zero) != TensorProto.UINT8:
+        return w.add("CastLike", w.add("Reshape", zero, w.ints([n, blocks, 1])), scale)
+    row = -(-blocks * bits // 8)
+    codes = _unpacked(w, w.add("Reshape", zero, w.ints([n, row])), bits, [n, row * 8 // bits])
+    exact = codes if row * 8 // bits == blocks else _upto(w, codes, blocks, 1)
+    return w.add("CastLike", w.add("Reshape", exact, w.ints([n, blocks, 1])), scale)
+
+
+@restated("GatherBlockQuantized", limit=1e-3)
+def _gather(w: Writer) -> None:
+    """Gather of rows of (codes - zero) scale, with a scale and a zero point for each block along ``quantize_axis``."""
+    data, scales, zeros = w.input(0), w.input(2), w.input(3)
+    shape, given = sizes(w, data), sizes(w, scales)
+    if shape is None or given is None:
+        raise unknown(w, "has a table that is not stored", "Explain the model with its weights in the file.")
+    rank, block, bits = len(shape), int(w.attributes.get("block_size", 128)), _bits(w, 4)
+    axis, along = int(w.attributes.get("gather_axis", 0)) % rank, int(w.attributes.get("quantize_axis", 1)) % rank
+    packed = w.dtypes.get(data) == TensorProto.UINT8 and bits < 8
+    if packed and along != rank - 1:
+        raise unknown(w, "packs several numbers of another axis than its last into a byte", ANEW)
+    if axis != 0 or along == 0 or prod(shape) == 0:
+        raise unknown(w, f"gathers along axis {axis} what is quantised along axis {along}", ANEW)
+    size = shape[along] * (8 // bits if packed else 1)
+    count = given[along]
+    spread = stored(w, np.arange(size) // block, np.int64)
+
+    def rows(name: str, width: int, split: bool) -> str:
+        """The looked-up rows of the table, scales or zero points, as floating-point numbers."""
+        found = w.add("Gather", name, w.input(1), axis=0)
+        if split:
+            lead = w.add("Shape", found, start=0, end=-1)
+            found = _unpacked(w, found, bits, [-1])
+            found = w.add("Reshape", found, w.add("Concat", lead, w.ints([-1]), axis=0))
+            found = _upto(w, found, width, -1)
+        return w.add("CastLike", found, scales)
+
+    codes = rows(data, size, packed)
+    scale = w.add("Gather", rows(scales, count, False), spread, axis=along - rank)
+    if zeros:
+        shift = w.add("Gather", rows(zeros, count, packed), spread, axis=along - rank)
+    else:
+        middle = 2.0 ** (bits - 1) if w.dtypes.get(data) == TensorProto.UINT8 else 0.0
+        shift = w.add("CastLike", stored(w, middle), scales)
+    w.add("Mul", w.add("Sub", codes, shift), scale, output=w.node.output[0])
