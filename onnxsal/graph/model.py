@@ -249,6 +249,7 @@ class Model:
         self.copies = copies
         self.originals = tuple(originals)
         self.restated = frozenset(name for original in originals for name in original.outputs)
+        self.written = frozenset(name for original in originals for name in original.written)
         self.refused = refused or {}
         self.graph = proto.graph
         self.initializers = {t.name: t for t in self.graph.initializer}

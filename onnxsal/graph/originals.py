@@ -17,16 +17,35 @@ import onnx
 @dataclass(frozen=True)
 class Original:
     """A node as the file has it, the version of its domain, and how far floating-point outputs of its copy may be from its own, relative
-    to the largest (quantised ones may be one step apart)."""
+    to the largest (quantised ones may be one step apart).
 
-    node: onnx.NodeProto
+    Some copies stand for a few ``nodes``, each of which alone reads the one before it. ``written`` are the tensors that the copy makes.
+    """
+
+    nodes: tuple[onnx.NodeProto, ...]
     version: int
     limit: float
+    written: frozenset[str] = frozenset()
+
+    @property
+    def node(self) -> onnx.NodeProto:
+        """The first node, which the copy is called after."""
+        return self.nodes[0]
 
     @property
     def outputs(self) -> list[str]:
-        """The tensors that it makes, and that its copy makes in the model that is walked."""
-        return [o for o in self.node.output if o]
+        """The tensors that are made, and that the copy makes in the model that is walked."""
+        return [o for o in self.nodes[-1].output if o]
+
+    @property
+    def reads(self) -> set[str]:
+        """The tensors that are read."""
+        return {n for node in self.nodes for n in node.input if n} - self.inner
+
+    @property
+    def inner(self) -> set[str]:
+        """The tensors between the nodes, which nothing else reads."""
+        return {o for node in self.nodes[:-1] for o in node.output if o}
 
 
 def as_run(nodes: Sequence[onnx.NodeProto], originals: Sequence[Original]) -> list[onnx.NodeProto]:
@@ -35,7 +54,7 @@ def as_run(nodes: Sequence[onnx.NodeProto], originals: Sequence[Original]) -> li
     result, placed = list[onnx.NodeProto](), set[int]()
     for node in nodes:
         for number in dict.fromkeys(owner[name] for name in node.output if name in owner):
-            result += [] if number in placed else [originals[number].node]
+            result += [] if number in placed else originals[number].nodes
             placed.add(number)
         result.append(_apart(node, owner))
     return result

@@ -53,15 +53,16 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> M
 
 def _moved(original: Original, prefix: str, renamed: Mapping[str, str]) -> Original:
     """The original on renamed tensors; none of its outputs keeps its name."""
-    node = onnx.NodeProto()
-    node.CopyFrom(original.node)
-    _rename(node, {**{name: f"{prefix}/{name}" for name in original.outputs}, **renamed})
-    return replace(original, node=node)
+    names = {**{name: f"{prefix}/{name}" for name in (*original.outputs, *original.inner)}, **renamed}
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in original.nodes]
+    for node in nodes:
+        _rename(node, names)
+    return replace(original, nodes=tuple(nodes))
 
 
 def _whole(model: Model, original: Original, source: str) -> bool:
     """Whether ``source`` is outside of the original's copy: what begins inside of it does not go through the original."""
-    ends, todo, inner = set(original.node.input), list(original.outputs), set[str]()
+    ends, todo, inner = original.reads, list(original.outputs), set[str]()
     while todo:
         name = todo.pop()
         if name not in ends | inner:

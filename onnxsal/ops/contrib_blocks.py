@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ops.expansion import Writer
-from onnxsal.ops.restated import restated, sizes, stored, unknown
+from onnxsal.ops.restated import refuse_older, restated, sizes, stored, unknown
 
 ANEW = "Quantise it again with ONNX Runtime's own quantiser."
 PACKED = (2, 4, 8)
@@ -40,8 +40,14 @@ def _upto(w: Writer, x: str, size: int, axis: int) -> str:
     return w.add("Slice", x, w.ints([0]), w.ints([size]), w.ints([axis]))
 
 
-@restated("MatMulNBits", limit=0.02)
-def _matmul(w: Writer) -> None:
+ROUNDED = 0.05
+"""With accuracy_level 4 a block of A is rounded to 8 bits."""
+HALF_UNIT = 2e-3
+"""Rounding to float16, of the weights and of the result."""
+
+
+@restated("MatMulNBits")
+def _matmul(w: Writer) -> float | None:
     """A W^T + bias, W [N, K] = (codes - zero) scale, with a scale and a zero point for each block of a row.
 
     With accuracy_level 4 the node rounds A to 8 bits for each block, too; that is left out, and is how far the copy is from it.
@@ -60,6 +66,8 @@ def _matmul(w: Writer) -> None:
     y = w.add("MatMul", w.input(0), w.add("Transpose", rows, perm=[1, 0]), output="" if w.input(5) else w.node.output[0])
     if w.input(5):
         w.add("Add", y, w.input(5), output=w.node.output[0])
+    rounded = int(w.attributes.get("accuracy_level", 0)) == 4
+    return ROUNDED if rounded else HALF_UNIT if w.dtypes.get(w.input(2)) == TensorProto.FLOAT16 else None
 
 
 def _zeros(w: Writer, bits: int, n: int, blocks: int) -> str:
@@ -75,7 +83,7 @@ def _zeros(w: Writer, bits: int, n: int, blocks: int) -> str:
     return w.add("CastLike", w.add("Reshape", exact, w.ints([n, blocks, 1])), scale)
 
 
-@restated("GatherBlockQuantized", limit=1e-3)
+@restated("GatherBlockQuantized", limit=HALF_UNIT)
 def _gather(w: Writer) -> None:
     """Gather of rows of (codes - zero) scale, with a scale and a zero point for each block along ``quantize_axis``."""
     data, scales, zeros = w.input(0), w.input(2), w.input(3)
@@ -84,6 +92,7 @@ def _gather(w: Writer) -> None:
         raise unknown(w, "has a table that is not stored", "Explain the model with its weights in the file.")
     rank, block, bits = len(shape), int(w.attributes.get("block_size", 128)), _bits(w, 4)
     axis, along = int(w.attributes.get("gather_axis", 0)) % rank, int(w.attributes.get("quantize_axis", 1)) % rank
+    refuse_older(w, data, allowed=(TensorProto.UINT8,))
     packed = w.dtypes.get(data) == TensorProto.UINT8 and bits < 8
     if packed and along != rank - 1:
         raise unknown(w, "packs several numbers of another axis than its last into a byte", ANEW)

@@ -5,12 +5,15 @@ The grid of the data counts as a constant, as in ``DynamicQuantizeLinear``: it i
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+import onnx
 from onnx import TensorProto
 
 from onnxsal.ops.contrib_quantised import factor
 from onnxsal.ops.expansion import MICROSOFT, Writer
-from onnxsal.ops.restated import real, restated, sizes, stored, unknown
+from onnxsal.ops.restated import Graph, real, restated, sizes, stored, unknown
 
 ONE_ZERO = "Quantise with one zero point for the whole tensor."
 
@@ -26,22 +29,54 @@ def _whole(w: Writer, i: int, zero: str, axis: int) -> str:
     return real(w, w.input(i), stored(w, np.ones(known if count > 1 else ())), zero, axis=axis if count > 1 else None)
 
 
-def _sums(w: Writer, sums: str) -> None:
-    """The sums as int32: they are whole. In float32 they are exact up to 2^24, and beyond that to 7 digits."""
-    w.add("Cast", sums, output=w.node.output[0], to=TensorProto.INT32)
+def _to_real(node: onnx.NodeProto, graph: Graph) -> Sequence[onnx.NodeProto]:
+    """What makes the sums real numbers, as quantisers write it: a Cast and a product with (the scale of the data) (that of the weights)."""
+    cast = graph.reader(node.output[0])
+    product = None if cast is None or cast.op_type != "Cast" else graph.reader(cast.output[0])
+    if cast is None or product is None or product.op_type != "Mul" or product.input[0] == product.input[1]:
+        return ()
+    scales = _scales(node, (cast, product), graph.maker)
+    stored = None if scales is None else graph.stored.get(scales[1])
+    if stored is None or len(stored.dims) > 1 or (node.op_type == "ConvInteger" and np.prod(stored.dims) != 1):
+        return ()  # other scales than one, or one per column
+    return cast, product
 
 
-@restated("ConvInteger", domain="")
+def _scales(node: onnx.NodeProto, tail: Sequence[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto]) -> tuple[str, str] | None:
+    """The scale of the data, which a node gave together with them and their zero point, and the other factor of the product."""
+    step = maker.get(next((n for n in tail[1].input if n != tail[0].output[0]), ""))
+    grid = maker.get(node.input[0])
+    if step is None or step.op_type != "Mul" or grid is None or len(grid.output) < 3 or list(node.input[2:3]) != [grid.output[2]]:
+        return None
+    others = [n for n in step.input if n != grid.output[1]]
+    return (grid.output[1], others[0]) if len(others) == 1 else None
+
+
+def _sums(w: Writer, product: str, axis: int, **attributes: object) -> None:
+    """The sums of products of numbers less their zero points: real ones, or whole ones as int32.
+
+    Real, with both scales, they are what the same layer of the model in floating point makes. Whole ones are exact in float32 up to 2^24,
+    and beyond that to 7 digits.
+    """
+    known = _scales(w.node, w.tail, w.makers) if w.tail else None
+    if known is not None:
+        a, b = real(w, w.input(0), known[0], w.input(2)), real(w, w.input(1), known[1], w.input(3), axis=axis)
+        w.add(product, a, b, output=w.tail[-1].output[0], **attributes)
+    else:
+        sums = w.add(product, _whole(w, 0, w.input(2), 0), _whole(w, 1, w.input(3), axis), **attributes)
+        w.add("Cast", sums, output=w.node.output[0], to=TensorProto.INT32)
+
+
+@restated("ConvInteger", domain="", tail=_to_real)
 def _conv(w: Writer) -> None:
     """Conv of x - x_zero and w - w_zero."""
-    a, b = _whole(w, 0, w.input(2), 0), _whole(w, 1, w.input(3), 0)
-    _sums(w, w.add("Conv", a, b, **w.attributes))
+    _sums(w, "Conv", 0, **w.attributes)
 
 
-@restated("MatMulInteger", domain="")
+@restated("MatMulInteger", domain="", tail=_to_real)
 def _matmul(w: Writer) -> None:
     """(A - a_zero) (B - b_zero), with one zero point of B or one per column."""
-    _sums(w, w.add("MatMul", _whole(w, 0, w.input(2), 0), _whole(w, 1, w.input(3), -1)))
+    _sums(w, "MatMul", -1)
 
 
 @restated("MatMulIntegerToFloat")

@@ -5,10 +5,12 @@ Each reads tensors of 8 bits with a scale and a zero point and writes one. The c
 
 from __future__ import annotations
 
-from onnxsal.ops.expansion import Writer
-from onnxsal.ops.restated import float_of, on_grid, real, restated, sizes, stored, unknown
+from onnx import TensorProto
 
-LAYOUT = "Save the model with at most ORT_ENABLE_EXTENDED, which keeps the channels first."
+from onnxsal.ops.expansion import Writer
+from onnxsal.ops.restated import float_of, on_grid, real, refuse_older, restated, sizes, stored, unknown
+
+EIGHT = (TensorProto.INT8, TensorProto.UINT8)
 
 
 def _kept(w: Writer, *without: str) -> dict[str, object]:
@@ -135,10 +137,12 @@ def _softmax(w: Writer) -> None:
 @restated("QuantizeLinear")
 def _quantize(w: Writer) -> None:
     """As the standard's."""
+    refuse_older(w, w.input(2), allowed=EIGHT)
     w.add("QuantizeLinear", *w.node.input, output=w.node.output[0], **_kept(w))
 
 
 @restated("DequantizeLinear")
 def _dequantize(w: Writer) -> None:
     """As the standard's."""
+    refuse_older(w, w.input(2) or w.input(0), allowed=(*EIGHT, TensorProto.INT32))
     w.add("DequantizeLinear", *w.node.input, output=w.node.output[0], **_kept(w))

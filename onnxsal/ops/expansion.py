@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,13 @@ class Writer:
     """Collects the standard nodes that replace one node; they write its outputs by their names.
 
     ``ranks`` tells how many axes tensors have and ``dtypes`` their element types, as far as that is known; a function adds those of its
-    outputs that others must know. ``constants`` are the initialisers of the graph.
+    outputs that others must know. ``constants`` are the initialisers of the graph, ``opset`` is what its standard operators are of.
+    ``tail`` are the nodes behind it that are written together with it, ``makers`` the nodes by the tensors that they make.
     """
+
+    opset = 18
+    tail: Sequence[onnx.NodeProto] = ()
+    makers: Mapping[str, onnx.NodeProto] = {}
 
     def __init__(
         self,

@@ -7,37 +7,69 @@ now and then, by one step of the grid at most. So the file's own node stays and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from onnxsal.errors import ModelError
-from onnxsal.ops.expansion import MICROSOFT, Expansion, Writer
+from onnxsal.graph.infer import constant_tensor
+from onnxsal.graph.model import captured
+from onnxsal.ops.expansion import MICROSOFT, Writer
 
 ROUNDING = 1e-5
 """How far a copy may be from an operator whose output is no quantised value, relative to the largest one: sums in another order."""
 
 
+class Graph:
+    """Who makes and who reads the tensors of a graph, and which are stored."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.stored = {t.name: t for t in graph.initializer}
+        self.stored |= {n.output[0]: t for n in graph.node if (t := constant_tensor(n)) is not None}
+        self.maker = {name: node for node in graph.node for name in node.output if name}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in (*node.input, *captured(node)):
+                self._readers.setdefault(name, []).append(node)
+        self._declared = {o.name for o in graph.output}
+
+    def reader(self, name: str) -> onnx.NodeProto | None:
+        """The one node that reads a tensor; ``None`` where there are several, none, or it is an output of the graph."""
+        readers = self._readers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self._declared else None
+
+
+Tail = Callable[[onnx.NodeProto, Graph], Sequence[onnx.NodeProto]]
+"""The nodes behind a node that its copy stands for as well, each of which alone reads the one before it."""
+
+Copy = Callable[[Writer], float | None]
+"""Writes the copy; it may return the limit of this node."""
+
+
 @dataclass(frozen=True)
 class Restatement:
-    """What writes the copy, and how far its floating-point outputs may be from the operator's own, relative to the largest."""
+    """What writes the copy, and how far its floating-point outputs may be from the operator's own, relative to the largest; and which nodes
+    behind it the copy stands for as well."""
 
-    write: Expansion
+    write: Copy
     limit: float
+    tail: Tail
 
 
 RESTATED: dict[tuple[str, str], Restatement] = {}
 """Domain and name of an operator -> its copy in standard operators of opset 18."""
 
 
-def restated(*op_types: str, domain: str = MICROSOFT, limit: float = ROUNDING) -> Callable[[Expansion], Expansion]:
+def restated(
+    *op_types: str, domain: str = MICROSOFT, limit: float = ROUNDING, tail: Tail = lambda node, graph: ()
+) -> Callable[[Copy], Copy]:
     """Register the decorated function as what writes ``op_types`` a second time, in floating point."""
 
-    def register(function: Expansion) -> Expansion:
-        RESTATED.update({(domain, op_type): Restatement(function, limit) for op_type in op_types})
+    def register(function: Copy) -> Copy:
+        RESTATED.update({(domain, op_type): Restatement(function, limit, tail) for op_type in op_types})
         return function
 
     return register
@@ -55,6 +87,18 @@ def unknown(w: Writer, what: str, advice: str) -> ModelError:
 
 
 # ----- what the copies are made of -----
+
+
+WIDE = 21
+"""From this opset on the standard knows quantised values of 4 and 16 bits."""
+
+
+def refuse_older(w: Writer, name: str, *, allowed: Collection[int]) -> None:
+    """Raises ``ModelError`` where a tensor is of another type than the ``allowed`` ones, and the model of an older opset than ``WIDE``."""
+    kind = w.dtypes.get(name, 0)
+    if kind and kind not in allowed and w.opset < WIDE:
+        told = TensorProto.DataType.Name(kind).lower()
+        raise unknown(w, f"has quantised values of {told} in a model of opset {w.opset}", f"Export it with opset {WIDE} or higher.")
 
 
 def stored(w: Writer, value: object, dtype: object = np.float32) -> str:

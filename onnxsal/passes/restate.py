@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import onnx
 
 from onnxsal.errors import ModelError
-from onnxsal.graph.infer import constant_tensor
 from onnxsal.graph.originals import Original
 from onnxsal.ops.expansion import Writer
-from onnxsal.ops.restated import Restatement, restatement_of
+from onnxsal.ops.restated import Graph, Restatement, restatement_of
 from onnxsal.passes.base import Pass, PassOutcome
 from onnxsal.passes.expand_contrib import known_types
 from onnxsal.passes.name_nodes import NAME_NODES
+from onnxsal.passes.raise_opset import opset
 
 
-def _copies(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Restatement | None]]:
-    return ((node, restatement_of(node)) for node in proto.graph.node)
+@dataclass(frozen=True)
+class _Part:
+    """Nodes that are written again together."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    copy: Restatement
+
+
+def _parts(proto: onnx.ModelProto, graph: Graph) -> dict[int, _Part]:
+    """The position of the last node of a part -> the part; of its other nodes nothing."""
+    positions, found = {n.output[0]: i for i, n in enumerate(proto.graph.node) if n.output}, dict[int, _Part]()
+    for node in proto.graph.node:
+        copy = restatement_of(node)
+        if copy is not None:
+            nodes = (node, *copy.tail(node, graph))
+            found[positions[nodes[-1].output[0]]] = _Part(tuple(onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes), copy)
+    return found
 
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
     NAME_NODES(proto)  # what is written is called after its node
     ranks, dtypes = known_types(proto)
-    constants = {t.name: t for t in proto.graph.initializer}
-    constants |= {n.output[0]: t for n in proto.graph.node if (t := constant_tensor(n)) is not None}
     versions = {o.domain: o.version for o in proto.opset_import}
     nodes, originals, refused = list[onnx.NodeProto](), list[Original](), dict[str, str]()
-    for node, copy in _copies(proto):
-        kept = onnx.NodeProto.FromString(node.SerializeToString())
-        written = [kept]
-        if copy is not None:
-            writer = Writer(kept, ranks, dtypes, constants)
-            try:
-                copy.write(writer)
-            except ModelError as unknown:
-                refused |= dict.fromkeys(node.output, str(unknown))
-            else:
-                written = writer.nodes
-                proto.graph.initializer.extend(writer.initializers)
-                originals.append(Original(kept, versions.get(node.domain, 1), copy.limit))
-        nodes += written
+    graph = Graph(proto.graph)
+    parts = _parts(proto, graph)
+    later = {name for part in parts.values() for node in part.nodes[:-1] for name in node.output}
+    for i, node in enumerate(proto.graph.node):
+        part = parts.get(i)
+        if part is None:
+            nodes += [] if later.intersection(node.output) else [onnx.NodeProto.FromString(node.SerializeToString())]
+            continue
+        writer = Writer(part.nodes[0], ranks, dtypes, graph.stored)
+        writer.opset, writer.tail, writer.makers = opset(proto), part.nodes[1:], graph.maker
+        try:
+            limit = part.copy.write(writer) or part.copy.limit
+        except ModelError as unknown:
+            refused |= dict.fromkeys(part.nodes[0].output, str(unknown))
+            nodes += part.nodes
+        else:
+            nodes += writer.nodes
+            proto.graph.initializer.extend(writer.initializers)
+            written = frozenset(name for node in writer.nodes for name in node.output)
+            originals.append(Original(part.nodes, versions.get(part.nodes[0].domain, 1), limit, written))
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     names = ", ".join(sorted({o.node.op_type for o in originals}))
@@ -51,7 +70,7 @@ def _run(proto: onnx.ModelProto) -> PassOutcome:
 RESTATE = Pass(
     "restate quantised operators",
     _run,
-    requires=lambda proto: "" if any(copy for _, copy in _copies(proto)) else "no operator that computes with quantised values",
+    requires=lambda proto: "" if any(restatement_of(n) for n in proto.graph.node) else "no operator that computes with quantised values",
     rewrites=True,
 )
 """After the opset was raised, as the copies are of opset 18, and before fused operators are expanded, as copies may be fused ones."""
