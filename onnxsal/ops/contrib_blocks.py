@@ -5,8 +5,6 @@ The copy unpacks the same stored bytes, so that the file has no second set of we
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 from onnx import TensorProto
 
@@ -85,38 +83,35 @@ def _zeros(w: Writer, bits: int, n: int, blocks: int) -> str:
 
 @restated("GatherBlockQuantized", limit=HALF_UNIT)
 def _gather(w: Writer) -> None:
-    """Gather of rows of (codes - zero) scale, with a scale and a zero point for each block along ``quantize_axis``."""
+    """Gather of (codes - zero) scale, with a scale and a zero point for each block along ``quantize_axis``.
+
+    The whole table is unpacked, so that it is seen which table it is; where nothing but the looked-up vectors is read, that is left out.
+    """
     data, scales, zeros = w.input(0), w.input(2), w.input(3)
     shape, given = sizes(w, data), sizes(w, scales)
     if shape is None or given is None:
         raise unknown(w, "has a table that is not stored", "Explain the model with its weights in the file.")
-    rank, block, bits = len(shape), int(w.attributes.get("block_size", 128)), _bits(w, 4)
-    axis, along = int(w.attributes.get("gather_axis", 0)) % rank, int(w.attributes.get("quantize_axis", 1)) % rank
     refuse_older(w, data, allowed=(TensorProto.UINT8,))
+    rank, block, bits = len(shape), int(w.attributes.get("block_size", 128)), _bits(w, 4)
+    along = int(w.attributes.get("quantize_axis", 1)) % rank
     packed = w.dtypes.get(data) == TensorProto.UINT8 and bits < 8
     if packed and along != rank - 1:
         raise unknown(w, "packs several numbers of another axis than its last into a byte", ANEW)
-    if axis != 0 or along == 0 or prod(shape) == 0:
-        raise unknown(w, f"gathers along axis {axis} what is quantised along axis {along}", ANEW)
     size = shape[along] * (8 // bits if packed else 1)
-    count = given[along]
+
+    def numbers(name: str, count: int) -> str:
+        """Codes or zero points, ``count`` along the axis, as floating-point numbers."""
+        if packed:
+            codes = _unpacked(w, name, bits, [*(0,) * (rank - 1), -1])
+            name = codes if (count * bits) % 8 == 0 else _upto(w, codes, count, along)
+        return w.add("CastLike", name, scales)
+
     spread = stored(w, np.arange(size) // block, np.int64)
-
-    def rows(name: str, width: int, split: bool) -> str:
-        """The looked-up rows of the table, scales or zero points, as floating-point numbers."""
-        found = w.add("Gather", name, w.input(1), axis=0)
-        if split:
-            lead = w.add("Shape", found, start=0, end=-1)
-            found = _unpacked(w, found, bits, [-1])
-            found = w.add("Reshape", found, w.add("Concat", lead, w.ints([-1]), axis=0))
-            found = _upto(w, found, width, -1)
-        return w.add("CastLike", found, scales)
-
-    codes = rows(data, size, packed)
-    scale = w.add("Gather", rows(scales, count, False), spread, axis=along - rank)
+    scale = w.add("Gather", scales, spread, axis=along)
     if zeros:
-        shift = w.add("Gather", rows(zeros, count, packed), spread, axis=along - rank)
+        shift = w.add("Gather", numbers(zeros, given[along]), spread, axis=along)
     else:
         middle = 2.0 ** (bits - 1) if w.dtypes.get(data) == TensorProto.UINT8 else 0.0
         shift = w.add("CastLike", stored(w, middle), scales)
-    w.add("Mul", w.add("Sub", codes, shift), scale, output=w.node.output[0])
+    table = w.add("Mul", w.add("Sub", numbers(data, size), shift), scale)
+    w.add("Gather", table, w.input(1), axis=int(w.attributes.get("gather_axis", 0)), output=w.node.output[0])

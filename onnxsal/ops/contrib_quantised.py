@@ -110,13 +110,6 @@ def _pool(w: Writer) -> None:
     on_grid(w, _channels_last(w, y, rank) if last else y, w.input(3), w.input(4))
 
 
-@restated("QLinearReduceMean")
-def _mean(w: Writer) -> None:
-    axes = [int(a) for a in w.attributes.get("axes", [])]
-    y = w.add("ReduceMean", float_of(w, 0), *([w.ints(axes)] if axes else []), keepdims=int(w.attributes.get("keepdims", 1)))
-    on_grid(w, y, w.input(3), w.input(4))
-
-
 @restated("QLinearSigmoid", "QLinearLeakyRelu")
 def _activation(w: Writer) -> None:
     on_grid(w, w.add(w.node.op_type.removeprefix("QLinear"), float_of(w, 0), **_kept(w)), w.input(3), w.input(4))

@@ -42,7 +42,7 @@ class Graph:
         return readers[0] if len(readers) == 1 and name not in self._declared else None
 
 
-Tail = Callable[[onnx.NodeProto, Graph], Sequence[onnx.NodeProto]]
+Behind = Callable[[onnx.NodeProto, Graph], Sequence[onnx.NodeProto]]
 """The nodes behind a node that its copy stands for as well, each of which alone reads the one before it."""
 
 Copy = Callable[[Writer], float | None]
@@ -56,7 +56,7 @@ class Restatement:
 
     write: Copy
     limit: float
-    tail: Tail
+    tail: Behind
 
 
 RESTATED: dict[tuple[str, str], Restatement] = {}
@@ -64,7 +64,7 @@ RESTATED: dict[tuple[str, str], Restatement] = {}
 
 
 def restated(
-    *op_types: str, domain: str = MICROSOFT, limit: float = ROUNDING, tail: Tail = lambda node, graph: ()
+    *op_types: str, domain: str = MICROSOFT, limit: float = ROUNDING, tail: Behind = lambda node, graph: ()
 ) -> Callable[[Copy], Copy]:
     """Register the decorated function as what writes ``op_types`` a second time, in floating point."""
 

@@ -34,7 +34,7 @@ def known_types(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
     nodes: list[onnx.NodeProto] = []
-    expanded, (ranks, dtypes) = [], _known(proto)
+    expanded, (ranks, dtypes) = [], known_types(proto)
     constants = {t.name: t for t in proto.graph.initializer}
     for node in proto.graph.node:
         if expand := expansion_of(node):
