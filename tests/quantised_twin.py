@@ -60,7 +60,7 @@ class Twin:
         low, high = np.iinfo(own.dtype).min - 0.5, np.iinfo(own.dtype).max + 0.5
         passed = exact * ((exact >= low) & (exact <= high))
         rounded = torch.tensor(own.astype(np.float64))
-        assert float((rounded - exact.clamp(low + 0.5, high - 0.5)).abs().max()) <= 1.02  # half a step, and a rounding of its own
+        assert float((rounded - exact.detach().clamp(low + 0.5, high - 0.5)).abs().max()) <= 1.02  # half a step, and a rounding of its own
         return passed + (rounded - passed).detach()
 
     def on_grid(self, node: onnx.NodeProto, x: Tensor, scale: Tensor, zero: Tensor | None, axis: int = 1) -> Tensor:
@@ -233,7 +233,7 @@ def laid(v: Tensor) -> Tensor:
 
 def spanned(x: Tensor) -> Tensor:
     """x on a grid of 8 bits that spans it, with the derivative of what is not rounded."""
-    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    low, high = min(float(x.detach().min()), 0.0), max(float(x.detach().max()), 0.0)
     scale = float(np.float32((high - low) / 255))
     zero = round(-low / scale)
     return x + (((x / scale).round() + zero).clamp(0, 255).sub(zero) * scale - x).detach()

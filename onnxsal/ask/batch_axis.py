@@ -45,8 +45,8 @@ def sample_inputs(
 
 
 SHARED_GRID = (
-    "apart, but for the grids that the model takes from all of the data: what is beside a sample in its batch moves its numbers by rounding; "
-    "feed one at a time where that matters"
+    "apart, but for the grids that the model takes from all of the data: what is beside a sample in its batch moves its numbers by "
+    "rounding; feed one at a time where that matters"
 )
 
 ONE = "all that is fed is one sample"

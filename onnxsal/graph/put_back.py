@@ -52,7 +52,7 @@ def _replace(proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
 
 @contextmanager
 def run_beside(proto: onnx.ModelProto, originals: Sequence[Original]) -> Iterator[dict[str, str]]:
-    """For a while the graph has the originals and their copies, and the outputs of both: yields the names of an original's -> its copy's."""
+    """For a while the graph has the originals and their copies, and the outputs of both: yields names, an original's -> its copy's."""
     pairs = {name: copied(name) for original in originals for name in original.outputs}
     if not pairs:
         yield pairs

@@ -93,7 +93,7 @@ def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
 
 
 def replay(op: Emit, view: Model, source: str, start: Value) -> None:
-    """Emit the nodes of a ``replica``, with its originals; its input tensor ``source`` takes the value ``start``, cast to the model's type."""
+    """Emit the nodes of a ``replica``, with its originals; its input tensor ``source`` takes the value ``start`` (cast to its type)."""
     dtype = view.types[source][0]
     if dtype in HALF or dtype == TensorProto.DOUBLE:
         op.Cast(start, to=dtype, name=source)

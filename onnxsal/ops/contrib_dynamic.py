@@ -6,6 +6,7 @@ The grid of the data counts as a constant, as in ``DynamicQuantizeLinear``: it i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,7 @@ def _whole(w: Writer, i: int, zero: str, axis: int) -> str:
     count = int(np.prod(known)) if known else 1
     if known is not None and (len(known) > 1 or (count > 1 and axis == 0)):
         raise unknown(w, f"has zero points of sizes {list(known)} for its input {i}", ONE_ZERO)
-    return real(w, w.input(i), stored(w, np.ones(known if count > 1 else ())), zero, axis=axis if count > 1 else None)
+    return real(w, w.input(i), stored(w, np.ones(count) if count > 1 else 1.0), zero, axis=axis if count > 1 else None)
 
 
 def _to_real(node: onnx.NodeProto, graph: Graph) -> Sequence[onnx.NodeProto]:
@@ -52,7 +53,7 @@ def _scales(node: onnx.NodeProto, tail: Sequence[onnx.NodeProto], maker: Mapping
     return (grid.output[1], others[0]) if len(others) == 1 else None
 
 
-def _sums(w: Writer, product: str, axis: int, **attributes: object) -> None:
+def _sums(w: Writer, product: str, axis: int, **attributes: Any) -> None:
     """The sums of products of numbers less their zero points: real ones, or whole ones as int32.
 
     Real, with both scales, they are what the same layer of the model in floating point makes. Whole ones are exact in float32 up to 2^24,

@@ -5,6 +5,8 @@ Each reads tensors of 8 bits with a scale and a zero point and writes one. The c
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnx import TensorProto
 
 from onnxsal.ops.expansion import Writer
@@ -13,7 +15,7 @@ from onnxsal.ops.restated import float_of, on_grid, real, refuse_older, restated
 EIGHT = (TensorProto.INT8, TensorProto.UINT8)
 
 
-def _kept(w: Writer, *without: str) -> dict[str, object]:
+def _kept(w: Writer, *without: str) -> dict[str, Any]:
     return {k: v for k, v in w.attributes.items() if k not in without}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -125,7 +126,7 @@ def _zeros(w: Writer, zero: str, scale: str) -> str:
 
 def real(w: Writer, quantised: str, scale: str, zero: str = "", axis: int | None = None) -> str:
     """(quantised - zero) scale, where these are one number or, along ``axis``, one per index."""
-    given = {} if axis is None else {"axis": axis}
+    given: dict[str, Any] = {} if axis is None else {"axis": axis}
     return w.add("DequantizeLinear", *(n for n in (quantised, scale, _zeros(w, zero, scale)) if n), **given)
 
 
