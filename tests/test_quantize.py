@@ -262,7 +262,7 @@ def test_hand_written_dequantisation() -> None:
     np.testing.assert_allclose(run(onnxsal.vjp(model, wrt=["x"], outputs=["y"]), {"x": x, "cotangent/y": u})["vjp/x"], [0, 2, 3, 4, 0])
 
 
-# ----- refusals -----
+# ----- operators that compute in integers -----
 
 
 def integer_matmul() -> tuple[list[onnx.NodeProto], Arrays]:
@@ -286,13 +286,20 @@ def integer_qlinear() -> tuple[list[onnx.NodeProto], Arrays]:
 
 @pytest.mark.parametrize("build", [integer_matmul, integer_qlinear])
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a float path"])
-def test_integer_arithmetic_is_refused(build: Callable[[], tuple[list[onnx.NodeProto], Arrays]], beside: bool) -> None:
-    """Never a silent zero, also where another path to the output is differentiable."""
+def test_integer_arithmetic_is_crossed(build: Callable[[], tuple[list[onnx.NodeProto], Arrays]], beside: bool) -> None:
+    """Never a silent zero, also where another path to the output is differentiable: the integers' part of the slope is there."""
     nodes, constants = build()
     last = helper.make_node("Add", ["p", "x"], ["y"]) if beside else helper.make_node("Identity", ["p"], ["y"])
-    model = model_of([*nodes, last], {"x": np.ones((2, 4), np.float32)}, constants)
-    with pytest.raises(PlanError, match=r"(?s)gap.*QDQ"):
-        onnxsal.vjp(model, wrt=["x"], outputs=["y"])
+    x = np.array([[1, 0.5, 0, -0.2], [0.3, 0.1, 0.2, 0]], np.float32)
+    model = model_of([*nodes, last], {"x": x}, constants)
+    u = np.arange(1, 9, dtype=np.float32).reshape(2, 4)
+    weight = np.ones((4, 4)) if build is integer_matmul else np.full((4, 4), (1 - 3) * 0.1)
+    expected = u @ weight.T + (u if beside else 0)
+    found = run(onnxsal.vjp(model, wrt=["x"], outputs=["y"]), {"x": x, "cotangent/y": u})["vjp/x"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# ----- refusals -----
 
 
 def test_a_cast_to_integers_ends_the_signal_with_a_reason() -> None:

@@ -44,6 +44,11 @@ def sample_inputs(
     return names, Found("samples", value, case.ground, case.why)
 
 
+SHARED_GRID = (
+    "apart, but for the grids that the model takes from all of the data: what is beside a sample in its batch moves its numbers by "
+    "rounding; feed one at a time where that matters"
+)
+
 ONE = "all that is fed is one sample"
 
 
@@ -77,10 +82,12 @@ class _Case:
             return rows  # no other sample to keep apart from
         if isinstance(size, int) and isinstance(fixed, int) and size != fixed:
             return self._one(start, f"axis 0 has {size} elements in one and {fixed} in the other")
-        for some in dict.fromkeys([rows, (self.main,)]):
-            axes = row_axes(self.model, some)
-            if axes.get(self.start.name) == 0 == axes.get(self.x.name):
-                return some
+        for grids in (False, True):
+            for some in dict.fromkeys([rows, (self.main,)]):
+                axes = row_axes(self.model, some, fixed_grids=grids)
+                if axes.get(self.start.name) == 0 == axes.get(self.x.name):
+                    self.why = SHARED_GRID if grids else ""
+                    return some
         known = origins(self.model, self.x, self.start.name)
         if size == 1 and not self.said and any(label == 0 and place for place, label in known.items()):
             self.why = "a batch of one, which is no longer the first axis of the scores"

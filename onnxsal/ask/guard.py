@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -25,9 +26,9 @@ from onnxsal.graph.widen import float32_twin, unit_of
 from onnxsal.large import Apart, apart, separable, weights_as_inputs
 from onnxsal.ops.expansion import expansion_of
 from onnxsal.ops.registry import known
-from onnxsal.passes import Compare, Comparison, Prepared, prepare
+from onnxsal.passes import Compare, Comparison, Gap, Prepared, prepare
 from onnxsal.runtime.feeds import fed_inputs
-from onnxsal.runtime.probe import compare_models, first_run, refuse_other_types
+from onnxsal.runtime.probe import compare_models, first_run, gaps_of, refuse_other_types
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, lacks_kernel, open_session, without_kernel
 
@@ -76,11 +77,12 @@ def comparing(example: Mapping[str, np.ndarray] | None = None) -> Compare:
     half-precision model whose outputs changed is compared as its float32 twin: see ``_without_rounding``.
     """
 
-    def compare(original: onnx.ModelProto | Apart, after: onnx.ModelProto) -> Comparison:
+    def compare(original: onnx.ModelProto | Apart, after: onnx.ModelProto, pairs: Mapping[str, str] = MappingProxyType({})) -> Comparison:
         before = original if isinstance(original, Apart) else apart(original)
         try:
             difference = compare_models(before, after, example=example)
-            found = Comparison(difference, "on the data given" if example else "")
+            gaps = tuple(Gap(*gap) for gap in gaps_of(after, pairs, example))
+            found = Comparison(difference, "on the data given" if example else "", gaps=gaps)
             return found if found.accepted or not np.isfinite(difference) else _without_rounding(found, before, after, example)
         except ExampleNeeded as unknown:
             refuse_other_types(before, after)
@@ -115,7 +117,8 @@ def _without_rounding(found: Comparison, before: Apart, after: onnx.ModelProto, 
         wide = compare_models(float32_twin(before.whole()), float32_twin(after), example=given)
     except (OnnxsalError, MemoryError) as error:
         return replace(found, limit=unit, note=f"one unit in the last place is allowed: the float32 twin does not run: {error}")
-    return Comparison(wide, f"{found.note + ', ' if found.note else ''}all of it in float32; {half}")
+    note = f"{found.note + ', ' if found.note else ''}all of it in float32; {half}"
+    return replace(found, difference=wide, note=note)
 
 
 def _wide(array: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from onnxsal.facts.grounds import Found
 from onnxsal.facts.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.facts.tags import tags_of
 from onnxsal.facts.wild import mark
-from onnxsal.graph import Model, NodeView
+from onnxsal.graph import Model, NodeView, Value
 from onnxsal.ops.registry import advice, spec_of
 
 
@@ -66,6 +66,11 @@ class Plan:
         return "\n".join([head, *table, *ends, *self.notes])
 
 
+def _unfollowed(model: Model, value: Value) -> bool:
+    """Whether a tensor holds sums of quantised values, and nobody knows which: not those of an operator that is walked as another."""
+    return value.dtype in WIDE_INTEGERS and value.name not in model.restated
+
+
 def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence[str]) -> Plan:
     """Decide the rule of every node between ``starts`` and ``wrt``.
 
@@ -88,7 +93,7 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
         if spec is None:
             gaps.append(f"{node.label}: no gradient is known{advice(node)}")
             continue
-        if wide := [v.name for i, v in enumerate(node.inputs) if v is not None and node.want(i) and v.dtype in WIDE_INTEGERS]:
+        if wide := [v.name for i, v in enumerate(node.inputs) if v is not None and node.want(i) and _unfollowed(model, v)]:
             gaps.append(f"{node.label}: {wide} holds quantised values as wide integers; they are followed in types of up to 16 bits only")
             continue
         choice = method.choose(node, spec.family, positions.get(node.index, "inner"))

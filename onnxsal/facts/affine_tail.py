@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from onnxsal.facts.axes import moved
 from onnxsal.graph import Model, NodeView, Value
-from onnxsal.ops.registry import spec_of
+from onnxsal.ops.registry import family_of, spec_of
 from onnxsal.ops.statements import APART
 
 
@@ -19,8 +19,16 @@ def is_constant(model: Model, name: str) -> bool:
     if name in model.initializers:
         return all(i.name != name for i in model.graph.input)
     if name in model.types or model.outer is None:
-        return model.constant(name) is not None
+        return model.constant(name) is not None or model.once(("unpacked", name), lambda: _unpacked(model, name))
     return is_constant(model.outer, name)
+
+
+def _unpacked(model: Model, name: str) -> bool:
+    """Whether the tensor is a stored one that was quantised, as real numbers."""
+    node = model.producer.get(name)
+    if node is None or not (family_of(node) == "quantize" or name in model.written):
+        return False
+    return bool(node.proto.input) and all(is_constant(model, n) for n in node.proto.input if n)
 
 
 @dataclass(frozen=True)

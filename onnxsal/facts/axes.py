@@ -53,9 +53,10 @@ def trace(
     seeds: Mapping[str, Trace],
     adjust: Callable[[NodeView, Trace], Trace] | None = None,
     sizes: Mapping[int, int] | None = None,
+    fixed_grids: bool = False,
 ) -> dict[str, Trace]:
     """The trace of every tensor that depends on the seeds. ``adjust`` may add to what follows for the first output of a node; ``sizes``
-    are those of the axes, where they are numbers.
+    are those of the axes, where they are numbers; ``fixed_grids`` takes a grid that follows the data for a constant.
 
     An axis is ``APART`` in an output only if every input that depends on the seeds has it in the same place, apart.
     """
@@ -65,6 +66,8 @@ def trace(
         inside = any(of(name) is not None for name in captured(node.proto))
         if (not read and not inside) or facts_of(node).of_sizes:
             return []  # nothing of the input but its sizes
+        if fixed_grids and len(read) == 1 and _follows(node):
+            return [read[0], *[None] * (len(node.outputs) - 1)]
         outputs: list[Trace | None] = []
         for j, y in enumerate(node.outputs):
             found = {} if inside or y is None else _joined(node, read, j, sizes or {})
@@ -72,6 +75,12 @@ def trace(
         return outputs
 
     return forward(nodes, seeds, step)
+
+
+def _follows(node: NodeView) -> bool:
+    """Whether the node rounds to a grid that it takes from the data, and also tells."""
+    spec = spec_of(node)
+    return spec is not None and spec.family == "quantize" and len(node.outputs) > 1
 
 
 def _joined(node: NodeView, read: Mapping[int, Trace], j: int, sizes: Mapping[int, int]) -> Trace:
@@ -116,12 +125,13 @@ def _reshaped(before: Sequence[int], spot: Spot, after: Sequence[int], size: int
 # ----- samples -----
 
 
-def row_axes(model: Model, rows: Collection[str]) -> dict[str, int | None]:
+def row_axes(model: Model, rows: Collection[str], fixed_grids: bool = False) -> dict[str, int | None]:
     """Tensor -> the axis that counts samples, for every tensor that depends on the inputs ``rows``, which have it first.
 
-    Index i of that axis depends on row i of these inputs alone, and there are as many. ``None``: that could not be proved.
+    Index i of that axis depends on row i of these inputs alone (``fixed_grids``: and on grids that follow all of the data), and there are
+    as many. ``None``: that could not be proved.
     """
-    found = trace(model.nodes, {name: {0: Spot(0)} for name in rows})
+    found = trace(model.nodes, {name: {0: Spot(0)} for name in rows}, fixed_grids=fixed_grids)
     return {name: known[0].place if 0 in known and known[0].how is APART else None for name, known in found.items()}
 
 

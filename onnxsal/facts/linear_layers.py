@@ -108,7 +108,7 @@ def _is_layer(node: NodeView) -> bool:
     weight, x = node.input(1), node.x
     if weight.static is None or weight.dtype not in FLOATS or x.shape is None or node.y.shape is None:
         return False
-    if not is_constant(node.model, weight.name) or is_constant(node.model, x.name):
+    if not is_constant(node.model, weight.name) or node.const(1) is None or is_constant(node.model, x.name):
         return False
     if kind.slides:
         return len(weight.static) >= 3

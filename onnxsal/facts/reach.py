@@ -44,14 +44,15 @@ def carrying(model: Model, node: NodeView, hit: Sequence[str]) -> list[str]:
     """Outputs that carry the signal of the inputs ``hit``: those the operator names, else the floating-point ones.
 
     Where quantised values come in, they also go out: in outputs of a quantised type, and in a first output of wider integers
-    (``MatMulInteger``). Other integers are indices and sizes, which have no derivative.
+    (``MatMulInteger``); so do the sums of an operator that is walked as one in floating point. Other integers are indices and sizes,
+    which have no derivative.
     """
     outputs = [o for o in node.proto.output if o]
     spec = spec_of(node)
     if spec is not None and spec.carries is not None:
         return [o for i, o in enumerate(node.proto.output) if o and i in spec.carries]
     if all(carries(model, n) for n in hit):
-        return [o for o in outputs if carries(model, o)]
+        return [o for o in outputs if carries(model, o) or o in model.restated]
     return [o for o in outputs if carries(model, o) or _type(model, o) in GRID or (o == outputs[0] and _type(model, o) in WIDE_INTEGERS)]
 
 

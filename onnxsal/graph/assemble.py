@@ -13,6 +13,7 @@ from onnxsal.errors import ModelError
 from onnxsal.graph.emit import Emit
 from onnxsal.graph.infer import Shape
 from onnxsal.graph.model import Model, Value, all_names
+from onnxsal.graph.put_back import put_back
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Port:
 
 
 def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
-    """Append to ``model.proto`` (changed in place and returned) the emitted nodes that ``outputs`` need.
+    """Append to ``model.proto`` (changed in place and returned) the emitted nodes that ``outputs`` need; originals are put back.
 
     Raises ``ModelError`` where a name to be added is already in use.
     """
@@ -52,6 +53,7 @@ def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[P
         if port.default is not None:
             proto.graph.initializer.append(numpy_helper.from_array(port.default, port.value.name))
     proto.graph.output.extend(_declare(p) for p in outputs)
+    put_back(proto, model.originals)
     return proto
 
 

@@ -7,7 +7,7 @@ another library's importer, so metadata, doc strings, quantisation annotations a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxsal.errors import ModelError, UnsupportedError
 from onnxsal.graph.infer import Inferred, Shape, constant_value, infer
+from onnxsal.graph.originals import Original
 from onnxsal.protos import graphs_of
 
 T = TypeVar("T")
@@ -231,14 +232,28 @@ class Model:
     """An ONNX model, indexed. Build it once per (immutable) state of the ``ModelProto``.
 
     ``outer`` is the model around this one, for the body of a loop: its tensors can be read from here. ``copies`` are the indices of the
-    nodes of that model that these are copies of. ``supposed``: numbers were made up for open sizes, so no tensor is refused for its size.
+    nodes of that model that these are copies of. ``originals`` are operators of the file that are walked as others (``originals.py``):
+    they are put back where the model is run. ``refused`` says of a tensor why the operator that makes it is not. ``supposed``: numbers were
+    made up for open sizes, so no tensor is refused for its size.
     """
 
-    def __init__(self, proto: onnx.ModelProto, outer: Model | None = None, copies: Sequence[int] = (), supposed: bool = False) -> None:
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        outer: Model | None = None,
+        copies: Sequence[int] = (),
+        originals: Sequence[Original] = (),
+        refused: Mapping[str, str] | None = None,
+        supposed: bool = False,
+    ) -> None:
         self.proto = proto
         self.supposed = supposed
         self.outer = outer
         self.copies = copies
+        self.originals = tuple(originals)
+        self.restated = frozenset(name for original in originals for name in original.outputs)
+        self.written = frozenset(name for original in originals for name in original.written)
+        self.refused = refused or {}
         self.graph = proto.graph
         self.initializers = {t.name: t for t in self.graph.initializer}
         self.input_names = [i.name for i in self.graph.input if i.name not in self.initializers]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import onnx
 from onnx import TensorProto
 
 from onnxsal.graph.emit import Emit
 from onnxsal.graph.model import HALF, Model, NodeView, Value, captured
+from onnxsal.graph.originals import Original, as_run
 from onnxsal.protos import graphs_of
 
 
@@ -43,9 +45,31 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> M
         copy.CopyFrom(node.proto)
         _rename(copy, renamed)
         proto.graph.node.append(copy)
-    view = Model(proto, outer=model, copies=[n.index for n in nodes])
+    originals = [_moved(original, prefix, renamed) for original in model.originals if _whole(model, original, source)]
+    view = Model(proto, outer=model, copies=[n.index for n in nodes], originals=originals)
     view.__dict__["types"] = {renamed[n]: model.types[n] for n in names if n in model.types}
     return view
+
+
+def _moved(original: Original, prefix: str, renamed: Mapping[str, str]) -> Original:
+    """The original on renamed tensors; none of its outputs keeps its name."""
+    names = {**{name: f"{prefix}/{name}" for name in (*original.outputs, *original.inner)}, **renamed}
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in original.nodes]
+    for node in nodes:
+        _rename(node, names)
+    return replace(original, nodes=tuple(nodes))
+
+
+def _whole(model: Model, original: Original, source: str) -> bool:
+    """Whether ``source`` is outside of the original's copy: what begins inside of it does not go through the original."""
+    ends, todo, inner = original.reads, list(original.outputs), set[str]()
+    while todo:
+        name = todo.pop()
+        if name not in ends | inner:
+            inner.add(name)
+            node = model.producer.get(name)
+            todo += [] if node is None else [n for n in (*node.proto.input, *captured(node.proto)) if n]
+    return source not in inner - set(original.outputs)
 
 
 def reads_inputs(model: Model, view: Model) -> bool:
@@ -69,11 +93,11 @@ def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
 
 
 def replay(op: Emit, view: Model, source: str, start: Value) -> None:
-    """Emit the nodes of a ``replica``; its input tensor ``source`` takes the value ``start`` (cast to the model's type)."""
+    """Emit the nodes of a ``replica``, with its originals; its input tensor ``source`` takes the value ``start`` (cast to its type)."""
     dtype = view.types[source][0]
     if dtype in HALF or dtype == TensorProto.DOUBLE:
         op.Cast(start, to=dtype, name=source)
     else:
         op.Identity(start, name=source)
-    for node in view.nodes:
-        op.insert(node)
+    for proto in as_run([n.proto for n in view.nodes], view.originals):
+        op.insert(NodeView(view, proto, len(view.nodes)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,11 @@ class Writer:
     ``ranks`` tells how many axes tensors have and ``dtypes`` their element types, as far as that is known; a function adds those of its
     outputs that others must know. ``sizes`` are those of axes, where they are numbers. ``constants`` are the initialisers of the graph,
     ``taken`` the names of tensors in the model, to which the writer adds its own. ``opset`` is the version of the standard that is written.
+    ``tail`` are the nodes behind it that are written together with it, ``makers`` the nodes by the tensors that they make.
     """
+
+    tail: Sequence[onnx.NodeProto] = ()
+    makers: Mapping[str, onnx.NodeProto] = {}
 
     def __init__(
         self,

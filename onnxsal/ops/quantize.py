@@ -20,7 +20,7 @@ from onnxsal.graph.helpers import as_compute, dim_of, mask, reshape_like, shape_
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.ranges import at, grid, product
-from onnxsal.ops.registry import case, gradient_of, not_yet
+from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.statements import ANY, MIXED, UNSATURATED, Moved, Range, RangeOf
 
 LIMITS: dict[str, tuple[float, float]] = {
@@ -286,14 +286,3 @@ def _whole_tensor_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
 def dynamic_quantize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dq / scale: the range spans the data, so nothing saturates; the grid follows the data, and counts as a constant."""
     return [op.Div(dy, node.output(1))]
-
-
-not_yet(
-    "it computes in integers, so its float factors are not in the graph. Explain the float model, or quantise it in the QDQ format "
-    "(QuantizeLinear and DequantizeLinear around float operators; quantize_static(..., quant_format=QuantFormat.QDQ) in ONNX Runtime), "
-    "which is followed",
-    "ConvInteger",
-    "MatMulInteger",
-    "QLinearConv",
-    "QLinearMatMul",
-)

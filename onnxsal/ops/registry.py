@@ -269,8 +269,10 @@ def not_yet(advice: str, *op_types: str, domain: str = "") -> None:
 
 
 def advice(node: NodeView) -> str:
-    """What to do about a node without a gradient: the advice listed for its operator, or the name that may have been meant."""
-    listed = NOT_YET.get((node.domain, node.op_type))
+    """What to do about a node without a gradient: why it is not known in this form, the advice listed for its operator, or the name that
+    may have been meant."""
+    refused = (node.model.refused.get(o) for o in node.proto.output)
+    listed = next(filter(None, refused), None) or NOT_YET.get((node.domain, node.op_type))
     return f"; {listed}" if listed else near_miss(node.op_type, [name for _, name in REGISTRY])
 
 

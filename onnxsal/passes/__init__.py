@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,8 @@ import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.graph import Model
+from onnxsal.graph.originals import Original
+from onnxsal.graph.put_back import run_beside
 from onnxsal.large import Apart, apart
 from onnxsal.passes.base import Pass, PassOutcome
 from onnxsal.passes.declarations import DECLARATIONS
@@ -20,6 +22,7 @@ from onnxsal.passes.name_nodes import NAME_NODES
 from onnxsal.passes.order_logits import order_logits
 from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.ranks import declare_ranks
+from onnxsal.passes.restate import RESTATE
 from onnxsal.passes.samples_first import samples_first
 from onnxsal.passes.sort import SORT
 
@@ -30,16 +33,31 @@ TOLERANCE = 1e-5
 """A rewritten forward part must return the same outputs up to rounding."""
 
 
+ONE_STEP = 1.0
+"""A copy may round to the neighbour of what the node itself rounds to."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a tensor of a copy is from the original's: in steps of the grid where ``steps``, else relative to the largest element."""
+
+    name: str
+    size: float
+    steps: bool
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Largest difference of the outputs of two models that ran on the same data, relative to the largest output, and how they ran.
 
     ``limit`` is what rounding may make of it. Where no data was found on which they run, ``difference`` is ``None`` and ``note`` says why.
+    ``gaps``: how far the copies of originals were from these.
     """
 
     difference: float | None
     note: str = ""
     limit: float = TOLERANCE
+    gaps: tuple[Gap, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -47,8 +65,8 @@ class Comparison:
         return self.difference is not None and self.difference <= self.limit
 
 
-Compare = Callable[[onnx.ModelProto | Apart, onnx.ModelProto], Comparison]
-"""Runs the model before and after it was rewritten."""
+Compare = Callable[[onnx.ModelProto | Apart, onnx.ModelProto, Mapping[str, str]], Comparison]
+"""Runs the model before and after it was rewritten, and in the latter compares tensors in pairs: the original's with the copy's."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +89,7 @@ def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> lis
         NAME_DOMAIN,
         RAISE_OPSET,
         SET_IR,
+        RESTATE,
         EXPAND_CONTRIB,
         expand_bodies(known),
         NAME_NODES,
@@ -91,28 +110,34 @@ def prepare(
     before: Apart | None = None
     log: list[str] = []
     rewritten: list[str] = []
+    originals: list[Original] = []
+    refused: dict[str, str] = {}
     for step in passes(known, example):
         if step.rewrites and compare is not None and before is None and not step.requires(proto):
             before = apart(proto)
         outcome = step(proto)
+        originals += outcome.originals
+        refused |= outcome.refused
         if outcome.changed:
             log.append(f"{step.name}: {outcome.detail}")
             if step.rewrites:
                 rewritten.append(step.name)
     doubt = ""
     if rewritten and compare is not None and before is not None:
-        line, doubt = _compared(compare(before, proto), ", ".join(rewritten))
-        log.append(line)
-    model = Model(proto)
+        with run_beside(proto, originals) as pairs:
+            found = compare(before, proto, pairs)
+        line, doubt = _compared(found, ", ".join(rewritten))
+        log += [line, *_gaps(found.gaps, originals)]
+    model = Model(proto, originals=originals, refused=refused)
     if moved := samples_first(model):
         listing = ", ".join(f"'{name}'" for name in moved)
         log.append(f"samples first: {listing} count(s) samples along another axis, and got a copy in which they come first")
-        model = Model(proto)
+        model = Model(proto, originals=originals, refused=refused)
     if order_logits(model):
         log.append(
             "order logits: the logits stand in another order than the output, or times a number, so they were added as they belong to it"
         )
-        model = Model(proto)
+        model = Model(proto, originals=originals, refused=refused)
     return Prepared(model, log, bool(rewritten), doubt)
 
 
@@ -129,3 +154,28 @@ def _compared(found: Comparison, rewritten: str) -> tuple[str, str]:
             "Export the model with opset 18 or higher and without fused operators."
         )
     return f"outputs before and after {rewritten}: largest relative difference {found.difference:.1e}{note}", ""
+
+
+def _gaps(gaps: Sequence[Gap], originals: Sequence[Original]) -> list[str]:
+    """Lines for the log: how far copies are from their originals at most. Raises ``ModelError`` where one is farther than it may be."""
+    owner = {name: original for original in originals for name in original.outputs}
+    for gap in gaps:
+        node, limit = owner[gap.name].node, ONE_STEP if gap.steps else owner[gap.name].limit
+        if not gap.size <= limit:
+            raise ModelError(
+                f"node '{node.name}' ({node.op_type}) is explained by the same in floating point, which must agree with it to "
+                f"{_size(limit, gap.steps)}, and is {_size(gap.size, gap.steps)} away at '{gap.name}'. Its integers overflow on this "
+                "processor, or it means something else here. Explain the float model, or quantise it in the QDQ format."
+            )
+    said = []
+    for steps in (True, False):
+        worst = max((gap for gap in gaps if gap.steps == steps), key=lambda gap: gap.size, default=None)
+        if worst is not None:
+            of, at = sum(gap.steps == steps for gap in gaps), owner[worst.name].node.name if worst.size else ""
+            where = f", at node '{at}'" if at else ""
+            said.append(f"copies in floating point beside {of} tensor(s): at most {_size(worst.size, steps)} from the model's own{where}")
+    return said
+
+
+def _size(size: float, steps: bool) -> str:
+    return f"{size:g} step{'' if size == 1 else 's'} of the grid" if steps else f"{size:.1e} of the largest value"

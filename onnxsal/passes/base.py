@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import onnx
 
 from onnxsal.errors import ModelError
+from onnxsal.graph.originals import Original
 from onnxsal.protos import graphs_of
 
 
 @dataclass(frozen=True)
 class PassOutcome:
-    """What a pass did: how many places it changed, and a line for the log ('' = nothing to say)."""
+    """What a pass did: how many places it changed, and a line for the log ('' = nothing to say).
+
+    ``originals`` are nodes whose place was taken by a copy that is explained; they are put back where the model is run. ``refused`` says
+    of the tensors of a node why the pass left it.
+    """
 
     changed: int = 0
     detail: str = ""
+    originals: tuple[Original, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

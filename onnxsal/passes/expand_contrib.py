@@ -104,7 +104,7 @@ def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     return graphs_of(node) if node.domain in ("", "ai.onnx") else iter(())
 
 
-class _Known:
+class Learnt:
     """Ranks, sizes that are numbers, and element types of tensors, as far as inference tells, in all graphs; and all names."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -160,7 +160,7 @@ def _run(proto: onnx.ModelProto) -> PassOutcome:
     expanded: list[str] = []
     waiting: list[ModelError] = []
     while not expanded or waiting:
-        known, before = _Known(proto), len(expanded)
+        known, before = Learnt(proto), len(expanded)
         waiting = list(_round(proto.graph, known, {}, expanded))
         if waiting and len(expanded) == before:
             raise waiting[0]
@@ -169,7 +169,7 @@ def _run(proto: onnx.ModelProto) -> PassOutcome:
     return PassOutcome(len(expanded), f"expanded {len(expanded)} fused node(s): {names}")
 
 
-def _round(graph: onnx.GraphProto, known: _Known, around: dict[str, onnx.TensorProto], expanded: list[str]) -> Iterator[ModelError]:
+def _round(graph: onnx.GraphProto, known: Learnt, around: dict[str, onnx.TensorProto], expanded: list[str]) -> Iterator[ModelError]:
     """Write the nodes of a graph and of those inside it of which enough is known; yields what is said of the others."""
     written: list[onnx.NodeProto] = []
     constants = around | {t.name: t for t in graph.initializer}

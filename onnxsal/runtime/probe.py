@@ -50,6 +50,19 @@ def first_run(model: onnx.ModelProto, example: Feed | None = None) -> tuple[Feed
     return next(iter(_runs(model, _runner(apart(model)), None, example or {})))
 
 
+def gaps_of(model: onnx.ModelProto, pairs: Mapping[str, str], example: Feed | None = None) -> list[tuple[str, float, bool]]:
+    """For each pair of outputs of ``model``: the first one's name, how far the second is from it on one feed, and whether that is told in
+    steps (of quantised values) or relative to the largest element. Raises as ``first_run``."""
+    values = first_run(model, example)[1] if pairs else {}
+    return [(name, *_gap(values[name], values[other])) for name, other in pairs.items()]
+
+
+def _gap(own: Any, other: Any) -> tuple[float, bool]:
+    if isinstance(own, np.ndarray) and own.dtype.kind in "iu" and own.dtype.itemsize <= 2 and np.shape(own) == np.shape(other):
+        return float(np.max(np.abs(own.astype(np.int64) - np.asarray(other).astype(np.int64)), initial=0)), True
+    return relative_difference(own, other), False
+
+
 def refuse_other_types(before: Apart, after: onnx.ModelProto) -> None:
     """What is known without a run: ONNX Runtime opens both, and the outputs kept their types. Raises ``ModelError``."""
     both = (before, apart(after, before))
