@@ -48,7 +48,7 @@ def infer(proto: onnx.ModelProto) -> Inferred:
     constants: dict[str, np.ndarray] = {}
     for _ in range(_ROUNDS):
         inferred = _inferred(light)
-        types = _types(inferred)
+        types = types_of(inferred)
         found = _fold(light, types)
         if not found:
             break
@@ -91,7 +91,7 @@ def _refuse_large_in_branches(
                 fixed.update(node.output)
         if any(not is_stored(node) for node in nodes):
             alone = helper.make_model(helper.make_graph(nodes, "constants", [], [], weights), opset_imports=imports)
-            _refuse_large(alone.graph, _types(_inferred(alone)))
+            _refuse_large(alone.graph, types_of(_inferred(alone)))
         _refuse_large_in_branches(inner, imports, weights)
 
 
@@ -101,7 +101,7 @@ def contradicted(proto: onnx.ModelProto) -> dict[str, tuple[Shape, Shape]]:
     The graph contradicts another rank, another number, and a number or a symbol of an input where it computes the symbol of
     another input. A declared size that it cannot compute stands.
     """
-    declared = _types(proto, ("output", "value_info"))
+    declared = types_of(proto, ("output", "value_info"))
     if not declared:
         return {}
     bare = onnx.ModelProto()
@@ -109,7 +109,7 @@ def contradicted(proto: onnx.ModelProto) -> dict[str, tuple[Shape, Shape]]:
     del bare.graph.value_info[:]
     for output in bare.graph.output:
         output.type.tensor_type.ClearField("shape")
-    symbols = {d for _, shape in _types(proto, ("input",)).values() for d in shape or () if isinstance(d, str)}
+    symbols = {d for _, shape in types_of(proto, ("input",)).values() for d in shape or () if isinstance(d, str)}
     computed, wrong = infer(bare).types, {}
     for name, (_, was) in declared.items():
         now = computed.get(name, (0, None))[1]
@@ -150,7 +150,7 @@ def infer_shapes(proto: onnx.ModelProto, **checks: bool) -> onnx.ModelProto:
     long. Raises what onnx raises.
     """
     plain = onnx.shape_inference.infer_shapes(proto, **checks)
-    vectors = (shape[0] for _, shape in _types(plain).values() if shape is not None and len(shape) == 1)
+    vectors = (shape[0] for _, shape in types_of(plain).values() if shape is not None and len(shape) == 1)
     if any(isinstance(size, int) and size > _VECTOR for size in vectors):
         return plain
     return onnx.shape_inference.infer_shapes(proto, data_prop=True, **checks)
@@ -180,7 +180,7 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _types(inferred: onnx.ModelProto, fields: Sequence[str] = ("value_info", "output", "input")) -> Types:
+def types_of(inferred: onnx.ModelProto, fields: Sequence[str] = ("value_info", "output", "input")) -> Types:
     infos = [info for field in fields for info in getattr(inferred.graph, field)]
     known = {i.name: (i.type.tensor_type.elem_type, _shape_of(i.type.tensor_type)) for i in infos if i.type.HasField("tensor_type")}
     return known | {t.name: (t.data_type, tuple(t.dims)) for t in inferred.graph.initializer}

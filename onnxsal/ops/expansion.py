@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxsal.errors import ModelError
+from onnxsal.graph import FLOATS
+from onnxsal.graph.infer import Shape, Types
 
 MICROSOFT = "com.microsoft"
 
@@ -18,7 +21,8 @@ class Writer:
     """Collects the standard nodes that replace one node; they write its outputs by their names.
 
     ``ranks`` tells how many axes tensors have and ``dtypes`` their element types, as far as that is known; a function adds those of its
-    outputs that others must know. ``constants`` are the initialisers of the graph.
+    outputs that others must know. ``constants`` are the initialisers of the graph. ``infer`` tells the types and shapes of what stands
+    before the node, once that is written in standard operators.
     """
 
     def __init__(
@@ -27,11 +31,13 @@ class Writer:
         ranks: dict[str, int] | None = None,
         dtypes: dict[str, int] | None = None,
         constants: Mapping[str, onnx.TensorProto] | None = None,
+        infer: Callable[[], Types] = dict,
     ) -> None:
         self.node = node
         self.ranks = {} if ranks is None else ranks
         self.dtypes = {} if dtypes is None else dtypes
         self.constants = {} if constants is None else constants
+        self.infer = infer
         self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -50,6 +56,12 @@ class Writer:
         self.initializers.append(numpy_helper.from_array(array, name))
         return name if isinstance(value, list) else self.add("CastLike", name, self.node.input[0])
 
+    def tensor(self, array: np.ndarray) -> str:
+        """A constant of any shape, in its own type."""
+        name = f"{self.node.name or self.node.output[0]}/const{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
     def ints(self, values: list[int]) -> str:
         """A constant list of int64."""
         return self.const(values)
@@ -61,6 +73,10 @@ class Writer:
     def input(self, i: int) -> str:
         """Input i, '' where it is left out."""
         return self.node.input[i] if i < len(self.node.input) else ""
+
+    def type_of(self, i: int) -> tuple[int, Shape | None]:
+        """Element type (0: not known) and shape (``None``: not even the number of axes is known) of input i."""
+        return self.infer().get(self.input(i), (0, None))
 
     def array(self, i: int) -> np.ndarray | None:
         """Input i, where it is an initialiser."""
@@ -80,15 +96,39 @@ class Writer:
 
 Expansion = Callable[[Writer], None]
 
+
 EXPANSIONS: dict[tuple[str, str], Expansion] = {}
 """Domain and name of an operator -> what writes it in standard ones of opset 18."""
 
 
-def expansion(*op_types: str, domain: str = MICROSOFT) -> Callable[[Expansion], Expansion]:
-    """Register the decorated function as what writes ``op_types`` in standard operators."""
+@dataclass(frozen=True)
+class Partly:
+    """Which nodes of an operator stay, although there is a function that writes it.
+
+    ``output`` is the one that the function makes; the node itself makes the others (``None``: the function makes all). ``of_floats``:
+    what works on integers or text stays as it is, since it carries no derivative.
+    """
+
+    output: int | None = None
+    of_floats: bool = False
+
+    def stays(self, node: onnx.NodeProto, read: Container[str], types: Types) -> bool:
+        """Whether nothing of a node need be written: nothing reads what would be made, or it holds no floating-point numbers."""
+        if self.of_floats and types.get(node.input[0], (0, None))[0] not in FLOATS | {0}:
+            return True
+        return self.output is not None and node.output[self.output] not in read
+
+
+PARTLY: dict[tuple[str, str], Partly] = {}
+"""Domain and name of an operator -> which of its nodes stay (not in it: none)."""
+
+
+def expansion(*op_types: str, domain: str = MICROSOFT, partly: Partly | None = None) -> Callable[[Expansion], Expansion]:
+    """Register the decorated function as what writes ``op_types`` in standard operators, but for what ``partly`` says."""
 
     def register(function: Expansion) -> Expansion:
         EXPANSIONS.update({(domain, op_type): function for op_type in op_types})
+        PARTLY.update({(domain, op_type): partly for op_type in op_types if partly is not None})
         return function
 
     return register
@@ -97,3 +137,8 @@ def expansion(*op_types: str, domain: str = MICROSOFT) -> Callable[[Expansion], 
 def expansion_of(node: onnx.NodeProto) -> Expansion | None:
     """What writes a node in standard operators, if it is not walked as it is."""
     return EXPANSIONS.get((node.domain, node.op_type))
+
+
+def partly(node: onnx.NodeProto) -> Partly | None:
+    """Which nodes of an operator stay, where some do."""
+    return PARTLY.get((node.domain, node.op_type))
