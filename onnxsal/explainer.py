@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 
-from onnxsal.ask.class_names import classes_of, refuse_misfit
+from onnxsal.ask.class_names import classes_of, names_in, refuse_misfit
 from onnxsal.ask.guard import open_converted
 from onnxsal.ask.origin import origin
 from onnxsal.ask.request import Ask, spelled
@@ -54,9 +55,9 @@ class Explainer:
     10 bits of mantissa, which is faster and can spoil a map. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
     fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named; one for each class, else
-    ``InputError``. A model that does not tell the number of axes of its input is converted by the first ``explain``, with its data as the
-    ``example``. ``target_input`` is "optional" where it is not given, as ONNX Runtime's own API runs the model: ``target`` is then the
-    class where ``explain`` is given none.
+    ``InputError`` (where none are given, what a classical classifier itself calls its classes). A model that does not tell the number of
+    axes of its input is converted by the first ``explain``, with its data as the ``example``. ``target_input`` is "optional" where it is
+    not given, as ONNX Runtime's own API runs the model: ``target`` is then the class where ``explain`` is given none.
     """
 
     @spelled.method
@@ -90,6 +91,7 @@ class Explainer:
         """Open the session of a converted model, and note how it is fed."""
         self._waiting = None
         refuse_misfit(self.labels, classes_of(made.question), made.question.output)
+        self.labels = names_in(made.question) if self.labels is None else self.labels
         self.conversion = made
         self.session: Session = open_converted(ask.model, made.proto, self._providers)
         self._prefix = made.prefix
@@ -223,7 +225,7 @@ class Explainer:
         """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
         size = end - begin
         results = self.session.run(self._batch_of(feed, extra, targets, begin, end, count))
-        return {k: v[:size] if v.ndim and len(v) == (self._fixed or size) else v for k, v in results.items()}
+        return {k: v[:size] if _rows(v) == (self._fixed or size) else v for k, v in results.items()}
 
     def _batch_of(
         self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray | None, begin: int, end: int, count: int
@@ -312,5 +314,15 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> 
     """Results of several runs as one: those that hold a row for each sample."""
     if len(parts) == 1:
         return dict(parts[0])
-    rows = [k for k in parts[0] if all(p[k].ndim and len(p[k]) == n for p, n in zip(parts, sizes, strict=True))]
-    return {k: np.concatenate([p[k] for p in parts]) for k in rows}
+    rows = [k for k in parts[0] if all(_rows(p[k]) == n for p, n in zip(parts, sizes, strict=True))]
+    return {k: _concatenated([p[k] for p in parts]) for k in rows}
+
+
+def _concatenated(results: Sequence[Any]) -> Any:
+    """Arrays, or lists of maps, one after the other."""
+    return list(chain.from_iterable(results)) if isinstance(results[0], list) else np.concatenate(results)
+
+
+def _rows(result: np.ndarray | list[Any]) -> int | None:
+    """The number of rows of a result: of an array, or of a list of maps (``None``: a number alone)."""
+    return len(result) if isinstance(result, list) or result.ndim else None

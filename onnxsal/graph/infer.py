@@ -181,6 +181,7 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def types_of(inferred: onnx.ModelProto, fields: Sequence[str] = ("value_info", "output", "input")) -> Types:
+    """Element types and shapes that a model declares for its tensors (``fields``: for which of them), weights included."""
     infos = [info for field in fields for info in getattr(inferred.graph, field)]
     known = {i.name: (i.type.tensor_type.elem_type, _shape_of(i.type.tensor_type)) for i in infos if i.type.HasField("tensor_type")}
     return known | {t.name: (t.data_type, tuple(t.dims)) for t in inferred.graph.initializer}

@@ -9,18 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+import onnx
+from onnx import TensorProto, helper
 
+from onnxsal.graph import NodeView
+from onnxsal.graph.infer import Shape
 from onnxsal.ops.expansion import Partly, Writer, expansion
 from onnxsal.ops.registry import not_differentiable
 
 CLASSICAL = "ai.onnx.ml"
 """The domain of classical models."""
 
-_EXPLAIN = "feature_ablation, shapley_sampling, occlusion and rise, which only run the model, explain it"
-
 not_differentiable(
-    f"it splits at thresholds, so it is piecewise constant; {_EXPLAIN}",
+    "it splits at thresholds, so it is piecewise constant",
     *("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"),
     domain=CLASSICAL,
 )
@@ -31,13 +32,45 @@ not_differentiable(
 not_differentiable("it reads or makes a map, which is no tensor", *("CastMap", "DictVectorizer", "ZipMap"), domain=CLASSICAL)
 
 
+_MAPS = {"ZipMap": 0}
+"""Operators whose output is a table of numbers under names -> the input that is the table."""
+
+
+def behind_map(node: NodeView) -> str:
+    """The tensor that a node returns as maps from names to numbers, one map a row ('' = it makes something else)."""
+    return node.proto.input[_MAPS[node.op_type]] if node.domain == CLASSICAL and node.op_type in _MAPS else ""
+
+
+_NAMES = ("classlabels_strings", "classlabels_ints", "classlabels_int64s")
+
+
+def class_names(node: NodeView) -> list[str]:
+    """The names of classes that a classifier or a map holds, in order ([]: it is none)."""
+    if node.domain != CLASSICAL:
+        return []
+    held = next((names for key in _NAMES if (names := node.attributes.get(key))), [])
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in held]
+
+
+def made_by(node: onnx.NodeProto) -> list[tuple[int, list[int | None]]]:
+    """Element types and shapes of the outputs of a tree ensemble, of which shape inference tells nothing ([]: of any other node)."""
+    if node.domain != CLASSICAL:
+        return []
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "TreeEnsembleRegressor":
+        return [(TensorProto.FLOAT, [None, int(given.get("n_targets", 1))])]
+    if node.op_type == "TreeEnsembleClassifier":
+        texts, ints = given.get("classlabels_strings", []), given.get("classlabels_int64s", [])
+        count = len(texts) or len(ints)
+        return [(TensorProto.STRING if texts else TensorProto.INT64, [None]), (TensorProto.FLOAT, [None, count if count > 1 else None])]
+    return []
+
+
 def table(w: Writer, i: int = 0) -> tuple[str, int | None]:
     """Input i as float32 [N, C], and C where it is known."""
-    kind, shape = w.type_of(i)
-    if shape is None or not 1 <= len(shape) <= 2:
-        raise w.refuse(f"has an input of {'an unknown number of' if shape is None else len(shape)} axes")
+    _, shape = _few_axes(w, i)
     x = as_float(w, i)
-    return w.add("Unsqueeze", x, w.ints([0])) if len(shape) == 1 else x, shape[-1] if isinstance(shape[-1], int) else None
+    return w.add("Unsqueeze", x, w.ints([0])) if len(shape) == 1 else x, _features(shape)
 
 
 def as_float(w: Writer, i: int = 0) -> str:
@@ -45,17 +78,27 @@ def as_float(w: Writer, i: int = 0) -> str:
     return w.input(i) if w.type_of(i)[0] == TensorProto.FLOAT else w.add("Cast", w.input(i), to=TensorProto.FLOAT)
 
 
+def number(w: Writer, value: float | np.floating[Any]) -> str:
+    """A float32 constant without axes."""
+    return w.tensor(np.asarray(value, np.float32))
+
+
 def numbers(w: Writer, name: str, dtype: Any = np.float32) -> np.ndarray:
     """A list of numbers among the attributes, [] where it is left out."""
     return np.asarray(w.attributes.get(name, []), dtype)
 
 
-def _few_axes(w: Writer) -> tuple[int, int | None]:
-    """Element type of the input and the size of its last axis, of inputs with one or two axes."""
-    kind, shape = w.type_of(0)
+def _few_axes(w: Writer, i: int = 0) -> tuple[int, Shape]:
+    """Element type and shape of an input with one or two axes; of others the kernels make something else, or nothing."""
+    kind, shape = w.type_of(i)
     if shape is None or not 1 <= len(shape) <= 2:
         raise w.refuse(f"has an input of {'an unknown number of' if shape is None else len(shape)} axes")
-    return kind, shape[-1] if isinstance(shape[-1], int) else None
+    return kind, shape
+
+
+def _features(shape: Shape) -> int | None:
+    """The size of the last axis, where it is known."""
+    return shape[-1] if isinstance(shape[-1], int) else None
 
 
 @expansion("Scaler", domain=CLASSICAL)
@@ -82,19 +125,19 @@ def _normalizer(w: Writer) -> None:
         size = w.add("ReduceSum", w.add("Abs", x), last)
     else:
         size = w.add("ReduceSum", w.add("Mul", x, x), last)
-    size = w.add("Where", w.add("Equal", size, w.tensor(np.float32(0))), w.tensor(np.float32(1)), size)
+    size = w.add("Where", w.add("Equal", size, number(w, 0)), number(w, 1), size)
     w.add("Div", x, w.add("Sqrt", size) if norm == "L2" else size, output=w.node.output[0])
 
 
 @expansion("Imputer", domain=CLASSICAL, partly=Partly(of_floats=True))
 def _imputer(w: Writer) -> None:
     """The imputed value where x is the replaced value (both NaN are the same), x elsewhere."""
-    _, features = _few_axes(w)
+    features = _features(_few_axes(w)[1])
     imputed, x = numbers(w, "imputed_value_floats"), w.input(0)
     if len(imputed) > 1 and features is None:
         raise w.refuse(f"has {len(imputed)} values to impute for a number of features that the model does not tell")
     replaced = np.float32(w.attributes.get("replaced_value_float", 0.0))
-    hit = w.add("IsNaN", x) if np.isnan(replaced) else w.add("Equal", x, w.tensor(replaced))
+    hit = w.add("IsNaN", x) if np.isnan(replaced) else w.add("Equal", x, number(w, replaced))
     w.add("Where", hit, w.tensor(imputed if len(imputed) == features else imputed[:1]), x, output=w.node.output[0])
 
 

@@ -1,4 +1,4 @@
-"""Linear and support vector machines (ai.onnx.ml), written in standard operators: x [N, C] in float32, as ONNX Runtime's kernels have it."""
+"""Linear and support vector machines (ai.onnx.ml), written in standard operators: on x [N, C] in float32, as ONNX Runtime has it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ import itertools
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ops.classical import CLASSICAL, numbers, table
+from onnxsal.ops.classical import CLASSICAL, number, numbers, table
 from onnxsal.ops.expansion import Partly, Writer, expansion
 
 _SCORES = Partly(output=1)
 """The scores of a classifier are written anew; the node stays for the names of the classes."""
-
-
-def _number(w: Writer, value: float) -> str:
-    return w.tensor(np.float32(value))
 
 
 # ----- what becomes of scores -----
@@ -39,29 +35,27 @@ def _finish(w: Writer, scores: str, count: int, out: str) -> None:
 
 
 def _probit(w: Writer, p: str, out: str) -> None:
-    """sqrt 2 erfinv u, where u = 2p - 1, erfinv u = +-sqrt(sqrt(v^2 - l / a) - v), l = log(1 - u^2), v = 2 / (3.14159 a) + l / 2, a = 0.147.
+    """sqrt 2 erfinv u with u = 2p - 1: erfinv u = +-sqrt(sqrt(v^2 - l / a) - v), l = log(1 - u^2), v = 2 / (pi a) + l / 2, a = 0.147.
 
-    In float64: near p = 1/2 the differences leave little of what float32 holds.
+    The last difference leaves little near p = 1/2, so every step is rounded as the kernel rounds it: l once, out of float64.
     """
-
-    def number(value: float) -> str:
-        return w.tensor(np.float64(value))
-
-    a = float(np.float32(0.147))
-    u = w.add("Sub", w.add("Mul", w.add("Cast", p, to=TensorProto.DOUBLE), number(2)), number(1))
-    log = w.add("Log", w.add("Mul", w.add("Sub", number(1), u), w.add("Add", number(1), u)))
-    v = w.add("Add", w.add("Mul", log, number(0.5)), number(2 / (float(np.float32(3.14159)) * a)))
-    root = w.add("Sqrt", w.add("Sub", w.add("Mul", v, v), w.add("Mul", log, number(1 / a))))
-    sign = w.add("Where", w.add("Less", u, number(0)), number(-np.sqrt(2)), number(np.sqrt(2)))
-    w.add("Cast", w.add("Mul", sign, w.add("Sqrt", w.add("Sub", root, v))), to=TensorProto.FLOAT, output=out)
+    a = np.float32(0.147)
+    u = w.add("Sub", w.add("Mul", p, number(w, 2)), number(w, 1))
+    rest, wide = (w.add("Cast", t, to=TensorProto.DOUBLE) for t in (w.add("Sub", number(w, 1), u), u))
+    inside = w.add("Cast", w.add("Add", rest, w.add("Mul", rest, wide)), to=TensorProto.FLOAT)
+    log = w.add("Cast", w.add("Log", w.add("Cast", inside, to=TensorProto.DOUBLE)), to=TensorProto.FLOAT)
+    v = w.add("Add", number(w, np.float32(2) / (np.float32(np.pi) * a)), w.add("Mul", log, number(w, 0.5)))
+    root = w.add("Sqrt", w.add("Sub", w.add("Mul", v, v), w.add("Mul", log, number(w, np.float32(1) / a))))
+    sign = w.add("Where", w.add("Less", u, number(w, 0)), number(w, -np.sqrt(2)), number(w, np.sqrt(2)))
+    w.add("Mul", sign, w.add("Sqrt", w.add("Sub", root, v)), output=out)
 
 
 def _softmax_zero(w: Writer, scores: str, out: str) -> None:
     """A softmax over the scores that are not 0 (within 1e-7); those that are stay next to 0."""
     largest = w.add("ReduceMax", scores, w.ints([-1]))
-    counts = w.add("Greater", w.add("Abs", scores), _number(w, 1e-7))
+    counts = w.add("Greater", w.add("Abs", scores), number(w, 1e-7))
     exp = w.add("Exp", w.add("Sub", scores, largest))
-    total = w.add("ReduceSum", w.add("Where", counts, exp, _number(w, 0)), w.ints([-1]))
+    total = w.add("ReduceSum", w.add("Where", counts, exp, number(w, 0)), w.ints([-1]))
     rest = w.add("Mul", scores, w.add("Exp", w.add("Neg", largest)))
     w.add("Div", w.add("Where", counts, exp, rest), total, output=out)
 
@@ -74,7 +68,7 @@ def _two_classes(w: Writer, score: str, out: str, plain: bool) -> None:
     if kind == "LOGISTIC":
         w.add("Sigmoid", w.add("Concat", w.add("Neg", score), score, axis=1), output=out)
     else:
-        other = w.add("Neg", score) if plain and kind == "NONE" else w.add("Sub", _number(w, 1), score)
+        other = w.add("Neg", score) if plain and kind == "NONE" else w.add("Sub", number(w, 1), score)
         w.add("Concat", other, score, axis=1, output=out)
 
 
@@ -126,10 +120,10 @@ def _kernel(w: Writer, x: str, count: int) -> str:
     if kind == "RBF":
         gap = w.add("Sub", w.add("Unsqueeze", x, w.ints([1])), w.tensor(vectors))
         square = w.add("ReduceSum", w.add("Mul", gap, gap), w.ints([-1]), keepdims=0)
-        return w.add("Exp", w.add("Mul", square, _number(w, -gamma)))
-    inner = w.add("Gemm", x, w.tensor(vectors), w.tensor(np.float32([offset])), alpha=gamma, transB=1)
+        return w.add("Exp", w.add("Mul", square, number(w, -gamma)))
+    inner = w.add("Gemm", x, w.tensor(vectors), number(w, offset), alpha=gamma, transB=1)
     if kind == "POLY":
-        return w.add("Pow", inner, _number(w, degree))
+        return w.add("Pow", inner, number(w, degree))
     if kind == "SIGMOID":
         return w.add("Tanh", inner)
     raise w.refuse(f"has a kernel '{kind}'")
@@ -142,7 +136,7 @@ def _svm_regressor(w: Writer) -> None:
     one_class = bool(w.attributes.get("one_class", 0))
     score = _linear(w, _kernel(w, x, count) if count > 0 else x, 1, rho)
     if one_class:
-        w.add("Where", w.add("Greater", score, _number(w, 0)), _number(w, 1), _number(w, -1), output=out)
+        w.add("Where", w.add("Greater", score, number(w, 0)), number(w, 1), number(w, -1), output=out)
     else:
         w.add("Identity", score, output=out)
 
@@ -186,11 +180,14 @@ def _pairwise(w: Writer, decision: str, pairs: int) -> str:
     """P(i | i or j) = sigmoid(-(a s + b)), kept 1e-7 away from 0 and 1."""
     a, b = (w.tensor(numbers(w, name)[:pairs]) for name in ("prob_a", "prob_b"))
     p = w.add("Sigmoid", w.add("Neg", w.add("Add", w.add("Mul", decision, a), b)))
-    return w.add("Clip", p, _number(w, 1e-7), _number(w, np.float32(1) - np.float32(1e-7)))
+    return w.add("Clip", p, number(w, 1e-7), number(w, np.float32(1) - np.float32(1e-7)))
 
 
-SWEEPS = 12
-"""Sweeps that are written out; ONNX Runtime makes up to 100 and stops when nothing moves. Of 30 000 random problems none needed six."""
+def sweeps(classes: int) -> int:
+    """How many sweeps are written out. ONNX Runtime makes up to 100 and stops when nothing moves; twice as many as any of 20 000 random
+    problems needed: two of two classes, four of up to ten, five of twenty.
+    """
+    return 4 if classes == 2 else 8 if classes <= 10 else 12
 
 
 def _coupled(w: Writer, pairwise: str, pairs: list[tuple[int, int]], classes: int) -> str:
@@ -209,20 +206,20 @@ def _coupled(w: Writer, pairwise: str, pairs: list[tuple[int, int]], classes: in
     eye = np.eye(classes, dtype=np.float32)
     sums = w.add("ReduceSum", w.add("Mul", turned, turned), w.ints([2]))
     q = w.add("Sub", w.add("Mul", sums, w.tensor(eye)), w.add("Mul", r, turned))
-    p = w.add("Expand", _number(w, 1 / classes), w.add("Shape", sums))
+    p = w.add("Expand", number(w, 1 / classes), w.add("Shape", sums))
     diagonal = [w.add("Gather", sums, w.ints([i]), axis=1) for i in range(classes)]
     moving = ""
-    for _ in range(SWEEPS):
+    for _ in range(sweeps(classes)):
         swept, gaps = p, w.add("Sub", *_moments(w, q, p))
         far = w.add("ReduceMax", w.add("Abs", gaps), w.ints([1]))
-        open_ = w.add("GreaterOrEqual", far, _number(w, 0.005 / classes))
+        open_ = w.add("GreaterOrEqual", far, number(w, 0.005 / classes))
         moving = w.add("And", moving, open_) if moving else open_
         for i in range(classes):
             product, level = _moments(w, q, swept)
             own = w.add("Gather", product, w.ints([i]), axis=1)
             step = w.add("Div", w.add("Sub", level, own), diagonal[i])
             moved = w.add("Add", swept, w.add("Mul", step, w.tensor(eye[i][:, None])))
-            swept = w.add("Div", moved, w.add("Add", step, _number(w, 1)))
+            swept = w.add("Div", moved, w.add("Add", step, number(w, 1)))
         p = w.add("Where", moving, swept, p)
     return w.add("Squeeze", p, w.ints([2]))
 

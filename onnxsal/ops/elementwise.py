@@ -23,6 +23,7 @@ from onnxsal.ops.statements import ANY, Edge, Range, RangeOf
 @gradient_of(
     "Abs",
     family="elementwise",
+    head=squashing.size,
     range=lambda node, of: magnitude(of(0)),
     wild=edges.size,
     bias="zero",

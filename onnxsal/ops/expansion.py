@@ -86,7 +86,8 @@ class Writer:
     def refuse(self, what: str) -> ModelError:
         """What is said of a form that is not known: ``what`` the node has or does."""
         name = f"{self.node.domain}.{self.node.op_type}" if self.node.domain else self.node.op_type
-        return ModelError(f"node '{self.node.name}' ({name}) {what}, which is not known. Use the unoptimised model.")
+        fused = " Use the unoptimised model." if self.node.domain == MICROSOFT else ""
+        return ModelError(f"node '{self.node.name}' ({name}) {what}, which is not known.{fused}")
 
     def text(self, name: str) -> str:
         """A string attribute."""

@@ -12,6 +12,7 @@ from onnxsal.errors import ModelError
 from onnxsal.graph import Model
 from onnxsal.large import Apart, apart
 from onnxsal.passes.base import Pass, PassOutcome
+from onnxsal.passes.classical_types import CLASSICAL_TYPES
 from onnxsal.passes.declarations import DECLARATIONS
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
@@ -69,6 +70,7 @@ def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> lis
         RAISE_OPSET,
         SET_IR,
         EXPAND_CONTRIB,
+        CLASSICAL_TYPES,
         expand_bodies(known),
         NAME_NODES,
         EXPLICIT_PADS,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import onnx
 
 from onnxsal.errors import ModelError
@@ -61,7 +63,7 @@ def _beside(node: onnx.NodeProto, read: set[str]) -> list[onnx.NodeProto]:
     if some is None or some.output is None or not read.intersection(o for i, o in enumerate(node.output) if i != some.output):
         return []
     copy = onnx.NodeProto.FromString(node.SerializeToString())
-    copy.output[some.output] = f"{node.output[some.output]}/as it was"
+    copy.output[some.output] = f"{node.output[some.output]}/beside"
     return [copy]
 
 
@@ -72,7 +74,7 @@ def _run(proto: onnx.ModelProto) -> PassOutcome:
     chosen, read = _to_write(proto), _read(proto)
     for i, node in enumerate(proto.graph.node):
         if (expand := expansion_of(node)) and i in chosen:
-            writer = Writer(node, ranks, dtypes, constants, lambda: _types(proto, nodes))
+            writer = Writer(node, ranks, dtypes, constants, partial(_types, proto, nodes))
             expand(writer)
             nodes += [*writer.nodes, *_beside(node, read)]
             proto.graph.initializer.extend(writer.initializers)
