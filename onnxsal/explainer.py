@@ -20,6 +20,7 @@ from onnxsal.explanation import Explanation
 from onnxsal.facade.adopt import adopt, original_outputs
 from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index
+from onnxsal.facts.gaps import takes_gaps
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.labels import find_label
@@ -101,6 +102,7 @@ class Explainer:
         self._fixed = next((d for d in sizes if isinstance(d, int)), None)
         self._batch = self._fixed or int(ask.batch_size or BATCH)
         self._target, self._told_by = f"{self._prefix}target", made.target_input
+        self._gaps = {t.name for t in self.session.inputs if takes_gaps(made.question.model, t.name)}
         self._by_sample = {self._target, f"{self._prefix}baseline"}
         own = {i for n in made.proto.graph.node if not n.name.startswith(f"{self._prefix}{PREFIX}/") for i in n.input}
         stored = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if t.name in self._by_sample - own}
@@ -146,7 +148,8 @@ class Explainer:
 
         ``target`` is ``None`` (the predicted class of each sample, unless the conversion set another), an index, a label, a tuple
         into a score of higher rank, or one index per sample. ``optional`` feeds the converted model's optional inputs, such as
-        ``baseline``. Raises ``InputError`` for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
+        ``baseline``. Raises ``InputError`` for infinity, a wrong shape or type, and NaN that the model does not replace itself;
+        ``TargetError`` for an unknown class.
         """
         if self._waiting is not None:
             ask = replace(self._waiting[1], example=x)
@@ -186,8 +189,8 @@ class Explainer:
             names = ", ".join(map(str, self.inputs))
             raise InputError(f"the model has {len(self.inputs)} inputs ({names}); give a dict with an array for each.")
         for name, array in feed.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                bad = int((~np.isfinite(array)).sum())
+            wild = np.isinf if name in self._gaps else _not_finite
+            if array.dtype.kind == "f" and (bad := int(wild(array).sum())):
                 raise InputError(f"input '{name}' has {bad} value(s) that are NaN or infinite; a map of them would mean nothing.")
             if name in self._per_sample and (array.ndim == 0 or len(array) == 0):
                 raise InputError(f"input '{name}' has shape {list(array.shape)}; it needs a batch axis with at least one sample.")
@@ -321,6 +324,10 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> 
 def _concatenated(results: Sequence[Any]) -> Any:
     """Arrays, or lists of maps, one after the other."""
     return list(chain.from_iterable(results)) if isinstance(results[0], list) else np.concatenate(results)
+
+
+def _not_finite(array: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(array)
 
 
 def _rows(result: np.ndarray | list[Any]) -> int | None:

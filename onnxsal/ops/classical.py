@@ -41,6 +41,19 @@ def behind_map(node: NodeView) -> str:
     return node.proto.input[_MAPS[node.op_type]] if node.domain == CLASSICAL and node.op_type in _MAPS else ""
 
 
+def asks_for_gaps(node: NodeView) -> bool:
+    """Whether a node tells which elements are no number."""
+    return node.op_type == "IsNaN"
+
+
+def fills_gaps(node: NodeView, name: str) -> bool:
+    """Whether a node takes elements of the tensor ``name`` only where they are numbers, and something else elsewhere."""
+    if node.op_type != "Where" or list(node.proto.input[1:]).count(name) != 1 or node.proto.input[2] != name:
+        return False
+    asked = node.model.producer.get(node.proto.input[0])
+    return asked is not None and asks_for_gaps(asked) and asked.proto.input[0] == name
+
+
 _NAMES = ("classlabels_strings", "classlabels_ints", "classlabels_int64s")
 
 
@@ -48,7 +61,7 @@ def class_names(node: NodeView) -> list[str]:
     """The names of classes that a classifier or a map holds, in order ([]: it is none)."""
     if node.domain != CLASSICAL:
         return []
-    held = next((names for key in _NAMES if (names := node.attributes.get(key))), [])
+    held: list[Any] = next((names for key in _NAMES if (names := node.attributes.get(key))), [])
     return [name.decode() if isinstance(name, bytes) else str(name) for name in held]
 
 
