@@ -173,6 +173,9 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
             # has too, and neither is ever folded into a constant.
             node.op_type = "Dropout"
             del node.input[1:], node.attribute[:]
+        elif node.op_type == "STFT" and all(a.name != "onesided" for a in node.attribute):
+            # inference takes it for 0 where it is left out; it is 1
+            node.attribute.append(helper.make_attribute("onesided", 1))
     if any(a.name == "ceil_mode" and a.i for n in light.graph.node for a in n.attribute):
         # Below opset 22 inference also counts windows that would begin beyond the input, which no runtime makes.
         for entry in light.opset_import:
