@@ -126,7 +126,7 @@ def dft(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     else:
         length = calc(op).Mul(calc(op).Sub(own, [1]), [2]) if half else own
     made = calc(op).Add(calc(op).Div(length, [2]), [1]) if half else length
-    if half and isinstance(own, np.ndarray) and isinstance(made, np.ndarray) and own != made:
+    if half and isinstance(own, np.ndarray) and isinstance(length, np.ndarray) and isinstance(made, np.ndarray) and own != made:
         raise UnsupportedError(
             f"{node.label}: half a spectrum of a signal of {length[0]} has {made[0]} entries, and its input has {own[0]}, of which "
             "runtimes make different signals."
