@@ -67,7 +67,7 @@ def _dropout_bias(op: Emit, node: NodeView) -> Value | None:
     bias=_dropout_bias,
     cases=[
         case((2, 3, 4)),
-        case((2, 3), 0.3),
+        case((2, 3), 0.3, fixed=[1]),
         case((2, 3), 0.3, np.array(False), fixed=[1], outputs=2),
         case((2, 3, 4), None, np.array(True), outputs=2, seed=7),
         case((2, 3, 4), 0.3, np.array(True), fixed=[1], outputs=2, seed=7),
