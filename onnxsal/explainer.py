@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 
-from onnxsal.ask.class_names import classes_of, refuse_misfit
+from onnxsal.ask.class_names import classes_of, names_in, refuse_misfit
 from onnxsal.ask.guard import open_converted
 from onnxsal.ask.origin import origin
 from onnxsal.ask.request import Ask, spelled
@@ -19,6 +20,7 @@ from onnxsal.explanation import Explanation
 from onnxsal.facade.adopt import adopt, original_outputs
 from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index
+from onnxsal.facts.gaps import takes_gaps
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.labels import find_label
@@ -54,9 +56,9 @@ class Explainer:
     10 bits of mantissa, which is faster and can spoil a map. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
     fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named; one for each class, else
-    ``InputError``. A model that does not tell the number of axes of its input is converted by the first ``explain``, with its data as the
-    ``example``. ``target_input`` is "optional" where it is not given, as ONNX Runtime's own API runs the model: ``target`` is then the
-    class where ``explain`` is given none.
+    ``InputError`` (where none are given, what a classical classifier itself calls its classes). A model that does not tell the number of
+    axes of its input is converted by the first ``explain``, with its data as the ``example``. ``target_input`` is "optional" where it is
+    not given, as ONNX Runtime's own API runs the model: ``target`` is then the class where ``explain`` is given none.
     """
 
     @spelled.method
@@ -90,6 +92,7 @@ class Explainer:
         """Open the session of a converted model, and note how it is fed."""
         self._waiting = None
         refuse_misfit(self.labels, classes_of(made.question), made.question.output)
+        self.labels = names_in(made.question) if self.labels is None else self.labels
         self.conversion = made
         self.session: Session = open_converted(ask.model, made.proto, self._providers)
         self._prefix = made.prefix
@@ -99,6 +102,7 @@ class Explainer:
         self._fixed = next((d for d in sizes if isinstance(d, int)), None)
         self._batch = self._fixed or int(ask.batch_size or BATCH)
         self._target, self._told_by = f"{self._prefix}target", made.target_input
+        self._gaps = {t.name for t in self.session.inputs if takes_gaps(made.question.model, t.name)}
         self._by_sample = {self._target, f"{self._prefix}baseline"}
         own = {i for n in made.proto.graph.node if not n.name.startswith(f"{self._prefix}{PREFIX}/") for i in n.input}
         stored = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if t.name in self._by_sample - own}
@@ -144,7 +148,8 @@ class Explainer:
 
         ``target`` is ``None`` (the predicted class of each sample, unless the conversion set another), an index, a label, a tuple
         into a score of higher rank, or one index per sample. ``optional`` feeds the converted model's optional inputs, such as
-        ``baseline``. Raises ``InputError`` for NaN, infinity or a wrong shape or type, ``TargetError`` for an unknown class.
+        ``baseline``. Raises ``InputError`` for infinity, a wrong shape or type, and NaN that the model does not replace itself;
+        ``TargetError`` for an unknown class.
         """
         if self._waiting is not None:
             ask = replace(self._waiting[1], example=x)
@@ -184,8 +189,8 @@ class Explainer:
             names = ", ".join(map(str, self.inputs))
             raise InputError(f"the model has {len(self.inputs)} inputs ({names}); give a dict with an array for each.")
         for name, array in feed.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                bad = int((~np.isfinite(array)).sum())
+            wild = np.isinf if name in self._gaps else _not_finite
+            if array.dtype.kind == "f" and (bad := int(wild(array).sum())):
                 raise InputError(f"input '{name}' has {bad} value(s) that are NaN or infinite; a map of them would mean nothing.")
             if name in self._per_sample and (array.ndim == 0 or len(array) == 0):
                 raise InputError(f"input '{name}' has shape {list(array.shape)}; it needs a batch axis with at least one sample.")
@@ -223,7 +228,7 @@ class Explainer:
         """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
         size = end - begin
         results = self.session.run(self._batch_of(feed, extra, targets, begin, end, count))
-        return {k: v[:size] if v.ndim and len(v) == (self._fixed or size) else v for k, v in results.items()}
+        return {k: v[:size] if _rows(v) == (self._fixed or size) else v for k, v in results.items()}
 
     def _batch_of(
         self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray | None, begin: int, end: int, count: int
@@ -312,5 +317,19 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> 
     """Results of several runs as one: those that hold a row for each sample."""
     if len(parts) == 1:
         return dict(parts[0])
-    rows = [k for k in parts[0] if all(p[k].ndim and len(p[k]) == n for p, n in zip(parts, sizes, strict=True))]
-    return {k: np.concatenate([p[k] for p in parts]) for k in rows}
+    rows = [k for k in parts[0] if all(_rows(p[k]) == n for p, n in zip(parts, sizes, strict=True))]
+    return {k: _concatenated([p[k] for p in parts]) for k in rows}
+
+
+def _concatenated(results: Sequence[Any]) -> Any:
+    """Arrays, or lists of maps, one after the other."""
+    return list(chain.from_iterable(results)) if isinstance(results[0], list) else np.concatenate(results)
+
+
+def _not_finite(array: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(array)
+
+
+def _rows(result: np.ndarray | list[Any]) -> int | None:
+    """The number of rows of a result: of an array, or of a list of maps (``None``: a number alone)."""
+    return len(result) if isinstance(result, list) or result.ndim else None

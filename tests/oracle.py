@@ -175,6 +175,28 @@ class GatherElements(OpRun):
         return (x[tuple(places)],)
 
 
+class MaxRoiPool(OpRun):
+    """As ONNX Runtime's float32 kernel has it; onnx's own evaluator has none."""
+
+    op_domain = ""
+
+    def _run(self, x: np.ndarray, rois: np.ndarray, pooled_shape: list[int], spatial_scale: float) -> tuple[np.ndarray]:
+        y = np.zeros((len(rois), x.shape[1], *pooled_shape), x.dtype)
+        for r, (image, *corners) in enumerate(rois):
+            scaled = [float(np.float32(c) * np.float32(spatial_scale)) for c in corners]
+            left, top, right, bottom = (int(math.copysign(math.floor(abs(c) + 0.5), c)) for c in scaled)
+            lines = [(top, bottom, x.shape[2]), (left, right, x.shape[3])]
+            for ph, pw in np.ndindex(*pooled_shape):
+                part = []
+                for p, count, (low, high, size) in zip((ph, pw), pooled_shape, lines, strict=True):
+                    width = np.float32(max(high - low + 1, 1)) / np.float32(count)
+                    ends = math.floor(np.float32(p) * width) + low, math.ceil(np.float32(p + 1) * width) + low
+                    part.append(slice(*np.clip(ends, 0, size)))
+                region = x[int(image), :, part[0], part[1]]
+                y[r, :, ph, pw] = region.max((1, 2)) if region.size else 0
+        return (y,)
+
+
 class Identity(OpRun):
     """Without the copy that onnx's own evaluator makes, of weights too, in every run."""
 
@@ -200,6 +222,7 @@ OPERATORS = [
     Shrink,
     BatchNormalization,
     GatherElements,
+    MaxRoiPool,
     Identity,
     RNN,
     GRU,

@@ -122,11 +122,14 @@ MOVEMENTS = [s for s in REGISTRY.values() if s.family == "movement"]
 
 
 def moves(spec: OpSpec, change: Callable[[np.ndarray], np.ndarray]) -> Iterator[tuple[NodeView, np.ndarray, np.ndarray]]:
-    """Each case of one tensor: its node, the tensor, changed, and what the node makes of it."""
+    """Each case of one tensor (a number beside it is a setting): its node, the tensor, changed, and what the node makes of it."""
     for test in spec.cases:
         model, feed, _ = one_node_model(spec, test)
         view = Model(model).nodes[0]
-        if [i for i, v in enumerate(view.inputs) if v is not None and v.dtype == onnx.TensorProto.DOUBLE and i not in spec.stops] == [0]:
+        tensors = [
+            i for i, v in enumerate(view.inputs) if v is not None and v.dtype == onnx.TensorProto.DOUBLE and (not i or v.shape != ())
+        ]
+        if [i for i in tensors if i not in spec.stops] == [0]:
             x = np.asarray(change(feed["x0"]))
             yield view, x, run(model, feed | {"x0": x})["y0"]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnxsal.ask.question import Question
 from onnxsal.errors import InputError
+from onnxsal.ops.classical import class_names
 
 
 def classes_of(question: Question) -> int | None:
@@ -20,3 +21,9 @@ def refuse_misfit(labels: Sequence[str] | None, classes: int | None, output: str
             f"there are {len(labels)} labels, but output '{output}' has {classes} classes, so names would go to the wrong "
             "ones. Give --labels FILE with one name for each class."
         )
+
+
+def names_in(question: Question) -> list[str] | None:
+    """The names that the model itself gives its classes, where all of its parts that name as many classes agree on them."""
+    found = {tuple(names) for node in question.model.nodes if len(names := class_names(node)) == classes_of(question)}
+    return list(found.pop()) if len(found) == 1 else None

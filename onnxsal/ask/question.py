@@ -20,6 +20,7 @@ from onnxsal.facts.solve import ancestors
 from onnxsal.facts.tokens import Tokens, candidates, tokens_of, words_of
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape, shape_text
+from onnxsal.ops.classical import behind_map
 from onnxsal.ops.squashing import Kind
 
 RUNNER_UP = "runner-up"
@@ -161,7 +162,7 @@ def ask(
         if named is not None and not isinstance(named, str):
             raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
     x = model.value(_input(model, input))
-    name = _output(model, output, x, score)
+    name, as_map = _output(model, output, x, score)
     if batched is not False and FIRST + name in model.producer:
         name = FIRST + name
     asked = scores_of(model, name, score, example)
@@ -177,7 +178,7 @@ def ask(
         question = replace(question, link="sigmoid")
     question = replace(question, tokens=tokens_of(model, x), grid=grid_of(grid))
     told = () if question.tokens is None else (question.tokens.found,)
-    return _with_layout(replace(question, found=(counted, _head(question, asked), *told)), layout)
+    return _with_layout(replace(question, found=(counted, *as_map, _head(question, asked), *told)), layout)
 
 
 def shown_axes(model: Model, x: Value, layout: str | None) -> Picture | None:
@@ -264,12 +265,15 @@ def _input(model: Model, name: str | None) -> str:
     return name
 
 
-def _output(model: Model, name: str | None, x: Value, score: str) -> str:
-    floats = [n for n in model.output_names if model.value(n).dtype in FLOATS]
+def _output(model: Model, name: str | None, x: Value, score: str) -> tuple[str, tuple[Found, ...]]:
+    """The tensor of scores that an output is, and where that is a map from names to scores, what is known of it."""
+    tables = {n: _table_of(model, n) for n in model.output_names}
+    floats = [n for n in tables.values() if model.value(n).dtype in FLOATS]
     if name is None:
         if not floats:
             raise TargetError(f"the model has no floating-point output to explain; its outputs: {', '.join(model.output_names)}.")
-        return _only(model, floats, x, score)
+        name = _only(model, list(dict.fromkeys(floats)), x, score)
+    name = tables.get(name, name)
     if name not in model.types:
         raise TargetError(
             f"the model has no output '{name}'{near_miss(name, model.output_names)}; its outputs: {', '.join(model.output_names)}."
@@ -278,7 +282,14 @@ def _output(model: Model, name: str | None, x: Value, score: str) -> str:
         raise TargetError(
             f"output '{name}' is {_type_name(model.value(name))}; a score must be floating point. Known: {', '.join(floats)}."
         )
-    return name
+    maps = [n for n, table in tables.items() if table == name != n]
+    return name, tuple(Found("output", f"'{name}'", Ground.PROVED, f"output '{n}' is a map of its columns") for n in maps[:1])
+
+
+def _table_of(model: Model, output: str) -> str:
+    """The tensor behind an output: itself, or what a map is made of."""
+    node = model.producer.get(output)
+    return output if node is None else behind_map(node) or output
 
 
 def _only(model: Model, floats: list[str], x: Value, score: str) -> str:

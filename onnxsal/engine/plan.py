@@ -148,7 +148,8 @@ def _require_path(found: Reach, wrt: Sequence[str], starts: Sequence[str]) -> No
     ends = "\n  ".join(f"{n.label}: {why}" for n, why in found.stops) or "no node connects them"
     raise PlanError(
         f"no differentiable path from {dead} to {list(starts)}, so there is nothing to explain; the derivative ends at:\n  {ends}\n"
-        "Explain another output (--output) or an inner floating-point tensor (--input), such as an embedding."
+        "Explain another output (--output) or an inner floating-point tensor (--input), such as an embedding. Methods that only run the "
+        "model need no derivative: feature_ablation, shapley_sampling, occlusion, rise."
     )
 
 

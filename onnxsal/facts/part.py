@@ -32,7 +32,8 @@ def part_of(model: Model, outputs: Sequence[str], declared: bool = False) -> Apa
     if declared:
         _declare(part, whole.light, used, outputs)
     else:
-        part.graph.output.extend(helper.make_tensor_value_info(n, model.value(n).dtype, None) for n in outputs)
+        no_tensors = {o.name: o for o in graph.output if not o.type.HasField("tensor_type")}
+        part.graph.output.extend(no_tensors.get(n) or helper.make_tensor_value_info(n, model.value(n).dtype, None) for n in outputs)
     return Apart(part, {name: weight for name, weight in whole.weights.items() if name in used})
 
 

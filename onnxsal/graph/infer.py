@@ -50,7 +50,7 @@ def infer(proto: onnx.ModelProto, bounded: bool = True) -> Inferred:
     constants: dict[str, np.ndarray] = {}
     for _ in range(_ROUNDS):
         shapes = inferred(light)
-        types = _types(shapes)
+        types = types_of(shapes)
         found = _fold(light, types)
         if not found:
             break
@@ -94,7 +94,7 @@ def _refuse_large_in_branches(
                 fixed.update(node.output)
         if any(not is_stored(node) for node in nodes):
             alone = helper.make_model(helper.make_graph(nodes, "constants", [], [], weights), opset_imports=imports)
-            _refuse_large(alone.graph, _types(inferred(alone)))
+            _refuse_large(alone.graph, types_of(inferred(alone)))
         _refuse_large_in_branches(inner, imports, weights)
 
 
@@ -104,7 +104,7 @@ def contradicted(proto: onnx.ModelProto) -> dict[str, tuple[Shape, Shape]]:
     The graph contradicts another rank, another number, and a number or a symbol of an input where it computes the symbol of
     another input. A declared size that it cannot compute stands.
     """
-    declared = _types(proto, ("output", "value_info"))
+    declared = types_of(proto, ("output", "value_info"))
     if not declared:
         return {}
     bare = onnx.ModelProto()
@@ -112,7 +112,7 @@ def contradicted(proto: onnx.ModelProto) -> dict[str, tuple[Shape, Shape]]:
     del bare.graph.value_info[:]
     for output in bare.graph.output:
         output.type.tensor_type.ClearField("shape")
-    symbols = {d for _, shape in _types(proto, ("input",)).values() for d in shape or () if isinstance(d, str)}
+    symbols = {d for _, shape in types_of(proto, ("input",)).values() for d in shape or () if isinstance(d, str)}
     computed, wrong = infer(bare).types, {}
     for name, (_, was) in declared.items():
         now = computed.get(name, (0, None))[1]
@@ -153,7 +153,7 @@ def infer_shapes(proto: onnx.ModelProto, **checks: bool) -> onnx.ModelProto:
     long. Raises what onnx raises.
     """
     plain = onnx.shape_inference.infer_shapes(proto, **checks)
-    vectors = (shape[0] for _, shape in _types(plain).values() if shape is not None and len(shape) == 1)
+    vectors = (shape[0] for _, shape in types_of(plain).values() if shape is not None and len(shape) == 1)
     if any(isinstance(size, int) and size > _VECTOR for size in vectors):
         return plain
     return onnx.shape_inference.infer_shapes(proto, data_prop=True, **checks)
@@ -179,6 +179,9 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
             # has too, and neither is ever folded into a constant.
             node.op_type = "Dropout"
             del node.input[1:], node.attribute[:]
+        elif node.op_type == "STFT" and all(a.name != "onesided" for a in node.attribute):
+            # inference takes it for 0 where it is left out; it is 1
+            node.attribute.append(helper.make_attribute("onesided", 1))
     if any(a.name == "ceil_mode" and a.i for n in light.graph.node for a in n.attribute):
         # Below opset 22 inference also counts windows that would begin beyond the input, which no runtime makes.
         for entry in light.opset_import:
@@ -186,7 +189,8 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _types(inferred: onnx.ModelProto, fields: Sequence[str] = ("value_info", "output", "input")) -> Types:
+def types_of(inferred: onnx.ModelProto, fields: Sequence[str] = ("value_info", "output", "input")) -> Types:
+    """Element types and shapes that a model declares for its tensors (``fields``: for which of them), weights included."""
     infos = [info for field in fields for info in getattr(inferred.graph, field)]
     known = {i.name: (i.type.tensor_type.elem_type, _shape_of(i.type.tensor_type)) for i in infos if i.type.HasField("tensor_type")}
     return known | {t.name: (t.data_type, tuple(t.dims)) for t in inferred.graph.initializer}

@@ -14,6 +14,7 @@ from onnxsal.ops import edges, squashing
 from onnxsal.ops.axes import nowhere
 from onnxsal.ops.ranges import hull, inverse, magnitude, product, sum_of
 from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.squashing import Kind, Squashed, SquashedOf
 from onnxsal.ops.statements import Range, RangeOf, Roles, Scaling
 
 PAIRS = [
@@ -297,9 +298,19 @@ def _where_bias(op: Emit, node: NodeView) -> Value | None:
 CONDITION = np.array([[True, False, True], [False, False, True]])
 
 
+def _one_anyway(node: NodeView, of: SquashedOf) -> Squashed | None:
+    """What a tensor says about scores that is 1, or the sum of a softmax, which is 1 anyway."""
+    for number, other in ((1, 2), (2, 1)):
+        fact, value = of(other), node.const(number)
+        if fact is not None and fact.kind == Kind.ONE and value is not None and value.size == 1 and value.reshape(-1)[0] == 1:
+            return fact if node.input(other).shape == node.y.shape else None
+    return None
+
+
 @gradient_of(
     "Where",
     family="select",
+    head=_one_anyway,
     range=lambda node, of: hull(of(1), of(2)),
     bias=_where_bias,
     cases=[

@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.errors import UnsupportedError
 from onnxsal.graph import FLOAT8, FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import as_compute, mask, recast, signal_type, times, unbroadcast
 from onnxsal.ops import edges, squashing
 from onnxsal.ops.axes import first_aligned
 from onnxsal.ops.places import first
 from onnxsal.ops.quantize import inside_range
-from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, by_sign, grid, growing, inverse, largest, magnitude
+from onnxsal.ops.ranges import NOT_NEGATIVE, SIGNED_UNIT, at, grid, growing, inverse, largest, magnitude
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.statements import ANY, Edge, Range, RangeOf
 
@@ -23,6 +22,7 @@ from onnxsal.ops.statements import ANY, Edge, Range, RangeOf
 @gradient_of(
     "Abs",
     family="elementwise",
+    head=squashing.size,
     range=lambda node, of: magnitude(of(0)),
     wild=edges.size,
     bias="zero",
@@ -354,50 +354,6 @@ def power(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 def identity(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy."""
     return [dy]
-
-
-def _dropout_range(node: NodeView, of: RangeOf) -> Range:
-    """A copy; in training zeros, and the rest enlarged."""
-    training = node.const(2) if node.optional(2) is not None else np.array(False)
-    return of(0) if training is not None and not training.any() else by_sign(node, of)
-
-
-@gradient_of(
-    "Dropout",
-    family="movement",
-    head=squashing.same,
-    axes=first_aligned,
-    range=_dropout_range,
-    keeps="place",
-    places=first,
-    bias="zero",
-    stops={1: "the ratio decides which elements are dropped"},
-    cases=[
-        case((2, 3, 4)),
-        case((2, 3), 0.3, fixed=[1]),
-        case((2, 3), 0.3, np.array(False), fixed=[1], outputs=2),
-        case((2, 3, 4), None, np.array(True), outputs=2, seed=7),
-        case((2, 3, 4), 0.3, np.array(True), outputs=2, seed=7),
-        replace(
-            case((2, 3), 0.0, np.array(True), fixed=[1]), static_only="a ratio of 0 is only known to drop nothing when it is a constant"
-        ),
-    ],
-)
-def dropout(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
-    """dx = dy in inference; in training dy / (1 - ratio) where the mask holds, else 0."""
-    ratio, training = node.const(1), node.const(2)
-    if node.optional(2) is None or (training is not None and not training.item()) or (ratio is not None and ratio.item() == 0):
-        return node.grads(dy)
-    if len(node.outputs) < 2 or node.outputs[1] is None:
-        raise UnsupportedError(
-            f"{node.label}: a gradient in training mode needs to know which elements were dropped, and the node's mask output has no name. "
-            "Export the model in inference mode (training_mode false), or name the mask."
-        )
-    chance = 0.5 if node.optional(1) is None else as_compute(op, node.input(1))
-    scale = op.Div(1.0, op.Sub(1.0, chance))
-    if training is None:
-        scale = op.Where(node.input(2), scale, 1.0)
-    return node.grads(mask(op, node.output(1), op.Mul(dy, scale)))
 
 
 def _cast_bias(op: Emit, node: NodeView) -> Value | None:

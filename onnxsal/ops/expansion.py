@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxsal.errors import ModelError
+from onnxsal.graph import FLOATS
+from onnxsal.graph.infer import Shape
 
 MICROSOFT = "com.microsoft"
 
@@ -131,6 +134,11 @@ class Writer:
         """Output i, '' where it is left out."""
         return self.node.output[i] if i < len(self.node.output) else ""
 
+    def type_of(self, i: int) -> tuple[int, Shape]:
+        """Element type and shape of input i, with the sizes that are known. Raises ``NotYetKnown``."""
+        name = self.input(i)
+        return self.dtype(name), tuple(self.sizes.get((name, axis)) for axis in range(self.rank(name)))
+
     def array(self, i: int) -> np.ndarray | None:
         """Input i, where it is an initialiser."""
         tensor = self.constants.get(self.input(i))
@@ -162,9 +170,10 @@ class Writer:
         """An int attribute."""
         return int(self.attributes.get(name, default))
 
-    def refuse(self, what: str, advice: str = "Use the unoptimised model.") -> ModelError:
-        """What is said of a form that is not known: ``what`` the node has or does, and what to do."""
-        return ModelError(f"{self.label} {what}, which is not known. {advice}")
+    def refuse(self, what: str, advice: str = "") -> ModelError:
+        """What is said of a form that is not known: ``what`` the node has or does, and what to do (of fused ones: use those before)."""
+        fused = "Use the unoptimised model." if self.node.domain in ("", "ai.onnx", MICROSOFT) else ""
+        return ModelError(f"{self.label} {what}, which is not known. {advice or fused}".rstrip())
 
     @property
     def label(self) -> str:
@@ -175,6 +184,7 @@ class Writer:
 
 Expansion = Callable[[Writer], None]
 
+
 EXPANSIONS: dict[tuple[str, str], Expansion] = {}
 """Domain and name of an operator -> what writes it in standard ones of opset 18."""
 
@@ -182,8 +192,32 @@ UNSAID: dict[str, str] = {}
 """Operators that ONNX Runtime saves in the standard domain, which has none of the name -> the domain that they belong to."""
 
 
-def expansion(*op_types: str, domain: str = MICROSOFT, unsaid: bool = False) -> Callable[[Expansion], Expansion]:
-    """Register the decorated function as what writes ``op_types`` in standard operators.
+@dataclass(frozen=True)
+class Partly:
+    """Which nodes of an operator stay, although there is a function that writes it.
+
+    ``output`` is the one that the function makes; the node itself makes the others (``None``: the function makes all). ``of_floats``:
+    what works on integers or text stays as it is, since it carries no derivative.
+    """
+
+    output: int | None = None
+    of_floats: bool = False
+
+    def stays(self, node: onnx.NodeProto, read: Container[str], dtypes: Callable[[], Mapping[str, int]]) -> bool:
+        """Whether nothing of a node need be written: nothing reads what would be made, or it holds no floating-point numbers."""
+        if self.of_floats and dtypes().get(node.input[0], 0) not in FLOATS | {0}:
+            return True
+        return self.output is not None and node.output[self.output] not in read
+
+
+PARTLY: dict[tuple[str, str], Partly] = {}
+"""Domain and name of an operator -> which of its nodes stay (not in it: none)."""
+
+
+def expansion(
+    *op_types: str, domain: str = MICROSOFT, unsaid: bool = False, partly: Partly | None = None
+) -> Callable[[Expansion], Expansion]:
+    """Register the decorated function as what writes ``op_types`` in standard operators, but for what ``partly`` says.
 
     ``unsaid``: files may have them in the standard domain, which has no such operator; they are read as those of ``domain``.
     """
@@ -191,6 +225,7 @@ def expansion(*op_types: str, domain: str = MICROSOFT, unsaid: bool = False) -> 
     def register(function: Expansion) -> Expansion:
         EXPANSIONS.update({(domain, op_type): function for op_type in op_types})
         UNSAID.update({op_type: domain for op_type in op_types if unsaid})
+        PARTLY.update({(domain, op_type): partly for op_type in op_types if partly is not None})
         return function
 
     return register
@@ -200,3 +235,8 @@ def expansion_of(node: onnx.NodeProto) -> Expansion | None:
     """What writes a node in standard operators, if it is not walked as it is."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     return EXPANSIONS.get((domain, node.op_type))
+
+
+def partly(node: onnx.NodeProto) -> Partly | None:
+    """Which nodes of an operator stay, where some do."""
+    return PARTLY.get((node.domain, node.op_type))

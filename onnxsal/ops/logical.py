@@ -60,14 +60,3 @@ not_differentiable(
 )
 not_differentiable("it decodes bytes, which are not floating point", "ImageDecoder")
 not_differentiable("it tells what a sequence or an optional holds, not its values", "OptionalHasElement", "SequenceEmpty", "SequenceLength")
-not_differentiable(
-    "it looks values up or splits them at thresholds, so it is piecewise constant",
-    "Binarizer",
-    "CategoryMapper",
-    "LabelEncoder",
-    "OneHotEncoder",
-    "TreeEnsemble",
-    "TreeEnsembleClassifier",
-    "TreeEnsembleRegressor",
-    domain="ai.onnx.ml",
-)

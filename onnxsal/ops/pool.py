@@ -14,7 +14,7 @@ from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_li
 from onnxsal.ops.axes import pictures, pooled
 from onnxsal.ops.places import global_window, lost, windows
 from onnxsal.ops.ranges import NOT_NEGATIVE, with_zero
-from onnxsal.ops.registry import case, gradient_of, not_yet
+from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.windows import Window, gather, spread, window_of
 
 # ----- the largest element -----
@@ -253,6 +253,3 @@ def lp_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 def global_lp_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = sign(x) |x|^(p-1) dy y^(1-p); the derivative at x = 0, y = 0 is 0."""
     return [op.Mul(*_norm_parts(op, node, dy))]
-
-
-not_yet("its regions round to whole elements in a way that ONNX defines only by example. Use RoiAlign, which is followed", "MaxRoiPool")

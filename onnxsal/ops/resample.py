@@ -15,6 +15,7 @@ from onnxsal.ops.axes import samples_only
 from onnxsal.ops.places import resized
 from onnxsal.ops.ranges import ZERO, by_sign, hull
 from onnxsal.ops.registry import case, gradient_of
+from onnxsal.ops.resample_region import by_region
 from onnxsal.ops.slicing import ints
 from onnxsal.ops.statements import ANY, APART, MIXED, Moved, Range, RangeOf
 
@@ -166,7 +167,9 @@ def _by_taps(op: Emit, node: NodeView, dy: Value, axis: int, taps: int, shape: l
 
 
 def _extrapolated(op: Emit, node: NodeView) -> Value | None:
-    """tf_crop_and_resize writes a constant outside the image; every other mode is linear."""
+    """tf_crop_and_resize writes a constant outside the image; every other mode is linear in the image."""
+    if node.attr("mode") != "nearest" and node.want(ROI):
+        raise UnsupportedError(f"{node.label}: its implicit bias is known for its image only, not for a region that changes.")
     if not node.want(0):
         return node.y
     if not _crops(node) or not node.attr("extrapolation_value"):
@@ -232,11 +235,15 @@ def resize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """Per resized axis dx = M^T dy, with M the interpolation matrix (what the node makes of the identity); sums over whole blocks. Along
     an axis that is long, the neighbours one by one.
 
-    roi and scales have a derivative of 0 in mode nearest, and none that is known in the others.
+    By the region that tf_crop_and_resize cuts out, <dy, x interpolated by the slopes of M>. In mode nearest both roi and scales have a
+    derivative of 0; in the others none is known by scales, where sizes jump.
     """
     answer = node.grads(_resize_x(op, node, dy) if node.want(0) else None)
+    nearest = node.attr("mode") == "nearest"
+    if node.want(ROI) and not nearest and _crops(node):
+        answer[ROI] = by_region(op, node, dy, _listed(node))
     for i in (ROI, SCALES):
-        if node.want(i) and node.attr("mode") == "nearest":
+        if node.want(i) and nearest:
             answer[i] = op.Sub(node.input(i), node.input(i))
     return answer
 

@@ -38,6 +38,8 @@ class Kind(StrEnum):
     """1 + exp(u)."""
     SOFTPLUS = "softplus"
     """log(1 + exp(u))."""
+    ONE = "one"
+    """The sum of their softmax along its axis."""
     TANH = "tanh"
     """level + slope tanh(u)."""
 
@@ -45,7 +47,7 @@ class Kind(StrEnum):
 FINAL = {Kind.SOFTMAX: Kind.SOFTMAX, Kind.LOG_SOFTMAX: Kind.SOFTMAX, Kind.SIGMOID: Kind.SIGMOID, Kind.LOG_SIGMOID: Kind.SIGMOID}
 """What scores are squashed by for good -> the function that makes probabilities of them."""
 
-_ALONG = (Kind.LARGEST, Kind.SUM, Kind.INVERSE, Kind.LOG_SUM)
+_ALONG = (Kind.LARGEST, Kind.SUM, Kind.INVERSE, Kind.LOG_SUM, Kind.ONE)
 """Kinds that are constant along the axis."""
 
 Spellings = tuple[tuple[str, float], ...]
@@ -243,8 +245,10 @@ def largest(node: NodeView, of: SquashedOf) -> Squashed | None:
 
 
 def sum_(node: NodeView, of: SquashedOf) -> Squashed | None:
-    """sum exp(u) along one axis."""
-    axis, fact = _reduced_axis(node), _pure(of(0), Kind.EXP)
+    """sum exp(u) along one axis; the sum of a softmax along its own."""
+    axis, fact, whole = _reduced_axis(node), _pure(of(0), Kind.EXP), _pure(of(0), Kind.SOFTMAX)
+    if whole is not None and axis is not None and whole.axis == axis:
+        return replace(whole, kind=Kind.ONE)
     if axis is None or fact is None or (fact.shifted and fact.axis != axis):
         return None
     return replace(fact, kind=Kind.SUM, axis=axis)
@@ -253,7 +257,7 @@ def sum_(node: NodeView, of: SquashedOf) -> Squashed | None:
 def log_sum(node: NodeView, of: SquashedOf) -> Squashed | None:
     """log sum exp(u), of exp(u)."""
     fact = sum_(node, of)
-    return None if fact is None else replace(fact, kind=Kind.LOG_SUM)
+    return None if fact is None or fact.kind != Kind.SUM else replace(fact, kind=Kind.LOG_SUM)
 
 
 def log_sum_exp(node: NodeView, of: SquashedOf) -> Squashed | None:
@@ -338,7 +342,7 @@ def multiply(node: NodeView, of: SquashedOf) -> Squashed | None:
 
 
 def divide(node: NodeView, of: SquashedOf) -> Squashed | None:
-    """u over a number; exp(u) / sum exp(u); a positive number over 1 + exp(u); exp(u) / (1 + exp(u))."""
+    """u over a number; exp(u) / sum exp(u); a positive number over 1 + exp(u); exp(u) / (1 + exp(u)); a softmax over its sum."""
     above, below = of(0), of(1)
     number = _number(node, 1)
     if number:
@@ -350,6 +354,9 @@ def divide(node: NodeView, of: SquashedOf) -> Squashed | None:
         if first is not None:
             return replace(_as_sigmoid(below, -1.0), height=first) if first > 0 else None
         return _as_sigmoid(below, 1.0) if above is not None and above.kind == Kind.EXP and _same(above, below) else None
+    if below.kind == Kind.ONE:
+        whole = _pure(above, Kind.SOFTMAX)
+        return whole if whole is not None and _same(whole, below) and _lined_up(node, 0, 1, below) else None
     e = _pure(above, Kind.EXP)
     return None if e is None or below.kind != Kind.SUM else _normalised(node, 0, e, 1, below)
 
@@ -376,6 +383,12 @@ def same(node: NodeView, of: SquashedOf) -> Squashed | None:
     """The same values in the same shape."""
     fact = of(0)
     return fact if fact is not None and node.y.dtype in FLOATS | {0} else None
+
+
+def size(node: NodeView, of: SquashedOf) -> Squashed | None:
+    """|p| = p."""
+    fact = of(0)
+    return fact if fact is not None and fact.kind in (Kind.SOFTMAX, Kind.SIGMOID) else None
 
 
 def on_a_grid(node: NodeView, of: SquashedOf) -> Squashed | None:

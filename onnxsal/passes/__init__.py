@@ -14,6 +14,7 @@ from onnxsal.graph.originals import Original
 from onnxsal.graph.put_back import run_beside
 from onnxsal.large import Apart, apart
 from onnxsal.passes.base import Pass, PassOutcome
+from onnxsal.passes.classical_types import CLASSICAL_TYPES
 from onnxsal.passes.declarations import DECLARATIONS
 from onnxsal.passes.expand_contrib import COMPLETE, EXPAND_CONTRIB, NAME_DOMAIN
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
@@ -91,6 +92,7 @@ def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> lis
         SET_IR,
         RESTATE,
         EXPAND_CONTRIB,
+        CLASSICAL_TYPES,
         expand_bodies(known),
         NAME_NODES,
         EXPLICIT_PADS,

@@ -1,17 +1,19 @@
-"""Expand operators that are written in standard ones: those that ONNX Runtime fuses and saves (com.microsoft), and some of the standard."""
+"""Write operators in standard ones: what ONNX Runtime fuses when it saves a model (com.microsoft), and classical models."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableSequence, Sequence
+from functools import cache
 
 import onnx
 
 from onnxsal.errors import ModelError
 from onnxsal.graph.infer import inferred, without_weights
+from onnxsal.graph.model import captured
 from onnxsal.graph.standard import graphs, nodes
 from onnxsal.ops.contrib_attention import lacks_bias, with_bias
-from onnxsal.ops.expansion import UNSAID, NotYetKnown, Writer, expansion_of
+from onnxsal.ops.expansion import UNSAID, NotYetKnown, Writer, expansion_of, partly
 from onnxsal.passes.base import Pass, PassOutcome, forget_unused_domains
 from onnxsal.passes.raise_opset import opset
 from onnxsal.protos import graphs_of
@@ -92,11 +94,43 @@ def _requires(proto: onnx.ModelProto) -> str:
             f"node '{layout[0].name}' ({layout[0].domain}.{layout[0].op_type}): the file was saved by ONNX Runtime with full optimisation, "
             "which writes layouts for one processor. Use the original model, or save with at most ORT_ENABLE_EXTENDED."
         )
-    return "" if _expandable(proto.graph) else "no fused operator"
+    return "" if _expandable(proto.graph, _dtypes(proto)) else "no fused operator"
 
 
-def _expandable(graph: onnx.GraphProto) -> bool:
-    return any(expansion_of(node) is not None or any(map(_expandable, _inner(node))) for node in graph.node)
+Dtypes = Callable[[], Mapping[str, int]]
+"""Element types of tensors, found out where they are asked for."""
+
+
+def _dtypes(proto: onnx.ModelProto) -> Dtypes:
+    return cache(lambda: Learnt(proto).dtypes)
+
+
+def _expandable(graph: onnx.GraphProto, dtypes: Dtypes) -> bool:
+    read = _read(graph)
+    return any(
+        (expansion_of(node) is not None and not _stays(node, read, dtypes)) or any(_expandable(inner, dtypes) for inner in _inner(node))
+        for node in graph.node
+    )
+
+
+def _read(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that something reads, or that the graph returns."""
+    return {name for n in graph.node for name in (*n.input, *captured(n))} | {o.name for o in graph.output}
+
+
+def _stays(node: onnx.NodeProto, read: Collection[str], dtypes: Dtypes) -> bool:
+    some = partly(node)
+    return some is not None and some.stays(node, read, dtypes)
+
+
+def _beside(node: onnx.NodeProto, read: set[str]) -> list[onnx.NodeProto]:
+    """The node itself, where it still makes what is read, such as the names of classes; what is written anew gets another name."""
+    some = partly(node)
+    if some is None or some.output is None or not read.intersection(o for i, o in enumerate(node.output) if i != some.output):
+        return []
+    copy = onnx.NodeProto.FromString(node.SerializeToString())
+    copy.output[some.output] = f"{node.output[some.output]}/beside"
+    return [copy]
 
 
 def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -172,11 +206,12 @@ def _run(proto: onnx.ModelProto) -> PassOutcome:
 def _round(graph: onnx.GraphProto, known: Learnt, around: dict[str, onnx.TensorProto], expanded: list[str]) -> Iterator[ModelError]:
     """Write the nodes of a graph and of those inside it of which enough is known; yields what is said of the others."""
     written: list[onnx.NodeProto] = []
+    read = _read(graph)
     constants = around | {t.name: t for t in graph.initializer}
     for node in graph.node:
         for inner in _inner(node):
             yield from _round(inner, known, constants, expanded)
-        expand = expansion_of(node)
+        expand = None if _stays(node, read, lambda: known.dtypes) else expansion_of(node)
         writer = Writer(node, known.ranks, known.dtypes, constants, known.taken, known.opset, known.sizes)
         try:
             if expand is not None:
@@ -187,7 +222,7 @@ def _round(graph: onnx.GraphProto, known: Learnt, around: dict[str, onnx.TensorP
         if expand is None:
             new = [onnx.NodeProto.FromString(node.SerializeToString())]
         else:
-            new = writer.nodes
+            new = [*writer.nodes, *_beside(node, read)]
             graph.initializer.extend(writer.initializers)
             constants |= known.stored(writer.initializers)
             expanded.append(node.op_type)
@@ -202,7 +237,7 @@ EXPAND_CONTRIB = Pass(
     "expand fused operators",
     _run,
     requires=_requires,
-    ensures=lambda proto: "fused operators remain" if _expandable(proto.graph) else "",
+    ensures=lambda proto: "fused operators remain" if _expandable(proto.graph, _dtypes(proto)) else "",
     rewrites=True,
 )
 """After the opset was raised: the standard nodes it writes (LayerNormalization, CastLike) are those of opset 18."""

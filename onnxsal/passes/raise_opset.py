@@ -33,8 +33,6 @@ def opset(proto: onnx.ModelProto) -> int:
 
 def _requires(proto: onnx.ModelProto) -> str:
     version = opset(proto)
-    if version == 0:
-        raise ModelError("the model imports no 'ai.onnx' opset; only graphs of standard operators can be explained.")
     if version > HIGHEST:
         raise ModelError(
             f"the model uses opset {version}; ONNX Runtime loads opset {HIGHEST} at most. Export it with opset_version={HIGHEST} or lower."
@@ -44,6 +42,9 @@ def _requires(proto: onnx.ModelProto) -> str:
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
     before = opset(proto)
+    if not before:  # all of it stands in other domains, such as a classical model; what these are written in has a version
+        proto.opset_import.add(version=LOWEST)
+        return PassOutcome(1, f"imported opset {LOWEST}")
     _drop_weight_inputs(proto)
     for repair in REPAIRS:
         if before < repair.since and repair.first:

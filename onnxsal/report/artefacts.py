@@ -42,9 +42,11 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
     """The numbers of one explained sample: its best classes by the model's own output, what was explained and how; where it is tokens,
     the attribution of each beside its id (from ``ids``, what the model was fed with).
     """
-    own = np.asarray(one.outputs[question.output], np.float64)
-    values = np.squeeze(question.by_class(own) if question.binary else own)
-    classes = np.atleast_1d(values) if values.ndim < 2 else None
+    classes = None
+    if question.output in one.outputs:  # it may be an inner tensor, such as what a map is made of
+        own = np.asarray(one.outputs[question.output], np.float64)
+        values = np.squeeze(question.by_class(own) if question.binary else own)
+        classes = np.atleast_1d(values) if values.ndim < 2 else None
     names = labels if classes is not None else None
     best = [] if classes is None else np.argsort(-classes, kind="stable")[:TOP].tolist()
     return {

@@ -120,6 +120,8 @@ def relative_difference(a: Any, b: Any) -> float:
     """max |b - a| / max |a| over finite entries; ``inf`` where shape, type or the places of NaN and infinity differ."""
     if isinstance(a, list) and isinstance(b, list):
         return max((relative_difference(x, y) for x, y in zip(a, b, strict=True)), default=0.0) if len(a) == len(b) else np.inf
+    if isinstance(a, dict) and isinstance(b, dict):
+        return relative_difference(np.asarray(list(a.values())), np.asarray([b[key] for key in a])) if a.keys() == b.keys() else np.inf
     if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiubc":
         return 0.0 if np.array_equal(a, b) else np.inf
     if a.shape != b.shape or a.dtype != b.dtype:
