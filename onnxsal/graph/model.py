@@ -87,7 +87,8 @@ class NodeView:
     ``tags`` what the node does, ``fold`` the ``Fold`` that a relevance rule sees in its place. ``wild`` are the inputs that may hold
     infinities or what is no number, and -1 where its output or slope may be such (empty: all is finite); ``norm`` tells that it is the root
     of a sum of squares, whose slope at 0 is taken as 0. ``shares``: input -> the part of a product's signal that it takes, where factors
-    share it.
+    share it. ``crossing`` says how a signal crosses the graphs that the node runs (``None``: it runs none), and ``around`` are the tensors
+    that these read and that need a signal.
     """
 
     def __init__(self, model: Model, proto: onnx.NodeProto, index: int) -> None:
@@ -103,6 +104,8 @@ class NodeView:
         self.wild: frozenset[int] = frozenset()
         self.norm = False
         self.shares: dict[int, float] = {}
+        self.crossing: Any = None
+        self.around: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<{self.op_type} '{self.name}'>"
@@ -156,6 +159,11 @@ class NodeView:
     def want(self, i: int) -> bool:
         """Whether input i needs a signal (False for inputs that do not exist)."""
         return i < len(self.wants) and self.wants[i]
+
+    @property
+    def followed(self) -> list[str]:
+        """The tensors that need a signal from this node."""
+        return [*(name for name, wanted in zip(self.proto.input, self.wants, strict=True) if wanted), *self.around]
 
     def replaced(self, inputs: Sequence[Value | None], output: Value) -> NodeView:
         """The same node on other tensors, as rules with modified inputs or weights see it; ``output`` is its result on them.
@@ -305,7 +313,7 @@ class Model:
     def _constant(self, name: str) -> np.ndarray | None:
         if name in self.initializers:
             return None if self.overridable(name) else numpy_helper.to_array(self.initializers[name])
-        if self.outer is None and name in self.inferred.constants:
+        if name in self.inferred.constants:
             return self.inferred.constants[name]
         node = self.producer.get(name)
         if node is None:

@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.graph.emit import Emit
+from onnxsal.graph.infer import Inferred
 from onnxsal.graph.model import HALF, Model, NodeView, Value, captured
 from onnxsal.protos import graphs_of
 
@@ -41,10 +42,10 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> M
     for node in nodes:
         copy = onnx.NodeProto()
         copy.CopyFrom(node.proto)
-        _rename(copy, renamed)
+        rename(copy, renamed)
         proto.graph.node.append(copy)
     view = Model(proto, outer=model, copies=[n.index for n in nodes])
-    view.__dict__["types"] = {renamed[n]: model.types[n] for n in names if n in model.types}
+    view.__dict__["inferred"] = Inferred({renamed[n]: model.types[n] for n in names if n in model.types})
     return view
 
 
@@ -57,15 +58,18 @@ def reads_inputs(model: Model, view: Model) -> bool:
     return any(fed.intersection((*n.proto.input, *captured(n.proto))) for n in view.nodes)
 
 
-def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+def rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Give tensors other names, in the node and in what its graphs read of them."""
     for names in (node.input, node.output):
         for i, name in enumerate(names):
             names[i] = renamed.get(name, name)
     for graph in graphs_of(node):
+        own = {i.name for i in graph.input} | {t.name for t in graph.initializer} | {o for n in graph.node for o in n.output}
+        around = {name: new for name, new in renamed.items() if name not in own}
         for inner in graph.node:
-            _rename(inner, renamed)
+            rename(inner, around)
         for output in graph.output:
-            output.name = renamed.get(output.name, output.name)
+            output.name = around.get(output.name, output.name)
 
 
 def replay(op: Emit, view: Model, source: str, start: Value) -> None:

@@ -150,7 +150,7 @@ def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequen
     graph = _graph(body, prefix, [iteration, condition, *carried], outputs, op.dtype)
     trips = op.Div(op.Add(count, size - 1), size) if isinstance(count, Value) else -(-count // size)
     # what is emitted here: the one node with a body
-    return list(op.subgraph("Loop", [trips, op.const(True), *states], graph, outputs=len(states)))
+    return list(op.subgraph("Loop", [trips, op.const(True), *states], {"body": graph}, outputs=len(states)))
 
 
 def _replay(build: Build, body: Emit, inner: Question, points: Value, numbers: Value) -> tuple[Value, Chosen]:
