@@ -7,7 +7,7 @@ to step are those that every step keeps.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -160,18 +160,18 @@ def _known(node: NodeView, proto: onnx.ModelProto, inputs: tuple[str, ...], outp
     model = Model(plain, outer=node.model)
     body = Body(model, inputs, outputs)
     around = body.captured
-    model.__dict__["inferred"] = _inferred(node.model, plain, outputs, around)
-    shapes_of_loops = [info for inner in model.nodes for info in declarations(inner)]
-    if shapes_of_loops:
-        model.__dict__["inferred"] = _inferred(node.model, plain, outputs, around, shapes_of_loops)
-        model._found.clear()
+    model.take(_inferred(node.model, plain, outputs, around))
+    made: dict[str, onnx.ValueInfoProto] = {}
+    while more := {info.name: info for inner in model.nodes for info in declarations(inner) if info.name not in made}:
+        made |= more
+        model.take(_inferred(node.model, plain, outputs, around, made.values()))
     plain.graph.input.extend(onnx.ValueInfoProto(name=n) for n in around if changes(node.model, n))
     model.input_names += [n for n in around if changes(node.model, n)]
     return body
 
 
 def _inferred(
-    outer: Model, proto: onnx.ModelProto, outputs: tuple[str, ...], around: list[str], more: list[onnx.ValueInfoProto] = []  # noqa: B006
+    outer: Model, proto: onnx.ModelProto, outputs: tuple[str, ...], around: list[str], more: Iterable[onnx.ValueInfoProto] = ()
 ) -> Inferred:
     """Types of the tensors of a body, those ``around`` it being what they are there."""
     typed = onnx.ModelProto()

@@ -261,6 +261,16 @@ class Model:
             self._found[key] = find()
         return self._found[key]
 
+    def take(self, inferred: Inferred) -> None:
+        """From here on this is known of the tensors, and what was found ``once`` is found anew."""
+        self.__dict__["inferred"] = inferred
+        self.__dict__.pop("types", None)
+        self._found.clear()
+        self._constants.clear()
+        for node in self.nodes:
+            node.__dict__.pop("inputs", None)
+            node.__dict__.pop("outputs", None)
+
     def overridable(self, name: str) -> bool:
         """Whether an initialiser is only the default of an input."""
         return any(i.name == name for i in self.graph.input)

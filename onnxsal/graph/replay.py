@@ -45,7 +45,7 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> M
         rename(copy, renamed)
         proto.graph.node.append(copy)
     view = Model(proto, outer=model, copies=[n.index for n in nodes])
-    view.__dict__["inferred"] = Inferred({renamed[n]: model.types[n] for n in names if n in model.types})
+    view.take(Inferred({renamed[n]: model.types[n] for n in names if n in model.types}))
     return view
 
 

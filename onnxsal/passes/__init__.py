@@ -20,6 +20,7 @@ from onnxsal.passes.name_nodes import NAME_NODES
 from onnxsal.passes.order_logits import order_logits
 from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.ranks import declare_ranks
+from onnxsal.passes.shapes_of_loops import SHAPES_OF_LOOPS
 from onnxsal.passes.sort import SORT
 
 __all__ = ["Comparison", "PassOutcome", "Pass", "Prepared", "passes", "prepare"]
@@ -71,6 +72,7 @@ def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> lis
         EXPAND_CONTRIB,
         expand_bodies(known),
         NAME_NODES,
+        SHAPES_OF_LOOPS,
         EXPLICIT_PADS,
         DECLARATIONS,
     ]
