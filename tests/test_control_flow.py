@@ -99,7 +99,7 @@ def scanned(axis: int = 1, backwards: int = 0, out: int = 1, out_backwards: int 
 
 def in_loop() -> onnx.NodeProto:
     """A Loop in a Loop, and a captured tensor read in the inner one."""
-    inner = helper.make_node("Loop", ["i", "", "s"], ["sf", "os"], name="inner", body=rename_all(loop(STEP, "s", "o"), "in_"))
+    inner = helper.make_node("Loop", ["M", "", "s"], ["sf", "os"], name="inner", body=rename_all(loop(STEP, "s", "o"), "in_"))
     rest = parser.parse_graph("b () => () { t = ReduceSum<keepdims=0>(os, ax0) s2 = Add(sf, t) c2 = Identity(c) }").node
     body = loop("c2 = Identity(c)", "s")
     del body.node[:]
