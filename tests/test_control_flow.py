@@ -25,7 +25,7 @@ def model(body: str, head: str = "(double[N,3] x) => (double[N,3] y)", opset: in
 
 
 def info(name: str, kind: int = F, shape: Sequence[int | str | None] | None = None) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
+    return helper.make_tensor_value_info(name, kind, shape) if kind else helper.make_tensor_sequence_value_info(name, F, None)
 
 
 def body_of(nodes: str, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto], **weights: Any) -> onnx.GraphProto:
@@ -160,6 +160,46 @@ FORMS: dict[str, tuple[onnx.ModelProto, list[Feed]]] = {
     )
     for axis, back, out, turned in ((1, 0, 1, 0), (1, 1, -2, 0), (0, 1, 0, 1), (1, 0, 0, 1))
 }
+
+FORMS |= {
+    "split": (
+        model("""s = SplitToSequence<axis=0, keepdims=0>(x) a = SequenceAt(s, last) b = SequenceAt(s, first) n = SequenceLength(s)
+          f = Cast<to=11>(n) c = Mul(a, f) d = Sin(b) t = SequenceConstruct(c, d) u = SequenceInsert(t, a, first) v = SequenceErase(u)
+          y = ConcatFromSequence<axis=0, new_axis=1>(v)""", "(double[2,3] x) => (double[2,3] y)", last=-1, first=0),  # noqa: E501
+        [{}],
+    ),
+    "optional": (
+        model("""a = Sin(x) o = Optional(a) h = OptionalHasElement(o) e = OptionalGetElement(o)
+          y = If (h) <then_branch = th () => (double[N,3] t) { t = Mul(e, x) }, else_branch = el () => (double[N,3] f) { f = Neg(x) }>"""),
+        [{}],
+    ),
+    "a list that is carried": (
+        around(
+            "s0 = SequenceEmpty<dtype=11>()",
+            helper.make_node("Loop", ["M", "C", "s0", "x"], ["sf", "xf"], name="l", body=loop(
+                "t = Mul(r, w) r2 = Sin(t) s2 = SequenceInsert(s, r2) c2 = Identity(c)", "sr", kind=[0, F])),
+            "y = ConcatFromSequence<axis=0>(sf)", [X], M=3, C=True, **TEST),
+        [{}],
+    ),
+    "counted": (
+        around(
+            SIN,
+            helper.make_node("Loop", ["", "C", "k0", "s0"], ["kf", "y"], name="l", body=loop(
+                "k2 = Add(k, two) c2 = Less(k2, six) t = Mul(s, w) s2 = Sin(t)", "ks", kind=[I, F])),
+            "", [X], C=True, k0=0, six=6, **TEST),
+        [{}],
+    ),
+    "of three steps": (around(SIN, L1, SUM, [X], C=True, M=3, **TEST), [{}]),
+    "loop in loop of known steps": (around(SIN, in_loop(), "", [X], M=2, **TEST), [{}]),
+}
+WRITTEN_OUT = ("split", "optional", "a list that is carried", "counted", "of three steps", "loop in loop of known steps")
+
+
+@pytest.mark.parametrize("form", WRITTEN_OUT)
+def test_what_is_known_is_written_out(form: str) -> None:
+    """No node that runs a graph, or works on lists, is left."""
+    kinds = {n.op_type for n in onnxsal.vjp(FORMS[form][0], wrt="x", outputs="y").graph.node}
+    assert not {k for k in kinds if k in ("If", "Loop", "Scan") or "Sequence" in k or "Optional" in k}
 
 
 def differs(proto: onnx.ModelProto, derived: onnx.ModelProto, feed: Feed, seed: int = 3) -> float:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnxsal.graph import Emit, NodeView, Value
 
@@ -148,3 +149,32 @@ def empty_sequence(op: Emit, dtype: int) -> Value:
 def sequence_info(name: str, dtype: int) -> onnx.ValueInfoProto:
     """The declaration of a sequence of tensors."""
     return helper.make_tensor_sequence_value_info(name, dtype, None)
+
+
+# ----- what stands for steps that are written out -----
+
+Nodes = list[onnx.NodeProto]
+Tensors = list[onnx.TensorProto]
+
+COPY = "Identity"
+"""A tensor under another name."""
+
+
+def _ints(tensors: Tensors, name: str, values: int | list[int]) -> str:
+    tensors.append(numpy_helper.from_array(np.asarray(values, np.int64), name))
+    return name
+
+
+def slice_of(nodes: Nodes, tensors: Tensors, name: str, axis: int, at: int, result: str) -> None:
+    """Append what takes one slice of a tensor, without the axis."""
+    nodes.append(helper.make_node("Gather", [name, _ints(tensors, f"{result}/at", at)], [result], name=f"{result}/Gather", axis=axis))
+
+
+def stacked(nodes: Nodes, tensors: Tensors, names: Sequence[str], axis: int, result: str, prefix: str) -> None:
+    """Append what lays tensors beside each other along a new axis."""
+    scope = f"{prefix}{result}"
+    axes = _ints(tensors, f"{scope}/axis", [axis])
+    wide = [f"{scope}/{i}" for i in range(len(names))] if len(names) > 1 else [result]
+    nodes += [helper.make_node("Unsqueeze", [n, axes], [w], name=f"{w}/Unsqueeze") for n, w in zip(names, wide, strict=True)]
+    if len(names) > 1:
+        nodes.append(helper.make_node("Concat", wide, [result], name=f"{scope}/Concat", axis=axis))

@@ -22,6 +22,7 @@ from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.ranks import declare_ranks
 from onnxsal.passes.shapes_of_loops import SHAPES_OF_LOOPS
 from onnxsal.passes.sort import SORT
+from onnxsal.passes.write_out import WRITE_OUT
 
 __all__ = ["Comparison", "PassOutcome", "Pass", "Prepared", "passes", "prepare"]
 
@@ -69,6 +70,7 @@ def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> lis
         INLINE,
         RAISE_OPSET,
         SET_IR,
+        WRITE_OUT,
         EXPAND_CONTRIB,
         expand_bodies(known),
         NAME_NODES,

@@ -1,0 +1,24 @@
+"""Branches whose condition no input can change: the one that runs stands in the place of both."""
+
+from __future__ import annotations
+
+import onnx
+
+from onnxsal.graph import NodeView
+from onnxsal.ops.control import Choice, frame_of
+from onnxsal.passes.written import Written, label, unused
+
+
+def inlined(node: onnx.NodeProto, view: NodeView, taken: set[str]) -> Written | None:
+    """The nodes of the graph that runs; ``None`` where that is known at run time only."""
+    known = frame_of(node)
+    if not isinstance(known, Choice):
+        return None
+    condition = view.const(known.by)
+    if condition is None or condition.size != 1:
+        return None
+    graph = list(known.bodies.values())[0 if condition.reshape(-1)[0] else 1]
+    prefix = unused(label(node), taken)
+    written = Written("branches of a known condition, inlined")
+    written.copy(graph, prefix, written.store(graph, prefix), list(node.output))
+    return written
