@@ -159,33 +159,40 @@ def _known(node: NodeView, proto: onnx.ModelProto, inputs: tuple[str, ...], outp
     plain.graph.input.extend(helper.make_tensor_value_info(n, *types[n]) for n in inputs if n in types)
     model = Model(plain, outer=node.model)
     body = Body(model, inputs, outputs)
-    around = body.captured
-    model.take(_inferred(node.model, plain, outputs, around))
+    model.take(_inferred(body))
     made: dict[str, onnx.ValueInfoProto] = {}
     while more := {info.name: info for inner in model.nodes for info in declarations(inner) if info.name not in made}:
         made |= more
-        model.take(_inferred(node.model, plain, outputs, around, made.values()))
+        model.take(_inferred(body, made.values()))
+    around = body.captured
     plain.graph.input.extend(onnx.ValueInfoProto(name=n) for n in around if changes(node.model, n))
     model.input_names += [n for n in around if changes(node.model, n)]
     return body
 
 
-def _inferred(
-    outer: Model, proto: onnx.ModelProto, outputs: tuple[str, ...], around: list[str], more: Iterable[onnx.ValueInfoProto] = ()
-) -> Inferred:
-    """Types of the tensors of a body, those ``around`` it being what they are there."""
+def standing_alone(body: Body, more: Iterable[onnx.ValueInfoProto] = ()) -> onnx.ModelProto:
+    """A model of the body whose inputs are also the tensors around it, of the types that they have there; small constants are stored."""
+    outer, around = body.model.outer, body.captured
+    assert outer is not None
     typed = onnx.ModelProto()
-    typed.CopyFrom(proto)
+    typed.CopyFrom(body.model.proto)
+    kept = [v for v in typed.graph.input if v.name in body.inputs]
+    del typed.graph.input[:]
+    typed.graph.input.extend(kept)
     for name in around:
         value, array = outer.value(name), outer.constant(name)
         if array is not None and array.size <= WEIGHT:
             typed.graph.initializer.append(numpy_helper.from_array(array, name))
         elif value.dtype:
             typed.graph.input.append(helper.make_tensor_value_info(name, value.dtype, value.shape))
-    typed.graph.output.extend(onnx.ValueInfoProto(name=n) for n in outputs if n not in around)
+    typed.graph.output.extend(onnx.ValueInfoProto(name=n) for n in body.outputs if n not in around)
     typed.graph.value_info.extend(more)
-    found = infer(typed)
-    read = set(around)
+    return typed
+
+
+def _inferred(body: Body, more: Iterable[onnx.ValueInfoProto] = ()) -> Inferred:
+    """Types of the tensors of a body, those around it being what they are there."""
+    found, read = infer(standing_alone(body, more)), set(body.captured)
     return Inferred(
         {n: t for n, t in found.types.items() if n not in read}, {n: a for n, a in found.constants.items() if n not in read}
     )

@@ -151,6 +151,22 @@ def sequence_info(name: str, dtype: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_sequence_value_info(name, dtype, None)
 
 
+# ----- sizes -----
+
+OPEN = -(2**40)
+"""In place of a size that is not known: no size is negative."""
+
+
+def sizes_told(node: NodeView) -> np.ndarray | None:
+    """What a node that tells sizes says, with ``OPEN`` for those that are not known; ``None`` where it tells none, or not even how many."""
+    if node.op_type not in ("Shape", "Size") or node.x.shape is None:
+        return None
+    sizes = [d if isinstance(d, int) else OPEN for d in node.x.shape]
+    if node.op_type == "Size":
+        return None if OPEN in sizes else np.asarray(np.prod(sizes, dtype=np.int64))
+    return np.asarray(sizes[slice(node.attr("start") or 0, node.attr("end"))], np.int64)
+
+
 # ----- what stands for steps that are written out -----
 
 Nodes = list[onnx.NodeProto]

@@ -6,6 +6,7 @@ import onnx
 
 from onnxsal.graph import NodeView
 from onnxsal.ops.control import Choice, frame_of
+from onnxsal.passes.sizes import value_of
 from onnxsal.passes.written import Written, label, unused
 
 
@@ -14,10 +15,15 @@ def inlined(node: onnx.NodeProto, view: NodeView, taken: set[str]) -> Written | 
     known = frame_of(node)
     if not isinstance(known, Choice):
         return None
-    condition = view.const(known.by)
+    condition = value_of(view, known.by)
     if condition is None or condition.size != 1:
         return None
-    graph = list(known.bodies.values())[0 if condition.reshape(-1)[0] else 1]
+    return replaced(node, known, 0 if condition.reshape(-1)[0] else 1, taken)
+
+
+def replaced(node: onnx.NodeProto, known: Choice, which: int, taken: set[str]) -> Written:
+    """The nodes of one of its graphs in the place of a node."""
+    graph = list(known.bodies.values())[which]
     prefix = unused(label(node), taken)
     written = Written("branches of a known condition, inlined")
     written.copy(graph, prefix, written.store(graph, prefix), list(node.output))

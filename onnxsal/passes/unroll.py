@@ -14,6 +14,7 @@ from onnxsal.facts.bodies import Body, bodies_of
 from onnxsal.graph import NodeView
 from onnxsal.graph.model import captured
 from onnxsal.ops.control import Repeat, Strip, frame_of, slice_of, stacked
+from onnxsal.passes.sizes import value_of
 from onnxsal.passes.written import Written, label, unused
 from onnxsal.protos import graphs_of
 
@@ -50,7 +51,7 @@ def _steps(view: NodeView, known: Repeat, body: Body, most: int) -> int | None:
         value = view.input(known.read[0].outside)
         return None if value.shape is None else value.dim(known.read[0].axis % value.rank)
     assert known.going is not None
-    count, going = view.const(known.count), view.const(known.going[0])
+    count, going = value_of(view, known.count), value_of(view, known.going[0])
     if (count is None and view.optional(known.count) is not None) or (going is None and view.optional(known.going[0]) is not None):
         return None
     limit = most + 1 if count is None else min(int(count.reshape(-1)[0]), most + 1)

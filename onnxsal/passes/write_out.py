@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from onnxsal.facts.bodies import bodies_of
+from onnxsal.facts.bodies import bodies_of, standing_alone
 from onnxsal.graph import Model, NodeView
+from onnxsal.graph.infer import infer_shapes, without_weights
 from onnxsal.graph.model import all_names
-from onnxsal.ops.control import frame_of
+from onnxsal.ops.control import Choice, frame_of
 from onnxsal.ops.sequences import makes_lists, mapped, works_on_lists
 from onnxsal.passes.base import Pass, PassOutcome
-from onnxsal.passes.inline_branches import inlined
+from onnxsal.passes.inline_branches import inlined, replaced
 from onnxsal.passes.sequences import Lists
 from onnxsal.passes.unroll import unrolled
 from onnxsal.passes.written import Written
@@ -64,11 +65,76 @@ class _Round:
             self.rewrite(graph, body.model, lists.inside())
 
 
-def _run(proto: onnx.ModelProto) -> PassOutcome:
+    def decide_ranks(self, graph: onnx.GraphProto, model: Model, alone: onnx.ModelProto) -> None:
+        """Of branches that make tensors of different numbers of axes, take the one that the nodes behind can read, if it is one only.
+
+        Where the other would run, the model fails. Exporters write a Squeeze of a size that they do not know so. ``alone`` is the graph as
+        a model of its own.
+        """
+        for index, (node, view) in enumerate(zip(graph.node, model.nodes, strict=True)):
+            known = frame_of(node)
+            if isinstance(known, Choice) and any(v is not None and v.shape is None for v in view.outputs):
+                fitting = [i for i in range(len(known.bodies)) if _fits(alone, index, i)]
+                if len(fitting) == 1:
+                    written = replaced(node, known, fitting[0], self.taken)
+                    nodes = [*graph.node[:index], *written.nodes, *graph.node[index + 1 :]]
+                    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+                    del graph.node[:]
+                    graph.node.extend(copies)
+                    graph.initializer.extend(written.initializers)
+                    self.done.append("branches after which the other nodes cannot run, left out")
+                    return
+            for inner, body in zip(known.bodies.values() if known else (), bodies_of(view), strict=True):
+                self.decide_ranks(inner, body.model, standing_alone(body))
+                if self.done:
+                    return
+
+
+def _fits(alone: onnx.ModelProto, index: int, which: int) -> bool:
+    """Whether inference finds no contradiction in a model if one of its nodes runs this graph of its two."""
+    trial = onnx.ModelProto()
+    trial.CopyFrom(without_weights(alone))
+    graph = trial.graph
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+    node = onnx.NodeProto.FromString(graph.node[index].SerializeToString())
+    known = frame_of(node)
+    assert isinstance(known, Choice)
+    written = replaced(node, known, which, all_names(graph))
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in (*graph.node[:index], *written.nodes, *graph.node[index + 1 :])]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(written.initializers)
+    try:
+        _until_done(trial)
+        for left in graph.node:
+            if frame_of(left):  # what may not run must not count: nobody knows what this one makes
+                left.domain = "unknown"
+                del left.attribute[:]
+        trial.opset_import.add(domain="unknown", version=1)
+        infer_shapes(trial, strict_mode=True)
+    except Exception:  # onnx raises several kinds here, without a common base: each is the contradiction looked for
+        return False
+    return True
+
+
+def _until_done(proto: onnx.ModelProto) -> list[str]:
     done: list[str] = []
     while True:
         one = _Round(all_names(proto.graph))
         one.rewrite(proto.graph, Model(proto), Lists())
+        if not one.done:
+            return done
+        done += one.done
+
+
+def _run(proto: onnx.ModelProto) -> PassOutcome:
+    done: list[str] = []
+    while True:
+        done += _until_done(proto)
+        one = _Round(all_names(proto.graph))
+        one.decide_ranks(proto.graph, Model(proto), proto)
         if not one.done:
             break
         done += one.done
