@@ -82,7 +82,7 @@ class _Walked:
 def _begin(op: Emit, body: Body, prefix: str) -> Emit:
     inner = Emit(body.model, prefix)
     walk = walk_of(op)
-    book = None if walk.book is None else Book(walk.book.samples)
+    book = None if walk.book is None else Book(walk.book.samples, walk.book.layouts)
     inner.dtype, inner.walk = op.dtype, replace(walk, book=book, rectified={}, zeros_get_nothing={}, reference=None)
     return inner
 

@@ -9,34 +9,20 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import onnx
 
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.bodies import bodies_of, every_node
 from onnxsal.facts.solve import forward
+from onnxsal.facts.spots import Spot, Trace, through_bodies
 from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.infer import Dim, without_weights
 from onnxsal.graph.model import captured
 from onnxsal.ops.axes import FAMILIES
 from onnxsal.ops.registry import facts_of, family_of, spec_of
-from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, How, Moved
+from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, Moved
 
-
-class Spot(NamedTuple):
-    """Where an axis is in a tensor, and how it got there; ``runs`` entries of that place in turn belong to one index (0: not known).
-
-    ``apart``: on its way no entries of different indices met, so that it is apart again where it is whole again.
-    """
-
-    place: int
-    how: How = APART
-    runs: int = 1
-    apart: bool = True
-
-
-Trace = Mapping[int, Spot]
-"""Axis of the input -> its spot in a tensor. What depends on the input has a trace, if only an empty one."""
 
 _WORSE = {how: rank for rank, how in enumerate((APART, MIXED, PARTS, INNER, SUMMED))}
 
@@ -54,13 +40,19 @@ def trace(
     adjust: Callable[[NodeView, Trace], Trace] | None = None,
     sizes: Mapping[int, int] | None = None,
 ) -> dict[str, Trace]:
-    """The trace of every tensor that depends on the seeds. ``adjust`` may add to what follows for the first output of a node; ``sizes``
-    are those of the axes, where they are numbers.
+    """The trace of every tensor that depends on the seeds, those in graphs that nodes run included. ``adjust`` may add to what follows for
+    the first output of a node; ``sizes`` are those of the axes, where they are numbers.
 
     An axis is ``APART`` in an output only if every input that depends on the seeds has it in the same place, apart.
     """
 
+    insides: dict[str, Trace] = {}
+
     def step(node: NodeView, of: Callable[[int | str], Trace | None]) -> list[Trace | None]:
+        if bodies_of(node):
+            outputs, found = through_bodies(node, of, lambda nodes, seeds: trace(nodes, seeds, adjust, sizes))
+            insides.update(found)
+            return outputs
         read = {i: known for i in range(len(node.proto.input)) if (known := of(i)) is not None}
         inside = any(of(name) is not None for name in captured(node.proto))
         if (not read and not inside) or facts_of(node).of_sizes:
@@ -71,7 +63,7 @@ def trace(
             outputs.append(found if adjust is None or j else adjust(node, found))
         return outputs
 
-    return forward(nodes, seeds, step)
+    return forward(nodes, seeds, step) | insides
 
 
 def _joined(node: NodeView, read: Mapping[int, Trace], j: int, sizes: Mapping[int, int]) -> Trace:
@@ -302,7 +294,8 @@ def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, pictu
         return {**found, **{label: Spot(place, MIXED) for label, place in zip(picture, (1, 2, 3), strict=True)}}
 
     traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {})
-    values = {x.name: x, **{v.name: v for n in path for v in n.outputs if v is not None}}
+    values = {x.name: x, **{v.name: v for n in every_node(path) for v in n.outputs if v is not None}}
+    values |= {n: body.model.value(n) for node in every_node(path) for body in bodies_of(node) for n in body.inputs}
     return {name: _layout(value, traces.get(name, {}), size, bool(labels), picture) for name, value in values.items()}
 
 

@@ -158,6 +158,7 @@ def _known(node: NodeView, proto: onnx.ModelProto, inputs: tuple[str, ...], outp
     plain.CopyFrom(proto)
     plain.graph.input.extend(helper.make_tensor_value_info(n, *types[n]) for n in inputs if n in types)
     model = Model(plain, outer=node.model)
+    model.within, model.output_names = node, list(outputs)
     body = Body(model, inputs, outputs)
     model.take(_inferred(body))
     made: dict[str, onnx.ValueInfoProto] = {}
@@ -229,3 +230,11 @@ def _stacked_shapes(node: NodeView, known: Repeat, body: Body) -> Iterator[tuple
             axis = strip.axis % (len(shape) + 1)
             yield strip.outside, (*shape[:axis], None, *shape[axis:])
 
+
+
+def every_node(nodes: Iterable[NodeView]) -> Iterator[NodeView]:
+    """The nodes, and those of the graphs that they run."""
+    for node in nodes:
+        yield node
+        for body in bodies_of(node):
+            yield from every_node(body.model.nodes)

@@ -239,13 +239,14 @@ class Model:
     """An ONNX model, indexed. Build it once per (immutable) state of the ``ModelProto``.
 
     ``outer`` is the model around this one, for the body of a loop: its tensors can be read from here. ``copies`` are the indices of the
-    nodes of that model that these are copies of.
+    nodes of that model that these are copies of; ``within`` is the node of that model that runs this one, if it is a graph of its own.
     """
 
     def __init__(self, proto: onnx.ModelProto, outer: Model | None = None, copies: Sequence[int] = ()) -> None:
         self.proto = proto
         self.outer = outer
         self.copies = copies
+        self.within: NodeView | None = None
         self.graph = proto.graph
         self.initializers = {t.name: t for t in self.graph.initializer}
         self.input_names = [i.name for i in self.graph.input if i.name not in self.initializers]
@@ -260,6 +261,10 @@ class Model:
         if key not in self._found:
             self._found[key] = find()
         return self._found[key]
+
+    def keep(self, key: Hashable, found: Any) -> None:
+        """What the model around this one found out about it."""
+        self._found[key] = found
 
     def take(self, inferred: Inferred) -> None:
         """From here on this is known of the tensors, and what was found ``once`` is found anew."""

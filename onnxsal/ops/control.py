@@ -167,6 +167,16 @@ def sizes_told(node: NodeView) -> np.ndarray | None:
     return np.asarray(sizes[slice(node.attr("start") or 0, node.attr("end"))], np.int64)
 
 
+def takes_all(node: NodeView) -> bool:
+    """Whether a node cuts all of its input out of it, ``x[:]``: inference does not see that sizes without a number stay as they are."""
+    if node.op_type != "Slice" or node.domain:
+        return False
+    starts, ends, steps = node.ints(1), node.ints(2), [1] if node.optional(4) is None else node.ints(4)
+    if starts is None or ends is None or steps is None:
+        return False
+    return not any(starts) and all(end >= 2**31 - 1 for end in ends) and all(step == 1 for step in steps)
+
+
 # ----- what stands for steps that are written out -----
 
 Nodes = list[onnx.NodeProto]

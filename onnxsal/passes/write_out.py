@@ -14,7 +14,7 @@ from onnxsal.facts.bodies import bodies_of, standing_alone
 from onnxsal.graph import Model, NodeView
 from onnxsal.graph.infer import infer_shapes, without_weights
 from onnxsal.graph.model import all_names
-from onnxsal.ops.control import Choice, frame_of
+from onnxsal.ops.control import Choice, frame_of, takes_all
 from onnxsal.ops.sequences import makes_lists, mapped, works_on_lists
 from onnxsal.passes.base import Pass, PassOutcome
 from onnxsal.passes.inline_branches import inlined, replaced
@@ -25,7 +25,18 @@ from onnxsal.protos import graphs_of
 
 Rewrite = Callable[[onnx.NodeProto, NodeView, set[str]], Written | None]
 
-REWRITES: tuple[Rewrite, ...] = (inlined, unrolled)
+
+
+def _copied(node: onnx.NodeProto, view: NodeView, taken: set[str]) -> Written | None:
+    """A node that takes all of its input is a copy."""
+    if not takes_all(view):
+        return None
+    written = Written("slices of all there is, seen as copies")
+    written.same(node.input[0], node.output[0])
+    return written
+
+
+REWRITES: tuple[Rewrite, ...] = (inlined, unrolled, _copied)
 
 
 @dataclass
