@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 import onnxsal
 from tests.oracle import random_like, run, scaled_derivative
 
-F, I, B = TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
+F, INT, B = TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
 Feed = dict[str, np.ndarray]
 
 
@@ -40,7 +40,7 @@ def loop(
 ) -> onnx.GraphProto:
     """A Loop's body with the inputs ``i``, ``c`` and states, the outputs ``c2``, ``<state>2`` and what is stacked."""
     shape = ["N", 3] if declared else None
-    inputs = [info("i", I, []), info("c", B, []), *(info(s, k, shape) for s, k in zip(states, kind, strict=False))]
+    inputs = [info("i", INT, []), info("c", B, []), *(info(s, k, shape) for s, k in zip(states, kind, strict=False))]
     outputs = [info("c2", B, []), *(info(f"{s}2", k, shape) for s, k in zip(states, kind, strict=False)), *(info(s) for s in stacked)]
     return body_of(nodes, inputs, outputs)
 
@@ -55,7 +55,7 @@ def around(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-X, M, FLAG = info("x", F, ["N", 3]), info("M", I, []), info("flag", B, [])
+X, M, FLAG = info("x", F, ["N", 3]), info("M", INT, []), info("flag", B, [])
 W = np.random.default_rng(0).normal(size=(3, 3))
 
 IF = """ a = Sin(x)
@@ -78,7 +78,8 @@ UNUSED = """ a = Sin(x) q = Cos(x)
 
 STEP = "p = Mul(s, w) q = Add(p, x) s2 = Tanh(q) c2 = Identity(c) o = Mul(s2, s)"
 UNTIL = "p = Mul(s, w) q = Add(p, x) s2 = Tanh(q) t = ReduceSum<keepdims=0>(s2) c2 = Less(t, most) o = Identity(s2)"
-GROW = "f = Cast<to=11>(i) g = Add(s, f) h = Sin(g) s2 = Concat<axis=0>(s, h) c2 = Identity(c) m = ReduceMean<keepdims=0>(s2, ax) o = Mul(m, m)"
+GROW = """f = Cast<to=11>(i) g = Add(s, f) h = Sin(g) s2 = Concat<axis=0>(s, h) c2 = Identity(c)
+ m = ReduceMean<keepdims=0>(s2, ax) o = Mul(m, m)"""
 TWO = "s2 = Mul(r, x) r2 = Add(s, w) c2 = Identity(c)"
 WITHIN = """ c2 = Identity(c) odd = Mod(i, two) o1 = Cast<to=9>(odd)
  s2 = If (o1) <then_branch = th () => (double[N,3] t) { u = Mul(s, x) t = Sin(u) },
@@ -140,7 +141,14 @@ FORMS: dict[str, tuple[onnx.ModelProto, list[Feed]]] = {
     "until": (around(SIN, looped(UNTIL, ["", "C", "s0"], ["sf", "os"], "s", "o"), SUM, [X], C=True, **TEST), [{}]),
     "stopped": (around(SIN, looped(UNTIL, ["M", "C", "s0"], ["sf", "os"], "s", "o"), SUM, [X, M], C=True, **TEST), [{"M": np.array(9)}]),
     "growing": (
-        around(SIN, looped(GROW, ["M", "", "s0"], ["sf", "os"], "s", "o"), "t = ReduceSum<keepdims=0>(sf) u = ReduceSum<keepdims=0>(os) y = Add(t, u)", [X, M], (), **TEST),  # noqa: E501
+        around(
+            SIN,
+            looped(GROW, ["M", "", "s0"], ["sf", "os"], "s", "o"),
+            "t = ReduceSum<keepdims=0>(sf) u = ReduceSum<keepdims=0>(os) y = Add(t, u)",
+            [X, M],
+            (),
+            **TEST,
+        ),
         [{"M": np.array(3)}],
     ),
     "states change places": (
@@ -155,7 +163,15 @@ FORMS: dict[str, tuple[onnx.ModelProto, list[Feed]]] = {
     "loop in loop": (around(SIN, in_loop(), "", [X, M], **TEST), [{"M": np.array(3)}]),
 } | {
     f"scan {axis}{back}{out}{turned}": (
-        around("h0 = ReduceMean<keepdims=0>(x, ax1)" if axis == 1 else "h0 = ReduceMean<keepdims=0>(x, ax0)", scanned(axis, back, out, turned), OVER.replace("ax1", "ax0") if out == 0 else OVER, [SERIES], None, ax0=[0], **STEPS),  # noqa: E501
+        around(
+            "h0 = ReduceMean<keepdims=0>(x, ax1)" if axis == 1 else "h0 = ReduceMean<keepdims=0>(x, ax0)",
+            scanned(axis, back, out, turned),
+            OVER.replace("ax1", "ax0") if out == 0 else OVER,
+            [SERIES],
+            None,
+            ax0=[0],
+            **STEPS,
+        ),
         [{}],
     )
     for axis, back, out, turned in ((1, 0, 1, 0), (1, 1, -2, 0), (0, 1, 0, 1), (1, 0, 0, 1))
@@ -163,9 +179,14 @@ FORMS: dict[str, tuple[onnx.ModelProto, list[Feed]]] = {
 
 FORMS |= {
     "split": (
-        model("""s = SplitToSequence<axis=0, keepdims=0>(x) a = SequenceAt(s, last) b = SequenceAt(s, first) n = SequenceLength(s)
+        model(
+            """s = SplitToSequence<axis=0, keepdims=0>(x) a = SequenceAt(s, last) b = SequenceAt(s, first) n = SequenceLength(s)
           f = Cast<to=11>(n) c = Mul(a, f) d = Sin(b) t = SequenceConstruct(c, d) u = SequenceInsert(t, a, first) v = SequenceErase(u)
-          y = ConcatFromSequence<axis=0, new_axis=1>(v)""", "(double[2,3] x) => (double[2,3] y)", last=-1, first=0),  # noqa: E501
+          y = ConcatFromSequence<axis=0, new_axis=1>(v)""",
+            "(double[2,3] x) => (double[2,3] y)",
+            last=-1,
+            first=0,
+        ),
         [{}],
     ),
     "optional": (
@@ -176,17 +197,38 @@ FORMS |= {
     "a list that is carried": (
         around(
             "s0 = SequenceEmpty<dtype=11>()",
-            helper.make_node("Loop", ["M", "C", "s0", "x"], ["sf", "xf"], name="l", body=loop(
-                "t = Mul(r, w) r2 = Sin(t) s2 = SequenceInsert(s, r2) c2 = Identity(c)", "sr", kind=[0, F])),
-            "y = ConcatFromSequence<axis=0>(sf)", [X], M=3, C=True, **TEST),
+            helper.make_node(
+                "Loop",
+                ["M", "C", "s0", "x"],
+                ["sf", "xf"],
+                name="l",
+                body=loop("t = Mul(r, w) r2 = Sin(t) s2 = SequenceInsert(s, r2) c2 = Identity(c)", "sr", kind=[0, F]),
+            ),
+            "y = ConcatFromSequence<axis=0>(sf)",
+            [X],
+            M=3,
+            C=True,
+            **TEST,
+        ),
         [{}],
     ),
     "counted": (
         around(
             SIN,
-            helper.make_node("Loop", ["", "C", "k0", "s0"], ["kf", "y"], name="l", body=loop(
-                "k2 = Add(k, two) c2 = Less(k2, six) t = Mul(s, w) s2 = Sin(t)", "ks", kind=[I, F])),
-            "", [X], C=True, k0=0, six=6, **TEST),
+            helper.make_node(
+                "Loop",
+                ["", "C", "k0", "s0"],
+                ["kf", "y"],
+                name="l",
+                body=loop("k2 = Add(k, two) c2 = Less(k2, six) t = Mul(s, w) s2 = Sin(t)", "ks", kind=[INT, F]),
+            ),
+            "",
+            [X],
+            C=True,
+            k0=0,
+            six=6,
+            **TEST,
+        ),
         [{}],
     ),
     "of three steps": (around(SIN, L1, SUM, [X], C=True, M=3, **TEST), [{}]),
@@ -223,3 +265,54 @@ def test_gradient_matches_finite_differences(form: str) -> None:
         shape = [{"N": 2, "T": 4}.get(d.dim_param, d.dim_value) for d in proto.graph.input[0].type.tensor_type.shape.dim]
         x = np.random.default_rng(1).normal(size=shape)
         assert differs(proto, derived, {"x": x, **feed}) < 1e-6, feed
+
+
+BODY = """p = MatMul(s, R) q = Add(p, b) r = Relu(q) s2 = Add(r, x) c2 = Identity(c) t = MatMul(x, R) o = Mul(s2, t)"""
+BRANCHES = """ a = MatMul(x, R)
+ h = If (flag) <then_branch = th () => (double[N,3] t) { u = MatMul(a, R) v = Add(u, b) t = Relu(v) },
+                else_branch = el () => (double[N,3] e) { w = Tanh(a) e = MatMul(w, R) }>
+ y = MatMul(h, R)"""
+LAYERS = {"R": W, "b": [0.1, -0.2, 0.3], "ax0": [0]}
+AGAIN = looped(BODY, ["M", "", "s0"], ["sf", "os"], "s", "o")
+PAIRS: dict[str, tuple[onnx.ModelProto, dict[str, Any]]] = {
+    "loop": (around("s0 = MatMul(x, R)", AGAIN, SUM, [X, M], **LAYERS), {"M": np.array(3)}),
+    "if": (model(BRANCHES, "(double[N,3] x, bool flag) => (double[N,3] y)", **LAYERS), {"flag": np.array(True)}),
+    "else": (model(BRANCHES, "(double[N,3] x, bool flag) => (double[N,3] y)", **LAYERS), {"flag": np.array(False)}),
+}
+WALKS = [
+    "gradient",
+    "guided_backprop",
+    "input_x_gradient",
+    "integrated_gradients",
+    "smoothgrad",
+    "lrp_epsilon",
+    "lrp_alpha2_beta1",
+    "lrp_gamma",
+]
+
+
+def with_constants(proto: onnx.ModelProto, told: dict[str, Any]) -> onnx.ModelProto:
+    """The model with some of its inputs stored in it."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(proto)
+    kept = [v for v in proto.graph.input if v.name not in told]
+    del fixed.graph.input[:]
+    fixed.graph.input.extend(kept)
+    fixed.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in told.items())
+    return fixed
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("method", WALKS)
+def test_every_walk_is_that_of_what_is_written_out(method: str, pair: str) -> None:
+    """Whether the condition, or the number of steps, is known before or at run time: the same map, the same books."""
+    proto, told = PAIRS[pair]
+    if pair == "else" and method == "guided_backprop":
+        pytest.skip("no rectifier in that branch")
+    x = np.random.default_rng(5).normal(size=(2, 3))
+    one = onnxsal.Explainer(proto, method, input="x", batched=True).explain({"x": x, **told}, 1)
+    other = onnxsal.Explainer(with_constants(proto, told), method, input="x", batched=True).explain(x, 1)
+    np.testing.assert_allclose(one.attribution, other.attribution, rtol=1e-6, atol=1e-9)
+    if one.residual is not None:
+        np.testing.assert_allclose(one.residual, other.residual, atol=1e-9)
+        assert method == "integrated_gradients" or one.residual.max() < 1e-9

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -24,6 +23,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import END
 from onnxsal.graph.helpers import add_up, dim_of, recast, reshape_like, signal_type, zeros_like
 from onnxsal.graph.model import captured
+from onnxsal.graph.replay import set_apart
 from onnxsal.ops.control import Carried, Choice, Repeat, Strip, choose, empty_sequence, frame_of, repeat, sequence_info
 
 Sent = list[tuple[str, Value]]
@@ -39,9 +39,9 @@ def _is_crossed(op: Emit, node: NodeView, dys: Sequence[Value | None]) -> Sequen
 
 def _no_bias(op: Emit, node: NodeView) -> None:
     raise UnsupportedError(
-        f"{node.label}: what the nodes of its graphs keep for themselves is not told apart from outside, so the full-gradient of this model "
-        "is not known. Use another method, such as gradient or integrated_gradients; a count of steps or a condition that is a constant of "
-        "the file is written out, and then explained."
+        f"{node.label}: what the nodes of its graphs keep for themselves is not told apart from outside, so the full-gradient of this "
+        "model is not known. Use another method, such as gradient or integrated_gradients, or make the condition, or the number of steps, "
+        "a constant of the file: then it is written out before the walk."
     )
 
 
@@ -55,7 +55,7 @@ def cross(op: Emit, node: NodeView, plans: Sequence[Any], dys: Sequence[Value | 
     if isinstance(known, Choice):
         return _choice(op, node, plans, dys, traverse)
     assert isinstance(known, Repeat)
-    return _Repetition(op, node, known, node.crossing.inside[0], op.apart(f"{node.name}/walk")).cross(plans[0], dys, traverse)
+    return _Repetition(op, node, known, node.passage.inside[0], op.apart(f"{node.name}/walk")).cross(plans[0], dys, traverse)
 
 
 # ----- one graph -----
@@ -108,15 +108,17 @@ def _add(op: Emit, seeds: dict[str, Value], name: str, signal: Value) -> None:
     seeds[name] = op.Add(seeds[name], signal) if name in seeds else signal
 
 
-Port = tuple[Value, onnx.ValueInfoProto]
+Given = tuple[Value, onnx.ValueInfoProto]
 """An input of a graph that is written, and its declaration."""
 
 
-def _port(name: str, dtype: int, shape: Sequence[Any] | None = None) -> Port:
+def _port(name: str, dtype: int, shape: Sequence[Any] | None = None) -> Given:
     return Value(name, dtype), helper.make_tensor_value_info(name, dtype, shape)
 
 
-def _graph(op: Emit, body: Body, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[tuple[Value, onnx.ValueInfoProto]]) -> onnx.GraphProto:
+def _graph(
+    op: Emit, body: Body, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[tuple[Value, onnx.ValueInfoProto]]
+) -> onnx.GraphProto:
     """A graph of what was emitted, with the weights of ``body`` that it uses; ``outputs`` with their declarations (names do not count)."""
     ends = [op.Identity(value) for value, _ in outputs]
     nodes, initializers = op.finish(ends)
@@ -126,7 +128,9 @@ def _graph(op: Emit, body: Body, inputs: Sequence[onnx.ValueInfoProto], outputs:
     for end, (_, info) in zip(ends, outputs, strict=True):
         declared.append(onnx.ValueInfoProto.FromString(info.SerializeToString()))
         declared[-1].name = end.name
-    return helper.make_graph(nodes, op.prefix, list(inputs), declared, [*stored, *initializers])
+    graph = helper.make_graph(nodes, op.prefix, list(inputs), declared, [*stored, *initializers])
+    set_apart(graph, op.prefix)
+    return graph
 
 
 def _declared(dtype: int, shape: Sequence[Any] | None = None) -> onnx.ValueInfoProto:
@@ -141,7 +145,7 @@ def _choice(op: Emit, node: NodeView, plans: Sequence[Any], dys: Sequence[Value 
     known, prefix = frame_of(node), op.apart(f"{node.name}/walk")
     assert isinstance(known, Choice)
     walked = []
-    for name, inside, plan in zip(known.bodies, node.crossing.inside, plans, strict=True):
+    for name, inside, plan in zip(known.bodies, node.passage.inside, plans, strict=True):
         inner, seeds = _begin(op, inside.body, f"{prefix}/{name}"), dict[str, Value]()
         _run_again(inner, inside.body)
         for made, dy in zip(inside.body.outputs, dys, strict=True):
@@ -151,7 +155,7 @@ def _choice(op: Emit, node: NodeView, plans: Sequence[Any], dys: Sequence[Value 
     book, shares = walk_of(op).book, [one.booked() for one in walked]
     taken = [i for i in range(2) if book is not None and any(share[i] is not None for share in shares)]
     graphs = []
-    for one, inside, share in zip(walked, node.crossing.inside, shares, strict=True):
+    for one, inside, share in zip(walked, node.passage.inside, shares, strict=True):
         values = [(one.at(inside.body.model, n), _declared(signal_type(node.model.value(n)))) for n in node.around]
         assert book is not None or not taken
         values += [(share[i] or _no_share(one.op, book), _declared(op.dtype)) for i in taken]  # type: ignore[arg-type]
@@ -169,7 +173,9 @@ def _choice(op: Emit, node: NodeView, plans: Sequence[Any], dys: Sequence[Value 
 
 @dataclass(frozen=True)
 class _Repetition:
-    """The walk through what a node repeats. ``<prefix>/steps`` is how often it ran, ``<prefix>/state<k>`` what it carried into each step."""
+    """The walk through what a node repeats. ``<prefix>/steps`` is how often it ran, ``<prefix>/state<k>`` what it carried into
+    each step.
+    """
 
     op: Emit
     node: NodeView
@@ -288,7 +294,7 @@ class _Repetition:
         """Emit what the walk reads: how often it ran, and what was carried into every step. Returns zeros like what was carried at last,
         for what has no signal there.
         """
-        op, known, body = self.op, self.known, self.body
+        op, known = self.op, self.known
         kept = [(k, c) for k, c in enumerate(known.carried) if f"{self.prefix}/state{k}" in read]
         open_ends = [c for c in tracked if dys[c.result] is None and not self._is_told(c)]
         ends = {c: _zeros(op, self.node.output(c.result)) for c in tracked if dys[c.result] is None and self._is_told(c)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,6 +62,10 @@ class Plan:
             for plan in step.inside:
                 yield from plan.every
 
+    def refuse_graphs(self, why: str) -> None:
+        """Raise ``PlanError`` where the walk goes through nodes that run graphs; ``why`` says what the method cannot do there."""
+        refuse_graphs(self.method, (step.node for step in self.steps), why)
+
     def counts(self) -> Counter[tuple[str, str]]:
         """(operator, rule) -> number of nodes."""
         return Counter((s.node.op_type, s.rule.name) for s in self.every)
@@ -76,6 +80,16 @@ class Plan:
         head = f"method {self.method}: {', '.join(self.starts)} -> {', '.join(self.wrt)}, {len(self.steps)} nodes"
         ends = [f"ends at {n.label}: {why}" for n, why in self.stops]
         return "\n".join([head, *table, *ends, *self.notes])
+
+
+def refuse_graphs(method: str, path: Iterable[NodeView], why: str) -> None:
+    """Raise ``PlanError`` where there are nodes on a path that run graphs; ``why`` says what the method cannot do there."""
+    inside = [node.label for node in path if bodies_of(node)]
+    if inside:
+        raise PlanError(
+            f"method '{method}' does not explain models whose path leads through graphs that nodes run, {', '.join(inside[:3])}: {why}. "
+            "Use method 'gradient' or 'integrated_gradients', or a file in which the condition, or the number of steps, is a constant."
+        )
 
 
 def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence[str]) -> Plan:
@@ -125,7 +139,7 @@ def _decided(
     first, last = _first_and_last(found.path, around)
     for node in found.path:
         spec = spec_of(node)
-        if node.crossing is not None:
+        if node.passage is not None:
             inner = Around(node.index not in first, node.index not in last)
             steps.append(_through(node, method, inner, gaps))
             continue
@@ -147,8 +161,8 @@ def _through(node: NodeView, method: Method, around: Around, gaps: list[str]) ->
     """The step through the graphs of a node, with what is missing there added to ``gaps``."""
     plans = []
     # of several steps each has another before it or behind it
-    ends = around if len(node.crossing.inside) > 1 else Around(True, True)
-    for one in node.crossing.inside:
+    ends = around if len(node.passage.inside) > 1 else Around(True, True)
+    for one in node.passage.inside:
         found, steps, missing = _decided(one.body.model, method, one.wrt, one.starts, ends)
         gaps += missing
         plans.append(_plan(method, one.wrt, one.starts, found, steps))

@@ -13,16 +13,17 @@ from functools import partial
 import onnx
 
 from onnxsal.errors import TargetError, near_miss
-from onnxsal.facts.bodies import bodies_of, every_node
+from onnxsal.facts.bodies import bodies_of, declare, every_node
 from onnxsal.facts.solve import forward
-from onnxsal.facts.spots import Spot, Trace, through_bodies
+from onnxsal.facts.spots import Spot as Spot
+from onnxsal.facts.spots import Trace as Trace
+from onnxsal.facts.spots import through_bodies
 from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.infer import Dim, without_weights
 from onnxsal.graph.model import captured
 from onnxsal.ops.axes import FAMILIES
 from onnxsal.ops.registry import facts_of, family_of, spec_of
 from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, Moved
-
 
 _WORSE = {how: rank for rank, how in enumerate((APART, MIXED, PARTS, INNER, SUMMED))}
 
@@ -50,9 +51,9 @@ def trace(
 
     def step(node: NodeView, of: Callable[[int | str], Trace | None]) -> list[Trace | None]:
         if bodies_of(node):
-            outputs, found = through_bodies(node, of, lambda nodes, seeds: trace(nodes, seeds, adjust, sizes))
-            insides.update(found)
-            return outputs
+            ends, inside_of = through_bodies(node, of, lambda nodes, seeds: trace(nodes, seeds, adjust, sizes))
+            insides.update(inside_of)
+            return ends
         read = {i: known for i in range(len(node.proto.input)) if (known := of(i)) is not None}
         inside = any(of(name) is not None for name in captured(node.proto))
         if (not read and not inside) or facts_of(node).of_sizes:
@@ -254,7 +255,7 @@ def _numbered(model: Model, x: Value, size: str) -> Iterator[Model]:
     """
     inputs = [[d.dim_param for d in i.type.tensor_type.shape.dim] for i in model.proto.graph.input]
     symbols = dict.fromkeys(s for dims in inputs for s in dims if s)
-    yield model.once(("batch", x.name), lambda: Model(with_batch(model.proto, x.name, size, _DISTINCT)))
+    yield model.once(("batch", x.name), lambda: _declared(with_batch(model.proto, x.name, size, _DISTINCT)))
     for batch in [size] if size in symbols else dict.fromkeys(dims[0] for dims in inputs if dims and dims[0]):
         tried = model.once(("batch", x.name, batch), partial(_all_numbered, model, x, batch, symbols))
         if (tried.value(x.name).shape or (None,))[0] == _DISTINCT:
@@ -266,6 +267,12 @@ def _all_numbered(model: Model, x: Value, batch: str, symbols: Iterable[str], nu
     proto = with_batch(model.proto, x.name, batch, _DISTINCT) if batch else model.proto
     for symbol, number in zip((s for s in symbols if s != batch), numbers, strict=False):
         proto = with_batch(proto, x.name, symbol, number)
+    return _declared(proto)
+
+
+def _declared(proto: onnx.ModelProto) -> Model:
+    """The model, with what is known of the shapes of what its loops make."""
+    declare(proto)
     return Model(proto)
 
 

@@ -1,7 +1,7 @@
 """The graphs that a node runs, each as a model of its own: what is known of its tensors, and where they come from.
 
-A body's tensors have names of their own in the whole model, so that a walk through it can stand beside it. The shapes of what goes from step
-to step are those that every step keeps.
+A body's tensors have names of their own in the whole model, so that a walk through it can stand beside it. The shapes of what goes from
+step to step are those that every step keeps.
 """
 
 from __future__ import annotations
@@ -54,6 +54,23 @@ def changes(model: Model, name: str) -> bool:
     if model.outer is not None and name not in model.types and name not in model.producer:
         return changes(model.outer, name)
     return bool(model.copies) or name in data_tensors(model)
+
+
+def data_decides(model: Model) -> bool:
+    """Whether the values that are fed decide somewhere which graph of a node runs, or how often: one decision for all that is fed."""
+    return model.once("data decides", lambda: any(map(_data_decides, model.nodes)))
+
+
+def _data_decides(node: NodeView) -> bool:
+    known, bodies = frame_of(node), bodies_of(node)
+    if any(data_decides(body.model) for body in bodies):
+        return True
+    if isinstance(known, Choice):
+        return changes(node.model, node.input(known.by).name)
+    if known is None or known.going is None:
+        return False
+    asked = [node.optional(i) for i in (known.count, known.going[0]) if i is not None]
+    return any(v is not None and changes(node.model, v.name) for v in asked) or changes(bodies[0].model, bodies[0].outputs[known.going[2]])
 
 
 def bodies_of(node: NodeView) -> tuple[Body, ...]:
@@ -123,9 +140,7 @@ def _declared(value: onnx.ValueInfoProto) -> Shape | None:
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim)
 
 
-def _types_of_inputs(
-    node: NodeView, known: Frame, inputs: tuple[str, ...], declared: Mapping[str, Shape | None]
-) -> dict[str, Typed]:
+def _types_of_inputs(node: NodeView, known: Frame, inputs: tuple[str, ...], declared: Mapping[str, Shape | None]) -> dict[str, Typed]:
     """What is known of the inputs of a body before its first step. Sizes that are open get a name, which tells whether steps keep them."""
     if isinstance(known, Choice):
         return {}
@@ -194,9 +209,7 @@ def standing_alone(body: Body, more: Iterable[onnx.ValueInfoProto] = ()) -> onnx
 def _inferred(body: Body, more: Iterable[onnx.ValueInfoProto] = ()) -> Inferred:
     """Types of the tensors of a body, those around it being what they are there."""
     found, read = infer(standing_alone(body, more)), set(body.captured)
-    return Inferred(
-        {n: t for n, t in found.types.items() if n not in read}, {n: a for n, a in found.constants.items() if n not in read}
-    )
+    return Inferred({n: t for n, t in found.types.items() if n not in read}, {n: a for n, a in found.constants.items() if n not in read})
 
 
 # ----- what is known outside -----
@@ -218,6 +231,21 @@ def declarations(node: NodeView) -> Iterator[onnx.ValueInfoProto]:
             yield helper.make_tensor_value_info(value.name, value.dtype, told)
 
 
+def declare(proto: onnx.ModelProto) -> list[str]:
+    """Write down the shapes of what the model's loops make, and of what follows, where inference tells less; returns the tensors."""
+    told: dict[str, onnx.ValueInfoProto] = {}
+    repeats = [n for n in proto.graph.node if isinstance(frame_of(n), Repeat)]
+    while repeats and (found := [info for node in Model(proto).nodes for info in declarations(node) if info.name not in told]):
+        told |= {info.name: info for info in found}
+        for info in found:
+            known = next((v for v in (*proto.graph.output, *proto.graph.value_info) if v.name == info.name), None)
+            if known is None:
+                proto.graph.value_info.append(info)
+            else:
+                known.type.CopyFrom(info.type)
+    return list(told)
+
+
 def _carried_shapes(node: NodeView, known: Repeat, body: Body) -> Iterator[tuple[int, Shape | None]]:
     for carried in known.carried:
         yield carried.result, body.model.value(body.inputs[carried.inside]).shape
@@ -229,7 +257,6 @@ def _stacked_shapes(node: NodeView, known: Repeat, body: Body) -> Iterator[tuple
         if shape is not None:
             axis = strip.axis % (len(shape) + 1)
             yield strip.outside, (*shape[:axis], None, *shape[axis:])
-
 
 
 def every_node(nodes: Iterable[NodeView]) -> Iterator[NodeView]:

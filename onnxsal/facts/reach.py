@@ -13,7 +13,7 @@ from onnxsal.facts.bodies import data_tensors as data_tensors
 from onnxsal.graph import FLOAT8, FLOATS, GRID, Model, NodeView
 from onnxsal.graph.model import captured
 from onnxsal.ops.control import Repeat, frame_of
-from onnxsal.ops.registry import NOT_DIFFERENTIABLE, facts_of, spec_of
+from onnxsal.ops.registry import NOT_DIFFERENTIABLE, spec_of
 
 WIDE_INTEGERS = frozenset({TensorProto.INT32, TensorProto.UINT32, TensorProto.INT64, TensorProto.UINT64})
 """Types of sums of quantised values, and of indices."""
@@ -59,7 +59,7 @@ HeldInputs = Mapping[int, Mapping[int, str]]
 def reach(model: Model, wrt: Iterable[str], starts: Iterable[str], constants: HeldInputs | None = None) -> Reach:
     """Forward from ``wrt`` through inputs that can carry a derivative, then backward from ``starts``; not through ``constants``.
 
-    Through the graphs that a node runs, too: what comes out of them is what is reached inside.
+    Crossed the graphs that a node runs, too: what comes out of them is what is reached inside.
     """
     held = constants or {}
     active, stops, touched = _onward(model, wrt, held)
@@ -68,9 +68,9 @@ def reach(model: Model, wrt: Iterable[str], starts: Iterable[str], constants: He
         if needed.intersection(node.proto.output):
             view = _with_wants(node, active, held.get(node.index, {}))
             if bodies_of(node):
-                view.crossing = crossing(node, active, needed)
-                view.wants = tuple(i in view.crossing.given for i in range(len(node.proto.input)))
-                view.around = view.crossing.around
+                view.passage = passage_of(node, active, needed)
+                view.wants = tuple(i in view.passage.given for i in range(len(node.proto.input)))
+                view.around = view.passage.around
             else:
                 needed.update(n for n in captured(node.proto) if n in active)
             path.append(view)
@@ -121,7 +121,7 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class Crossing:
+class Crossed:
     """How a signal crosses a node that runs graphs: the walk through each, the node's inputs to which it leads, and the tensors ``around``
     the node that graphs read.
     """
@@ -152,7 +152,7 @@ def _out_of(node: NodeView, active: set[str]) -> tuple[list[str], list[tuple[Nod
     """The outputs of a node that runs graphs which carry a derivative, and where one ends inside."""
     known, outputs, stops = frame_of(node), dict[str, None](), []
     for body in bodies_of(node):
-        seeds, (reached, ended, _) = _inner(node, body, active)
+        _, (reached, ended, _) = _inner(node, body, active)
         stops += ended
         if isinstance(known, Repeat):
             # no step may run at all: then what is carried is what was given
@@ -164,12 +164,12 @@ def _out_of(node: NodeView, active: set[str]) -> tuple[list[str], list[tuple[Nod
     return list(outputs), stops
 
 
-def crossing(node: NodeView, active: set[str], needed: set[str]) -> Crossing:
+def passage_of(node: NodeView, active: set[str], needed: set[str]) -> Crossed:
     """How the signals at the outputs ``needed`` of a node cross its graphs, to tensors that are ``active``."""
     known, inside, given = frame_of(node), [], set[int]()
     outputs = {i for i, name in enumerate(node.proto.output) if name in needed}
     for body in bodies_of(node):
-        seeds, (reached, _, _) = _inner(node, body, active)
+        seeds, _ = _inner(node, body, active)
         carried = known.carried if isinstance(known, Repeat) else ()
         if isinstance(known, Repeat):
             starts = {body.outputs[c.made] for c in carried if c.result in outputs}
@@ -186,7 +186,7 @@ def crossing(node: NodeView, active: set[str], needed: set[str]) -> Crossing:
         given |= {c.given for c in carried if c.result in outputs or body.inputs[c.inside] in wrt}
         given |= {r.outside for r in known.read if body.inputs[r.inside] in wrt} if isinstance(known, Repeat) else set()
     around = dict.fromkeys(n for one in inside for n in one.wrt if n not in one.body.inputs)
-    return Crossing(tuple(inside), frozenset(i for i in given if node.proto.input[i] in active), tuple(around))
+    return Crossed(tuple(inside), frozenset(i for i in given if node.proto.input[i] in active), tuple(around))
 
 
 def _ends(node: NodeView, hit: Sequence[str], held: Mapping[int, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from onnxsal.facts.bodies import Body, bodies_of
 from onnxsal.graph import NodeView
-from onnxsal.ops.control import Repeat, Strip, frame_of
+from onnxsal.ops.control import Choice, Repeat, Strip, frame_of
 from onnxsal.ops.statements import APART, How
 
 
@@ -30,13 +30,13 @@ Of = Callable[[int | str], Trace | None]
 Run = Callable[[Sequence[NodeView], Mapping[str, Trace]], dict[str, Trace]]
 """(nodes of a graph, traces of what it is given) -> those of its tensors."""
 
-Found = tuple[list[Trace | None], dict[str, Trace]]
+Traced = tuple[list[Trace | None], dict[str, Trace]]
 """The traces of the outputs of a node, and of the tensors in its graphs."""
 
 ROUNDS = 4
 
 
-def through_bodies(node: NodeView, of: Of, run: Run) -> Found:
+def through_bodies(node: NodeView, of: Of, run: Run) -> Traced:
     """Where the axes are in the outputs of a node that runs graphs, and in these. Nothing is known where data decides what runs, or how
     often: that is one decision for all samples.
     """
@@ -49,9 +49,8 @@ def through_bodies(node: NodeView, of: Of, run: Run) -> Found:
         found = run(body.model.nodes, seeds)
         insides |= found
         outputs.append([found.get(name, seeds.get(name)) for name in body.outputs])
-    decided = of(0) is not None
-    if decided:
-        return [{} for _ in node.proto.output], dict.fromkeys(insides, {})
+    if isinstance(known, Choice) and of(known.by) is not None:
+        return [{} for _ in node.proto.output], {name: {} for name in insides}
     return [_same(traces) for traces in zip(*outputs, strict=True)], insides
 
 
@@ -67,7 +66,7 @@ def _same(traces: Sequence[Trace | None]) -> Trace | None:
     return {axis: spot for axis, spot in some[0].items() if all(t is not None and t.get(axis) == spot for t in traces)}
 
 
-def _repeated(node: NodeView, known: Repeat, body: Body, of: Of, run: Run) -> Found:
+def _repeated(node: NodeView, known: Repeat, body: Body, of: Of, run: Run) -> Traced:
     asked = [i for i in (known.count, None if known.going is None else known.going[0]) if i is not None]
     seeds = _around(body, of)
     for strip in known.read:
@@ -96,7 +95,7 @@ def _repeated(node: NodeView, known: Repeat, body: Body, of: Of, run: Run) -> Fo
         found = run(body.model.nodes, seeds)
     going = None if known.going is None else _made(body, found, seeds, known.going[2])
     if going is not None or any(of(i) is not None for i in asked):
-        return [{} for _ in node.proto.output], dict.fromkeys(found, {})
+        return [{} for _ in node.proto.output], {name: {} for name in found}
     outputs: list[Trace | None] = [None] * len(node.proto.output)
     for carried in known.carried:
         outputs[carried.result] = seeds.get(body.inputs[carried.inside])

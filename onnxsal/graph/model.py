@@ -87,7 +87,7 @@ class NodeView:
     ``tags`` what the node does, ``fold`` the ``Fold`` that a relevance rule sees in its place. ``wild`` are the inputs that may hold
     infinities or what is no number, and -1 where its output or slope may be such (empty: all is finite); ``norm`` tells that it is the root
     of a sum of squares, whose slope at 0 is taken as 0. ``shares``: input -> the part of a product's signal that it takes, where factors
-    share it. ``crossing`` says how a signal crosses the graphs that the node runs (``None``: it runs none), and ``around`` are the tensors
+    share it. ``passage`` says how a signal crosses the graphs that the node runs (``None``: it runs none), and ``around`` are the tensors
     that these read and that need a signal.
     """
 
@@ -104,7 +104,7 @@ class NodeView:
         self.wild: frozenset[int] = frozenset()
         self.norm = False
         self.shares: dict[int, float] = {}
-        self.crossing: Any = None
+        self.passage: Any = None
         self.around: tuple[str, ...] = ()
 
     def __repr__(self) -> str:

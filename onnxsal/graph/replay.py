@@ -43,6 +43,8 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> M
         copy = onnx.NodeProto()
         copy.CopyFrom(node.proto)
         rename(copy, renamed)
+        for graph in graphs_of(copy):
+            set_apart(graph, prefix)
         proto.graph.node.append(copy)
     view = Model(proto, outer=model, copies=[n.index for n in nodes])
     view.take(Inferred({renamed[n]: model.types[n] for n in names if n in model.types}))
@@ -70,6 +72,24 @@ def rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
             rename(inner, around)
         for output in graph.output:
             output.name = around.get(output.name, output.name)
+
+
+def set_apart(graph: onnx.GraphProto, prefix: str, around: Mapping[str, str] | None = None) -> None:
+    """Give every tensor of a graph, and of those in it, a name that begins with ``<prefix>/``; tensors ``around`` it have new names too.
+
+    Graphs may use the same names, but ONNX's inference of values then takes the tensors of the one for those of the other.
+    """
+    own = [*(i.name for i in graph.input), *(t.name for t in graph.initializer), *(o for n in graph.node for o in n.output if o)]
+    names = {n: new for n, new in (around or {}).items() if n not in own}
+    names |= {n: f"{prefix}/{n}" for n in own if not n.startswith(f"{prefix}/")}
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            for i, name in enumerate(ends):
+                ends[i] = names.get(name, name)
+        for inner in graphs_of(node):
+            set_apart(inner, prefix, names)
 
 
 def replay(op: Emit, view: Model, source: str, start: Value) -> None:

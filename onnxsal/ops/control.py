@@ -17,7 +17,7 @@ from onnxsal.graph import Emit, NodeView, Value
 
 @dataclass(frozen=True)
 class Carried:
-    """A tensor that goes from step to step: the node's input it begins with, the body's input and output, and the node's output at the end."""
+    """A tensor that goes from step to step: the input with which it begins, the body's input and output, the output at the end."""
 
     given: int
     inside: int
@@ -136,7 +136,7 @@ def choose(op: Emit, condition: Value, bodies: Sequence[onnx.GraphProto]) -> tup
 
 
 def repeat(op: Emit, count: Value | None, going: Value | None, states: Sequence[Value], body: onnx.GraphProto) -> tuple[Value, ...]:
-    """Emit a node that runs a graph ``count`` times, or as long as the condition holds; final states, then what every step made, stacked."""
+    """Emit a node that runs a graph ``count`` times, or as long as the condition holds; its last states, then what steps made, stacked."""
     return op.subgraph("Loop", [count, going, *states], {"body": body}, len(body.output) - 1)
 
 

@@ -73,8 +73,8 @@ LISTS: dict[str, Resolve] = {}
 """Operator -> what resolves a node of it; it tells whether that was known."""
 
 WHY = (
-    "it is not known before the model runs which tensors its list holds; export the model with a fixed number of elements, or with one tensor "
-    "in their place"
+    "it is not known before the model runs which tensors its list holds; export the model with a fixed number of elements, or with one "
+    "tensor in their place"
 )
 
 

@@ -1,4 +1,4 @@
-"""Values that follow from sizes that are known, among others that are not: whether one axis of many has the size 1, how many axes there are.
+"""Values that follow from sizes that are known, among others that are not: whether an axis has the size 1, how many axes there are.
 
 What inference folds needs every size of a tensor; a condition may ask for one of them.
 """

@@ -62,8 +62,8 @@ def _steps(view: NodeView, known: Repeat, body: Body, most: int) -> int | None:
 
 
 def _counted(view: NodeView, known: Repeat, body: Body, limit: int) -> int | None:
-    """After how many steps the condition ends, or ``limit``, where it depends on nothing but counters: known when they begin, and from step to
-    step. They are run; ``None`` where there is more to it.
+    """After how many steps the condition ends, or ``limit``, where it depends on nothing but counters: known when they begin, and from
+    step to step. They are run; ``None`` where there is more to it.
     """
     assert known.iteration is not None
     assert known.going is not None

@@ -18,13 +18,12 @@ from onnxsal.ops.control import Choice, frame_of, takes_all
 from onnxsal.ops.sequences import makes_lists, mapped, works_on_lists
 from onnxsal.passes.base import Pass, PassOutcome
 from onnxsal.passes.inline_branches import inlined, replaced
-from onnxsal.passes.sequences import Lists
+from onnxsal.passes.lists import Lists
 from onnxsal.passes.unroll import unrolled
 from onnxsal.passes.written import Written
 from onnxsal.protos import graphs_of
 
 Rewrite = Callable[[onnx.NodeProto, NodeView, set[str]], Written | None]
-
 
 
 def _copied(node: onnx.NodeProto, view: NodeView, taken: set[str]) -> Written | None:
@@ -74,7 +73,6 @@ class _Round:
         known = frame_of(node)
         for graph, body in zip(known.bodies.values() if known else (), bodies_of(view), strict=True):
             self.rewrite(graph, body.model, lists.inside())
-
 
     def decide_ranks(self, graph: onnx.GraphProto, model: Model, alone: onnx.ModelProto) -> None:
         """Of branches that make tensors of different numbers of axes, take the one that the nodes behind can read, if it is one only.
