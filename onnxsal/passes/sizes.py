@@ -5,12 +5,14 @@ What inference folds needs every size of a tensor; a condition may ask for one o
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxsal.graph import Model, NodeView
+from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.model import captured
 from onnxsal.large import WEIGHT
 from onnxsal.ops.control import OPEN, sizes_told
@@ -51,7 +53,9 @@ def _made(node: NodeView, name: str) -> Array | None:
     known = {n: v for n, v in zip(node.proto.input, values, strict=True) if n and v is not None}
     # a size that is not known may be moved, and is not calculated with
     moves = family_of(node) == "movement" and node.attr("reduction") in (None, "none")
-    if any(v.size > WEIGHT or (_open(v) and not moves) for v in known.values()) or not _is_determined(node):
+    if any(v.size > WEIGHT or (_open(v) and not moves) for v in known.values()) or not all(map(is_small, node.outputs)):
+        return None
+    if not _is_determined(node):
         return None
     ends = ([onnx.ValueInfoProto(name=n) for n in names] for names in (known, filter(None, node.proto.output)))
     graph = helper.make_graph([node.proto], "value", *ends)
@@ -60,6 +64,11 @@ def _made(node: NodeView, name: str) -> Array | None:
     except Exception:  # onnx raises several kinds here, without a common base; not to know a value is no mistake
         return None
     return np.asarray(dict(zip(filter(None, node.proto.output), results, strict=True))[name])
+
+
+def is_small(value: Value | None) -> bool:
+    """Whether a tensor is known to have few elements: what is calculated here is no more than that."""
+    return value is None or (value.static is not None and math.prod(value.static) <= WEIGHT)
 
 
 def _is_determined(node: NodeView) -> bool:

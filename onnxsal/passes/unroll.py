@@ -14,8 +14,8 @@ from onnxsal.facts.bodies import Body, bodies_of
 from onnxsal.graph import NodeView
 from onnxsal.graph.model import captured
 from onnxsal.ops.control import Repeat, Strip, frame_of, slice_of, stacked
-from onnxsal.passes.sizes import value_of
-from onnxsal.passes.written import Written, label, unused
+from onnxsal.passes.sizes import is_small, value_of
+from onnxsal.passes.written import Room, Written, label, unused
 from onnxsal.protos import graphs_of
 
 UNROLLED = 2000
@@ -23,19 +23,21 @@ UNROLLED = 2000
 square of what it holds; beyond, the loop is walked as a loop."""
 
 
-def unrolled(node: onnx.NodeProto, view: NodeView, taken: set[str]) -> Written | None:
+def unrolled(node: onnx.NodeProto, view: NodeView, room: Room) -> Written | None:
     """The steps one after the other; ``None`` where their number is not known, or they are many."""
     known = frame_of(node)
     if not isinstance(known, Repeat):
         return None
     (body,) = bodies_of(view)
     (graph,) = known.bodies.values()
-    most = UNROLLED // max(_size(graph), 1)
+    size = max(_size(graph), 1)
+    most = min(UNROLLED, room.nodes) // size
     steps = _steps(view, known, body, most)
     ends = [node.output[s.outside] for s in known.stacked if s.outside < len(node.output)]
     if steps is None or steps > most or (steps == 0 and any(ends)):
         return None
-    return _Unrolled(node, view, known, graph, unused(label(node), taken)).written(steps)
+    room.nodes -= steps * size
+    return _Unrolled(node, view, known, graph, unused(label(node), room.taken)).written(steps)
 
 
 def _size(graph: onnx.GraphProto) -> int:
@@ -102,7 +104,7 @@ def _before(body: Body, names: list[str], given: set[str]) -> list[onnx.NodeProt
         node = body.model.producer.get(name)
         if name in needed or name in given or body.model.constant(name) is not None:
             continue
-        if node is None or captured(node.proto):
+        if node is None or captured(node.proto) or not all(map(is_small, node.outputs)):
             return None
         needed.add(name)
         todo += filter(None, node.proto.input)

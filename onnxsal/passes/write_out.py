@@ -20,13 +20,13 @@ from onnxsal.passes.base import Pass, PassOutcome
 from onnxsal.passes.inline_branches import inlined, replaced
 from onnxsal.passes.lists import Lists
 from onnxsal.passes.unroll import unrolled
-from onnxsal.passes.written import Written
+from onnxsal.passes.written import Room, Written
 from onnxsal.protos import graphs_of
 
-Rewrite = Callable[[onnx.NodeProto, NodeView, set[str]], Written | None]
+Rewrite = Callable[[onnx.NodeProto, NodeView, Room], Written | None]
 
 
-def _copied(node: onnx.NodeProto, view: NodeView, taken: set[str]) -> Written | None:
+def _copied(node: onnx.NodeProto, view: NodeView, room: Room) -> Written | None:
     """A node that takes all of its input is a copy."""
     if not takes_all(view):
         return None
@@ -40,9 +40,9 @@ REWRITES: tuple[Rewrite, ...] = (inlined, unrolled, _copied)
 
 @dataclass
 class _Round:
-    """One look at a model: the names that are taken, and what was done."""
+    """One look at a model: what may still be written, and what was done."""
 
-    taken: set[str]
+    room: Room
     done: list[str] = field(default_factory=list)
 
     def rewrite(self, graph: onnx.GraphProto, model: Model, lists: Lists) -> None:
@@ -51,8 +51,8 @@ class _Round:
         stored: list[onnx.TensorProto] = []
         before = len(self.done)
         for node, view in zip(graph.node, model.nodes, strict=True):
-            written = next((w for w in (rewrite(node, view, self.taken) for rewrite in REWRITES) if w is not None), None)
-            resolved = lists.resolved(node, view, self.taken) if written is None else written
+            written = next((w for w in (rewrite(node, view, self.room) for rewrite in REWRITES) if w is not None), None)
+            resolved = lists.resolved(node, view, self.room.taken) if written is None else written
             if resolved is None or makes_lists(node, lists.lists, lists.held):
                 nodes += [*(resolved.nodes if resolved else ()), node]
                 self._inside(node, view, lists)
@@ -61,8 +61,8 @@ class _Round:
                 self.done.append(resolved.what)
             if resolved is not None:
                 stored += resolved.initializers
-                self.taken.update(o for n in resolved.nodes for o in n.output)
-                self.taken.update(t.name for t in resolved.initializers)
+                self.room.taken.update(o for n in resolved.nodes for o in n.output)
+                self.room.taken.update(t.name for t in resolved.initializers)
         if len(self.done) > before:
             graph.initializer.extend(stored)
             copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in lists.unread(nodes, {o.name for o in graph.output})]
@@ -85,7 +85,7 @@ class _Round:
             if isinstance(known, Choice) and any(v is not None and v.shape is None for v in view.outputs):
                 fitting = [i for i in range(len(known.bodies)) if _fits(alone, index, i)]
                 if len(fitting) == 1:
-                    written = replaced(node, known, fitting[0], self.taken)
+                    written = replaced(node, known, fitting[0], self.room)
                     nodes = [*graph.node[:index], *written.nodes, *graph.node[index + 1 :]]
                     copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
                     del graph.node[:]
@@ -110,13 +110,13 @@ def _fits(alone: onnx.ModelProto, index: int, which: int) -> bool:
     node = onnx.NodeProto.FromString(graph.node[index].SerializeToString())
     known = frame_of(node)
     assert isinstance(known, Choice)
-    written = replaced(node, known, which, all_names(graph))
+    written = replaced(node, known, which, Room(all_names(graph)))
     nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in (*graph.node[:index], *written.nodes, *graph.node[index + 1 :])]
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(written.initializers)
     try:
-        _until_done(trial)
+        _until_done(trial, Room(set()))
         for left in graph.node:
             if frame_of(left):  # what may not run must not count: nobody knows what this one makes
                 left.domain = "unknown"
@@ -128,10 +128,10 @@ def _fits(alone: onnx.ModelProto, index: int, which: int) -> bool:
     return True
 
 
-def _until_done(proto: onnx.ModelProto) -> list[str]:
+def _until_done(proto: onnx.ModelProto, room: Room) -> list[str]:
     done: list[str] = []
     while True:
-        one = _Round(all_names(proto.graph))
+        one = _Round(room.again(proto.graph))
         one.rewrite(proto.graph, Model(proto), Lists())
         if not one.done:
             return done
@@ -140,9 +140,10 @@ def _until_done(proto: onnx.ModelProto) -> list[str]:
 
 def _run(proto: onnx.ModelProto) -> PassOutcome:
     done: list[str] = []
+    room = Room(set())
     while True:
-        done += _until_done(proto)
-        one = _Round(all_names(proto.graph))
+        done += _until_done(proto, room)
+        one = _Round(room.again(proto.graph))
         one.decide_ranks(proto.graph, Model(proto), proto)
         if not one.done:
             break

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import helper
 
+from onnxsal.graph.model import all_names
 from onnxsal.graph.replay import rename
 from onnxsal.ops.control import COPY
 
@@ -52,6 +53,23 @@ class Written:
     def same(self, name: str, result: str) -> None:
         """A tensor under another name."""
         self.nodes.append(helper.make_node(COPY, [name], [result], name=f"{result}/{COPY}"))
+
+
+MOST = 4000
+"""The nodes that the loops of a model are written out into, all together: loops in loops multiply."""
+
+
+@dataclass
+class Room:
+    """The names that are taken, and how many more nodes loops may be written out into."""
+
+    taken: set[str]
+    nodes: int = MOST
+
+    def again(self, graph: onnx.GraphProto) -> Room:
+        """The same room, for a graph in which nodes were written."""
+        self.taken = all_names(graph)
+        return self
 
 
 def label(node: onnx.NodeProto) -> str:
