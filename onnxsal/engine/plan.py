@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxsal.backward import Rule
 from onnxsal.engine.constants import constants_of
+from onnxsal.engine.inside import INSIDE
 from onnxsal.engine.method import Method
 from onnxsal.errors import MethodError, PlanError
+from onnxsal.facts.bodies import bodies_of
 from onnxsal.facts.fold import Fold
 from onnxsal.facts.folds import FOLDED, NORMALISERS
 from onnxsal.facts.gates import shares
@@ -19,18 +21,20 @@ from onnxsal.facts.reach import WIDE_INTEGERS, Reach, reach
 from onnxsal.facts.tags import tags_of
 from onnxsal.facts.wild import mark
 from onnxsal.graph import Model, NodeView, Value
-from onnxsal.ops.registry import advice, spec_of
+from onnxsal.graph.model import captured
+from onnxsal.ops.registry import advice, family_of, spec_of
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node on the path with the rule that crosses it."""
+    """One node on the path with the rule that crosses it, or, of a node that runs graphs, the plan of the walk through each."""
 
     node: NodeView
     family: str
     rule: Rule
     parameters: dict[str, Any]
     why: str
+    inside: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,25 @@ class Plan:
     found: tuple[Found, ...] = ()
     doubt: str = ""
 
+    @property
+    def every(self) -> Iterator[Step]:
+        """The steps, those through the graphs of nodes behind the nodes themselves."""
+        for step in self.steps:
+            yield step
+            for plan in step.inside:
+                yield from plan.every
+
+    def refuse_graphs(self, why: str) -> None:
+        """Raise ``PlanError`` where the walk goes through nodes that run graphs; ``why`` says what the method cannot do there."""
+        refuse_graphs(self.method, (step.node for step in self.steps), why)
+
     def counts(self) -> Counter[tuple[str, str]]:
         """(operator, rule) -> number of nodes."""
-        return Counter((s.node.op_type, s.rule.name) for s in self.steps)
+        return Counter((s.node.op_type, s.rule.name) for s in self.every)
 
     def __str__(self) -> str:
         rows = [("node", "operator", "family", "rule", "why")]
-        for s in self.steps:
+        for s in self.every:
             given = ", ".join(f"{k}={v}" for k, v in s.parameters.items())
             rows.append((s.node.name, s.node.op_type, s.family, f"{s.rule.name}({given})" if given else s.rule.name, s.why))
         widths = [max(len(r[i]) for r in rows) for i in range(4)]
@@ -64,6 +80,16 @@ class Plan:
         head = f"method {self.method}: {', '.join(self.starts)} -> {', '.join(self.wrt)}, {len(self.steps)} nodes"
         ends = [f"ends at {n.label}: {why}" for n, why in self.stops]
         return "\n".join([head, *table, *ends, *self.notes])
+
+
+def refuse_graphs(method: str, path: Iterable[NodeView], why: str) -> None:
+    """Raise ``PlanError`` where there are nodes on a path that run graphs; ``why`` says what the method cannot do there."""
+    inside = [node.label for node in path if bodies_of(node)]
+    if inside:
+        raise PlanError(
+            f"method '{method}' does not explain models whose path leads through graphs that nodes run, {', '.join(inside[:3])}: {why}. "
+            "Use method 'gradient' or 'integrated_gradients', or a file in which the condition, or the number of steps, is a constant."
+        )
 
 
 def _unfollowed(model: Model, value: Value) -> bool:
@@ -79,28 +105,8 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
     """
     if not method.rules:
         raise no_walk(method)
-    found = reach(model, wrt, starts)
-    if method.constants:
-        found = reach(model, wrt, starts, constants_of(method, found.path))
-    folds = {i: fold for row in method.normalise for i, fold in NORMALISERS[row.use](model, {*wrt, *starts}).items()}
-    _mark(found.path, folds)
+    found, steps, gaps = _decided(model, method, wrt, starts, Around())
     _require_path(found, wrt, starts)
-    gaps: list[str] = []
-    steps = []
-    positions = linear_positions(found.path)
-    for node in found.path:
-        spec = spec_of(node)
-        if spec is None:
-            gaps.append(f"{node.label}: no gradient is known{advice(node)}")
-            continue
-        if wide := [v.name for i, v in enumerate(node.inputs) if v is not None and node.want(i) and _unfollowed(model, v)]:
-            gaps.append(f"{node.label}: {wide} holds quantised values as wide integers; they are followed in types of up to 16 bits only")
-            continue
-        choice = method.choose(node, spec.family, positions.get(node.index, "inner"))
-        if isinstance(choice, str):
-            gaps.append(f"{node.label}: {choice}")
-            continue
-        steps.append(Step(node, spec.family, *choice))
     if gaps:
         raise PlanError(
             f"method '{method.name}' cannot explain this model; "
@@ -108,8 +114,64 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
             + "\n  ".join(gaps)
             + "\nKnown operators: `onnxsal ops`. A rule file of your own (`--rules mine.toml`) can name a rule for a family or node."
         )
-    ends = [(n, why) for n, why in found.stops]
-    return Plan(method.name, tuple(wrt), tuple(starts), tuple(steps), tuple(ends), _notes(method, steps))
+    plan = _plan(method, wrt, starts, found, steps)
+    return replace(plan, notes=_notes(method, list(plan.every)))
+
+
+def _plan(method: Method, wrt: Sequence[str], starts: Sequence[str], found: Reach, steps: Sequence[Step]) -> Plan:
+    return Plan(method.name, tuple(wrt), tuple(starts), tuple(steps), tuple(found.stops))
+
+
+@dataclass(frozen=True)
+class Around:
+    """What lies around the graph of a node: whether there is a linear node before it, and one behind it."""
+
+    before: bool = False
+    behind: bool = False
+
+
+def _decided(
+    model: Model, method: Method, wrt: Sequence[str], starts: Sequence[str], around: Around
+) -> tuple[Reach, list[Step], list[str]]:
+    """What is reached, the rule of every node there, and the nodes that have none."""
+    found = reach(model, wrt, starts)
+    if method.constants:
+        found = reach(model, wrt, starts, constants_of(method, found.path))
+    folds = {i: fold for row in method.normalise for i, fold in NORMALISERS[row.use](model, {*wrt, *starts}).items()}
+    _mark(found.path, folds)
+    gaps: list[str] = []
+    steps = []
+    first, last = _first_and_last(found.path, around)
+    for node in found.path:
+        spec = spec_of(node)
+        if node.passage is not None:
+            inner = Around(node.index not in first, node.index not in last)
+            steps.append(_through(node, method, inner, gaps))
+            continue
+        if spec is None:
+            gaps.append(f"{node.label}: no gradient is known{advice(node)}")
+            continue
+        if wide := [v.name for i, v in enumerate(node.inputs) if v is not None and node.want(i) and _unfollowed(model, v)]:
+            gaps.append(f"{node.label}: {wide} holds quantised values as wide integers; they are followed in types of up to 16 bits only")
+            continue
+        choice = method.choose(node, spec.family, _position(node, first, last))
+        if isinstance(choice, str):
+            gaps.append(f"{node.label}: {choice}")
+            continue
+        steps.append(Step(node, spec.family, *choice))
+    return found, steps, gaps
+
+
+def _through(node: NodeView, method: Method, around: Around, gaps: list[str]) -> Step:
+    """The step through the graphs of a node, with what is missing there added to ``gaps``."""
+    plans = []
+    # of several steps each has another before it or behind it
+    ends = around if len(node.passage.inside) > 1 else Around(True, True)
+    for one in node.passage.inside:
+        found, steps, missing = _decided(one.body.model, method, one.wrt, one.starts, ends)
+        gaps += missing
+        plans.append(_plan(method, one.wrt, one.starts, found, steps))
+    return Step(node, "control", INSIDE, {}, "the walk goes through its graphs", tuple(plans))
 
 
 def no_walk(method: Method) -> MethodError:
@@ -155,13 +217,22 @@ def _require_path(found: Reach, wrt: Sequence[str], starts: Sequence[str]) -> No
 
 def linear_positions(path: Sequence[NodeView]) -> dict[int, str]:
     """Node index -> 'first' or 'last' by data flow among linear nodes: no linear node before it, or none after it, on any path."""
-    linear = [n for n in path if (spec := spec_of(n)) is not None and spec.family == "linear"]
-    ids = {n.index for n in linear}
+    first, last = _first_and_last(path, Around())
+    return {i: "first" if i in first else "last" for i in first | last}
+
+
+def _position(node: NodeView, first: set[int], last: set[int]) -> str:
+    return "first" if node.index in first else "last" if node.index in last else "inner"
+
+
+def _first_and_last(path: Sequence[NodeView], around: Around) -> tuple[set[int], set[int]]:
+    """Of the linear nodes, and nodes with such inside, those with no linear node before them, and those with none behind them."""
+    ids = {n.index for n in path if _is_linear(n)}
     behind: set[str] = set()
     first = set()
     for node in path:
-        after = any(n in behind for n in node.proto.input)
-        if node.index in ids and not after:
+        after = any(n in behind for n in (*node.proto.input, *captured(node.proto)))
+        if node.index in ids and not after and not around.before:
             first.add(node.index)
         if after or node.index in ids:
             behind.update(node.proto.output)
@@ -169,8 +240,13 @@ def linear_positions(path: Sequence[NodeView]) -> dict[int, str]:
     last = set()
     for node in reversed(path):
         before = any(o in ahead for o in node.proto.output)
-        if node.index in ids and not before:
+        if node.index in ids and not before and not around.behind:
             last.add(node.index)
         if before or node.index in ids:
-            ahead.update(node.proto.input)
-    return {i: "first" if i in first else "last" for i in first | last}
+            ahead.update((*node.proto.input, *captured(node.proto)))
+    return first, last
+
+
+def _is_linear(node: NodeView) -> bool:
+    inner = [n for body in bodies_of(node) for n in body.model.nodes]
+    return family_of(node) == "linear" or any(map(_is_linear, inner))

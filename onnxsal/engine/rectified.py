@@ -18,14 +18,14 @@ def zeros_get_nothing(plan: Plan) -> dict[str, bool]:
     known = dict.fromkeys(plan.starts, False)
     for step in reversed(plan.steps):
         leaves = _leaves_zeros(step, known)
-        for name in _followed(step):
+        for name in step.node.followed:
             known[name] = known.get(name, True) and leaves
     return known
 
 
 def rectified(plan: Plan) -> dict[str, Value]:
     """z -> max(z, 0), for every z that one ReLU alone sends relevance to, and only where max(z, 0) is not 0."""
-    readers = Counter(name for step in plan.steps for name in _followed(step))
+    readers = Counter(name for step in plan.steps for name in step.node.followed)
     known = zeros_get_nothing(plan)
     found: dict[str, Value] = {}
     for step in plan.steps:
@@ -33,10 +33,6 @@ def rectified(plan: Plan) -> dict[str, Value]:
         if _leaves_zeros(step, known) and is_relu(step.node) and readers[z] == 1 and z not in plan.starts:
             found[z] = step.node.y
     return found
-
-
-def _followed(step: Step) -> list[str]:
-    return [name for name, wanted in zip(step.node.proto.input, step.node.wants, strict=True) if wanted]
 
 
 def _leaves_zeros(step: Step, known: dict[str, bool]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from onnxsal.engine.inside import cross
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import signal_type
@@ -24,12 +25,19 @@ def traverse(op: Emit, plan: Plan, seeds: Mapping[str, Value], visit: Visit | No
         with op.at(step.node):
             if visit is not None:
                 visit(step, dys)
-            answer = step.rule.apply(op, step.node, dys, **step.parameters)
-        for name, signal in zip(step.node.proto.input, answer, strict=True):
+            answer = _sent(op, step, dys)
+        for name, signal in answer:
             if signal is not None:
                 value = step.node.model.value(name)
                 arrived.setdefault(name, []).append(op.declared(signal, signal_type(value), value))
     return {name: total for name in plan.wrt if (total := _sum(op, arrived, name)) is not None}
+
+
+def _sent(op: Emit, step: Step, dys: list[Value | None]) -> Iterable[tuple[str, Value | None]]:
+    """What a step sends, and to which tensors: by its rule, or by the walk through the graphs of its node."""
+    if step.inside:
+        return cross(op, step.node, step.inside, dys, traverse)
+    return zip(step.node.proto.input, step.rule.apply(op, step.node, dys, **step.parameters), strict=True)
 
 
 def _sum(op: Emit, arrived: dict[str, list[Value]], name: str) -> Value | None:

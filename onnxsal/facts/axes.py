@@ -9,34 +9,22 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import onnx
 
 from onnxsal.errors import TargetError, near_miss
+from onnxsal.facts.bodies import bodies_of, declare, every_node
 from onnxsal.facts.solve import forward
+from onnxsal.facts.spots import Spot as Spot
+from onnxsal.facts.spots import Trace as Trace
+from onnxsal.facts.spots import through_bodies
 from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.infer import Dim, without_weights
 from onnxsal.graph.model import captured
 from onnxsal.ops.axes import FAMILIES
 from onnxsal.ops.registry import facts_of, family_of, spec_of
-from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, How, Moved
-
-
-class Spot(NamedTuple):
-    """Where an axis is in a tensor, and how it got there; ``runs`` entries of that place in turn belong to one index (0: not known).
-
-    ``apart``: on its way no entries of different indices met, so that it is apart again where it is whole again.
-    """
-
-    place: int
-    how: How = APART
-    runs: int = 1
-    apart: bool = True
-
-
-Trace = Mapping[int, Spot]
-"""Axis of the input -> its spot in a tensor. What depends on the input has a trace, if only an empty one."""
+from onnxsal.ops.statements import APART, INNER, MIXED, PARTS, SUMMED, Moved
 
 _WORSE = {how: rank for rank, how in enumerate((APART, MIXED, PARTS, INNER, SUMMED))}
 
@@ -55,13 +43,20 @@ def trace(
     sizes: Mapping[int, int] | None = None,
     fixed_grids: bool = False,
 ) -> dict[str, Trace]:
-    """The trace of every tensor that depends on the seeds. ``adjust`` may add to what follows for the first output of a node; ``sizes``
-    are those of the axes, where they are numbers; ``fixed_grids`` takes a grid that follows the data for a constant.
+    """The trace of every tensor that depends on the seeds, those in graphs that nodes run included. ``adjust`` may add to what follows for
+    the first output of a node; ``sizes`` are those of the axes, where they are numbers; ``fixed_grids`` takes a grid that follows the data
+    for a constant.
 
     An axis is ``APART`` in an output only if every input that depends on the seeds has it in the same place, apart.
     """
 
+    insides: dict[str, Trace] = {}
+
     def step(node: NodeView, of: Callable[[int | str], Trace | None]) -> list[Trace | None]:
+        if bodies_of(node):
+            ends, inside_of = through_bodies(node, of, lambda nodes, seeds: trace(nodes, seeds, adjust, sizes))
+            insides.update(inside_of)
+            return ends
         read = {i: known for i in range(len(node.proto.input)) if (known := of(i)) is not None}
         inside = any(of(name) is not None for name in captured(node.proto))
         if (not read and not inside) or facts_of(node).of_sizes:
@@ -74,7 +69,7 @@ def trace(
             outputs.append(found if adjust is None or j else adjust(node, found))
         return outputs
 
-    return forward(nodes, seeds, step)
+    return forward(nodes, seeds, step) | insides
 
 
 def _follows(node: NodeView) -> bool:
@@ -330,7 +325,7 @@ def _numbered(model: Model, x: Value, size: str) -> Iterator[Model]:
     """
     inputs = [[d.dim_param for d in i.type.tensor_type.shape.dim] for i in model.proto.graph.input]
     symbols = dict.fromkeys(s for dims in inputs for s in dims if s)
-    yield model.once(("batch", x.name), lambda: Model(with_batch(model.proto, x.name, size, _DISTINCT), supposed=True))
+    yield model.once(("batch", x.name), lambda: _declared(with_batch(model.proto, x.name, size, _DISTINCT)))
     for batch in [size] if size in symbols else dict.fromkeys(dims[0] for dims in inputs if dims and dims[0]):
         tried = model.once(("batch", x.name, batch), partial(_all_numbered, model, x, batch, symbols))
         if (tried.value(x.name).shape or (None,))[0] == _DISTINCT:
@@ -342,6 +337,12 @@ def _all_numbered(model: Model, x: Value, batch: str, symbols: Iterable[str], nu
     proto = with_batch(model.proto, x.name, batch, _DISTINCT) if batch else model.proto
     for symbol, number in zip((s for s in symbols if s != batch), numbers, strict=False):
         proto = with_batch(proto, x.name, symbol, number)
+    return _declared(proto)
+
+
+def _declared(proto: onnx.ModelProto) -> Model:
+    """The model, whose sizes are supposed, with what is known of the shapes of what its loops make."""
+    declare(proto, supposed=True)
     return Model(proto, supposed=True)
 
 
@@ -380,7 +381,8 @@ def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, pictu
         return {**found, **{label: Spot(place, MIXED) for place, label in enumerate(wanted, 1)}}
 
     traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {})
-    values = {x.name: x, **{v.name: v for n in path for v in n.outputs if v is not None}}
+    values = {x.name: x, **{v.name: v for n in every_node(path) for v in n.outputs if v is not None}}
+    values |= {n: body.model.value(n) for node in every_node(path) for body in bodies_of(node) for n in body.inputs}
     return {name: _layout(value, traces.get(name, {}), size, bool(labels), picture) for name, value in values.items()}
 
 

@@ -8,13 +8,14 @@ their edges (``ops/edges.py``), and the ranges of their inputs, tell at which no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 
+from onnxsal.facts.bodies import bodies_of, data_tensors
 from onnxsal.facts.heads import squashed
 from onnxsal.facts.ranges import bounds_of
-from onnxsal.facts.reach import data_tensors
 from onnxsal.facts.solve import forward
 from onnxsal.graph import FLOATS, Model, NodeView
+from onnxsal.ops.control import Repeat, frame_of
 from onnxsal.ops.edges import INFINITE, any_of, held, met
 from onnxsal.ops.guards import OWN
 from onnxsal.ops.ranges import largest
@@ -78,14 +79,45 @@ def _edges(model: Model) -> Edges:
 
 
 def wild_tensors(model: Model) -> dict[str, Edge]:
-    """What the tensors may hold that nodes make; finite ones are left out."""
+    """What the tensors may hold that nodes make, or that a graph of a node is given; finite ones are left out."""
+    if model.within is not None:
+        wild_tensors(model.within.model)  # which goes through its graphs
+    return model.once("wild", lambda: _solved(model, {}))
+
+
+def _solved(model: Model, seeds: Mapping[str, Edge]) -> dict[str, Edge]:
     fed = data_tensors(model)
 
     def step(node: NodeView, of: Callable[[int | str], Edge | None]) -> list[Edge | None]:
+        if bodies_of(node):
+            return _inside(node, of)
         found = _made(node, lambda i: of(i) or _constant(node, i), fed)
         return [found if y is not None and y.dtype in FLOATS | {0} and found else None for y in node.outputs]
 
-    return model.once("wild", lambda: forward(model.nodes, {}, step))
+    return forward(model.nodes, seeds, step)
+
+
+def _inside(node: NodeView, of: Callable[[int | str], Edge | None]) -> list[Edge | None]:
+    """Of a node that runs graphs: what they may make of what they are given, and read around them, however often they run."""
+    known, made = frame_of(node), [Edge.NONE] * len(node.proto.output)
+    for body in bodies_of(node):
+        seeds = {name: of(name) or Edge.NONE for name in body.captured}
+        carried = known.carried if isinstance(known, Repeat) else ()
+        if isinstance(known, Repeat):
+            given = [(c.inside, c.given) for c in carried] + [(r.inside, r.outside) for r in known.read]
+            seeds |= {body.inputs[inside]: of(i) or _constant(node, i) for inside, i in given}
+        while True:
+            found = _solved(body.model, {name: edge for name, edge in seeds.items() if edge})
+            after = {body.inputs[c.inside]: found.get(body.outputs[c.made], Edge.NONE) for c in carried}
+            if all(edge | seeds[name] == seeds[name] for name, edge in after.items()):
+                break
+            seeds |= {name: edge | seeds[name] for name, edge in after.items()}
+        body.model.keep("wild", found)
+        results = [(c.result, body.inputs[c.inside]) for c in carried]
+        results += [(s.outside, body.outputs[s.inside]) for s in known.stacked] if isinstance(known, Repeat) else enumerate(body.outputs)
+        for i, name in results:
+            made[i] |= found.get(name, Edge.NONE)
+    return [edge or None for edge in made]
 
 
 def _of(node: NodeView, known: dict[str, Edge]) -> WildOf:

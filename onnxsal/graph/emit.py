@@ -6,7 +6,8 @@ add goes through it; the forward part stays the ``ModelProto`` it was (see ``mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -53,7 +54,7 @@ class Emit:
         self._copied: dict[str, list[onnx.AttributeProto]] = {}
         self._cache: dict[Any, Any] = {}
         self._counter: dict[str | tuple[str, str], int] = {}
-        self._keep: list[str] = []
+        self._reads: dict[str, list[str]] = {}
         self._declared: dict[str, onnx.ValueInfoProto] = {}
 
     # ----- where we are -----
@@ -210,23 +211,24 @@ class Emit:
         name = self._unique(f"{self.prefix}/{node.name}/{node.op_type}")
         self._graph.nodes.append(gs.Node(op=node.op_type, name=name, inputs=inputs, outputs=outputs, domain=node.domain or None))
         self._copied[name] = list(node.proto.attribute)
-        self._keep += captured(node.proto)
+        self._reads[name] = captured(node.proto)
 
     def subgraph(
-        self, op_type: str, operands: Sequence[Operand], body: onnx.GraphProto, outputs: int, **attributes: Any
+        self, op_type: str, operands: Sequence[Operand], bodies: Mapping[str, onnx.GraphProto], outputs: int, **attributes: Any
     ) -> tuple[Value, ...]:
-        """A control-flow node with one body; what the body reads from around it stays alive."""
+        """A control-flow node with its graphs by the names of their attributes; what they read from around them stays alive."""
         results = self._append(op_type, operands, outputs, None, attributes)
-        attribute = helper.make_attribute("body", body)
-        self._copied[self._graph.nodes[-1].name] = [attribute]
-        self._keep += captured(onnx.NodeProto(attribute=[attribute]))
+        held = [helper.make_attribute(name, body) for name, body in bodies.items()]
+        name = self._graph.nodes[-1].name
+        self._copied[name] = held
+        self._reads[name] = captured(onnx.NodeProto(attribute=held))
         return results if outputs > 1 else (results,)
 
     # ----- result -----
 
     def finish(self, outputs: Sequence[Value]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
         """Nodes and initialisers that ``outputs`` need, in emission order (already topological)."""
-        wanted = dict.fromkeys([*(v.name for v in outputs), *self._keep])
+        wanted = self._wanted([v.name for v in outputs])
         self._graph.outputs = [self._tensors[n] for n in wanted if n in self._tensors]
         with G_LOGGER.suppress():  # it would warn on stdout of a name clash, which ``assemble`` refuses
             self._graph.cleanup()
@@ -243,6 +245,16 @@ class Emit:
             if isinstance(tensor, gs.Constant) and tensor.name not in initializers:
                 initializers[tensor.name] = exporter.export_tensor_proto(tensor)
         return nodes, list(initializers.values())
+
+    def _wanted(self, outputs: Sequence[str]) -> list[str]:
+        """``outputs``, and what the graphs of the nodes that these need read from around them."""
+        needed, read = set(outputs), []
+        for node in reversed(self._graph.nodes if self._reads else []):
+            if needed.intersection(t.name for t in node.outputs):
+                inside = self._reads.get(node.name, [])
+                needed.update(inside, (t.name for t in node.inputs))
+                read.append(inside)
+        return list(dict.fromkeys([*outputs, *itertools.chain.from_iterable(reversed(read))]))
 
 
 def compute_dtype(node: NodeView) -> int:

@@ -88,7 +88,8 @@ class NodeView:
     ``tags`` what the node does, ``fold`` the ``Fold`` that a relevance rule sees in its place. ``wild`` are the inputs that may hold
     infinities or what is no number, and -1 where its output or slope may be such (empty: all is finite); ``norm`` tells that it is the root
     of a sum of squares, whose slope at 0 is taken as 0. ``shares``: input -> the part of a product's signal that it takes, where factors
-    share it.
+    share it. ``passage`` says how a signal crosses the graphs that the node runs (``None``: it runs none), and ``around`` are the tensors
+    that these read and that need a signal.
     """
 
     def __init__(self, model: Model, proto: onnx.NodeProto, index: int) -> None:
@@ -104,6 +105,8 @@ class NodeView:
         self.wild: frozenset[int] = frozenset()
         self.norm = False
         self.shares: dict[int, float] = {}
+        self.passage: Any = None
+        self.around: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<{self.op_type} '{self.name}'>"
@@ -157,6 +160,11 @@ class NodeView:
     def want(self, i: int) -> bool:
         """Whether input i needs a signal (False for inputs that do not exist)."""
         return i < len(self.wants) and self.wants[i]
+
+    @property
+    def followed(self) -> list[str]:
+        """The tensors that need a signal from this node."""
+        return [*(name for name, wanted in zip(self.proto.input, self.wants, strict=True) if wanted), *self.around]
 
     def replaced(self, inputs: Sequence[Value | None], output: Value) -> NodeView:
         """The same node on other tensors, as rules with modified inputs or weights see it; ``output`` is its result on them.
@@ -232,9 +240,10 @@ class Model:
     """An ONNX model, indexed. Build it once per (immutable) state of the ``ModelProto``.
 
     ``outer`` is the model around this one, for the body of a loop: its tensors can be read from here. ``copies`` are the indices of the
-    nodes of that model that these are copies of. ``originals`` are operators of the file that are walked as others (``originals.py``):
-    they are put back where the model is run. ``refused`` says of a tensor why the operator that makes it is not. ``supposed``: numbers were
-    made up for open sizes, so no tensor is refused for its size.
+    nodes of that model that these are copies of; ``within`` is the node of that model that runs this one, if it is a graph of its own.
+    ``originals`` are operators of the file that are walked as others (``originals.py``): they are put back where the model is run.
+    ``refused`` says of a tensor why the operator that makes it is not. ``supposed``: numbers were made up for open sizes, so no tensor is
+    refused for its size.
     """
 
     def __init__(
@@ -254,6 +263,7 @@ class Model:
         self.restated = frozenset(name for original in originals for name in original.outputs)
         self.written = frozenset(name for original in originals for name in original.written)
         self.refused = refused or {}
+        self.within: NodeView | None = None
         self.graph = proto.graph
         self.initializers = {t.name: t for t in self.graph.initializer}
         self.input_names = [i.name for i in self.graph.input if i.name not in self.initializers]
@@ -268,6 +278,20 @@ class Model:
         if key not in self._found:
             self._found[key] = find()
         return self._found[key]
+
+    def keep(self, key: Hashable, found: Any) -> None:
+        """What the model around this one found out about it."""
+        self._found[key] = found
+
+    def take(self, inferred: Inferred) -> None:
+        """From here on this is known of the tensors, and what was found ``once`` is found anew."""
+        self.__dict__["inferred"] = inferred
+        self.__dict__.pop("types", None)
+        self._found.clear()
+        self._constants.clear()
+        for node in self.nodes:
+            node.__dict__.pop("inputs", None)
+            node.__dict__.pop("outputs", None)
 
     def overridable(self, name: str) -> bool:
         """Whether an initialiser is only the default of an input."""
@@ -321,7 +345,7 @@ class Model:
     def _constant(self, name: str) -> np.ndarray | None:
         if name in self.initializers:
             return None if self.overridable(name) else numpy_helper.to_array(self.initializers[name])
-        if self.outer is None and name in self.inferred.constants:
+        if name in self.inferred.constants:
             return self.inferred.constants[name]
         node = self.producer.get(name)
         if node is None:

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.graph.emit import Emit
+from onnxsal.graph.infer import Inferred
 from onnxsal.graph.model import HALF, Model, NodeView, Value, captured
 from onnxsal.graph.originals import Original, as_run
 from onnxsal.protos import graphs_of
@@ -43,11 +44,13 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> M
     for node in nodes:
         copy = onnx.NodeProto()
         copy.CopyFrom(node.proto)
-        _rename(copy, renamed)
+        rename(copy, renamed)
+        for graph in graphs_of(copy):
+            set_apart(graph, prefix)
         proto.graph.node.append(copy)
     originals = [_moved(original, prefix, renamed) for original in model.originals if _whole(model, original, source)]
     view = Model(proto, outer=model, copies=[n.index for n in nodes], originals=originals)
-    view.__dict__["types"] = {renamed[n]: model.types[n] for n in names if n in model.types}
+    view.take(Inferred({renamed[n]: model.types[n] for n in names if n in model.types}))
     return view
 
 
@@ -56,7 +59,7 @@ def _moved(original: Original, prefix: str, renamed: Mapping[str, str]) -> Origi
     names = {**{name: f"{prefix}/{name}" for name in (*original.outputs, *original.inner)}, **renamed}
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in original.nodes]
     for node in nodes:
-        _rename(node, names)
+        rename(node, names)
     return replace(original, nodes=tuple(nodes))
 
 
@@ -81,15 +84,36 @@ def reads_inputs(model: Model, view: Model) -> bool:
     return any(fed.intersection((*n.proto.input, *captured(n.proto))) for n in view.nodes)
 
 
-def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+def rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+    """Give tensors other names, in the node and in what its graphs read of them."""
     for names in (node.input, node.output):
         for i, name in enumerate(names):
             names[i] = renamed.get(name, name)
     for graph in graphs_of(node):
+        own = {i.name for i in graph.input} | {t.name for t in graph.initializer} | {o for n in graph.node for o in n.output}
+        around = {name: new for name, new in renamed.items() if name not in own}
         for inner in graph.node:
-            _rename(inner, renamed)
+            rename(inner, around)
         for output in graph.output:
-            output.name = renamed.get(output.name, output.name)
+            output.name = around.get(output.name, output.name)
+
+
+def set_apart(graph: onnx.GraphProto, prefix: str, around: Mapping[str, str] | None = None) -> None:
+    """Give every tensor of a graph, and of those in it, a name that begins with ``<prefix>/``; tensors ``around`` it have new names too.
+
+    Graphs may use the same names, but ONNX's inference of values then takes the tensors of the one for those of the other.
+    """
+    own = [*(i.name for i in graph.input), *(t.name for t in graph.initializer), *(o for n in graph.node for o in n.output if o)]
+    names = {n: new for n, new in (around or {}).items() if n not in own}
+    names |= {n: f"{prefix}/{n}" for n in own if not n.startswith(f"{prefix}/")}
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            for i, name in enumerate(ends):
+                ends[i] = names.get(name, name)
+        for inner in graphs_of(node):
+            set_apart(inner, prefix, names)
 
 
 def replay(op: Emit, view: Model, source: str, start: Value) -> None:

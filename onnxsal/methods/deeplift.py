@@ -22,6 +22,7 @@ def deeplift(build: Build) -> Result:
         raise MethodError("deeplift explains differences of a logit; a probability is no function that its rules know. Use score=logit.")
     x, start = question.x, question.start
     plan = build.plan()
+    plan.refuse_graphs("the reference may run other graphs, or other steps, than the input does")
     prefix = op.apart("reference")
     reference = like_shape(op, build.baseline(), x)
     view = replica(question.model, x.name, [start.name], prefix)

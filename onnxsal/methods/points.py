@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from onnxsal.ask.question import Question
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import Visit, traverse
+from onnxsal.facts.bodies import data_decides
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.helpers import recast, shape_of, signal_type
 from onnxsal.graph.replay import reads_inputs, replay, replica
@@ -63,7 +64,8 @@ class Scored:
 class Samples:
     """``count`` runs (a number, or a scalar of the graph), ``chunk`` of them (times the batch) at once.
 
-    One by one where the model's batch is fixed, or where the replayed part also reads another input: that holds N samples only.
+    One by one where the model's batch is fixed, where the replayed part also reads another input, which holds N samples only, or where data
+    decides what runs: that is decided once for all that is fed.
     """
 
     count: int | Value
@@ -71,7 +73,8 @@ class Samples:
 
     def size(self, question: Question, view: Model) -> int:
         """Samples per iteration."""
-        alone = question.fixed_batch or not question.batched or reads_inputs(question.model, view)
+        one = question.fixed_batch or not question.batched
+        alone = one or reads_inputs(question.model, view) or data_decides(question.model)
         most = self.chunk if isinstance(self.count, Value) else min(self.chunk, self.count)
         return 1 if alone else max(1, most)
 
@@ -150,7 +153,7 @@ def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequen
     graph = _graph(body, prefix, [iteration, condition, *carried], outputs, op.dtype)
     trips = op.Div(op.Add(count, size - 1), size) if isinstance(count, Value) else -(-count // size)
     # what is emitted here: the one node with a body
-    return list(op.subgraph("Loop", [trips, op.const(True), *states], graph, outputs=len(states)))
+    return list(op.subgraph("Loop", [trips, op.const(True), *states], {"body": graph}, outputs=len(states)))
 
 
 def _replay(build: Build, body: Emit, inner: Question, points: Value, numbers: Value) -> tuple[Value, Chosen]:

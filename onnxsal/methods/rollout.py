@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from onnxsal.ask.attended import Attended, attended
 from onnxsal.backward.book import Book
-from onnxsal.engine.plan import make_plan
+from onnxsal.engine.plan import make_plan, refuse_graphs
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import PlanError
 from onnxsal.facts.attention import AttentionLayer
@@ -37,6 +37,7 @@ class _Tokens:
         self.known: Attended = attended(question)
         build.found += self.known.found_out()
         path = self.known.path
+        refuse_graphs(build.method.name, path, "attention inside of them would be left out")
         self.book = Book(
             question.x if question.batched else None, layouts(question.model, question.x, path, batched=question.batched, picture=None)
         )

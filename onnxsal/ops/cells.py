@@ -43,7 +43,7 @@ def scan(op: Emit, scope: str, states: Sequence[Value], sequences: dict[str, Val
     declared = [[helper.make_tensor_value_info(v.name, op.dtype, None) for v in values] for values in (inputs, outputs)]
     graph = helper.make_graph(nodes, f"{scope}/body", *declared, initializers)
     fed = [_flip(op, v) if flip else v for v in given.values()]
-    results = op.subgraph("Scan", [*states, *fed], graph, outputs=len(outputs), num_scan_inputs=len(fed))
+    results = op.subgraph("Scan", [*states, *fed], {"body": graph}, outputs=len(outputs), num_scan_inputs=len(fed))
     return [*results[: len(states)], *(_flip(op, v) if flip else v for v in results[len(states) :])]
 
 

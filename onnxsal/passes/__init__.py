@@ -25,7 +25,9 @@ from onnxsal.passes.raise_opset import RAISE_OPSET, SET_IR
 from onnxsal.passes.ranks import declare_ranks
 from onnxsal.passes.restate import RESTATE
 from onnxsal.passes.samples_first import samples_first
+from onnxsal.passes.shapes_of_loops import SHAPES_OF_LOOPS
 from onnxsal.passes.sort import SORT
+from onnxsal.passes.write_out import WRITE_OUT
 
 __all__ = ["Comparison", "PassOutcome", "Pass", "Prepared", "passes", "prepare"]
 
@@ -90,11 +92,13 @@ def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> lis
         NAME_DOMAIN,
         RAISE_OPSET,
         SET_IR,
+        WRITE_OUT,
         RESTATE,
         EXPAND_CONTRIB,
         CLASSICAL_TYPES,
         expand_bodies(known),
         NAME_NODES,
+        SHAPES_OF_LOOPS,
         EXPLICIT_PADS,
         DECLARATIONS,
     ]

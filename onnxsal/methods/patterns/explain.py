@@ -27,6 +27,7 @@ def explain(build: Build) -> Result:
         raise MethodError(
             f"method '{build.method.name}' explains a logit: the way from it to a probability has no pattern. Leave score= out."
         )
+    build.plan().refuse_graphs("patterns are fitted to the layers of the file, not to those inside")
     plan = with_patterns(build, build.plan())
     hot = emit_seed(op, question, question.start, build.head.chosen)
     seed = op.Mul(hot, question.start)
