@@ -54,7 +54,7 @@ def trace(
 
     def step(node: NodeView, of: Callable[[int | str], Trace | None]) -> list[Trace | None]:
         if bodies_of(node):
-            ends, inside_of = through_bodies(node, of, lambda nodes, seeds: trace(nodes, seeds, adjust, sizes))
+            ends, inside_of = through_bodies(node, of, lambda nodes, seeds: trace(nodes, seeds, adjust, sizes, fixed_grids))
             insides.update(inside_of)
             return ends
         read = {i: known for i in range(len(node.proto.input)) if (known := of(i)) is not None}
