@@ -96,19 +96,82 @@ def up(model: Net, maps: Tensor, x: Tensor) -> Tensor:
     return F.interpolate(maps[:, None], tuple(sizes), mode=MODES[model.places], align_corners=False)[:, 0]
 
 
+def gradcam(a: Tensor, g: Tensor) -> Tensor:
+    return (g.flatten(2).mean(2)[..., None] * a.flatten(2)).sum(1)
+
+
+def gradcam_plus_plus(a: Tensor, g: Tensor) -> Tensor:
+    """As published, with the powers of the gradient that an exponential of the score leaves."""
+    a, g = a.flatten(2), g.flatten(2)
+    divisor = 2 * g**2 + a.sum(2, keepdim=True) * g**3
+    alpha = torch.where(g != 0, g**2 / torch.where(divisor != 0, divisor, 1.0), 0.0)
+    return ((alpha * g.relu()).sum(2, keepdim=True) * a).sum(1)
+
+
+def layercam(a: Tensor, g: Tensor) -> Tensor:
+    return (g.relu() * a).flatten(2).sum(1)
+
+
 @pytest.mark.parametrize("kind", ["", "last", "grey", "open"])
 @pytest.mark.parametrize("places", [1, 2, 3])
-def test_gradcam_equals_its_twin(places: int, kind: str) -> None:
+@pytest.mark.parametrize("twin", [gradcam, gradcam_plus_plus, layercam], ids=lambda f: f.__name__)
+def test_maps_of_one_walk_equal_their_twins(twin: Callable[[Tensor, Tensor], Tensor], places: int, kind: str) -> None:
     model = net(places, kind)
-    explainer = onnxsal.Explainer(exported(model, model.example(), dynamic=kind == "open"), "gradcam")
+    explainer = onnxsal.Explainer(exported(model, model.example(), dynamic=kind == "open"), twin.__name__)
     for more in (0, 3) if kind == "open" else (0,):
         x = model.example(more=more)
         a, g = at_layer(model, x)
-        coarse = (g.mean(tuple(range(2, 2 + places)), keepdim=True) * a).sum(1)
+        coarse = twin(a, g).reshape(len(a), *a.shape[2:])
         found = explainer.explain(x.numpy(), CLASSES.numpy())
         close(found.saliency_map, up(model, coarse.relu(), x))
         signed = found.attribution if kind == "grey" else found.attribution.sum(-1 if kind == "last" else 1)
         close(signed, up(model, coarse, x))
+
+
+def beside(model: Net, mask: Tensor, x: Tensor) -> Tensor:
+    """A map [N, *places] beside the channels of the input."""
+    return mask if model.grey else mask.unsqueeze(-1 if model.last else 1)
+
+
+@pytest.mark.parametrize("kind", ["", "last", "grey"])
+@pytest.mark.parametrize("places", [1, 2, 3])
+@pytest.mark.parametrize("variant", ["official", "cic_softmax"])
+def test_scorecam_equals_its_twin(variant: str, places: int, kind: str) -> None:
+    model = copy.deepcopy(net(places, kind)).double()
+    x = model.example().double()
+    a = model.features(x).detach()
+    scores, masks, along = [], [], tuple(range(1, 1 + places))
+    for k in range(a.shape[1]):
+        mask = up(model, a[:, k], x)
+        low, high = mask.amin(along, keepdim=True), mask.amax(along, keepdim=True)
+        mask = torch.where(high > low, (mask - low) / torch.where(high > low, high - low, 1.0), 0.0)
+        logits = model(x * beside(model, mask, x)).detach()
+        rows = logits.softmax(1) if variant == "official" else logits
+        scores.append(rows[torch.arange(2), CLASSES])
+        masks.append(up(model, a[:, k], x))
+    weights = torch.stack(scores, 1)
+    if variant == "official":
+        varies = a.flatten(2).amax(2) > a.flatten(2).amin(2)
+        wanted = ((weights * varies).reshape(*weights.shape, *[1] * places) * torch.stack(masks, 1)).sum(1).relu()
+    else:
+        wanted = up(model, (weights.softmax(1).reshape(*weights.shape, *[1] * places) * a).sum(1).relu(), x)
+    found = onnxsal.Explainer(exported(net(places, kind), net(places, kind).example()), "scorecam", variant=variant)
+    close(found.explain(x.float().numpy(), CLASSES.numpy()).saliency_map, wanted, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["", "last", "grey"])
+@pytest.mark.parametrize("places", [1, 2, 3])
+def test_guided_gradcam_is_the_product(places: int, kind: str) -> None:
+    model = net(places, kind)
+    x, proto = model.example(), exported(model, model.example())
+    guided = onnxsal.Explainer(proto, "guided_backprop").explain(x.numpy(), CLASSES.numpy())
+    a, g = at_layer(model, x)
+    coarse = gradcam(a, g).reshape(len(a), *a.shape[2:])
+    wanted = guided.attribution * beside(model, up(model, coarse.relu(), x), x).numpy()
+    found = onnxsal.Explainer(proto, "guided_gradcam").explain(x.numpy(), CLASSES.numpy())
+    close(found.attribution, wanted)
+    channel = {"": 1, "last": -1}.get(kind)
+    close(found.saliency_map, np.abs(wanted) if channel is None else np.abs(wanted).sum(channel))
 
 
 def picture(model: onnx.ModelProto, layout: str | None = None) -> tuple[int | None, ...] | None:
