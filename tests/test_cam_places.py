@@ -7,20 +7,26 @@ import io
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import onnxsal
 from onnxsal.ask.question import ask
-from onnxsal.errors import TargetError
+from onnxsal.cli.app import app
+from onnxsal.errors import InputError, TargetError
 from onnxsal.facts.axes import LAYOUTS, picture_of
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
+from onnxsal.runtime.drawn import MARGIN, WIDTH, draw, strongest
+from onnxsal.runtime.heatmap import scale_map
 
 CONV: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -172,6 +178,33 @@ def test_guided_gradcam_is_the_product(places: int, kind: str) -> None:
     close(found.attribution, wanted)
     channel = {"": 1, "last": -1}.get(kind)
     close(found.saliency_map, np.abs(wanted) if channel is None else np.abs(wanted).sum(channel))
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (3, 40), (9, 40), (1, 5000), (1, 1), (2, 6, 9, 7), (3, 2, 5, 8), (1, 1, 1, 1)])
+def test_maps_of_series_and_volumes_are_drawn_over_what_is_explained(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for map_ in (rng.standard_normal(shape[1:]), rng.random(shape[1:]), np.zeros(shape[1:])):
+        scaled = scale_map(map_, places=len(shape) - 1)
+        alone, over = draw(scaled), draw(scaled, rng.standard_normal(shape))
+        assert alone.width == over.width == WIDTH + 2 * MARGIN
+        assert len(np.unique(np.asarray(over).reshape(-1, 3), axis=0)) > 2
+    with pytest.raises(InputError, match="does not lie on"):
+        draw(scaled, rng.standard_normal((*shape[:-1], shape[-1] + 1)))
+
+
+def test_the_strongest_slices_are_drawn_in_their_order() -> None:
+    assert strongest(np.asarray([0.0, 3, 1, 0, 3, 2]), 3) == (1, 4, 5)
+
+
+@pytest.mark.parametrize(("places", "kind"), [(1, ""), (1, "grey"), (3, "last")])
+def test_an_array_on_the_command_line_leaves_a_picture(places: int, kind: str, tmp_path: Path) -> None:
+    model = net(places, kind)
+    onnx.save(exported(model, model.example()), tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", model.example().numpy()[:1])
+    done = CliRunner().invoke(app, ["explain", str(tmp_path / "model.onnx"), str(tmp_path / "x.npy"), "-m", "gradcam", "-o", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    for name in ("map", "overlay"):
+        assert Image.open(tmp_path / f"x.gradcam.{name}.png").width == WIDTH + 2 * MARGIN
 
 
 def picture(model: onnx.ModelProto, layout: str | None = None) -> tuple[int | None, ...] | None:
