@@ -434,7 +434,11 @@ def smooth_fullgrad(build: Build) -> Result:
 
 
 def _owns_bias(build: Build, site: Site) -> bool:
-    """Whether the node has an implicit bias that is not identically zero."""
+    """Whether the node has an implicit bias at that output that is not identically zero, and the output is used."""
+    read = {name for s in build.plan().steps for name, wanted in zip(s.node.proto.input, s.node.wants, strict=True) if wanted}
+    if site.output and site.y.name not in {*read, build.question.start.name}:
+        return False
     trial = Emit(build.question.model)
     with trial.at(site.step.node):
-        return site.step.rule.bias(trial, site.step.node) is not None
+        rest = site.step.rule.bias(trial, site.step.node)
+    return rest is not None and (not site.output if isinstance(rest, Value) else rest[site.output] is not None)
