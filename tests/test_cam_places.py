@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -221,6 +222,56 @@ def test_axes_are_those_that_the_first_convolution_reads(places: int) -> None:
     assert axes("") == axes("", dynamic=True) == (1, *along)
     assert axes("last") == (places + 1, *range(1, places + 1))
     assert axes("grey") == (None, *range(1, places + 1))
+
+
+class Line(nn.Module):
+    """A series whose convolutions work on a picture of one line, as TensorFlow writes them: with channels last, or with none."""
+
+    def __init__(self, grey: bool) -> None:
+        super().__init__()
+        self.grey, self.places, self.last = grey, 1, not grey
+        self.a, self.b, self.f = nn.Conv2d(1 if grey else 2, 4, (1, 3), padding=(0, 1)), nn.Conv2d(4, 6, (1, 3)), nn.Linear(6, 5)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = x[:, None, None] if self.grey else x.unsqueeze(1).permute(0, 3, 1, 2)
+        return torch.relu(self.b(torch.relu(self.a(x)).squeeze(2).unsqueeze(2)).squeeze(2))
+
+    def head(self, a: Tensor) -> Tensor:
+        found: Tensor = self.f(a.mean(2))
+        return found
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class Plain(Line):
+    """The same with convolutions over a series."""
+
+    def features(self, x: Tensor) -> Tensor:
+        x = x[:, None] if self.grey else x.permute(0, 2, 1)
+        x = torch.relu(F.conv1d(x, self.a.weight[:, :, 0], self.a.bias, padding=1))
+        return torch.relu(F.conv1d(x, self.b.weight[:, :, 0], self.b.bias))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(("grey", "shape"), [(False, (2, 17, 2)), (False, (2, 17, 1)), (True, (2, 17))])
+def test_a_series_may_be_read_as_a_picture_of_one_line(grey: bool, shape: tuple[int, ...], dynamic: bool) -> None:
+    torch.manual_seed(1)
+    model: Any = Line(grey)
+    if shape[-1] == 1:
+        model.a = nn.Conv2d(1, 4, (1, 3), padding=(0, 1))
+    x = torch.randn(shape)
+    proto = exported(model.eval(), x, dynamic)
+    assert picture(proto) == ((None, 1) if grey else (2, 1))
+    a, g = at_layer(model, x)
+    found = onnxsal.Explainer(proto, "gradcam").explain(x.numpy(), CLASSES.numpy())
+    close(found.saliency_map, up(model, gradcam(a, g).relu(), x))
+    plain = Plain(grey)
+    plain.a, plain.b, plain.f = model.a, model.b, model.f
+    for method in ("fullgrad", "simple_fullgrad", "evidence"):
+        alike = [onnxsal.Explainer(p, method).explain(x.numpy(), CLASSES.numpy()) for p in (proto, exported(plain.eval(), x, dynamic))]
+        assert alike[1].saliency_map is not None
+        close(alike[0].saliency_map, alike[1].saliency_map)
 
 
 class Otherwise(nn.Module):

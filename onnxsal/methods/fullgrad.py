@@ -59,6 +59,13 @@ class Site:
         return self.step.node.output(self.output)
 
 
+def flat(op: Emit, small: Value, layout: Layout) -> Value:
+    """A map of a tensor, whose channels are summed, without its axes of one entry."""
+    channel = layout.picture[0] if layout.picture is not None else None
+    single = [a - (channel is not None and channel < a) for a in layout.single]
+    return op.Squeeze(small, single) if single else small
+
+
 @dataclass(frozen=True)
 class BiasTerm:
     """The bias term of one node: the signal at its output, and its implicit bias, broadcastable to it."""
@@ -296,7 +303,7 @@ class Painter:
                 weight = op.Abs(term.bias)
             elif with_bias:
                 strength = op.Abs(times(op, site.step.node, term.signal, term.bias))
-            small = self.squash(strength, weight, picture, site.y.shape or ())
+            small = flat(op, self.squash(strength, weight, picture, site.y.shape or ()), site.layout)
             return recast(op, small, signal_type(site.y), signal_type(self.x))
 
     def squash(self, strength: Value, weight: Value | None, picture: Picture, shape: Shape) -> Value:
