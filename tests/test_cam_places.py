@@ -24,6 +24,9 @@ from onnxsal.ask.question import ask
 from onnxsal.cli.app import app
 from onnxsal.errors import InputError, TargetError
 from onnxsal.facts.axes import LAYOUTS, picture_of
+from onnxsal.metrics import deletion, insertion, occlusion_correlation, pointing_game
+from onnxsal.metrics.input_places import places_of
+from onnxsal.metrics.substrate import substrate
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
 from onnxsal.runtime.drawn import MARGIN, WIDTH, draw, strongest
@@ -206,6 +209,36 @@ def test_an_array_on_the_command_line_leaves_a_picture(places: int, kind: str, t
     assert done.exit_code == 0, done.output
     for name in ("map", "overlay"):
         assert Image.open(tmp_path / f"x.gradcam.{name}.png").width == WIDTH + 2 * MARGIN
+
+
+@pytest.mark.parametrize(("places", "kind"), [(1, ""), (1, "grey"), (1, "last"), (3, ""), (3, "grey")])
+def test_metrics_remove_places_and_refuse_what_is_for_pictures(places: int, kind: str) -> None:
+    model = net(places, kind)
+    proto, x = exported(model, model.example()), model.example().numpy()
+    explainer = onnxsal.Explainer(proto, "gradient")
+    for curve in (insertion(explainer, x), deletion(explainer, x)):
+        assert np.isfinite(curve.auc).all()
+    ends = deletion(explainer, x, substrate="zero_norm").scores[:, [0, -1]]
+    for at, given in enumerate((x, np.zeros_like(x))):
+        wanted = model(torch.from_numpy(given)).softmax(1).detach().numpy()
+        np.testing.assert_allclose(ends[:, at], wanted[[0, 1], explainer.explain(x).target], rtol=1e-4)
+    with pytest.raises(InputError, match="occlusion needs pictures"):
+        occlusion_correlation(explainer, x)
+    found = explainer.explain(x)
+    assert found.saliency_map is not None
+    with pytest.raises(InputError, match=r"both must be \[N, H, W\]"):
+        pointing_game(found, np.ones(found.saliency_map.shape, bool))
+
+
+def test_series_are_blurred_along_their_axis() -> None:
+    x = np.zeros((1, 2, 31), np.float32)
+    x[0, 0, 15] = 1
+    blurred = substrate("blur", x, places_of(x, (1, 2)))
+    np.testing.assert_allclose(blurred[0, 0].sum(), 1, rtol=1e-5)
+    assert (np.diff(blurred[0, 0, 10:16]) > 0).all()
+    assert not blurred[0, 1].any()
+    with pytest.raises(InputError, match="pictures, series and volumes"):
+        substrate("blur", x, places_of(x))
 
 
 def picture(model: onnx.ModelProto, layout: str | None = None) -> tuple[int | None, ...] | None:

@@ -23,7 +23,7 @@ from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_sha
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.maps import enlarge, of_patches, sides
+from onnxsal.methods.maps import enlarge, of_patches, sides, without_single
 from onnxsal.methods.points import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import spec_of
@@ -57,13 +57,6 @@ class Site:
     @property
     def y(self) -> Value:
         return self.step.node.output(self.output)
-
-
-def flat(op: Emit, small: Value, layout: Layout) -> Value:
-    """A map of a tensor, whose channels are summed, without its axes of one entry."""
-    channel = layout.picture[0] if layout.picture is not None else None
-    single = [a - (channel is not None and channel < a) for a in layout.single]
-    return op.Squeeze(small, single) if single else small
 
 
 @dataclass(frozen=True)
@@ -303,7 +296,7 @@ class Painter:
                 weight = op.Abs(term.bias)
             elif with_bias:
                 strength = op.Abs(times(op, site.step.node, term.signal, term.bias))
-            small = flat(op, self.squash(strength, weight, picture, site.y.shape or ()), site.layout)
+            small = without_single(op, self.squash(strength, weight, picture, site.y.shape or ()), site.layout)
             return recast(op, small, signal_type(site.y), signal_type(self.x))
 
     def squash(self, strength: Value, weight: Value | None, picture: Picture, shape: Shape) -> Value:
