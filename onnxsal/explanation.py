@@ -27,11 +27,11 @@ class Explanation:
     """What a converted model said about a batch of N samples.
 
     ``attribution`` is signed and shaped like the explained input; ``token_attribution`` is its sum over each token's vector, [N, L] of
-    [N, L, D], or ``None`` where the explained tensor holds no tokens; ``saliency_map`` float32 [N, H, W] or ``None`` where the input
-    is no image; ``target`` int64 [N] the explained classes, ``against`` int64 [N] what each was compared with, or ``None``; ``score``
-    float32 [N] (of a comparison the difference of both); ``residual`` float32 [N] the relative error of
-    the method's law, or ``None`` where it has none; ``outputs`` the model's own outputs (where the samples were run in parts, those
-    that hold a row for each); ``seconds`` the time of the run;
+    [N, L, D], or ``None`` where the explained tensor holds no tokens; ``saliency_map`` float32 [N, *places]: [N, H, W] of pictures,
+    [N, L] of series, [N, D, H, W] of volumes and films, or ``None`` where the input is none of these; ``target`` int64 [N] the explained
+    classes, ``against`` int64 [N] what each was compared with, or ``None``; ``score`` float32 [N] (of a comparison the difference of
+    both); ``residual`` float32 [N] the relative error of the method's law, or ``None`` where it has none; ``outputs`` the model's own
+    outputs (where the samples were run in parts, those that hold a row for each); ``seconds`` the time of the run;
     ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too); ``reached``
     float32 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``parts`` what the score is made of, by
     name float32 [N] each (input, position, token type, class token, softmax, biases and so on), where it is divided up; ``doubt`` a
@@ -99,13 +99,14 @@ class Explanation:
 
         if self.saliency_map is None:
             return [] if np.any(self.attribution) else ["the attribution is zero everywhere, so it shows nothing"]
-        scaled = scale_map(self.saliency_map[0])
+        scaled = scale_map(self.saliency_map[0], places=self.saliency_map.ndim - 1)
         if not scaled.flat:
             return []
         if np.any(self.attribution) and not np.any(self.saliency_map):
             why = "nothing in the layer speaks for the class more in one place than in another; the attribution keeps the signed map"
             return [f"the saliency map is zero everywhere: {why}"]
-        return [f"the saliency map is flat: every pixel is {scaled.low:.3g}, so it shows nothing"]
+        one = "pixel" if self.saliency_map.ndim == 3 else "place"
+        return [f"the saliency map is flat: every {one} is {scaled.low:.3g}, so it shows nothing"]
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -144,9 +145,12 @@ class Explanation:
         return target
 
     def plot(self, index: int = 0, picture: Any = None) -> Any:
-        """The map of one sample as a PIL picture, laid over ``picture`` if one is given. Raises ``InputError`` without a map."""
-        from onnxsal.runtime.heatmap import overlay, render_map
+        """The map of one sample as a PIL picture, laid over ``picture`` if one is given: an image, or RGB bytes [H, W, 3]; of a series its
+        values [C, L], of a volume [C, D, H, W] (``runtime.drawn.draw``). Raises ``InputError`` without a map.
+        """
+        from onnxsal.runtime.drawn import draw
+        from onnxsal.runtime.heatmap import scale_map
 
         if self.saliency_map is None:
-            raise InputError("the explained input is not an image, so there is no saliency map to plot; see .attribution.")
-        return render_map(self.saliency_map[index]) if picture is None else overlay(picture, self.saliency_map[index])
+            raise InputError("the explained input is no picture, series or volume, so there is no saliency map to plot; see .attribution.")
+        return draw(scale_map(self.saliency_map[index], places=self.saliency_map.ndim - 1), picture)

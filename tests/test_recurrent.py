@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import onnxsal
 from onnxsal.errors import OnnxsalError
@@ -32,6 +33,21 @@ def test_a_layer_that_only_returns_its_last_state(op_type: str) -> None:
     bare = run(onnxsal.vjp(model, wrt=wrt, outputs=["y1"]), feed | {"cotangent/y1": u})
     for w in wrt:
         np.testing.assert_allclose(bare[f"vjp/{w}"], full[f"vjp/{w}"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("op_type", "test"), CASES)
+def test_fullgrad_is_complete_through_every_output(op_type: str, test: Case) -> None:
+    """The score is the sum of squares of all outputs; inputs, weights and biases are fed, and X alone is explained."""
+    model, feed, _ = one_node_model(REGISTRY["", op_type], test)
+    for j, y in enumerate(model.graph.output):
+        model.graph.node.append(helper.make_node("ReduceSumSquare", [y.name], [f"s{j}"], name=f"s{j}", keepdims=0))
+    model.graph.node.append(helper.make_node("Sum", [f"s{j}" for j in range(test.outputs)], ["score"], name="score"))
+    model.graph.output.append(helper.make_tensor_value_info("score", TensorProto.DOUBLE, []))
+    made = onnxsal.convert(model, "fullgrad", input="x0", output="score", batched=False, target=0, components=True)
+    found = run(made, feed)
+    assert found["residual"].max() < 1e-6
+    told = [found[f"fullgrad/n{f':{j}' if j else ''}"] for j in range(test.outputs)]
+    assert all(np.abs(t).max() > 0 for t in told)
 
 
 @pytest.mark.parametrize(("attributes", "message"), [({"layout": 1}, "layout"), ({"activations": ["Affine"]}, "activation_alpha")])

@@ -23,7 +23,7 @@ from onnxsal.facts.ranges import not_negative
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import shape_parts
 from onnxsal.graph.helpers import channel_sum, guard, ones_like, over, signed_epsilon, stabilise, zeros_like
-from onnxsal.ops.registry import implicit_bias, spec_of, units_of, vjp
+from onnxsal.ops.registry import kept, spec_of, units_of, vjp
 from onnxsal.ops.statements import Roles
 
 TINY = 1e-20
@@ -123,7 +123,7 @@ def affine_of(op: Emit, node: NodeView) -> Affine:
     others = [i for i in factors if i != position and node.optional(i) is not None]
     weight_at = others[0] if spec.family != "add" and len(others) == 1 else None
     weight = None if weight_at is None else node.input(weight_at)
-    own = implicit_bias(op, node)
+    own = kept(op, node)
     flat = tuple(range(2, node.y.rank)) if own is not None and spec.family == "linear" and node.y.rank > 2 and roles.shifts == (2,) else ()
     if fold is None:
         return Affine(node, position, node.input(position), node.y, own, weight_at, weight, roles, flat)

@@ -14,7 +14,7 @@ from onnxsal.backward.registry import rule
 from onnxsal.facts.gates import factors_of
 from onnxsal.graph import HALF, Emit, NodeView, Signals, Value
 from onnxsal.graph.helpers import add_up, over, times, unbroadcast
-from onnxsal.ops.registry import held_bias, implicit_bias, spec_of, vjp
+from onnxsal.ops.registry import Rest, held_bias, implicit_bias, kept, spec_of, vjp
 
 NEAR = {True: 1e-4, False: 1e-12}
 """Up to this size of x (in half precision, and else) y / x is taken to be the slope at 0: a quotient of such numbers is rounding."""
@@ -26,7 +26,7 @@ def _has_ratio(node: NodeView) -> bool:
     return spec is not None and spec.origin(node) is not None and node.want(0) and sum(node.wants) == 1
 
 
-def _rest_of_ratio(op: Emit, node: NodeView) -> Value | None:
+def _rest_of_ratio(op: Emit, node: NodeView) -> Rest:
     return None if _has_ratio(node) else implicit_bias(op, node)
 
 
@@ -43,7 +43,7 @@ def ratio(op: Emit, node: NodeView, dys: Signals) -> Signals:
     return node.grads(times(op, node, dy, slope))
 
 
-def _rest_of_product(op: Emit, node: NodeView) -> Value | None:
+def _rest_of_product(op: Emit, node: NodeView) -> Rest:
     """As if one factor alone were active: together the factors take what one of them would."""
     view, others = copy.copy(node), factors_of(node)[1:]
     if node.shares:
@@ -72,7 +72,7 @@ def magnitudes(op: Emit, node: NodeView, dys: Signals) -> Signals:
     if len(active) < 2 or spec is None or spec.roles is None:
         return vjp(op, node, dys)
     assert dy is not None
-    rest = implicit_bias(op, node)
+    rest = kept(op, node)
     own = node.y if rest is None else op.Sub(node.y, rest)
     total = add_up(op, [op.Abs(node.input(i)) for i in active])
     s = over(op, node, times(op, node, dy, own), op.Where(op.Greater(total, 0.0), total, float("inf")))

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from onnxsal.ask.question import Question
 from onnxsal.ask.request import Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.parameters import PRESET, read_array
@@ -20,6 +21,7 @@ from onnxsal.disk import reads
 from onnxsal.errors import ExampleNeeded, InputError
 from onnxsal.explainer import Explainer
 from onnxsal.explanation import Explanation
+from onnxsal.facts.axes import layout_places
 from onnxsal.report.artefacts import MATLAB, TOP, Style, record, refuse_taken, save_artefacts
 from onnxsal.report.parts import parts_of, parts_sheet
 from onnxsal.report.path_sheet import path_sheet
@@ -137,10 +139,20 @@ def write(
             raise InputError(f"--show-path tiles pictures; '{question.x.name}', which is explained, is none that is fed.")
         x = sample.feed[question.x.name]
         extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, o.preprocess_of(ask)), f"{base}.path.png"))
-    files = save_artefacts(base, one, facts, sample.picture, style, extra)
+    seen = sample.picture if sample.picture is not None else series_or_volume(question, sample.feed)
+    files = save_artefacts(base, one, facts, seen, style, extra)
     for warning in facts["warnings"] if aloud else ():
         say(f"{sample.source}: {warning}", "warning")
     return {**facts, "files": files}
+
+
+def series_or_volume(question: Question, feed: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The values [C, *places] of an explained series or volume that is fed; ``None`` of a picture, whose colours are not known."""
+    x, axes = question.shown
+    if axes is None or layout_places(axes) == 2 or x.name not in feed or not question.batched:
+        return None
+    values = feed[x.name][0]
+    return values[None] if axes[0] is None else np.moveaxis(values, axes[0] - 1, 0)
 
 
 def tell(records: Sequence[dict[str, Any]], json: bool) -> None:

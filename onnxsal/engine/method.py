@@ -336,8 +336,8 @@ def _read_file(path: Path, reading: tuple[str, ...] = ()) -> Method:
 
 
 def _plain(name: str) -> str:
-    """Spelling that ignores case, separators and an 'lrp.' style prefix dot."""
-    return "".join(c for c in name.lower() if c.isalnum())
+    """Spelling that ignores case, separators and an 'lrp.' style prefix dot; "++" is part of a name."""
+    return "".join(c for c in name.lower().replace("+", "plus") if c.isalnum())
 
 
 def get_method(name: str | Path | Method) -> Method:

@@ -218,7 +218,7 @@ def _first_use(model: Model, x: Value) -> tuple[Picture, NodeView] | None:
     for node in model.nodes:
         known = found.get(node.proto.input[0] if node.proto.input else "", {}) if facts_of(node).pictures else {}
         if known and node.x.shape is not None and (x.rank == node.x.rank == 4 or slides(node)):
-            picture = _as_read(node.x, known, x.rank)
+            picture = _as_read(x, node.x, known)
             if picture is not None:
                 return picture, node
     return None
@@ -229,17 +229,20 @@ def slides(node: NodeView) -> bool:
     return facts_of(node).pictures and (family_of(node) == "linear" or node.attr("kernel_shape") is not None)
 
 
-def _as_read(read: Value, known: Trace, rank: int) -> Picture | None:
-    """The axes of an input with ``rank`` of them, as a tensor [N, C, ...] that is made of it has them: all but the channels' must be there,
-    and these unless they are one, added on the way. Places are in the order of the input, in which a map is laid over it.
+def _as_read(x: Value, read: Value, known: Trace) -> Picture | None:
+    """The axes of ``x``, as a tensor [N, C, ...] that is made of it has them. All must be there, but for one of a single entry, which can
+    only be that of the channels; and axes of a single entry may be added on the way: channels, or places, as where a series is read as a
+    picture of one line. Places are in the order of the input, in which a map is laid over it.
     """
     labels = {spot.place: label for label, spot in known.items() if spot.how in (APART, MIXED)}
-    places = [labels.get(a) for a in range(2, read.rank)]
-    seen = [label for label in (labels.get(0), labels.get(1), *places) if label is not None]
-    added = read.dim(1) == 1 and 1 not in labels
-    if labels.get(0) != 0 or None in places or sorted(seen) != list(range(rank)) or not (1 in labels or added):
+    channel, places = labels.get(1), sorted(labels[a] for a in range(2, read.rank) if a in labels)
+    lost = sorted({*range(x.rank)} - {label for label in (labels.get(0), channel, *places) if label is not None})
+    if channel is None and len(lost) == 1 and x.dim(lost[0]) == 1:
+        channel, lost = lost[0], []
+    added = [a for a in range(1, read.rank) if a not in labels]
+    if labels.get(0) != 0 or lost or not places or len(places) > 3 or any(read.dim(a) != 1 for a in added):
         return None
-    return (labels.get(1), *sorted(label for label in places if label is not None))
+    return (channel, *places)
 
 
 def image_axes(shape: Sequence[object] | None) -> tuple[int, int, int] | None:
@@ -272,13 +275,15 @@ class Layout:
 
     ``samples`` is the axis that counts samples (``None``: unknown). If not ``whole``, it may also count parts of each sample, all
     parts of the first sample first; with ``runs`` above 0 so many entries in turn belong to one sample, over and over again. ``picture`` is
-    (channel, height, width) of a tensor shaped like a picture; like a series or a volume, where one of these is explained.
+    (channel, height, width) of a tensor shaped like a picture; like a series or a volume, where one of these is explained. ``single`` are
+    the axes of one entry that a series has beside these, where it is read as a picture of one line.
     """
 
     samples: int | None
     whole: bool = True
     picture: Picture | None = None
     runs: int = 0
+    single: tuple[int, ...] = ()
 
 
 def layouts(model: Model, x: Value, path: Sequence[NodeView], *, batched: bool, picture: Picture | None) -> dict[str, Layout]:
@@ -375,10 +380,13 @@ def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, pictu
 
     def taken_as_picture(node: NodeView, found: Trace) -> Trace:
         """An operator on pictures makes one of what it is given, whatever was known of it before."""
-        fits = bool(wanted) and facts_of(node).pictures and node.y.shape is not None and node.y.rank == 1 + len(wanted)
-        if not fits or all(a in found for a in wanted):
+        if not wanted or not facts_of(node).pictures or node.y.shape is None or all(a in found for a in wanted):
             return found
-        return {**found, **{label: Spot(place, MIXED) for place, label in enumerate(wanted, 1)}}
+        if node.y.rank == 1 + len(wanted):
+            return {**found, **{label: Spot(place, MIXED) for place, label in enumerate(wanted, 1)}}
+        channel, *places = wanted  # beside axes of places that were added on the way
+        inside = all(a in found and found[a].place > 1 for a in places) and found.get(0, Spot(0)).place == 0
+        return {**found, channel: Spot(1, MIXED)} if inside and channel not in found else found
 
     traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {})
     values = {x.name: x, **{v.name: v for n in every_node(path) for v in n.outputs if v is not None}}
@@ -401,11 +409,13 @@ def _layout(y: Value, known: Trace, size: Dim, batched: bool, picture: Picture |
     wanted = _labels(picture)
     axes = tuple(known[a].place for a in wanted if a in known and known[a].how not in (PARTS, INNER))
     grey = wanted[:1] == (_ADDED,) and len(y.shape) == len(wanted)  # as the input: no channels yet
-    shaped = bool(wanted) and len(axes) == len(set(axes)) == len(wanted) - grey == len(y.shape) - 1
+    single = tuple(a for a in range(1, len(y.shape)) if a not in axes) if len(wanted) == 2 and not grey else ()
+    single = single if all(y.shape[a] == 1 for a in single) else ()
+    shaped = bool(wanted) and len(axes) == len(set(axes)) == len(wanted) - grey == len(y.shape) - 1 - len(single)
     if samples != 0 or (parted and how is INNER) or (not whole and isinstance(size, int) and isinstance(y.shape[0], int)):
         shaped = False
     runs = spot.runs if spot is not None and parted and how is INNER else 0
-    return Layout(samples, whole, ((None, *axes) if grey else (axes[0], *axes[1:])) if shaped else None, runs)
+    return Layout(samples, whole, ((None, *axes) if grey else (axes[0], *axes[1:])) if shaped else None, runs, single if shaped else ())
 
 
 def _axis_of_size(shape: Sequence[Dim], size: Dim) -> int | None:

@@ -32,8 +32,8 @@ def weighted_sum(build: Build, weights: Value, activations: Value) -> Value:
     return op.ReduceSum(op.Mul(op.Unsqueeze(weights, over_places(build)), activations), [1], keepdims=0)
 
 
-def coarse_gradcam(build: Build, method: Method) -> Value:
-    """sum_k alpha_k A_k with alpha_k the mean over places of d score / d A_k, signed, [N, *places]. ``method`` walks only the head."""
+def at_layer(build: Build, method: Method) -> tuple[TargetLayer, Value]:
+    """The target layer, and d score / d its activations as [N, K, *places]. ``method`` walks only the head."""
     op, question = build.op, build.question
     layer = target_layer(build)
     name = layer.value.name
@@ -41,7 +41,24 @@ def coarse_gradcam(build: Build, method: Method) -> Value:
     seed = emit_seed(op, question, question.start, build.head.chosen)
     signal = traverse(op, plan, {question.start.name: seed})[name]
     signal = layer.maps(op, recast(op, signal, signal_type(layer.value), op.dtype))
-    return weighted_sum(build, op.ReduceMean(signal, over_places(build), keepdims=0), layer.activations(op))
+    return layer, signal
+
+
+def coarse_gradcam(build: Build, method: Method) -> Value:
+    """sum_k alpha_k A_k with alpha_k the mean over places of d score / d A_k, signed, [N, *places]."""
+    layer, signal = at_layer(build, method)
+    return weighted_sum(build, build.op.ReduceMean(signal, over_places(build), keepdims=0), layer.activations(build.op))
+
+
+def told(build: Build, coarse: Value) -> Result:
+    """A signed map at the layer's own size, which is the component ``<method>/map``: cut off at zero and upsampled it is the saliency map,
+    upsampled as it is and shared among channels the attribution.
+    """
+    op, places = build.op, places_of(build)
+    build.component(f"{build.method.wrap}/map", lambda: coarse, 1 + places)
+    both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse, places), [1]), axis=1))
+    signed, map_ = op.Split(both, axis=1, num_outputs=2, outputs=2)
+    return Result(share_among_channels(build, op.Squeeze(signed, [1])), None, op.Squeeze(map_, [1]))
 
 
 @wrap("gradcam", reaches="layer")
@@ -50,12 +67,32 @@ def gradcam(build: Build) -> Result:
 
     Selvaraju et al. 2017, arXiv 1610.02391. Component ``gradcam/map``: the signed sum at the layer's own size.
     """
-    op = build.op
-    coarse = coarse_gradcam(build, build.method)
-    build.component("gradcam/map", lambda: coarse, 1 + places_of(build))
-    both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse, places_of(build)), [1]), axis=1))
-    signed, map_ = op.Split(both, axis=1, num_outputs=2, outputs=2)
-    return Result(share_among_channels(build, op.Squeeze(signed, [1])), None, op.Squeeze(map_, [1]))
+    return told(build, coarse_gradcam(build, build.method))
+
+
+@wrap("gradcam_plus_plus", reaches="layer")
+def gradcam_plus_plus(build: Build) -> Result:
+    """As ``gradcam``, with ``w_k = sum over places of Relu(g) / (2 + g sum A_k)`` in place of the mean of ``g = d score / d A_k``.
+
+    That is the published ``alpha = g^2 / (2 g^2 + g^3 sum A_k)``; the factor exp(score) of all weights, which changes no map but its size,
+    is left out, and a divisor of 0 counts as 1. Chattopadhyay et al. 2018, arXiv 1710.11063. Component ``gradcam_plus_plus/map``.
+    """
+    op, along = build.op, over_places(build)
+    layer, signal = at_layer(build, build.method)
+    activations = layer.activations(op)
+    divisor = op.Add(op.Mul(signal, op.ReduceSum(activations, along, keepdims=1)), 2.0)
+    pushed = op.Div(op.Relu(signal), op.Where(op.Equal(divisor, 0.0), 1.0, divisor))
+    return told(build, weighted_sum(build, op.ReduceSum(pushed, along, keepdims=0), activations))
+
+
+@wrap("layercam", reaches="layer")
+def layercam(build: Build) -> Result:
+    """As ``gradcam``, each place with a weight of its own: ``sum_k Relu(d score / d A_k) A_k``. Jiang et al. 2021, IEEE TIP 30.
+
+    Component ``layercam/map``.
+    """
+    op, (layer, signal) = build.op, at_layer(build, build.method)
+    return told(build, op.ReduceSum(op.Mul(op.Relu(signal), layer.activations(op)), [1], keepdims=0))
 
 
 @wrap("guided_gradcam")
@@ -106,14 +143,11 @@ def scorecam(build: Build) -> Result:
     weights = op.Transpose(op.Slice(rows, [1], [2**31], [0]), perm=[1, 0])
     if not official:
         weights = op.Softmax(weights, axis=1)
-        coarse = weighted_sum(build, weights, activations)
-        both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse, places_of(build)), [1]), axis=1))
-        signed, map_ = (op.Squeeze(v, [1]) for v in op.Split(both, axis=1, num_outputs=2, outputs=2))
-    else:
-        along = over_places(build)
-        span = op.Sub(op.ReduceMax(activations, along, keepdims=0), op.ReduceMin(activations, along, keepdims=0))
-        coarse = weighted_sum(build, op.Where(op.Equal(span, 0.0), 0.0, weights), activations)
-        signed = op.Squeeze(upsample(build, op, op.Unsqueeze(coarse, [1])), [1])
-        map_ = positive(op, signed, places)
+        return told(build, weighted_sum(build, weights, activations))
+    along = over_places(build)
+    span = op.Sub(op.ReduceMax(activations, along, keepdims=0), op.ReduceMin(activations, along, keepdims=0))
+    coarse = weighted_sum(build, op.Where(op.Equal(span, 0.0), 0.0, weights), activations)
+    signed = op.Squeeze(upsample(build, op, op.Unsqueeze(coarse, [1])), [1])
+    map_ = positive(op, signed, places)
     build.component("scorecam/map", lambda: coarse, 1 + places)
     return Result(share_among_channels(build, signed), None, map_)

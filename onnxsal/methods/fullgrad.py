@@ -23,7 +23,7 @@ from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_sha
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
-from onnxsal.methods.maps import enlarge, of_patches, sides
+from onnxsal.methods.maps import enlarge, of_patches, sides, without_single
 from onnxsal.methods.points import Samples, Walked, sampled_walks
 from onnxsal.methods.smooth import noisy_points
 from onnxsal.ops.registry import spec_of
@@ -296,7 +296,7 @@ class Painter:
                 weight = op.Abs(term.bias)
             elif with_bias:
                 strength = op.Abs(times(op, site.step.node, term.signal, term.bias))
-            small = self.squash(strength, weight, picture, site.y.shape or ())
+            small = without_single(op, self.squash(strength, weight, picture, site.y.shape or ()), site.layout)
             return recast(op, small, signal_type(site.y), signal_type(self.x))
 
     def squash(self, strength: Value, weight: Value | None, picture: Picture, shape: Shape) -> Value:
@@ -434,7 +434,11 @@ def smooth_fullgrad(build: Build) -> Result:
 
 
 def _owns_bias(build: Build, site: Site) -> bool:
-    """Whether the node has an implicit bias that is not identically zero."""
+    """Whether the node has an implicit bias at that output that is not identically zero, and the output is used."""
+    read = {name for s in build.plan().steps for name, wanted in zip(s.node.proto.input, s.node.wants, strict=True) if wanted}
+    if site.output and site.y.name not in {*read, build.question.start.name}:
+        return False
     trial = Emit(build.question.model)
     with trial.at(site.step.node):
-        return site.step.rule.bias(trial, site.step.node) is not None
+        rest = site.step.rule.bias(trial, site.step.node)
+    return rest is not None and (not site.output if isinstance(rest, Value) else rest[site.output] is not None)

@@ -7,7 +7,7 @@ from functools import partial
 
 from onnxsal.ask.layers import TargetLayer
 from onnxsal.errors import MethodError
-from onnxsal.facts.axes import Picture, layout_places
+from onnxsal.facts.axes import Layout, Picture, layout_places
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import cast, dim_of, shape_of
 from onnxsal.methods.build import Build, places_axes
@@ -125,6 +125,13 @@ def share_among_channels(build: Build, map_: Value) -> Value:
     size = x.dim(channel)
     share = op.Div(map_, float(size) if size is not None else cast(op, op.Squeeze(dim_of(op, x, channel), [0])))
     return op.Expand(op.Unsqueeze(share, [channel]), shape_of(op, x))
+
+
+def without_single(op: Emit, small: Value, layout: Layout) -> Value:
+    """A map of a tensor, whose channels are summed, without its axes of one entry."""
+    channel = layout.picture[0] if layout.picture is not None else None
+    single = [a - (channel is not None and channel < a) for a in layout.single]
+    return op.Squeeze(small, single) if single else small
 
 
 def with_channel(op: Emit, map_: Value, channel: int | None, before: int = 0) -> Value:

@@ -16,7 +16,7 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, times
 from onnxsal.methods.build import Build, Result, over_channels, places_axes, wrap
 from onnxsal.methods.fullgrad import BiasTerm, Site, beyond_scores, decompose, survey, term_sum
-from onnxsal.methods.maps import picture_axes, places_of, share_among_channels, sides_of, spread
+from onnxsal.methods.maps import picture_axes, places_of, share_among_channels, sides_of, spread, without_single
 
 
 @dataclass
@@ -88,6 +88,7 @@ def contribution_map(build: Build, term: BiasTerm, absolute: bool = False) -> Va
             product = times(op, node, term.signal, term.bias)
             product = tokens.maps(op, product) if tokens is not None else product
             small = over_channels(op, product, 1 if picture is None else picture[0], "sum_abs" if absolute else "sum")
+            small = without_single(op, small, site.layout)
         return recast(op, small, signal_type(site.y), signal_type(build.question.x))
 
 

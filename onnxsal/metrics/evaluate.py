@@ -19,6 +19,7 @@ from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer
 from onnxsal.facade.target import target_index
+from onnxsal.facts.axes import flat
 from onnxsal.graph.load import Source
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
@@ -117,7 +118,7 @@ def evaluated(ask: Ask, work: Work) -> Evaluation:
         target_index(scorer.question, work.target)
     measures = chosen_measures(work.metrics)
     _check(measures, data, work.settings, work.target, ask.edges["black"])
-    picture = scorer.question.picture is not None
+    picture = flat(scorer.question.picture) is not None
     ways = [*ways, *(Way(name) for name in BASELINES if picture or name == "random")]
     if len({w.name for w in ways}) < len(ways):
         raise MethodError(f"methods {', '.join(w.name for w in ways)}: two have one name. Name each once, and no method like a baseline.")

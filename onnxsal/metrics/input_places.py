@@ -24,6 +24,8 @@ class InputPlaces:
 
     shape: tuple[int, ...]
     channel: int | None
+    ordered: bool = False
+    """Whether places have neighbours: those of a picture, a series or a volume."""
 
     @property
     def count(self) -> int:
@@ -54,7 +56,7 @@ def places_of(x: np.ndarray, picture: Picture | None = None) -> InputPlaces:
     axes = picture if picture is not None and x.ndim == rank_of(picture) else image_axes(x.shape)
     if axes is None:
         return InputPlaces(x.shape[1:], None)
-    return InputPlaces(tuple(x.shape[a] for a in axes[1:]), axes[0])
+    return InputPlaces(tuple(x.shape[a] for a in axes[1:]), axes[0], ordered=True)
 
 
 def maps_at(maps: Maps, x: np.ndarray, places: InputPlaces, signed: bool = False) -> np.ndarray:

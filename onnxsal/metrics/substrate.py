@@ -19,7 +19,7 @@ def substrate(name: str, x: np.ndarray, places: InputPlaces, black: np.ndarray |
 
     "zero_norm": zeros, the mean colour of a model that subtracts it. "black": a black pixel, whose value in the model's input is
     ``black`` (``Preprocess.black()``). "mean": each channel's mean over each picture. "blur": Gaussian, sigma 5, cut to 11 x 11,
-    zeros around the picture, as RISE does.
+    zeros around the picture, as RISE does; likewise along the axes of a series or a volume.
     """
     if name not in SUBSTRATES:
         raise InputError(f"substrate '{name}' is not one of {', '.join(SUBSTRATES)}{near_miss(name, SUBSTRATES)}.")
@@ -40,8 +40,10 @@ def substrate(name: str, x: np.ndarray, places: InputPlaces, black: np.ndarray |
 
 def _blurred(x: np.ndarray, places: InputPlaces) -> np.ndarray:
     """Each channel convolved with a truncated Gaussian kernel; the kernel is a product, so one axis after the other."""
-    if not places.picture:
-        raise InputError(f"substrate 'blur' is for pictures; inputs {list(x.shape)} are none. Choose zero_norm or mean.")
+    if not places.ordered and not places.picture:
+        raise InputError(
+            f"substrate 'blur' is for pictures, series and volumes; inputs {list(x.shape)} are none. Choose zero_norm or mean."
+        )
     ndimage = library("scipy.ndimage")
     middle = np.zeros(BLUR_LENGTH)
     middle[BLUR_LENGTH // 2] = 1

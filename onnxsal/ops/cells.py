@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import cast, dim_of, mask
+from onnxsal.graph.helpers import cast, dim_of, mask, ones_like
 from onnxsal.ops.cell_activation import Activation, Through
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -228,6 +228,45 @@ def lstm_parts(layer: Direction) -> LstmParts:
     before = shifted(op, c, layer.c0, layer.reverse)
     i, f = gates(op, ai, af, before)
     return LstmParts(i, f, sigma(op, node, _peephole(op, ao, po, c)), g, ag, before, c, (pi, po, pf), gates.coupled)
+
+
+# ----- slopes -----
+
+
+def rnn_slope(layer: Direction) -> Value:
+    """f'(a) of h = f(a) at every step, 0 beyond the end of a sequence."""
+    op = layer.op
+    a = op.Add(layer.inputs(), layer.states(layer.before, layer.r, layer.rb()))
+    _, slope = layer.acts[0](op, layer.node, a)
+    return layer.within(slope(ones_like(op, a)))
+
+
+def gru_slopes(layer: Direction, parts: GruParts) -> dict[str, Value | None]:
+    """dh / d the inputs of z, n and r (of r what it adds to that of n), and z and r: beyond the end of a sequence h stays as it is."""
+    op, (z, slope_z), (r, slope_r) = layer.op, parts.z, parts.r
+    n, slope_n = layer.acts[1](op, layer.node, parts.a)
+    return {
+        "kz": layer.within(slope_z(op.Sub(layer.before, n))),
+        "kn": layer.within(slope_n(op.Sub(1.0, z))),
+        "kr": slope_r(layer.before if parts.s is None else parts.s),
+        "z": z if layer.valid is None else op.Where(layer.valid, z, 1.0),
+        "r": r,
+    }
+
+
+def lstm_slopes(layer: Direction, parts: LstmParts) -> dict[str, Value | None]:
+    """dh / d the input of o and dh / dc, dc / d the inputs of i, f and g, and f: beyond the end of a sequence both states stay."""
+    op, (i, slope_i), (f, slope_f), (o, slope_o), (g, slope_g) = layer.op, parts.i, parts.f, parts.o, parts.g
+    out, slope_out = layer.acts[2](op, layer.node, parts.c, clipped=False)
+    return {
+        "ko": layer.within(slope_o(out)),
+        "kc": layer.within(slope_out(o)),
+        "ki": layer.within(slope_i(op.Sub(g, parts.before) if parts.coupled else g)),
+        "kf": layer.within(slope_f(parts.before)),
+        "kg": layer.within(slope_g(i)),
+        "f": f if layer.valid is None else op.Where(layer.valid, f, 1.0),
+        "kept": layer.kept(),
+    }
 
 
 # ----- one direction -----

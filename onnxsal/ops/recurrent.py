@@ -15,22 +15,20 @@ from onnx import TensorProto
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import dim_of, ones_like
+from onnxsal.graph.helpers import dim_of
 from onnxsal.ops.cell_activation import activations
-from onnxsal.ops.cells import GATES, Direction, direction_of, gru_parts, lstm_parts, plus, product
+from onnxsal.ops.cells import GATES, Direction, direction_of, gru_parts, gru_slopes, lstm_parts, lstm_slopes, plus, product, rnn_slope
 from onnxsal.ops.held_cells import LinearCell, held_cell, joined
 from onnxsal.ops.registry import Case, Held, case, gradient_of
 from onnxsal.ops.statements import APART, MIXED, SUMMED, Moved
+from onnxsal.ops.tangent_cells import tangents
 
 # ----- the three cells -----
 
 
 def _rnn(layer: Direction) -> dict[int, Value]:
     """h = f(a), a = x W^T + h' R^T + b: da = dh f'(a), dh' = da R."""
-    op = layer.op
-    a = op.Add(layer.inputs(), layer.states(layer.before, layer.r, layer.rb()))
-    _, slope = layer.acts[0](op, layer.node, a)
-    k = layer.within(slope(ones_like(op, a)))
+    k = rnn_slope(layer)
 
     def step(body: Emit, states: list[Value], s: dict[str, Any]) -> tuple[list[Value], list[Value]]:
         dh = plus(body, states[0], s["dy"])
@@ -43,18 +41,10 @@ def _rnn(layer: Direction) -> dict[int, Value]:
 
 def _gru(layer: Direction) -> dict[int, Value]:
     """h = (1 - z) n + z h', n = g(a): dz = dh (h' - n), dn = dh (1 - z), and through the reset gate r to h'."""
-    op, node, h = layer.op, layer.node, layer.before
+    op, h = layer.op, layer.before
     parts = gru_parts(layer)
-    (z, slope_z), (r, slope_r), s, gates, last = parts.z, parts.r, parts.s, parts.gates, parts.last
-    late = s is not None
-    n, slope_n = layer.acts[1](op, node, parts.a)
-    coefficients = {
-        "kz": layer.within(slope_z(op.Sub(h, n))),
-        "kn": layer.within(slope_n(op.Sub(1.0, z))),
-        "kr": slope_r(h if s is None else s),
-        "z": z if layer.valid is None else op.Where(layer.valid, z, 1.0),
-        "r": r,
-    }
+    r, gates, last, late = parts.r[0], parts.gates, parts.last, parts.s is not None
+    coefficients = gru_slopes(layer, parts)
 
     def step(body: Emit, states: list[Value], s: dict[str, Any]) -> tuple[list[Value], list[Value]]:
         dh = plus(body, states[0], s["dy"])
@@ -76,22 +66,11 @@ def _gru(layer: Direction) -> dict[int, Value]:
 
 def _lstm(layer: Direction) -> dict[int, Value]:
     """c = f c' + i g, h = o H(c): do = dh H(c), dc = dc + dh o H'(c), di = dc g, df = dc c', dg = dc i, dc' = dc f."""
-    op, node = layer.op, layer.node
+    op = layer.op
     assert layer.dc is not None
-    last = layer.acts[2]
     parts = lstm_parts(layer)
-    (i, slope_i), (f, slope_f), (o, slope_o), before, c, (pi, po, pf) = parts.i, parts.f, parts.o, parts.before, parts.c, parts.peepholes
-    g, slope_g = parts.g
-    out, slope_out = last(op, node, c, clipped=False)
-    coefficients = {
-        "ko": layer.within(slope_o(out)),
-        "kc": layer.within(slope_out(o)),
-        "ki": layer.within(slope_i(op.Sub(g, before) if parts.coupled else g)),
-        "kf": layer.within(slope_f(before)),
-        "kg": layer.within(slope_g(i)),
-        "f": f if layer.valid is None else op.Where(layer.valid, f, 1.0),
-        "kept": layer.kept(),
-    }
+    before, c, (pi, po, pf) = parts.before, parts.c, parts.peepholes
+    coefficients = lstm_slopes(layer, parts)
 
     def step(body: Emit, states: list[Value], s: dict[str, Any]) -> tuple[list[Value], list[Value]]:
         dh = plus(body, states[0], s["dy"])
@@ -214,6 +193,12 @@ def _left_over(op: Emit, node: NodeView) -> list[Value | None] | None:
     return joined(op, [cell.kept() for cell in cells], node) if any(cell.keeps for cell in cells) else None
 
 
+def _bias(op: Emit, node: NodeView) -> list[Value | None]:
+    """What is left of every output beyond the product of the Jacobian with what carries a signal."""
+    moved = joined(op, [tangents(direction) for direction in _directions(op, node, [None] * 3)], node)
+    return [None if y is None or t is None else op.Sub(y, t) for y, t in zip(node.outputs, moved, strict=True)]
+
+
 @gradient_of(
     "RNN",
     "GRU",
@@ -221,7 +206,7 @@ def _left_over(op: Emit, node: NodeView) -> list[Value | None] | None:
     family="recurrent",
     axes=_recurrent_axes,
     trained=(1, 2, 3),
-    bias="unknown",
+    bias=_bias,
     held=Held(_held, _left_over),
     cases={k: _cases(k) for k in GATES},
     many=True,

@@ -24,9 +24,9 @@ from onnxsal.ops.squashing import HeadRule
 from onnxsal.ops.statements import AxesRule, Edge, EdgeRule, Facts, Keeps, Range, RangeOf, RangeRule, Roles, Scaling, Units, WildRule
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
-Bias = Callable[[Emit, NodeView], Value | None]
 Rest = Value | None | Sequence[Value | None]
 """What an operator keeps, of its first output or of each."""
+Bias = Callable[[Emit, NodeView], Rest]
 
 BiasKind = Literal["zero", "symmetric", "affine", "linear", "product", "unknown"]
 
@@ -197,7 +197,7 @@ def gradient_of(
     """Register the decorated function as the gradient of ``op_types``, with what they have ``stated`` beside it.
 
     ``bias`` is the implicit bias ``r = y - sum_i J_i x_i`` over the active inputs ``node.wants``: a function
-    ``(op, node) -> Value | None`` (broadcastable to y; None = zero), or one of
+    ``(op, node) -> Value | None`` (broadcastable to y; None = zero; or a list, one for each output), or one of
     ``"zero"`` (homogeneous of degree 1), ``"symmetric"`` (symmetric Jacobian, so J x is the gradient of dy = x),
     ``"affine"`` (the node on zeros), ``"linear"`` (as affine, and zero where every floating-point input is active),
     ``"product"`` (multilinear: (1 - number of active inputs) y), ``"unknown"`` (refused by the methods that need it).
@@ -334,14 +334,23 @@ def held_bias(op: Emit, node: NodeView) -> Rest:
     return implicit_bias(op, node) if spec is None or spec.held is None else spec.held.bias(op, node)
 
 
-def implicit_bias(op: Emit, node: NodeView) -> Value | None:
-    """``r = y - sum_i J_i x_i`` over the wanted inputs, broadcastable to y; ``None`` where it is identically zero."""
+def implicit_bias(op: Emit, node: NodeView) -> Rest:
+    """``r = y - sum_i J_i x_i`` over the wanted inputs, broadcastable to y; ``None`` where it is identically zero. Of an operator whose
+    outputs have one each, a list of these.
+    """
     spec = spec_of(node)
     if spec is None:
         raise UnsupportedError(f"{node.label} has no implicit bias; known operators: `onnxsal ops`.")
     if callable(spec.bias):
         return spec.bias(op, node)
     return _BIASES[spec.bias](op, node)
+
+
+def kept(op: Emit, node: NodeView) -> Value | None:
+    """As ``implicit_bias``, of an operator with one output."""
+    rest = implicit_bias(op, node)
+    assert rest is None or isinstance(rest, Value), node.label
+    return rest
 
 
 def _symmetric(op: Emit, node: NodeView) -> Value | None:

@@ -17,8 +17,9 @@ import numpy as np
 from onnxsal.ask.question import Question
 from onnxsal.disk import WRITTEN, refuse_loss, sha256
 from onnxsal.explanation import Explanation
+from onnxsal.runtime.drawn import draw
 from onnxsal.runtime.files import write_whole
-from onnxsal.runtime.heatmap import overlay, render_map, scale_map
+from onnxsal.runtime.heatmap import scale_map
 from onnxsal.runtime.pictures import save_picture
 from onnxsal.untrusted import whole_text
 
@@ -99,6 +100,7 @@ def save_artefacts(
 ) -> dict[str, str]:
     """Write ``<base>.npy`` and ``.json``, and where there is a map ``.map.png`` and, over the ``picture`` the model saw, ``.overlay.png``.
 
+    Of a series or a volume ``picture`` holds its values [C, *places], which are drawn as ``runtime.drawn.draw`` says.
     The array is shaped like the explained input, its batch of one included; of tokens there is ``.tokens.npy`` too, with a number for each.
     Returns the files by kind, those ``written`` before included; the record names them too.
     """
@@ -108,12 +110,12 @@ def save_artefacts(
         files["tokens"] = f"{base}.tokens.npy"
         hashes[f"{base.name}.tokens.npy"] = _save(files["tokens"], one.token_attribution, files["record"])
     if one.saliency_map is not None:
-        scaled = scale_map(one.saliency_map[0], style.palette, style.percentile)
+        scaled = scale_map(one.saliency_map[0], style.palette, style.percentile, one.saliency_map.ndim - 1)
         files["map"] = f"{base}.map.png"
-        save_picture(render_map(scaled), files["map"])
+        save_picture(draw(scaled), files["map"])
         if picture is not None:
             files["overlay"] = f"{base}.overlay.png"
-            save_picture(overlay(picture, scaled), files["overlay"])
+            save_picture(draw(scaled, picture), files["overlay"])
     signed = {"onnxsal": version("onnxsal"), **facts, "files": files, WRITTEN: hashes}
     write_whole(files["record"], (as_json(signed) + "\n").encode())
     return files

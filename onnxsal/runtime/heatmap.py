@@ -25,7 +25,8 @@ NOISE = 1e-6
 
 @dataclass(frozen=True)
 class Scaled:
-    """A map ready to be coloured: ``values`` [H, W] in -1..1 (diverging) or 0..1, and the values that the palette's ends stand for.
+    """A map ready to be coloured: ``values`` [H, W] ([L] of a series, [D, H, W] of a volume) in -1..1 (diverging) or 0..1, and the values
+    that the palette's ends stand for.
 
     ``flat`` tells that all values are equal (up to rounding), so the map says nothing; it is drawn as the palette's zero.
     """
@@ -37,15 +38,15 @@ class Scaled:
     flat: bool
 
 
-def scale_map(values: Array | Scaled, palette: str | None = None, percentile: float = 99.5) -> Scaled:
-    """Scale one map by its own values; the strongest ``100 - percentile`` percent are clipped (100: none).
+def scale_map(values: Array | Scaled, palette: str | None = None, percentile: float = 99.5, places: int = 2) -> Scaled:
+    """Scale one map by its own values; the strongest ``100 - percentile`` percent are clipped (100: none). ``places``: its axes.
 
     A signed map is divided by the percentile of its absolute values, so that zero stays in the middle; an unsigned one runs from
     its minimum to the percentile. Without a ``palette`` a map with negative values is signed.
     """
     if isinstance(values, Scaled):
         return values
-    data = _checked(values)
+    data = _checked(values, places)
     palette = palette or ("diverging" if data.min() < 0 else "heat")
     if palette not in PALETTES:
         raise InputError(f"palette '{palette}' is none of {', '.join(PALETTES)}{near_miss(palette, PALETTES)}.")
@@ -63,12 +64,13 @@ def scale_map(values: Array | Scaled, palette: str | None = None, percentile: fl
     return Scaled(np.clip((data - lowest) / (high - lowest), 0, 1), palette, lowest, high, False)
 
 
-def _checked(values: Array) -> Array:
+def _checked(values: Array, places: int) -> Array:
     data = np.asarray(values, dtype=np.float64)
-    data = data[0] if data.ndim == 3 and len(data) == 1 else data
-    if data.ndim != 2 or data.size == 0:
+    data = data[0] if data.ndim == places + 1 and len(data) == 1 else data
+    if data.ndim != places or data.size == 0:
+        wanted = {1: "[L]", 2: "[H, W]", 3: "[D, H, W]"}[places]
         raise InputError(
-            f"a map to draw is [H, W]; this one has shape {list(np.shape(values))}. Take one sample, and sum or index its channels."
+            f"a map to draw is {wanted}; this one has shape {list(np.shape(values))}. Take one sample, and sum or index its channels."
         )
     bad = int(np.count_nonzero(~np.isfinite(data)))
     if bad:

@@ -16,6 +16,7 @@ from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer
 from onnxsal.explanation import Explanation
+from onnxsal.facts.axes import layout_places
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.dataset import Dataset, Sample
 from onnxsal.metrics.evaluation import Way
@@ -154,7 +155,8 @@ class Looking:
             except REFUSED as error:
                 refused[way.name] = str(error)
                 continue
-            if "saliency_map" not in [o.name for o in explainer.session.outputs]:
+            axes = explainer.conversion.question.shown[1]
+            if axes is None or layout_places(axes) != 2 or "saliency_map" not in [o.name for o in explainer.session.outputs]:
                 raise InputError("the explained input is no picture, and an audit shows maps of pictures; use `onnxsal evaluate`.")
             yield Noted(maps, who, key_of([*about, get_method(way.method or "").sha256, way.parameters]), way.name, explainer)
         if len(refused) == len(ways):
