@@ -153,7 +153,6 @@ def test_what_a_search_by_beams_holds_is_left_alone():
 @pytest.mark.parametrize(
     ("op_type", "inputs", "words"),
     [
-        ("MoE", "x w w", "routes tokens to experts"),
         ("PackedAttention", "x w w c c", "packs texts without their padding"),
         ("LinearAttention", "x x x", "carries a state from token to token"),
         ("LongformerAttention", "x x x x x x x", "blocks or windows of keys"),

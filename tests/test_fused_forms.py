@@ -149,6 +149,39 @@ ENDS = {
     "Selu": {"activation_alpha": 1.5, "activation_gamma": 1.1},
 }
 GEMMS = {f"FusedGemm-{k}": row("FusedGemm", x=draw(3, 4), w=draw(4, 5, seed=1), activation=k, attributes=a) for k, a in ENDS.items()}
+
+
+def experts(fusion: int = 1, **attributes: object) -> Row:
+    """Three experts of width 4 over five tokens."""
+    given = {"x": draw(5, 8), "router": draw(5, 3, seed=1), "w1": draw(3, 4 * fusion, 8, seed=2), "b1": draw(3, 4 * fusion, seed=3)}
+    return row("MoE", given=given | {"w2": draw(3, 8, 4, seed=4), "b2": draw(3, 8, seed=5)}, **attributes)
+
+
+REGIONS = np.array([[0.1, 0.2, 0.8, 0.7], [-0.2, 0.3, 0.6, 1.3]], np.float32)
+EXPERTS = {
+    **{f"MoE-{kind}": experts(k=2, activation_type=kind) for kind in ("relu", "gelu", "silu", "identity")},
+    "MoE-one": experts(k=1),
+    "MoE-normalised": experts(k=2, normalize_routing_weights=1),
+    "MoE-swiglu": experts(2, k=2, activation_type="swiglu", swiglu_fusion=1, activation_alpha=1.7, activation_beta=1.0, swiglu_limit=1.5),
+    "MoE-swiglu-smooth": experts(2, k=2, activation_type="swiglu", swiglu_fusion=1),
+    "CropAndResize-stored": row(
+        "CropAndResize",
+        weights="r of size",
+        x=draw(2, 3, 6, 7),
+        r=REGIONS,
+        of=np.array([1, 0], np.int32),
+        size=np.array([1, 3], np.int32),
+    ),
+    "CropAndResize": row(
+        "CropAndResize",
+        weights="of size",
+        x=draw(2, 3, 6, 7),
+        r=REGIONS,
+        of=np.array([1, 0], np.int32),
+        size=np.array([4, 3], np.int32),
+        extrapolation_value=0.3,
+    ),
+}
 MATRIX = draw(2, 3, 3) + 3 * np.eye(3, dtype=np.float32)
 FORMS = {
     "ExpandDims": row("ExpandDims", weights="axis", x=draw(N, D), axis=np.array(1, np.int32)),
@@ -176,9 +209,9 @@ FORMS = {
     ),
     "Crop-size": row("Crop", domain="", opset=9, x=draw(1, 2, 6, 7), border=[1, 2, 0, 0], attributes={"scale": [2, 3]}),
 }
-ROWS = ROTARY | NORMS | EMBEDDINGS | PRODUCTS | GEMMS | FORMS
-FLAT_ONES = {"Range"}
-"""Nothing in these is differentiated."""
+ROWS = ROTARY | NORMS | EMBEDDINGS | PRODUCTS | GEMMS | EXPERTS | FORMS
+FLAT_ONES = {"Range", "MoE-swiglu", "CropAndResize"}
+"""Nothing in the first is differentiated; the others have kinks that are as near as the steps of finite differences."""
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -341,6 +374,13 @@ def test_an_activation_without_its_attributes_is_refused(kind: str):
     """As ONNX Runtime refuses it: fused nodes have no defaults."""
     with pytest.raises(ModelError, match=f"ends in activation '{kind}' without its alpha"):
         plain(row("FusedGemm", x=draw(3, 4), w=draw(4, 5), activation=kind).model)
+
+
+def test_gates_in_halves_are_gates_in_turn():
+    """ONNX Runtime knows a gate before its partner on CPU, and all gates before all partners elsewhere."""
+    halves = experts(2, k=2, activation_type="swiglu", swiglu_fusion=2)
+    turn = {name: halves.feed[name][:, [0, 4, 1, 5, 2, 6, 3, 7]] for name in ("w1", "b1")}
+    close(run(plain(halves.model), halves.feed)["y"], run(ROWS["MoE-swiglu-smooth"].model, halves.feed | turn)["y"])
 
 
 # ----- every operator of ONNX Runtime -----

@@ -129,11 +129,11 @@ def gelu(w: Writer, x: str, output: str) -> str:
     return w.add("Mul", w.add("Mul", x, w.const(0.5)), w.add("Add", erf, w.const(1.0)), output=output)
 
 
-def fast_gelu(w: Writer, x: str) -> None:
-    """x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, writing the node's output."""
+def fast_gelu(w: Writer, x: str, output: str = "") -> str:
+    """x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2."""
     cube = w.add("Mul", w.add("Mul", x, x), x)
     inner = w.add("Mul", w.add("Add", x, w.add("Mul", cube, w.const(0.044715))), w.const(float(np.sqrt(2 / np.pi))))
-    w.add("Mul", w.add("Mul", x, w.const(0.5)), w.add("Add", w.add("Tanh", inner), w.const(1.0)), output=w.node.output[0])
+    return w.add("Mul", w.add("Mul", x, w.const(0.5)), w.add("Add", w.add("Tanh", inner), w.const(1.0)), output=output)
 
 
 def silu(w: Writer, x: str, output: str = "") -> str:
@@ -150,14 +150,14 @@ def _gelu(w: Writer) -> None:
 @expansion("FastGelu")
 def _fast_gelu(w: Writer) -> None:
     """x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, x with a bias if there is one."""
-    fast_gelu(w, _biased(w))
+    fast_gelu(w, _biased(w), w.node.output[0])
 
 
 @expansion("GemmFastGelu")
 def _gemm_fast_gelu(w: Writer) -> None:
     """FastGelu of a matrix product with a bias."""
     product = w.add("MatMul", w.input(0), w.input(1))
-    fast_gelu(w, w.add("Add", product, w.input(2)) if w.input(2) else product)
+    fast_gelu(w, w.add("Add", product, w.input(2)) if w.input(2) else product, w.node.output[0])
 
 
 @expansion("QuickGelu")

@@ -68,8 +68,8 @@ def _softmax(w: Writer, total: str, scores: Weighing) -> str:
     if scores.precision:
         total = w.add("Cast", total, to=scores.precision)
     if scores.sink:
-        zero = w.add("Mul", w.piece(total, 0, 1, -1), w.const(0.0, total))
-        both = w.add("Concat", total, w.add("Add", zero, scores.sink), axis=-1)
+        shape = w.add("Concat", w.add("Shape", total, end=3), w.ints([1]), axis=0)
+        both = w.add("Concat", total, w.add("Expand", scores.sink, shape), axis=-1)
         weights = w.piece(w.add("Softmax", both, axis=-1), 0, -1, -1)
     else:
         weights = w.add("Softmax", total, axis=-1)
@@ -111,11 +111,16 @@ def additive(w: Writer, seen: str) -> str:
     return w.add("Where", seen, zero, low)
 
 
-def causal(w: Writer, q: str, k: str) -> str:
-    """[L, T]: whether key j is at or before query i, where the last query is at the last key."""
+def causal(w: Writer, q: str, k: str, before: str) -> str:
+    """[L, T]: whether key j is at or before query i, of which the first is behind ``before`` keys ('' = none).
+
+    As in ONNX Runtime's kernel the last query sees every key, which makes a difference only where there are more keys than queries.
+    """
     rows, columns = w.size(q, 2), w.size(k, 2)
-    at = w.add("Add", w.places(rows), w.add("Sub", columns, rows))
-    return w.add("LessOrEqual", w.places(columns), w.add("Unsqueeze", at, w.ints([1])))
+    places = w.places(rows)
+    own = w.add("Add", places, before) if before else places
+    own = w.add("Where", w.add("Equal", places, w.add("Sub", rows, w.ints([1]))), columns, own)
+    return w.add("LessOrEqual", w.places(columns), w.add("Unsqueeze", own, w.ints([1])))
 
 
 # ----- masks of keys -----
@@ -152,10 +157,10 @@ def _ranges(w: Writer, mask: str, q: str, k: str) -> str:
     return w.add("And", before, after)
 
 
-def _masked(w: Writer, mask: str, bias: str, q: str, k: str, complete: str = "") -> Weighing:
+def _masked(w: Writer, mask: str, bias: str, q: str, k: str, before: str, complete: str = "") -> Weighing:
     """What the padding, the order and the node's own bias make of the scores."""
     added = [additive(w, padding(w, mask, q, k))] if mask else []
-    seen = causal(w, q, k) if w.whole_number("unidirectional") else ""
+    seen = causal(w, q, k, before) if w.whole_number("unidirectional") else ""
     return Weighing(w.number("scale"), added=[*added, bias] if bias else added, seen=seen, complete=complete)
 
 
@@ -192,11 +197,12 @@ def _attention(w: Writer) -> None:
     parts = w.several("Split", [packed, w.ints(sizes)] if sizes else [packed], 3, axis=-1, **given)
     q, k, v = (heads_of(w, part, heads) for part in parts)
     if past:
-        before = w.several("Split", [past], 2, axis=0, num_outputs=2)
-        k, v = (joined(w, w.add("Squeeze", old, w.ints([0])), new) for old, new in zip(before, (k, v), strict=True))
+        both = w.several("Split", [past], 2, axis=0, num_outputs=2)
+        k, v = (joined(w, w.add("Squeeze", old, w.ints([0])), new) for old, new in zip(both, (k, v), strict=True))
     if w.output(1):
         w.add("Concat", *[w.add("Unsqueeze", part, w.ints([0])) for part in (k, v)], axis=0, output=w.output(1))
-    together(w, attend(w, q, k, v, _masked(w, mask, bias_of_scores, q, k)), w.node.output[0])
+    before = w.size(past, 3) if past else ""
+    together(w, attend(w, q, k, v, _masked(w, mask, bias_of_scores, q, k, before)), w.node.output[0])
     w.ranks[w.node.output[0]] = 3
 
 
@@ -220,7 +226,8 @@ def _separate(w: Writer, inputs: Sequence[str], shared: str | int) -> None:
     query, key, value, bias, mask, bias_of_scores, past_key, past_value = inputs
     q, k, v = _parts(w, query, key, value, bias)
     k, v = joined(w, past_key, k, w.output(1)), joined(w, past_value, v, w.output(2))
-    together(w, attend(w, q, k, v, _masked(w, mask, bias_of_scores, q, k, w.output(3))), w.node.output[0])
+    before = w.size(past_key, 2) if past_key else ""
+    together(w, attend(w, q, k, v, _masked(w, mask, bias_of_scores, q, k, before, w.output(3))), w.node.output[0])
     w.ranks[w.node.output[0]] = 3
 
 

@@ -42,9 +42,7 @@ not_yet(
     *("LinearAttention", "GatedDeltaNet", "AttnLSTM", "VarlenCausalConvWithState"),
     domain=MICROSOFT,
 )
-not_yet("it routes tokens to experts. Export the model with the experts as MatMul nodes", "MoE", domain=MICROSOFT)
 not_yet("use the standard DFT, which is known", "Rfft", "Irfft", domain=MICROSOFT)
-not_yet("use RoiAlign or GridSample, which are followed", "CropAndResize", domain=MICROSOFT)
 not_yet("use the standard MaxPool, which is followed", "MaxpoolWithMask", domain=MICROSOFT)
 not_yet("use Gather and Conv, which are followed", "WordConvEmbedding", domain=MICROSOFT)
 not_yet("use Gather, which is followed", "TorchEmbedding", domain=MICROSOFT)
