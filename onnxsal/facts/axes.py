@@ -311,8 +311,8 @@ def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, pictu
             return found
         return {**found, **{label: Spot(place, MIXED) for label, place in zip(picture, (1, 2, 3), strict=True)}}
 
-    traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {})
-    values = {x.name: x, **{v.name: v for n in path for v in n.outputs if v is not None}}
+    traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {}, fixed_grids=True)
+    values = {x.name: x, **{v.name: v for n in path for v in n.outputs[: 1 if _follows(n) else None] if v is not None}}
     return {name: _layout(value, traces.get(name, {}), size, bool(labels), picture) for name, value in values.items()}
 
 
