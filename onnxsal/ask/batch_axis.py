@@ -19,6 +19,7 @@ from onnxsal.facts.solve import ancestors
 from onnxsal.graph import Model, Value
 from onnxsal.graph.infer import Dim, Shape, shape_text
 from onnxsal.large import Apart
+from onnxsal.ops.quantize import fix_grids
 from onnxsal.ops.registry import known
 from onnxsal.runtime.rows import Observation, watch_rows
 
@@ -119,12 +120,16 @@ class _Case:
     def _watched(self, rows: tuple[str, ...], size: Dim, start: Shape | None) -> tuple[str, ...]:
         """What a run shows, for the inputs of the same size, or for the main one alone."""
         part, seen = self._part(), None
-        for some in dict.fromkeys([rows, (self.main,)]):
-            seen = watch_rows(part, some, None, 3, self.example)
-            if seen is not None:
-                self._saw(seen, "the other rows of the scores keep still when one row of the input changes")
-            if seen is not None and seen.apart and self._as_long(seen):
-                return some
+        for grids in (False, True):
+            if grids and not fix_grids(part.light.graph):
+                break
+            for some in dict.fromkeys([rows, (self.main,)]):
+                seen = watch_rows(part, some, None, 3, self.example)
+                if seen is not None:
+                    self._saw(seen, "the other rows of the scores keep still when one row of the input changes")
+                if seen is not None and seen.apart and self._as_long(seen):
+                    self.why += f": {SHARED_GRID}" if grids else ""
+                    return some
         if seen is None:
             return self._unseen(rows, size, start)
         if not self._as_long(seen):

@@ -388,8 +388,8 @@ def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, pictu
         inside = all(a in found and found[a].place > 1 for a in places) and found.get(0, Spot(0)).place == 0
         return {**found, channel: Spot(1, MIXED)} if inside and channel not in found else found
 
-    traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {})
-    values = {x.name: x, **{v.name: v for n in every_node(path) for v in n.outputs if v is not None}}
+    traces = trace(path, {x.name: seed}, taken_as_picture, {0: size} if isinstance(size, int) else {}, fixed_grids=True)
+    values = {x.name: x, **{v.name: v for n in every_node(path) for v in n.outputs[: 1 if _follows(n) else None] if v is not None}}
     values |= {n: body.model.value(n) for node in every_node(path) for body in bodies_of(node) for n in body.inputs}
     return {name: _layout(value, traces.get(name, {}), size, bool(labels), picture) for name, value in values.items()}
 

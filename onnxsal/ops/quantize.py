@@ -11,7 +11,8 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from onnx import TensorProto
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
@@ -286,3 +287,24 @@ def _whole_tensor_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
 def dynamic_quantize(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dq / scale: the range spans the data, so nothing saturates; the grid follows the data, and counts as a constant."""
     return [op.Div(dy, node.output(1))]
+
+
+STEP, MIDDLE = 0.05, 128
+"""A grid from -6.4 to 6.35, in place of one that follows the data."""
+
+
+def fix_grids(graph: onnx.GraphProto) -> bool:
+    """Give every node that takes its grid from the data the same grid, whatever the data are (in place); whether there was one."""
+    nodes = [_fixed(node) if node.op_type == "DynamicQuantizeLinear" else [node] for node in graph.node]
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for written in nodes for n in written]
+    changed = len(copies) > len(graph.node)
+    del graph.node[:]
+    graph.node.extend(copies)
+    return changed
+
+
+def _fixed(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    y, scale, zero = node.output
+    constants = {scale: np.float32(STEP), zero: np.uint8(MIDDLE)}
+    stored = [helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(v), name)) for name, v in constants.items()]
+    return [*stored, helper.make_node("QuantizeLinear", [node.input[0], scale, zero], [y])]
