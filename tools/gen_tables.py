@@ -15,7 +15,9 @@ HEADER = "<!-- written by tools/gen_tables.py; do not edit -->\n"
 
 def operators() -> str:
     """Every operator: its gradient and implicit bias, or why it has none."""
+    from onnxsal.ops.control import FRAMES
     from onnxsal.ops.registry import FAMILIES, NOT_DIFFERENTIABLE, REGISTRY
+    from onnxsal.ops.sequences import COPY, LISTS
 
     lines = [HEADER, "# Operators\n"]
     lines.append(
@@ -27,9 +29,21 @@ def operators() -> str:
             lines += [f"## {family}: {meaning}\n", "| operator | gradient | implicit bias | cases |", "| --- | --- | --- | --- |"]
             lines += [f"| {s.op_type} | {escape(s.formula)} | {bias(s.bias)} | {len(s.cases)} |" for s in rows]
             lines.append("")
+    lines += ["## control: operators that run graphs, and lists of tensors\n", "| operator | what is done |", "| --- | --- |"]
+    lines += [
+        f"| {name} | {escape(first_line(said))} |"
+        for name, said in sorted({**{n: f for (_, n), f in FRAMES.items()}, **LISTS}.items())
+        if name != COPY
+    ]
+    lines.append("")
     lines += ["## No derivative\n", "| operator | why |", "| --- | --- |"]
     lines += [f"| {name} | {escape(why)} |" for (_, name), why in sorted(NOT_DIFFERENTIABLE.items())]
     return "\n".join(lines) + "\n"
+
+
+def first_line(function: object) -> str:
+    """The first line of a docstring."""
+    return (function.__doc__ or "").strip().splitlines()[0]
 
 
 def bias(kind: object) -> str:
