@@ -231,6 +231,23 @@ FORMS |= {
         ),
         [{}],
     ),
+    "a list of any length": (
+        around(
+            "s0 = SequenceEmpty<dtype=11>()",
+            helper.make_node(
+                "Loop",
+                ["M", "", "s0", "x"],
+                ["sf", "xf"],
+                name="l",
+                body=loop("t = Mul(r, w) r2 = Sin(t) s2 = SequenceInsert(s, r2) c2 = Identity(c)", "sr", kind=[0, F]),
+            ),
+            "t = ConcatFromSequence<axis=1, new_axis=1>(sf) u = ReduceSum<keepdims=0>(t, one) y = Mul(u, u)",
+            [X, M],
+            one=[1],
+            **TEST,
+        ),
+        [{"M": np.array(3)}],
+    ),
     "of three steps": (around(SIN, L1, SUM, [X], C=True, M=3, **TEST), [{}]),
     "loop in loop of known steps": (around(SIN, in_loop(), "", [X], M=2, **TEST), [{}]),
 }

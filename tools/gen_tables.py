@@ -15,8 +15,11 @@ HEADER = "<!-- written by tools/gen_tables.py; do not edit -->\n"
 
 def operators() -> str:
     """Every operator: its gradient and implicit bias, what it is written as, or why it has neither."""
+    from onnxsal.ops.control import FRAMES
     from onnxsal.ops.expansion import EXPANSIONS
     from onnxsal.ops.registry import FAMILIES, NOT_DIFFERENTIABLE, NOT_YET, REGISTRY
+    from onnxsal.ops.restated import RESTATED
+    from onnxsal.ops.sequences import COPY, LISTS
 
     lines = [HEADER, "# Operators\n"]
     lines.append(
@@ -28,6 +31,13 @@ def operators() -> str:
             lines += [f"## {family}: {meaning}\n", "| operator | gradient | implicit bias | cases |", "| --- | --- | --- | --- |"]
             lines += [f"| {s.op_type} | {escape(s.formula)} | {bias(s.bias)} | {len(s.cases)} |" for s in rows]
             lines.append("")
+    lines += ["## control: operators that run graphs, and lists of tensors\n", "| operator | what is done |", "| --- | --- |"]
+    lines += [
+        f"| {name} | {escape(first_line(said))} |"
+        for name, said in sorted({**{n: f for (_, n), f in FRAMES.items()}, **LISTS}.items())
+        if name != COPY
+    ]
+    lines.append("")
     lines += ["## No derivative\n", "| operator | why |", "| --- | --- |"]
     lines += [f"| {name} | {escape(why)} |" for (_, name), why in sorted(NOT_DIFFERENTIABLE.items())]
     lines += ["\n## Written in standard operators\n"]
@@ -37,6 +47,14 @@ def operators() -> str:
     lines += ["| operator | domain | what it computes |", "| --- | --- | --- |"]
     written = sorted(EXPANSIONS.items(), key=lambda item: (item[0][0], item[0][1]))
     lines += [f"| {name} | {domain or 'ai.onnx'} | {first_paragraph(function)} |" for (domain, name), function in written]
+    lines += ["\n## Walked as a copy in floating point\n"]
+    lines.append(
+        "These compute with quantised values. The file's own nodes make all values; the walk goes through a copy around the same integers, "
+        "which is compared with them: at most one step of the grid, or 1e-5, apart.\n"
+    )
+    lines += ["| operator | domain | what the copy computes |", "| --- | --- | --- |"]
+    copies = sorted(RESTATED.items(), key=lambda item: (item[0][0], item[0][1]))
+    lines += [f"| {name} | {domain or 'ai.onnx'} | {first_paragraph(copy.write)} |" for (domain, name), copy in copies]
     lines += ["\n## Refused\n", "| operator | domain | what to do |", "| --- | --- | --- |"]
     lines += [f"| {name} | {domain or 'ai.onnx'} | {escape(advice)} |" for (domain, name), advice in sorted(NOT_YET.items())]
     return "\n".join(lines) + "\n"
@@ -45,6 +63,11 @@ def operators() -> str:
 def first_paragraph(function: object) -> str:
     """The first paragraph of its docstring, in one line."""
     return escape(" ".join((function.__doc__ or "").split("\n\n")[0].split()).rstrip("."))
+
+
+def first_line(function: object) -> str:
+    """The first line of a docstring."""
+    return (function.__doc__ or "").strip().splitlines()[0]
 
 
 def bias(kind: object) -> str:

@@ -210,9 +210,8 @@ def _inferred(body: Body, more: Iterable[onnx.ValueInfoProto] = ()) -> Inferred:
     """Types of the tensors of a body, those around it being what they are there."""
     found, read = infer(standing_alone(body, more)), set(body.captured)
     folded = {n: (helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in found.constants.items()}
-    return Inferred(
-        {n: t for n, t in (found.types | folded).items() if n not in read}, {n: a for n, a in found.constants.items() if n not in read}
-    )
+    types = {n: t for n, t in (found.types | folded).items() if n not in read}
+    return Inferred(types, {n: a for n, a in found.constants.items() if n not in read})
 
 
 # ----- what is known outside -----

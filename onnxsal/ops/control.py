@@ -94,12 +94,14 @@ def _numbers(node: onnx.NodeProto, name: str, count: int) -> Sequence[int]:
 
 @frame("If")
 def _if(node: onnx.NodeProto) -> Choice:
+    """Inlined where the condition is known; else the walk goes through both graphs by an If on the same condition."""
     graphs = _graphs(node)
     return Choice({name: graphs[name] for name in ("then_branch", "else_branch")})
 
 
 @frame("Loop")
 def _loop(node: onnx.NodeProto) -> Repeat:
+    """Written out where its steps are known and few; else its states are recorded, and a Loop walks from its last step to its first."""
     body = _graphs(node)["body"]
     states = len(body.input) - 2
     return Repeat(
@@ -114,6 +116,7 @@ def _loop(node: onnx.NodeProto) -> Repeat:
 
 @frame("Scan")
 def _scan(node: onnx.NodeProto) -> Repeat:
+    """Written out where its steps are known and few; else its states are recorded, and a Loop walks from its last step to its first."""
     body = _graphs(node)["body"]
     count = next(a.i for a in node.attribute if a.name == "num_scan_inputs")
     states, stacks = len(body.input) - count, len(body.output) - len(body.input) + count

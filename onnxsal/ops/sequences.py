@@ -18,16 +18,22 @@ from onnxsal.ops.registry import not_yet
 
 Names = tuple[str, ...]
 
+Stack = tuple[str, int]
+"""A tensor whose slices along its first axis are the tensors of a list, however many, and how many axes it has."""
+
 
 @dataclass
 class Listed:
-    """A node on lists that is being resolved. ``lists`` has what is known of lists, ``held`` what optional values hold ('' = nothing)."""
+    """A node on lists that is being resolved. ``lists`` has what is known of lists, ``held`` what optional values hold ('' = nothing),
+    ``stacks`` the lists that are a tensor's slices.
+    """
 
     node: onnx.NodeProto
     view: NodeView
     prefix: str
     lists: dict[str, Names]
     held: dict[str, str]
+    stacks: dict[str, Stack]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
 
@@ -97,16 +103,19 @@ not_yet(
 
 @on_lists("SequenceConstruct")
 def _construct(it: Listed) -> bool:
+    """A list of its inputs."""
     return it.makes(it.node.input)
 
 
 @on_lists("SequenceEmpty")
 def _empty(it: Listed) -> bool:
+    """A list of nothing."""
     return it.makes(())
 
 
 @on_lists("SequenceInsert")
 def _insert(it: Listed) -> bool:
+    """The list with one tensor more, at a position that is known."""
     names = it.of(0)
     at = None if names is None else it.position(2, len(names), len(names))
     return names is not None and at is not None and it.makes([*names[:at], it.input(1), *names[at:]])
@@ -114,6 +123,7 @@ def _insert(it: Listed) -> bool:
 
 @on_lists("SequenceErase")
 def _erase(it: Listed) -> bool:
+    """The list without the tensor at a position that is known."""
     names = it.of(0)
     at = None if not names else it.position(1, len(names), len(names) - 1)
     return names is not None and at is not None and it.makes([*names[:at], *names[at + 1 :]])
@@ -121,6 +131,7 @@ def _erase(it: Listed) -> bool:
 
 @on_lists("SequenceAt")
 def _at(it: Listed) -> bool:
+    """The tensor at a position that is known."""
     names = it.of(0)
     at = None if names is None else it.position(1, len(names), 0)
     return names is not None and at is not None and at < len(names) and it.same(names[at])
@@ -128,6 +139,7 @@ def _at(it: Listed) -> bool:
 
 @on_lists("SequenceLength")
 def _length(it: Listed) -> bool:
+    """A constant."""
     names = it.of(0)
     return names is not None and it.same(it.constant(np.asarray(len(names), np.int64), f"{it.prefix}length"))
 
@@ -161,10 +173,17 @@ def _split(it: Listed) -> bool:
 
 @on_lists("ConcatFromSequence")
 def _concat(it: Listed) -> bool:
+    """The tensors of the list joined, along an axis or a new one."""
     names, axis = it.of(0), it.view.attr("axis")
+    result = it.node.output[0]
+    if it.input(0) in it.stacks:
+        name, rank = it.stacks[it.input(0)]
+        at = axis % rank
+        perm = [*range(1, at + 1), 0, *range(at + 1, rank)]
+        it.nodes.append(helper.make_node("Transpose", [name], [result], name=f"{it.prefix}Transpose", perm=perm))
+        return True
     if not names:
         return False
-    result = it.node.output[0]
     if it.view.attr("new_axis"):
         stacked(it.nodes, it.initializers, names, axis, result, it.prefix)
         return True
@@ -182,18 +201,21 @@ def _identity(it: Listed) -> bool:
 
 @on_lists("Optional")
 def _optional(it: Listed) -> bool:
+    """What it holds, if anything."""
     it.held[it.node.output[0]] = it.input(0)
     return True
 
 
 @on_lists("OptionalGetElement")
 def _element(it: Listed) -> bool:
+    """What is held."""
     name = it.held.get(it.input(0), it.input(0) if _is_value(it) else "")
     return bool(name) and it.same(name)
 
 
 @on_lists("OptionalHasElement")
 def _has_element(it: Listed) -> bool:
+    """A constant."""
     known = not it.input(0) or it.input(0) in it.held or _is_value(it)
     if not known:
         return False
@@ -204,6 +226,17 @@ def _has_element(it: Listed) -> bool:
 def _is_value(it: Listed) -> bool:
     """Whether the first input is a tensor or a list itself, and nothing optional."""
     return it.of(0) is not None or bool((value := it.view.optional(0)) and value.dtype)
+
+
+def appended(node: onnx.NodeProto) -> str:
+    """The tensor that a node puts at the end of a list ('' = it does something else)."""
+    appends = node.op_type == "SequenceInsert" and not any(node.input[2:])
+    return node.input[1] if appends else ""
+
+
+def stacks(node: onnx.NodeProto) -> bool:
+    """Whether a node lays the tensors of a list beside each other along a new axis."""
+    return node.op_type == "ConcatFromSequence" and any(a.name == "new_axis" and a.i for a in node.attribute)
 
 
 def mapped(node: onnx.NodeProto) -> onnx.GraphProto | None:

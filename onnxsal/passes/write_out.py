@@ -52,6 +52,7 @@ class _Round:
         before = len(self.done)
         for node, view in zip(graph.node, model.nodes, strict=True):
             written = next((w for w in (rewrite(node, view, self.room) for rewrite in REWRITES) if w is not None), None)
+            written = lists.gathered(node, view, graph) if written is None else written
             resolved = lists.resolved(node, view, self.room.taken) if written is None else written
             if resolved is None or makes_lists(node, lists.lists, lists.held):
                 nodes += [*(resolved.nodes if resolved else ()), node]
