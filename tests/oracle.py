@@ -192,7 +192,7 @@ class MaxRoiPool(OpRun):
                     width = np.float32(max(high - low + 1, 1)) / np.float32(count)
                     ends = math.floor(np.float32(p) * width) + low, math.ceil(np.float32(p + 1) * width) + low
                     part.append(slice(*np.clip(ends, 0, size)))
-                region = x[int(image), :, part[0], part[1]]
+                region = x[int(image) % len(x), :, part[0], part[1]]
                 y[r, :, ph, pw] = region.max((1, 2)) if region.size else 0
         return (y,)
 

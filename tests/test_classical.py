@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 from skl2onnx import to_onnx
-from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
@@ -33,6 +33,7 @@ from sklearn.preprocessing import (
     MaxAbsScaler,
     MinMaxScaler,
     Normalizer,
+    OneHotEncoder,
     PolynomialFeatures,
     PowerTransformer,
     QuantileTransformer,
@@ -44,9 +45,11 @@ from sklearn.svm import SVC, SVR, LinearSVC, OneClassSVM
 import onnxsal
 from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import InputError, ModelError, PlanError
+from onnxsal.facts.heads import squashed
 from onnxsal.graph.load import load_model
 from onnxsal.ops.classical_linear import sweeps
 from onnxsal.ops.expansion import EXPANSIONS
+from onnxsal.ops.squashing import Kind
 from onnxsal.passes import prepare
 from onnxsal.runtime.probe import compare_models
 from tests.oracle import run
@@ -462,6 +465,8 @@ def test_a_sum_that_is_not_of_the_softmax_hides_the_logits():
             )
             question = onnxsal.Explainer(model, "gradient", batched=axes == [-1]).conversion.question
             assert (question.start.name == "x") == (axes == [-1])
+            fact = squashed(question.model).get(names[-1])
+            assert (fact is not None and fact.kind == Kind.ONE) == (axes == [-1])
 
 
 def test_missing_values_may_be_fed_to_a_model_that_imputes_them():
@@ -481,6 +486,23 @@ def test_missing_values_may_be_fed_to_a_model_that_imputes_them():
         np.testing.assert_array_equal(found.attribution, np.where(np.isnan(gaps), 0, full.attribution))
         with pytest.raises(InputError, match="infinite"):
             explainer.explain(np.where(np.isnan(gaps), np.inf, x).astype(np.float32))
+
+
+def test_names_and_numbers_side_by_side():
+    """A column of names is looked up beside the numbers that are explained; its one-hot columns are no part of the map."""
+    names = np.array(["a", "b", "c"])[np.random.default_rng(0).integers(0, 3, 80)]
+    mixed = np.empty((80, 3), object)
+    mixed[:, :2], mixed[:, 2] = X[:, :2], names
+    steps = [("n", StandardScaler(), [0, 1]), ("c", OneHotEncoder(), [2])]
+    estimator = make_pipeline(ColumnTransformer(steps), LogisticRegression()).fit(mixed, SIDE)
+    kinds = [("numbers", FloatTensorType([None, 2])), ("names", StringTensorType([None, 1]))]
+    options = {id(estimator[-1]): {"zipmap": False}}
+    model = to_onnx(estimator, initial_types=kinds, options=options, target_opset={"": 18, ML: 3})
+    feed = {"numbers": X[:3, :2].astype(np.float32), "names": names[:3, None].astype(object)}
+    found = onnxsal.Explainer(model, "gradient").explain(feed, 1)
+    slopes = estimator[-1].coef_[0, :2] / estimator[0].named_transformers_["n"].scale_
+    np.testing.assert_allclose(found.attribution, np.tile(slopes, (3, 1)), rtol=1e-5)
+    np.testing.assert_allclose(found.score, estimator.decision_function(mixed[:3]), rtol=1e-5)
 
 
 # ----- what has no gradient -----

@@ -62,6 +62,7 @@ def _region_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     family="max_pool",
     axes=_region_axes,
     range=with_zero,
+    fills=lambda node: True,
     bias="zero",
     stops={1: "regions are rounded to whole elements"},
     cases=[
