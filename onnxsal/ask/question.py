@@ -13,11 +13,12 @@ from onnxsal.ask.batch_axis import sample_inputs
 from onnxsal.ask.scores import SCORES, Scores, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
+from onnxsal.facts.entry import Entry, entries, entry_of, explained_entry, tokens_at
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import head_of
 from onnxsal.facts.reach import reach
 from onnxsal.facts.solve import ancestors
-from onnxsal.facts.tokens import Tokens, candidates, tokens_of, words_of
+from onnxsal.facts.tokens import Tokens, candidates
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape, shape_text
 from onnxsal.ops.squashing import Kind
@@ -49,8 +50,8 @@ class Question:
     is. ``binary``: a sample has one score, with a sigmoid behind it, and two classes: 1, whose logit is ``start``, and 0, whose logit is
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
     are the axes of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it;
-    ``tokens`` is what is known of an explained tensor with a vector per token; ``doubt`` is a reason to read the maps with care ('' =
-    none). ``found`` says of each of these how it is known.
+    ``tokens`` is what is known of an explained tensor with a vector per token; ``source`` is the graph input whose values ``x`` holds
+    ('' = ``x`` is an inner tensor that stands for none); ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
     """
 
     model: Model
@@ -66,6 +67,7 @@ class Question:
     doubt: str = ""
     grid: tuple[int, int] | None = None
     tokens: Tokens | None = None
+    source: str = ""
     found: tuple[Found, ...] = ()
     contrast: Contrast | None = None
 
@@ -146,8 +148,8 @@ def ask(
     example: Mapping[str, np.ndarray] | None = None,
     grid: Sequence[int] | str | None = None,
 ) -> Question:
-    """The question for a model: its one floating-point input (else the vectors of its words) unless ``input`` names another tensor, its one
-    floating-point output that depends on it unless ``output`` names one, and what of it is explained.
+    """The question for a model: its one floating-point input (else where its integers enter: the vectors of its words, the numbers of a
+    picture; ``facts/entry.py``) unless ``input`` names another tensor or an integer input, its one floating-point output that depends on it unless ``output`` names one, and what of it is explained.
 
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
@@ -160,7 +162,8 @@ def ask(
     for option, named in (("input", input), ("output", output)):
         if named is not None and not isinstance(named, str):
             raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
-    x = model.value(_input(model, input))
+    explained, entry = _input(model, input)
+    x = model.value(explained)
     name = _output(model, output, x, score)
     asked = scores_of(model, name, score, example)
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
@@ -173,9 +176,19 @@ def ask(
         )
     if asked.axis is None and question.single and question.link == "softmax":
         question = replace(question, link="sigmoid")
-    question = replace(question, tokens=tokens_of(model, x), grid=grid_of(grid))
+    question = replace(question, tokens=tokens_at(model, x), grid=grid_of(grid))
     told = () if question.tokens is None else (question.tokens.found,)
+    if entry is not None:
+        told = (_entered(model, entry), *told)
+    question = replace(question, source=x.name if x.name in model.input_names else entry.input if entry else "")
     return _with_layout(replace(question, found=(counted, _head(question, asked), *told)), layout)
+
+
+def _entered(model: Model, entry: Entry) -> Found:
+    """Where an integer input is explained, and what its maps are shaped like."""
+    given = model.value(entry.input)
+    what = f"'{entry.input}' {_type_name(given)} {shape_text(given.shape)} is explained at {entry}"
+    return Found("input", what, Ground.PROVED, entry.why)
 
 
 def _with_layout(question: Question, layout: str | None) -> Question:
@@ -228,22 +241,11 @@ def _axis(question: Question, asked: Scores) -> int:
     return len(sizes) - 1 if len(sizes) < 3 else next((a for a, d in enumerate(sizes) if d != 1), 0)
 
 
-def _input(model: Model, name: str | None) -> str:
-    inputs = [n for n in model.input_names if model.value(n).dtype in FLOATS]
+def _input(model: Model, name: str | None) -> tuple[str, Entry | None]:
+    """The tensor that is explained, and where an integer input enters, if that is what it stands for."""
     if name is None:
-        if len(inputs) == 1:
-            return inputs[0]
-        if inputs:
-            several = f"the model has {len(inputs)} floating-point inputs ({', '.join(inputs)})"
-            raise TargetError(f"{several}; name the one to explain: --input.{_lookups(model)}")
-        words, _ = words_of(model)
-        if words is not None:
-            return words.value.name
-        kinds = ", ".join(f"{n} ({_type_name(model.value(n))})" for n in model.input_names)
-        raise TargetError(
-            f"the model has no floating-point input ({kinds}), and an integer has no gradient. "
-            f"Explain an inner tensor instead (--input), such as the vectors of its words.{_lookups(model)}"
-        )
+        found = _only_input(model)
+        return (found, None) if isinstance(found, str) else (found.value.name, found)
     if name not in model.types:
         raise TargetError(f"the model has no tensor '{name}'{near_miss(name, model.types)}; its inputs: {', '.join(model.input_names)}.")
     if name in model.initializers or not varying(model, name):
@@ -252,9 +254,30 @@ def _input(model: Model, name: str | None) -> str:
             "For the derivative by a weight use vjp(model, wrt=...)."
         )
     if model.value(name).dtype not in FLOATS:
-        kind = _type_name(model.value(name))
-        raise TargetError(f"tensor '{name}' is {kind}, which has no gradient; name a floating-point tensor.{_lookups(model)}")
-    return name
+        entry = entry_of(model, name) if name in model.input_names else None
+        if entry is None:
+            kind = _type_name(model.value(name))
+            raise TargetError(f"tensor '{name}' is {kind}, which has no gradient; name a floating-point tensor.{_lookups(model)}")
+        return entry.value.name, replace(entry, why=f"{entry.why}; named as input")
+    return name, next((one for n in model.input_names for one in entries(model, n) if one.value.name == name), None)
+
+
+def _only_input(model: Model) -> str | Entry:
+    """The one floating-point input, else where the one integer input enters. Raises ``TargetError`` where it is not one."""
+    inputs = [n for n in model.input_names if model.value(n).dtype in FLOATS]
+    if len(inputs) == 1:
+        return inputs[0]
+    if inputs:
+        several = f"the model has {len(inputs)} floating-point inputs ({', '.join(inputs)})"
+        raise TargetError(f"{several}; name the one to explain: --input.{_lookups(model)}")
+    entry = explained_entry(model)
+    if entry is not None:
+        return entry
+    kinds = ", ".join(f"{n} ({_type_name(model.value(n))})" for n in model.input_names)
+    raise TargetError(
+        f"the model has no floating-point input ({kinds}), and an integer has no gradient. "
+        f"Explain one of its inputs, or an inner tensor, instead (--input).{_lookups(model)}"
+    )
 
 
 def _output(model: Model, name: str | None, x: Value, score: str) -> str:
@@ -295,9 +318,12 @@ def varying(model: Model, name: str) -> bool:
 
 
 def _lookups(model: Model) -> str:
-    """The tensors that ids become, for a message ('' = there are none)."""
+    """The tensors that ids and other integers become, for a message ('' = there are none)."""
     found = candidates(model)
-    return f" Ids become vectors in {'; '.join(map(str, found))}." if found else ""
+    listed = {one.value.name for one in found}
+    others = [str(one) for n in model.input_names for one in entries(model, n) if one.value.name not in listed]
+    ids = f" Ids become vectors in {'; '.join(map(str, found))}." if found else ""
+    return ids + (f" Other integers become {'; '.join(others)}." if others else "")
 
 
 def _type_name(value: Value) -> str:

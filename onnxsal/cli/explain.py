@@ -24,6 +24,7 @@ from onnxsal.report.artefacts import MATLAB, TOP, Style, record, refuse_taken, s
 from onnxsal.report.parts import parts_of, parts_sheet
 from onnxsal.report.path_sheet import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
+from onnxsal.runtime.preprocess import as_type
 from onnxsal.runtime.providers import as_text
 from onnxsal.runtime.session import Tensor
 
@@ -133,9 +134,9 @@ def write(
     if parts_of(one) or (ask.components and one.components):  # parts of a product, such as their residuals, are returned unasked
         extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
     if show_path:
-        if question.x.name not in sample.feed:
+        if question.source not in sample.feed:
             raise InputError(f"--show-path tiles pictures; '{question.x.name}', which is explained, is none that is fed.")
-        x = sample.feed[question.x.name]
+        x = sample.feed[question.source]
         extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, o.preprocess_of(ask)), f"{base}.path.png"))
     files = save_artefacts(base, one, facts, sample.picture, style, extra)
     for warning in facts["warnings"] if aloud else ():
@@ -258,7 +259,9 @@ def _read(file: Path, name: str, ask: Ask, explainer: Explainer) -> Iterable[Fil
     if file.suffix.lower() not in ARRAYS:
         prepared = o.preprocess_of(ask)
         shown = prepared.display(file)
-        return [FileSample(file, name, {_picture_input(inputs, question.x.name): prepared.normalise(shown[None])}, shown)]
+        fed = _picture_input(inputs, question.source or question.x.name)
+        kind = next((t.dtype for t in inputs if t.name == fed), None)
+        return [FileSample(file, name, {fed: as_type(prepared.normalise(shown[None]), kind, fed)}, shown)]
     arrays = array_feed(file, inputs, question.samples)
     rows = [n for n in arrays if n in question.samples]
     counts = {n: len(arrays[n]) if arrays[n].ndim else 0 for n in rows}

@@ -17,6 +17,7 @@ from onnxsal.ask import guard
 from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.layers import TargetLayer
 from onnxsal.ask.patches import at_tokens
+from onnxsal.ask.pixels import at_entry
 from onnxsal.ask.question import Question
 from onnxsal.ask.question import ask as question_of
 from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
@@ -82,6 +83,7 @@ class Decision:
         asked["target"] = None if ask.target is None else np.asarray(ask.target).tolist()
         asked |= {"samples": list(question.samples), "layout": ask.layout}
         asked |= {} if question.tokens is None or question.tokens.picture is None else {"patches_of": question.tokens.picture.name}
+        asked |= {"source": question.source} if question.source not in ("", question.x.name) else {}
         compared = {} if question.contrast is None else question.contrast.record
         return asked | compared | {"binary": question.binary, "target_input": self.target_input}
 
@@ -167,7 +169,7 @@ def decide(ask: Ask) -> Decision:
     levels = ask.quantize
     if levels is not None and (isinstance(levels, bool) or not isinstance(levels, Integral) or levels < 2):
         raise MethodError(f"quantize={levels!r} is not a number of levels; give a whole number of 2 or more.")
-    edges = {name: colour(name, value) for name, value in ask.edges.items()}
+    edges = at_entry(question, {name: colour(name, value) for name, value in ask.edges.items()})
     refuse_misfit(ask.labels, classes_of(question), question.output)
     index, how = target_index(question, ask.target), target_input_of(ask.target_input, ask.target)
     if how == FIXED:
