@@ -13,7 +13,7 @@ from onnxsal.ask.batch_axis import sample_inputs
 from onnxsal.ask.scores import SCORES, Scores, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
-from onnxsal.facts.entry import Entry, entries, entry_of, explained_entry, tokens_at
+from onnxsal.facts.entry import Entrance, entries, entry_of, explained_entry, tokens_at
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import head_of
 from onnxsal.facts.reach import reach
@@ -51,7 +51,8 @@ class Question:
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
     are the axes of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it;
     ``tokens`` is what is known of an explained tensor with a vector per token; ``source`` is the graph input whose values ``x`` holds
-    ('' = ``x`` is an inner tensor that stands for none); ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
+    ('' = ``x`` is an inner tensor that stands for none); ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of
+    each of these how it is known.
     """
 
     model: Model
@@ -149,7 +150,8 @@ def ask(
     grid: Sequence[int] | str | None = None,
 ) -> Question:
     """The question for a model: its one floating-point input (else where its integers enter: the vectors of its words, the numbers of a
-    picture; ``facts/entry.py``) unless ``input`` names another tensor or an integer input, its one floating-point output that depends on it unless ``output`` names one, and what of it is explained.
+    picture; ``facts/entry.py``) unless ``input`` names another tensor or an integer input, its one floating-point output that depends on
+    it unless ``output`` names one, and what of it is explained.
 
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
@@ -184,7 +186,7 @@ def ask(
     return _with_layout(replace(question, found=(counted, _head(question, asked), *told)), layout)
 
 
-def _entered(model: Model, entry: Entry) -> Found:
+def _entered(model: Model, entry: Entrance) -> Found:
     """Where an integer input is explained, and what its maps are shaped like."""
     given = model.value(entry.input)
     what = f"'{entry.input}' {_type_name(given)} {shape_text(given.shape)} is explained at {entry}"
@@ -241,7 +243,7 @@ def _axis(question: Question, asked: Scores) -> int:
     return len(sizes) - 1 if len(sizes) < 3 else next((a for a, d in enumerate(sizes) if d != 1), 0)
 
 
-def _input(model: Model, name: str | None) -> tuple[str, Entry | None]:
+def _input(model: Model, name: str | None) -> tuple[str, Entrance | None]:
     """The tensor that is explained, and where an integer input enters, if that is what it stands for."""
     if name is None:
         found = _only_input(model)
@@ -262,7 +264,7 @@ def _input(model: Model, name: str | None) -> tuple[str, Entry | None]:
     return name, next((one for n in model.input_names for one in entries(model, n) if one.value.name == name), None)
 
 
-def _only_input(model: Model) -> str | Entry:
+def _only_input(model: Model) -> str | Entrance:
     """The one floating-point input, else where the one integer input enters. Raises ``TargetError`` where it is not one."""
     inputs = [n for n in model.input_names if model.value(n).dtype in FLOATS]
     if len(inputs) == 1:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnx import TensorProto
+
 from onnxsal.facts.axes import Spot, trace, used_as_picture
 from onnxsal.facts.reach import carries, data_tensors, reach, separators
 from onnxsal.facts.solve import ancestors, reached
@@ -20,13 +22,16 @@ from onnxsal.ops.statements import APART
 
 VECTORS, NUMBERS, OTHER = "a vector for each entry", "a number for each entry", "made of several entries"
 
+ENTERING = INTEGERS | {TensorProto.BOOL}
+"""Types of inputs that have no derivative."""
+
 
 @dataclass(frozen=True)
-class Entry:
+class Entrance:
     """Where the integer input ``input`` enters: ``value`` is the first floating-point tensor that is made of it and of constants.
 
-    ``kind`` says how their axes belong together: ``NUMBERS`` [...] of [...], ``VECTORS`` [..., D] of [...], or ``OTHER``. ``same``: it holds
-    the integers themselves. ``why`` says why it is the one.
+    ``kind`` says how the axes belong together: ``NUMBERS`` [...] of [...], ``VECTORS`` [..., D] of [...], or ``OTHER``. ``same``: it
+    holds the integers themselves. ``why`` says why it is the one.
     """
 
     input: str
@@ -39,13 +44,13 @@ class Entry:
         return f"'{self.value.name}' {shape_text(self.value.shape)}, {self.kind} of '{self.input}'"
 
 
-def entries(model: Model, name: str) -> tuple[Entry, ...]:
+def entries(model: Model, name: str) -> tuple[Entrance, ...]:
     """Every entry of an input, in the order of the graph."""
     return model.once(("entries", name), lambda: tuple(_entries(model, name)))
 
 
-def _entries(model: Model, name: str) -> list[Entry]:
-    data, own, same, found = data_tensors(model), {name}, {name}, list[Entry]()
+def _entries(model: Model, name: str) -> list[Entrance]:
+    data, own, same, found = data_tensors(model), {name}, {name}, list[Entrance]()
     for node in model.nodes:
         read = [*filter(None, node.proto.input), *captured(node.proto)]
         if own.isdisjoint(read) or facts_of(node).of_sizes or captured(node.proto) or not own.issuperset(data.intersection(read)):
@@ -53,7 +58,7 @@ def _entries(model: Model, name: str) -> list[Entry]:
         copied = _copies(node) and same.issuperset(read)
         for output in filter(None, node.proto.output):
             if carries(model, output):
-                found.append(Entry(name, model.value(output), _kind(model, name, output), copied))
+                found.append(Entrance(name, model.value(output), _kind(model, name, output), copied))
             else:
                 own.add(output)
                 same.update([output] if copied else [])
@@ -83,7 +88,7 @@ def tokens_at(model: Model, x: Value) -> Tokens | None:
     found = tokens_of(model, x)
     if found is not None or x.shape is None:
         return found
-    ones = (one for n in model.input_names if model.value(n).dtype in INTEGERS for one in entries(model, n) if one.kind == VECTORS)
+    ones = (one for n in model.input_names if model.value(n).dtype in ENTERING for one in entries(model, n) if one.kind == VECTORS)
     made = (belonging(model, x, one.value, one.input, f"made of them in '{one.value.name}'") for one in ones)
     return next((tokens for tokens in made if tokens is not None), None)
 
@@ -91,7 +96,7 @@ def tokens_at(model: Model, x: Value) -> Tokens | None:
 # ----- which one is explained -----
 
 
-def entry_of(model: Model, name: str) -> Entry | None:
+def entry_of(model: Model, name: str) -> Entrance | None:
     """Where the input of that name is explained: at its words (``tokens.words_of``), at the one entry that has a vector for each of its
     entries, or at its only entry; of several at the first tensor that all paths from them cross. ``None`` where there is none.
     """
@@ -108,28 +113,28 @@ def entry_of(model: Model, name: str) -> Entry | None:
     return _meeting(model, name, names) if names else None
 
 
-def _of_lookup(one: Lookup, why: str) -> Entry:
-    return Entry(one.ids, one.value, VECTORS, False, why)
+def _of_lookup(one: Lookup, why: str) -> Entrance:
+    return Entrance(one.ids, one.value, VECTORS, False, why)
 
 
-def _meeting(model: Model, name: str, values: Sequence[str]) -> Entry | None:
+def _meeting(model: Model, name: str, values: Sequence[str]) -> Entrance | None:
     """Where several entries of one input meet: the first tensor that all paths from them to the outputs cross."""
     outputs = [n for n in model.output_names if carries(model, n)]
     path = reach(model, values, outputs).path
     for crossed in separators(path, [n for n in outputs if any(n in node.proto.output for node in path)]):
         if crossed not in values and set(values) <= ancestors(model, [crossed]):
-            return Entry(name, model.value(crossed), _kind(model, name, crossed), False, f"{', '.join(map(repr, values))} meet there")
+            return Entrance(name, model.value(crossed), _kind(model, name, crossed), False, f"{', '.join(map(repr, values))} meet there")
     return None
 
 
-def explained_entry(model: Model) -> Entry | None:
+def explained_entry(model: Model) -> Entrance | None:
     """The entry that is explained where no input is named, by what the graph proves of it; ``None`` where nothing tells it from others.
 
     The words, where there are any and no picture; the one input with a vector for each entry (one-hot, or several tables that meet); the
     one that an operator on pictures reads, if no other holds words; or the only one that the outputs depend on.
     """
     used = [n for n in model.input_names if _used(model, n)]
-    integer = [n for n in used if model.value(n).dtype in INTEGERS]
+    integer = [n for n in used if model.value(n).dtype in ENTERING]
     pictures = [one for n in integer if (one := entry_of(model, n)) is not None and one.kind != VECTORS and _is_picture(model, one)]
     words, why = words_of(model)
     if words is not None:
@@ -150,5 +155,5 @@ def _used(model: Model, name: str) -> bool:
     return bool(reached(model, [name], lambda node: not facts_of(node).of_sizes).intersection(model.output_names))
 
 
-def _is_picture(model: Model, one: Entry) -> bool:
+def _is_picture(model: Model, one: Entrance) -> bool:
     return one.value.dtype in FLOATS and used_as_picture(model, one.value) is not None

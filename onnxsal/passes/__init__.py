@@ -12,6 +12,7 @@ from onnxsal.errors import ModelError
 from onnxsal.graph import Model
 from onnxsal.large import Apart, apart
 from onnxsal.passes.base import Pass, PassOutcome
+from onnxsal.passes.cast_first import cast_first
 from onnxsal.passes.declarations import DECLARATIONS
 from onnxsal.passes.expand_contrib import EXPAND_CONTRIB
 from onnxsal.passes.explicit_pads import EXPLICIT_PADS
@@ -101,6 +102,9 @@ def prepare(
         line, doubt = _compared(compare(before, proto), ", ".join(rewritten))
         log.append(line)
     model = Model(proto)
+    if cast_first(model):
+        log.append("cast first: integers that were moved and then made floating point are made so first, and moved then")
+        model = Model(proto)
     if order_logits(model):
         log.append(
             "order logits: the logits stand in another order than the output, or times a number, so they were added as they belong to it"

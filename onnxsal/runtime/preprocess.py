@@ -153,7 +153,12 @@ def as_type(array: Array, kind: np.dtype | None, name: str) -> Array:
     if kind is None or kind.kind not in "iu" or array.dtype.kind not in "fiu" or array.dtype == kind:
         return array
     ends = np.iinfo(kind)
-    if not (np.isfinite(array).all() and (array == np.rint(array)).all() and ends.min <= array.min(initial=0) and array.max(initial=0) <= ends.max):
+    if not (
+        np.isfinite(array).all()
+        and (array == np.rint(array)).all()
+        and ends.min <= array.min(initial=0)
+        and array.max(initial=0) <= ends.max
+    ):
         raise InputError(
             f"input '{name}' is {kind}, and the picture was prepared as numbers from {array.min():.4g} to {array.max():.4g}: prepare it as "
             f"whole numbers from {ends.min} to {ends.max} (scale = 1, mean = 0 and std = 1 leave the pixels as they are)."
