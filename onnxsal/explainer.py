@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.guard import open_converted
 from onnxsal.ask.origin import origin
+from onnxsal.ask.place import places_of
 from onnxsal.ask.request import Ask, spelled
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.explanation import Explanation
@@ -24,7 +25,7 @@ from onnxsal.graph.load import Source
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.session import Session, Tensor
 
-Target = int | str | Sequence[int] | np.ndarray | None
+Target = int | str | Sequence[int] | Sequence[str] | np.ndarray | None
 
 Fed = Callable[[int], dict[str, np.ndarray]]
 """What the session is fed with for one sample."""
@@ -205,6 +206,13 @@ class Explainer:
         """One class per sample, or ``None`` for the model's own default (the predicted class, unless the conversion set another)."""
         if target is None:
             return None
+        if places := places_of(target, self.labels):
+            if self.conversion.question.reading is None:
+                raise TargetError(
+                    f"target {target!r} names a place, and this explainer was made for classes: give it the target when it is made, "
+                    "Explainer(model, target=...)."
+                )
+            target = places
         if isinstance(target, str):
             target = self._label_index(target)
         index = target_index(self.conversion.question, target)
@@ -255,6 +263,8 @@ class Explainer:
         Half-precision parts may be computed in float32 and overflow only where the output is written.
         """
         count, question = len(target), self.conversion.question
+        if question.reading is not None:
+            return  # the score is one of those that the output was chosen from, or a sum of several
         if question.binary:
             self._refuse_infinite("model output behind the score", own, question.output, fed)
             own = question.by_class(own)

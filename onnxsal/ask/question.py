@@ -10,7 +10,9 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.batch_axis import sample_inputs
-from onnxsal.ask.scores import SCORES, Scores, scores_of
+from onnxsal.ask.place import BOX, Place
+from onnxsal.ask.reading import Reading, boxes_of, pixels_of
+from onnxsal.ask.scores import SCORES, Scores, behind_labels, labelled, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
 from onnxsal.facts.entry import Entrance, entries, entry_of, explained_entry, tokens_at
@@ -51,7 +53,7 @@ class Question:
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
     are the axes of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it;
     ``tokens`` is what is known of an explained tensor with a vector per token; ``source`` is the graph input whose values ``x`` holds
-    ('' = ``x`` is an inner tensor that stands for none); ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of
+    ('' = ``x`` is an inner tensor that stands for none); ``reading`` says how a target that is a box or a pixel picks scores; ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of
     each of these how it is known.
     """
 
@@ -71,6 +73,7 @@ class Question:
     source: str = ""
     found: tuple[Found, ...] = ()
     contrast: Contrast | None = None
+    reading: Reading | None = None
 
     @property
     def batched(self) -> bool:
@@ -148,6 +151,8 @@ def ask(
     layout: str | None = None,
     example: Mapping[str, np.ndarray] | None = None,
     grid: Sequence[int] | str | None = None,
+    place: Place | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Question:
     """The question for a model: its one floating-point input (else where its integers enter: the vectors of its words, the numbers of a
     picture; ``facts/entry.py``) unless ``input`` names another tensor or an integer input, its one floating-point output that depends on
@@ -166,8 +171,14 @@ def ask(
             raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
     explained, entry = _input(model, input)
     x = model.value(explained)
-    name = _output(model, output, x, score)
-    asked = scores_of(model, name, score, example)
+    reading, told = None, tuple[Found, ...]()
+    if place is not None and place.kind == BOX:
+        outputs = _reached(model, model.output_names if output is None else [_known(model, output)], x)
+        name, asked, reading, boxes = boxes_of(model, outputs, place, score, labels, example)
+        told = (boxes,)
+    else:
+        name = _output(model, output, x, score)
+        asked = (scores_of if model.value(name).dtype in FLOATS else labelled)(model, name, score, example)
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
     question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=picture_of(model, x, layout))
     question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
@@ -179,7 +190,11 @@ def ask(
     if asked.axis is None and question.single and question.link == "softmax":
         question = replace(question, link="sigmoid")
     question = replace(question, tokens=tokens_at(model, x), grid=grid_of(grid))
-    told = () if question.tokens is None else (question.tokens.found,)
+    if place is not None and place.kind != BOX:
+        reading, pixels = pixels_of(model, x, question.picture, start, question.batched, place)
+        told = (pixels,)
+    question = replace(question, reading=reading)
+    told = told if question.tokens is None else (*told, question.tokens.found)
     if entry is not None:
         told = (_entered(model, entry), *told)
     question = replace(question, source=x.name if x.name in model.input_names else entry.input if entry else "")
@@ -286,17 +301,34 @@ def _output(model: Model, name: str | None, x: Value, score: str) -> str:
     floats = [n for n in model.output_names if model.value(n).dtype in FLOATS]
     if name is None:
         if not floats:
-            raise TargetError(f"the model has no floating-point output to explain; its outputs: {', '.join(model.output_names)}.")
+            return _labels(model)
         return _only(model, floats, x, score)
-    if name not in model.types:
-        raise TargetError(
-            f"the model has no output '{name}'{near_miss(name, model.output_names)}; its outputs: {', '.join(model.output_names)}."
-        )
-    if model.value(name).dtype not in FLOATS:
+    if model.value(_known(model, name)).dtype not in FLOATS and behind_labels(model, name) is None:
         raise TargetError(
             f"output '{name}' is {_type_name(model.value(name))}; a score must be floating point. Known: {', '.join(floats)}."
         )
     return name
+
+
+def _known(model: Model, name: str) -> str:
+    if name not in model.types:
+        raise TargetError(
+            f"the model has no output '{name}'{near_miss(name, model.output_names)}; its outputs: {', '.join(model.output_names)}."
+        )
+    return name
+
+
+def _labels(model: Model) -> str:
+    """The one output of labels behind which scores are found. Raises ``TargetError``."""
+    found = {n: source[0].name for n in model.output_names if (source := behind_labels(model, n)) is not None}
+    if len(set(found.values())) != 1:
+        raise TargetError(f"the model has no floating-point output to explain; its outputs: {', '.join(model.output_names)}.")
+    return next(iter(found))
+
+
+def _reached(model: Model, names: Sequence[str], x: Value) -> list[str]:
+    """The outputs that depend on the explained tensor, whether or not with a derivative."""
+    return [n for n in names if x.name in ancestors(model, [n])]
 
 
 def _only(model: Model, floats: list[str], x: Value, score: str) -> str:

@@ -16,13 +16,15 @@ from typing import Annotated, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
+from onnxsal.ask.place import Place, places_of
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import InputError, MethodError
 from onnxsal.graph.load import Source
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.providers import Providers, Resolved, resolve
 
-Target = int | Sequence[int] | np.ndarray | None
+Target = int | str | Sequence[int] | Sequence[str] | np.ndarray | None
+"""An index, a list of one for each sample, a tuple into scores of higher rank, or a place (``ask.place``): "box:3", "point:120,80"."""
 
 Against = int | str | tuple[int, ...] | None
 """The class that another is compared with: an index, into scores of higher rank a tuple, or "runner-up"."""
@@ -67,9 +69,14 @@ class Ask:
     )
     input: Annotated[str | None, Said("The input, or inner tensor, to explain.", shown="the one floating-point input")] = None
     output: Annotated[str | None, Said("The output to explain.", shown="the one floating-point output")] = None
-    target: Annotated[Target, Said("The class: an index, a label, or 3,10,20 into scores of higher rank.", shown="the predicted class")] = (
-        None
-    )
+    target: Annotated[
+        Target,
+        Said(
+            "The class: an index, a label, or 3,10,20 into scores of higher rank. Or a place: box:3 (box:* for all), point:ROW,COLUMN, "
+            "class:NAME@mask, class:NAME@box:3, class:NAME@point:ROW,COLUMN.",
+            shown="the predicted class",
+        ),
+    ] = None
     target_input: Annotated[
         str | None,
         Said(
@@ -191,6 +198,11 @@ class Ask:
     def chosen(self) -> Method:
         """The method. Raises ``MethodError``."""
         return get_method(DEFAULT_METHOD if self.method is None else self.method)
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """The boxes, pixels or masks that the target names; none where it names classes. Raises ``TargetError``."""
+        return places_of(self.target, self.labels)
 
     @property
     def given(self) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 
 from onnxsal.ask.batch_axis import sample_inputs
+from onnxsal.ask.place import BOX, MASK, POINT
 from onnxsal.ask.question import RUNNER_UP, Contrast, Question, grid_of
+from onnxsal.ask.reading import Reading
 from onnxsal.ask.request import FED, RUN, Ask
 from onnxsal.ask.scores import SCORES
 from onnxsal.engine.method import Method, known_methods
@@ -58,6 +60,8 @@ def adopt(ask: Ask) -> Conversion | None:
     tokens, doubt = _tokens(view, x, built, found), metadata.get(f"{METADATA}doubt", "")
     question = replace(question, contrast=contrast, binary=binary, grid=grid, tokens=tokens, doubt=doubt, found=found)
     question = replace(question, source=built.source or (x.name if x.name in view.input_names else ""))
+    if built.place is not None:
+        question = replace(question, reading=Reading(built.place, built.class_there))
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = known_methods().get(name) or Method(name, name, "", "")
     settings = record | {"score": asked["score"]}
@@ -79,13 +83,15 @@ class BuiltIn:
     output: Phrase
     prefix: Phrase
     score: Annotated[str, _one_of(SCORES)]
-    target: Annotated[Whole | list[Whole] | None, Wanted("a class, or one for each sample")]
+    target: Annotated[Whole | Phrase | list[Whole] | list[Phrase] | None, Wanted("a class or a place, or one for each sample")]
     target_input: Annotated[str, _one_of(TARGET_INPUTS)] = OPTIONAL
     layout: Phrase | None = None
     samples: list[Phrase] | None = None
     binary: Switch = False
     patches_of: Phrase | None = None
     source: Phrase = ""
+    place: Annotated[str | None, _one_of((BOX, POINT, MASK))] = None
+    class_there: Whole | None = None
     against: Annotated[Whole | Phrase | None, Wanted(f"a class, or {RUNNER_UP}")] = None
     against_weight: Number = 1.0
 

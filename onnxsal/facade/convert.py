@@ -23,7 +23,7 @@ from onnxsal.ask.question import ask as question_of
 from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
-from onnxsal.errors import MethodError
+from onnxsal.errors import MethodError, TargetError
 from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, refuse_other_rows, target_index, target_input_of, target_port
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
@@ -84,6 +84,7 @@ class Decision:
         asked |= {"samples": list(question.samples), "layout": ask.layout}
         asked |= {} if question.tokens is None or question.tokens.picture is None else {"patches_of": question.tokens.picture.name}
         asked |= {"source": question.source} if question.source not in ("", question.x.name) else {}
+        asked |= {} if question.reading is None else {"place": question.reading.kind, "class_there": question.reading.of}
         compared = {} if question.contrast is None else question.contrast.record
         return asked | compared | {"binary": question.binary, "target_input": self.target_input}
 
@@ -105,7 +106,10 @@ def convert(ask: Ask) -> onnx.ModelProto:
 
     ``input`` names the input or inner tensor to explain (where there is only ids: the vectors of its words, if it is known which table
     holds these), ``output`` the output. ``target`` builds a class in: an index, one per sample,
-    or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``target_input`` says how the
+    or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple; or a place: "box:3" is the box of
+    that number in the model's own list ("box_count" int64 [N] then tells how many there are), "point:120,80" the pixel in that row and
+    column, "class:dog@mask" all pixels that the model gives to a class (by index, or by label with ``labels``), and the input ``target``
+    the number of the box, ROW * 2^20 + COLUMN, or the class. ``target_input`` says how the
     model is told the class: "required" (default), the input ``target`` is fed in every run; "fixed" (default where ``target`` is given),
     there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
     only ONNX Runtime's own API can replace, and methods with a baseline have such an input ``baseline`` too (else it is built in).
@@ -147,10 +151,13 @@ def decide(ask: Ask) -> Decision:
     proto = load_model(ask.model)
     refuse_converted(proto)
     data = guard.as_example(proto, ask.example, ask.input)
+    named: dict[str, Any] = {"place": next(iter(ask.places), None), "labels": ask.labels}
 
     def asked_of(plain: Model) -> Question:
         guard.refuse_open_rank(plain, ask.input)
-        question = question_of(plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+        question = question_of(
+            plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid, **named
+        )
         return at_tokens(question) if ask.tokens else question
 
     def planned(plain: Model) -> None:
@@ -171,10 +178,12 @@ def decide(ask: Ask) -> Decision:
         raise MethodError(f"quantize={levels!r} is not a number of levels; give a whole number of 2 or more.")
     edges = at_entry(question, {name: colour(name, value) for name, value in ask.edges.items()})
     refuse_misfit(ask.labels, classes_of(question), question.output)
-    index, how = target_index(question, ask.target), target_input_of(ask.target_input, ask.target)
+    index, how = target_index(question, ask.places or ask.target), target_input_of(ask.target_input, ask.target)
     if how == FIXED:
         refuse_other_rows(question, index)
     question = replace(question, contrast=contrast_of(question, ask, index))
+    if question.reading is not None and ask.against is not None:
+        raise TargetError("against= compares classes; a target that is a box or a pixel has none to compare with. Leave it out.")
     if question.contrast is not None and not wrapper_of(method).asks_class:
         raise MethodError(f"method '{method.name}' explains no class, so it has none to compare. Leave against= out.")
     return Decision(ask, question, method, settings, index, how, edges, prepared.log)
@@ -275,6 +284,7 @@ def _outputs(build: Build, result: Result) -> list[Port]:
         shape = (of.shape[0], of.shape[axes[1]], of.shape[axes[2]])
         ports.append(build.told("saliency_map", _single(op, pixels), TensorProto.FLOAT, shape))
     ports += build.told_classes(batch)
+    ports += [Port(op.Identity(v, name=build.name(name)), TensorProto.INT64, batch) for name, v in build.head.told.items()]
     ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))
     if result.residual is not None:
         ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))
