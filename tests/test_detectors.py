@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import onnxsal
@@ -15,6 +19,8 @@ from onnxsal.errors import MethodError, TargetError
 from onnxsal.explainer import Explainer
 from tests.detector_nets import CANDIDATES, CLASSES, FORMS, RAW, SEGMENTERS, SIDES, detector, logits, masks, pictures, segmenter
 from tests.oracle import run
+from tests.small_models import draw
+from tests.test_cli import done
 
 
 @cache
@@ -189,3 +195,44 @@ def test_a_converted_file_keeps_its_place(tmp_path):
     onnx.save(onnxsal.convert(detector("topk"), "gradient", target="box:1"), path)
     again = Explainer(path).explain(pictures())
     np.testing.assert_array_equal(again.attribution, made("topk").explain(pictures(), target="box:1").attribution)
+
+
+def test_every_box_of_a_picture_has_a_map_of_its_own():
+    """A list of boxes, or all that the model lists: one run, a row for each, as if each were asked for alone."""
+    one, explainer = pictures()[:1], made("topk")
+    every = explainer.explain(one, target="box:*")
+    some = explainer.explain(one, target=["box:2", "box:0"])
+    assert every.components["explained_place"].tolist() == [0, 1, 2, 3]
+    assert some.components["explained_place"].tolist() == [2, 0]
+    alone = [explainer.explain(one, target=f"box:{k}").attribution[0] for k in range(4)]
+    np.testing.assert_array_equal(every.attribution, np.stack(alone))
+    np.testing.assert_array_equal(some.attribution, every.attribution[[2, 0]])
+    with pytest.raises(TargetError, match="2 targets"):
+        explainer.explain(draw(3, 3, *SIDES, seed=1), target=["box:2", "box:0"])
+
+
+def test_the_command_line_names_boxes_and_pixels(tmp_path: Path):
+    """A file for each box, the label of its class where it is known, and what was understood in plan and check."""
+    ours = "scale = 0.0039\nmean = 0.5\nstd = 0.25\nresize = [16, 24]\n"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)).save(tmp_path / "cat.png")
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\n")
+    nets = {"chosen": detector("topk", 1), "raw": detector("yolov8", 1), "masks": segmenter("labels")}
+    for name, net in nets.items():
+        onnx.save(net, tmp_path / f"{name}.onnx")
+        (tmp_path / f"{name}.toml").write_text(ours)
+
+    def explained(name: str, target: str, *more: object) -> list[dict[str, Any]]:
+        words = (tmp_path / f"{name}.onnx", tmp_path / "cat.png", "--method", "gradient", "--target", target, "--out", tmp_path / name)
+        told: list[dict[str, Any]] = json.loads(done("explain", *words, "--labels", tmp_path / "labels.txt", "--json", *more).stdout)
+        return told
+
+    every = explained("chosen", "box:*")
+    assert [Path(facts["files"]["overlay"]).name for facts in every] == [f"cat.box{k}.gradient.overlay.png" for k in range(4)]
+    assert [facts["target"]["place"] for facts in every] == [f"box {k}" for k in range(4)]
+    assert len(explained("chosen", "box:2,box:0")) == 2
+    (raw,) = explained("raw", "class:cat@box:7")
+    assert (raw["target"]["place"], raw["target"]["label"]) == ("box 7", "cat")
+    (pixel,) = explained("masks", "point:3,4")
+    assert pixel["target"]["place"] == "point 3,4"
+    for verb in ("plan", "check"):
+        assert "box k is entry k of 'scores'" in done(verb, tmp_path / "chosen.onnx", "--method", "gradient", "--target", "box:1").stdout

@@ -24,15 +24,26 @@ HOW = (
 )
 
 
+def place_text(kind: str, number: int) -> str:
+    """A number as it is spelled behind the kind of place."""
+    return f"{number // ROW},{number % ROW}" if kind == POINT else str(number)
+
+
 @dataclass(frozen=True)
 class Place:
-    """``kind`` is "box", "point" or "mask"; ``number`` says which one (a mask: the class; ``None``: every box), ``of`` the class whose score
-    is explained there (``None``: the best one).
+    """``kind`` is "box", "point" or "mask"; ``number`` says which one (a mask: the class; ``None``: every box), ``of`` the class whose
+    score is explained there (``None``: the best one).
     """
 
     kind: str
     number: int | None
     of: int | None = None
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        there = {BOX: "a box", POINT: "a pixel", MASK: "a mask"}[self.kind]
+        return there if self.kind == MASK or self.of is None else f"class {self.of} of {there}"
 
     @property
     def asks(self) -> tuple[str, int | None]:

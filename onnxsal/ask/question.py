@@ -53,8 +53,8 @@ class Question:
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
     are the axes of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it;
     ``tokens`` is what is known of an explained tensor with a vector per token; ``source`` is the graph input whose values ``x`` holds
-    ('' = ``x`` is an inner tensor that stands for none); ``reading`` says how a target that is a box or a pixel picks scores; ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of
-    each of these how it is known.
+    ('' = ``x`` is an inner tensor that stands for none); ``reading`` says how a target that is a box or a pixel picks scores;
+    ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
     """
 
     model: Model

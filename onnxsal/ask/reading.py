@@ -61,8 +61,8 @@ def boxes_of(
             "more than one lists boxes; name it: --output" if raw else "labels= (--labels) tells which axis holds 4 numbers and the scores"
         )
         raise TargetError(
-            f"boxes were not found in the output(s) {listing}: none is picked by a suppression or the largest of scores that can be followed "
-            f"back, and {several}. Otherwise give the element of the output as a tuple."
+            f"boxes were not found in the output(s) {listing}: none is picked by a suppression or the largest of scores that can be "
+            f"followed back, and {several}. Otherwise give the element of the output as a tuple."
         )
     name, tensor, axes, first, count, how = raw[0]
     asked = scores_of(model, tensor, score, feed)
@@ -120,8 +120,8 @@ def _beside(model: Model, value: Value) -> Raw | None:
 
 @dataclass(frozen=True)
 class Column:
-    """A part of a tensor along one of its axes: the tensor ``name`` that was joined there, along its own ``axis``. ``whole``: it holds all of
-    the part, and not only that of some boxes.
+    """A part of a tensor along one of its axes: the tensor ``name`` that was joined there, along its own ``axis``. ``whole``: it holds all
+    of the part, and not only that of some boxes.
     """
 
     name: str
@@ -142,7 +142,7 @@ def _columns(model: Model, value: Value, labels: Sequence[str] | None) -> Raw | 
             continue
         boxes, last, size = 2 * value.rank - 3 - axis, rest[-1], rest[-1].size or 0
         extra = int(labels is not None and size == len(labels) + 1)  # the first of them says whether there is anything
-        what = f"box k is entry k of axis {boxes} of '{value.name}' {shape_text(value.shape)}, with 4 numbers and then scores along axis {axis}"
+        what = f"box k is entry k of axis {boxes} of '{value.name}' {shape_text(value.shape)}, 4 numbers and then scores along axis {axis}"
         why = f"{len(rest)} part(s) of these lie between 0 and 1{'; one more than labels, so the first is no class' if extra else ''}"
         found = Found("boxes", what, Ground.TOLD if extra else Ground.PROVED, why)
         if last.whole and model.value(last.name).rank == value.rank:

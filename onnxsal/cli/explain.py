@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from onnxsal.ask.place import place_text, places_of
 from onnxsal.ask.request import Ask
 from onnxsal.cli import options as o
 from onnxsal.cli.parameters import PRESET, read_array
@@ -71,8 +72,11 @@ def explain(
     records = []
     damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:
+        several = len(ask.places) > 1 or any(place.number is None for place in ask.places)
         apart = set(explainer.conversion.question.samples) == {t.name for t in explainer.inputs}
-        for group in batches(samples(files, file_names(files), ask, explainer, step, damaged), int(ask.batch_size or 1) if apart else 1):
+        for group in batches(
+            samples(files, file_names(files), ask, explainer, step, damaged), int(ask.batch_size or 1) if apart and not several else 1
+        ):
             for sample, one in _explained(explainer, group, ask.target, damaged):
                 records.append(write(explainer, sample, one, out / f"{sample.name}.{explainer.method}", style, show_path))
     if len(files) == 1 and not records:
@@ -87,7 +91,8 @@ def explain(
 
 def _opened(ask: Ask, files: Sequence[Path]) -> Explainer:
     """The explainer, whose class is told in each run; what the model does not tell is seen on the first of the inputs."""
-    ask = replace(ask.on(ask.resolved), target=None)
+    first = ask.target if isinstance(ask.target, str) else next(iter(ask.target or ())) if ask.places else None  # type: ignore[arg-type]
+    ask = replace(ask.on(ask.resolved), target=first if ask.places else None)
     with progress(f"building the explanation into {ask.name}"):
         explainer = Explainer.of(ask)
         try:
@@ -102,6 +107,10 @@ def _explained(
 ) -> Iterator[tuple[FileSample, Explanation]]:
     """Each sample with its explanation. Where a batch is refused its samples go one by one, and those that are refused are noted."""
     try:
+        places = places_of(target, explainer.labels)
+        if len(places) > 1 or (places and places[0].number is None):
+            yield from _each_place(explainer, group[0], target)
+            return
         whole = explainer.explain(_stacked(group), target)
     except InputError as error:
         if len(group) == 1:
@@ -112,6 +121,14 @@ def _explained(
         return
     for number, sample in enumerate(group):
         yield sample, whole if len(group) == 1 else whole[number]
+
+
+def _each_place(explainer: Explainer, sample: FileSample, target: Any) -> Iterator[tuple[FileSample, Explanation]]:
+    """One sample with the explanation of each of several places, each under a name of its own."""
+    kind = places_of(target, explainer.labels)[0].kind
+    for number, one in enumerate(explainer.explain(sample.feed, target)):
+        place = int(one.components["explained_place"][0]) if "explained_place" in one.components else number
+        yield replace(sample, name=f"{sample.name}.{kind}{place_text(kind, place).replace(',', '-')}"), one
 
 
 def write(
@@ -204,7 +221,8 @@ def near(path: str) -> str:
 
 def named(entry: dict[str, Any]) -> str:
     """A class by its label, or its number."""
-    return str(entry["index"]) if entry["label"] is None else f"{entry['label']} ({entry['index']})"
+    which = entry.get("place", entry["index"])
+    return str(which) if entry["label"] is None else f"{entry['label']} ({which})"
 
 
 def find_inputs(paths: Sequence[Path]) -> list[Path]:

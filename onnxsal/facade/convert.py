@@ -24,7 +24,7 @@ from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, TargetError
-from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, refuse_other_rows, target_index, target_input_of, target_port
+from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, place_index, refuse_other_rows, target_index, target_input_of, target_port
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
@@ -178,7 +178,8 @@ def decide(ask: Ask) -> Decision:
         raise MethodError(f"quantize={levels!r} is not a number of levels; give a whole number of 2 or more.")
     edges = at_entry(question, {name: colour(name, value) for name, value in ask.edges.items()})
     refuse_misfit(ask.labels, classes_of(question), question.output)
-    index, how = target_index(question, ask.places or ask.target), target_input_of(ask.target_input, ask.target)
+    index = place_index(question, ask.places) if ask.places else target_index(question, ask.target)
+    how = target_input_of(ask.target_input, ask.target)
     if how == FIXED:
         refuse_other_rows(question, index)
     question = replace(question, contrast=contrast_of(question, ask, index))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import numpy as np
 from onnx import TensorProto
 
-from onnxsal.ask.place import BOX, MASK, Place, places_of
+from onnxsal.ask.place import BOX, MASK, Place
 from onnxsal.ask.question import RUNNER_UP, Contrast, Question
 from onnxsal.ask.request import Ask, Target
 from onnxsal.errors import TargetError, near_miss
@@ -102,12 +102,12 @@ def refuse_other_rows(question: Question, index: np.ndarray) -> None:
         raise TargetError(f"{len(index)} targets were given, and the model takes {size} sample(s); give one, or one per sample.")
 
 
-def target_index(question: Question, target: Target | tuple[Place, ...]) -> np.ndarray:
+def target_index(question: Question, target: Target) -> np.ndarray:
     """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
     if target is None:
         return np.asarray([-1], np.int64)
     if question.reading is not None:
-        return place_index(question, target)
+        return _number(question, target)
     shape = question.class_shape
     try:
         index = np.atleast_1d(np.asarray(target))
@@ -149,22 +149,26 @@ def target_index(question: Question, target: Target | tuple[Place, ...]) -> np.n
     return index.astype(np.int64)
 
 
-def place_index(question: Question, target: Target | tuple[Place, ...]) -> np.ndarray:
-    """Numbers of boxes, pixels or classes as int64 [1] or [N]. Raises ``TargetError`` for other places than are explained here."""
+def place_index(question: Question, places: Sequence[Place]) -> np.ndarray:
+    """The numbers of boxes, pixels or classes as int64 [1] or [N] (every box: 0). Raises ``TargetError`` for places that are not
+    explained here.
+    """
     reading = question.reading
-    assert reading is not None
-    places = target if isinstance(target, tuple) and all(isinstance(p, Place) for p in target) else places_of(target)
-    if places:
-        asked = next(iter(places)).asks  # type: ignore[union-attr]
-        if asked != (reading.kind, reading.of):
-            raise TargetError(
-                f"target {target!r} is another kind of place than the model was converted for ('{reading.kind}'"
-                f"{'' if reading.of is None else f', class {reading.of}'}): convert the original model again with it, or make another Explainer."
-            )
-        target = [-1 if p.number is None else p.number for p in places]  # type: ignore[union-attr]
+    if reading is None or places[0].asks != (reading.kind, reading.of):
+        there = "classes" if reading is None else f"a {reading.kind}{'' if reading.of is None else f' and class {reading.of}'}"
+        raise TargetError(
+            f"a target that is {places[0].text} needs a model that is converted for it, and this one is converted for {there}: give the "
+            "target when the model is converted, or the explainer made (Explainer(model, target=...))."
+        )
+    return np.asarray([place.number or 0 for place in places], np.int64)
+
+
+def _number(question: Question, target: Target) -> np.ndarray:
+    """Numbers of places as they are fed: int64 [1] or [N]."""
+    assert question.reading is not None
     index = np.atleast_1d(np.asarray(target))
     if index.dtype.kind not in "iu" or index.ndim != 1 or not index.size or index.min() < -1:
-        raise TargetError(f"target {target!r} is no number of a {reading.kind}.")
+        raise TargetError(f"target {target!r} is no number of a {question.reading.kind}.")
     return index.astype(np.int64)
 
 

@@ -86,7 +86,7 @@ def comparing(model: Model) -> list[NodeView]:
 
 
 Way = list[tuple[str, Pick | None]]
-"""Tensors from the picked ones back, each with the node that made the one before of it (``None``: it is the same elements, or their logits)."""
+"""Tensors from the picked ones back, each with the node that made the one before of it (``None``: the same elements, or their logits)."""
 
 
 def _ranked(model: Model, node: NodeView, cut: bool) -> list[str]:
@@ -132,10 +132,8 @@ def _ways(model: Model, name: str, cut: bool, pick: Pick | None = None) -> Itera
 
 def _chooses(model: Model, pick: Pick) -> bool:
     """Whether which elements a node picks depends on values: it compares them, or what it picks by is made of such comparisons."""
-    return (
-        (facts_of(pick.node).picks is not None
-        and family_of(pick.node) == "max_pool")
-        or any(v is not None and v.name in chosen(model) for k, v in enumerate(pick.node.inputs) if k != pick.i)
+    return (facts_of(pick.node).picks is not None and family_of(pick.node) == "max_pool") or any(
+        v is not None and v.name in chosen(model) for k, v in enumerate(pick.node.inputs) if k != pick.i
     )
 
 

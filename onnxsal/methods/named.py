@@ -62,7 +62,11 @@ def _box(op: Emit, question: Question, reading: Reading, start: Value, rows: Val
     own = op.Squeeze(op.GatherElements(best, op.Unsqueeze(number, [1]), axis=1), [1])
     chosen = op.Add(_step(op, question, start, classes, op.Add(own, first)), _step(op, question, start, boxes, number))
     every = op.Add(op.Mul(number, 0), many)
-    return Named(chosen, exists, told={"box_count": every, "explained_label": own if reading.of is None else op.Add(own, reading.of)})
+    return Named(
+        chosen,
+        exists,
+        told={"box_count": every, "explained_place": number, "explained_label": own if reading.of is None else op.Add(own, reading.of)},
+    )
 
 
 def _picked(op: Emit, question: Question, picked: Picked, start: Value, rows: Value, target: Value) -> Named:
@@ -92,7 +96,7 @@ def _picked(op: Emit, question: Question, picked: Picked, start: Value, rows: Va
     number = op.Where(op.Equal(target, -1), op.Squeeze(op.GatherElements(rank, best, axis=1), [1]), target)
     hit = op.And(own, op.Equal(rank, op.Unsqueeze(number, [1])))
     chosen = op.ReduceSum(op.Mul(op.Cast(hit, to=TensorProto.INT64), op.Unsqueeze(flat, [0])), [1], keepdims=0)
-    return Named(chosen, op.And(op.GreaterOrEqual(number, 0), op.Less(number, many)), told={"box_count": many})
+    return Named(chosen, op.And(op.GreaterOrEqual(number, 0), op.Less(number, many)), told={"box_count": many, "explained_place": number})
 
 
 def _point(op: Emit, question: Question, reading: Reading, start: Value, rows: Value, target: Value) -> Named:
@@ -120,7 +124,7 @@ def _point(op: Emit, question: Question, reading: Reading, start: Value, rows: V
     )
     any_one = op.Equal(target, -1)
     chosen = op.Where(any_one, op.ArgMax(rows, axis=1, keepdims=0), op.Max(chosen, 0))
-    return Named(chosen, op.Or(inside, any_one), told={"explained_label": own})
+    return Named(chosen, op.Or(inside, any_one), told={"explained_place": op.Add(op.Mul(own, 0), target), "explained_label": own})
 
 
 def _mask(op: Emit, question: Question, reading: Reading, start: Value, target: Value) -> Named:

@@ -137,7 +137,7 @@ class Scorer:
         return np.where(index < 0, self.predict(x), index) if (index < 0).any() else index
 
     def _given(self, x: np.ndarray, target: Target) -> np.ndarray:
-        index = target_index(self.question, target)  # type: ignore[arg-type]
+        index = target_index(self.question, target)
         if len(index) not in (1, len(x)):
             raise TargetError(f"{len(index)} targets were given for {len(x)} sample(s); give one, or one per sample.")
         return np.broadcast_to(index, (len(x),))
