@@ -14,7 +14,7 @@ from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.guard import open_converted
 from onnxsal.ask.origin import origin
 from onnxsal.ask.place import places_of
-from onnxsal.ask.request import Ask, spelled
+from onnxsal.ask.request import Ask, Target, spelled
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.explanation import Explanation
 from onnxsal.facade.adopt import adopt, original_outputs
@@ -24,8 +24,6 @@ from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.session import Session, Tensor
-
-Target = int | str | Sequence[int] | Sequence[str] | np.ndarray | None
 
 Fed = Callable[[int], dict[str, np.ndarray]]
 """What the session is fed with for one sample."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from onnxsal.errors import TargetError
 from onnxsal.runtime.labels import find_label
@@ -38,6 +38,8 @@ class Place:
     kind: str
     number: int | None
     of: int | None = None
+    names: tuple[str, ...] | None = field(default=None, compare=False)
+    """Names of the classes, where they are known: how many there are tells where a raw head keeps scores."""
 
     @property
     def text(self) -> str:
@@ -59,7 +61,8 @@ def places_of(target: object, labels: Sequence[str] | None = None) -> tuple[Plac
     given = [target] if isinstance(target, str) else target if isinstance(target, list | tuple) else []
     if not given or not all(isinstance(one, str) for one in given):
         return ()
-    found = tuple(place for one in given if (place := _place(str(one), labels)) is not None)
+    names = None if labels is None else tuple(labels)
+    found = tuple(replace(place, names=names) for one in given if (place := _place(str(one), labels)) is not None)
     if not found:
         return ()
     if len(found) < len(given) or len({place.asks for place in found}) > 1 or (len(found) > 1 and None in {p.number for p in found}):

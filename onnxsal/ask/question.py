@@ -10,8 +10,8 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.batch_axis import sample_inputs
-from onnxsal.ask.place import BOX, Place
-from onnxsal.ask.reading import Reading, boxes_of, pixels_of
+from onnxsal.ask.place import Place
+from onnxsal.ask.reading import Listed, Reading, pixels_of
 from onnxsal.ask.scores import SCORES, Scores, behind_labels, labelled, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
@@ -144,19 +144,17 @@ class Question:
 def ask(
     model: Model,
     input: str | None = None,
-    output: str | None = None,
+    output: str | Listed | None = None,
     score: str = "logit",
     *,
     batched: bool | None = None,
     layout: str | None = None,
     example: Mapping[str, np.ndarray] | None = None,
     grid: Sequence[int] | str | None = None,
-    place: Place | None = None,
-    labels: Sequence[str] | None = None,
 ) -> Question:
     """The question for a model: its one floating-point input (else where its integers enter: the vectors of its words, the numbers of a
     picture; ``facts/entry.py``) unless ``input`` names another tensor or an integer input, its one floating-point output that depends on
-    it unless ``output`` names one, and what of it is explained.
+    it unless ``output`` names one (or is a list of boxes that were found), and what of it is explained.
 
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
@@ -166,21 +164,12 @@ def ask(
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
-    for option, named in (("input", input), ("output", output)):
-        if named is not None and not isinstance(named, str):
-            raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
-    explained, entry = _input(model, input)
+    explained, entry = _input(model, _name("input", input))
     x = model.value(explained)
-    reading, told = None, tuple[Found, ...]()
-    if place is not None and place.kind == BOX:
-        outputs = _reached(model, model.output_names if output is None else [_known(model, output)], x)
-        name, asked, reading, boxes = boxes_of(model, outputs, place, score, labels, example)
-        told = (boxes,)
-    else:
-        name = _output(model, output, x, score)
-        asked = (scores_of if model.value(name).dtype in FLOATS else labelled)(model, name, score, example)
+    listed = output if isinstance(output, Listed) else _listed(model, _output(model, _name("output", output), x, score), score, example)
+    asked = listed.scores
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
-    question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=picture_of(model, x, layout))
+    question = Question(model, x, listed.name, start, asked.score, asked.link, samples=samples, picture=picture_of(model, x, layout))
     question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
     if question.squash == "softmax" and question.single:
         raise TargetError(
@@ -189,16 +178,29 @@ def ask(
         )
     if asked.axis is None and question.single and question.link == "softmax":
         question = replace(question, link="sigmoid")
-    question = replace(question, tokens=tokens_at(model, x), grid=grid_of(grid))
-    if place is not None and place.kind != BOX:
-        reading, pixels = pixels_of(model, x, question.picture, start, question.batched, place)
-        told = (pixels,)
-    question = replace(question, reading=reading)
-    told = told if question.tokens is None else (*told, question.tokens.found)
-    if entry is not None:
-        told = (_entered(model, entry), *told)
+    question = replace(question, tokens=tokens_at(model, x), grid=grid_of(grid), reading=listed.reading)
     question = replace(question, source=x.name if x.name in model.input_names else entry.input if entry else "")
-    return _with_layout(replace(question, found=(counted, _head(question, asked), *told)), layout)
+    told = [None if entry is None else _entered(model, entry), listed.found, None if question.tokens is None else question.tokens.found]
+    return _with_layout(replace(question, found=(counted, _head(question, asked), *filter(None, told))), layout)
+
+
+def _name(option: str, named: object) -> str | None:
+    if named is not None and not isinstance(named, str):
+        raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
+    return named
+
+
+def _listed(model: Model, name: str, score: str, feed: Mapping[str, np.ndarray] | None) -> Listed:
+    """An output and its scores, or those behind its labels."""
+    return Listed(name, (scores_of if model.value(name).dtype in FLOATS else labelled)(model, name, score, feed))
+
+
+def at_place(question: Question, place: Place | None) -> Question:
+    """The question of a pixel or of a mask (a box is one of ``ask``'s ``output`` already). Raises ``TargetError`` where there is none."""
+    if place is None or question.reading is not None:
+        return question
+    reading, found = pixels_of(question.model, question.x, question.picture, question.start, question.batched, place)
+    return replace(question, reading=reading, found=(*question.found, found))
 
 
 def _entered(model: Model, entry: Entrance) -> Found:
@@ -303,17 +305,13 @@ def _output(model: Model, name: str | None, x: Value, score: str) -> str:
         if not floats:
             return _labels(model)
         return _only(model, floats, x, score)
-    if model.value(_known(model, name)).dtype not in FLOATS and behind_labels(model, name) is None:
-        raise TargetError(
-            f"output '{name}' is {_type_name(model.value(name))}; a score must be floating point. Known: {', '.join(floats)}."
-        )
-    return name
-
-
-def _known(model: Model, name: str) -> str:
     if name not in model.types:
         raise TargetError(
             f"the model has no output '{name}'{near_miss(name, model.output_names)}; its outputs: {', '.join(model.output_names)}."
+        )
+    if model.value(name).dtype not in FLOATS and behind_labels(model, name) is None:
+        raise TargetError(
+            f"output '{name}' is {_type_name(model.value(name))}; a score must be floating point. Known: {', '.join(floats)}."
         )
     return name
 
@@ -324,11 +322,6 @@ def _labels(model: Model) -> str:
     if len(set(found.values())) != 1:
         raise TargetError(f"the model has no floating-point output to explain; its outputs: {', '.join(model.output_names)}.")
     return next(iter(found))
-
-
-def _reached(model: Model, names: Sequence[str], x: Value) -> list[str]:
-    """The outputs that depend on the explained tensor, whether or not with a derivative."""
-    return [n for n in names if x.name in ancestors(model, [n])]
 
 
 def _only(model: Model, floats: list[str], x: Value, score: str) -> str:

@@ -42,18 +42,30 @@ class Reading:
 # ----- boxes -----
 
 
-def boxes_of(
-    model: Model, outputs: Sequence[str], place: Place, score: str, labels: Sequence[str] | None, feed: Feed | None
-) -> tuple[str, Scores, Reading, Found]:
+@dataclass(frozen=True)
+class Listed:
+    """The output ``name``, its scores, and, where it lists boxes, how a number names one of them and how that is known."""
+
+    name: str
+    scores: Scores
+    reading: Reading | None = None
+    found: Found | None = None
+
+
+def boxes_of(model: Model, output: str | None, place: Place, score: str, feed: Feed | None) -> Listed:
     """The output that lists the boxes, the scores that they were chosen by or that belong to them, and how a number names one.
 
     Where the file ends in a choice (a suppression, the largest k) box k is entry k of what it chose, and its score is what the choice
     compared; the choice itself is held. Of a raw head box k is candidate k. Raises ``TargetError``.
     """
+    if output is not None and output not in model.types:
+        raise TargetError(f"the model has no output '{output}'; its outputs: {', '.join(model.output_names)}.")
+    outputs = model.output_names if output is None else [output]
     cut = score == "logit"
     hits = [hit for name in outputs for hit in (*picked(model, name, cut), *picked_rows(model, name, cut))]
     if hits:
         return _chosen(model, hits, place, score, feed)
+    labels = place.names
     raw = [found for name in outputs if (found := _raw(model, name, labels)) is not None]
     if len(raw) != 1:
         listing = ", ".join(f"'{n}' {shape_text(model.value(n).shape)}" for n in outputs)
@@ -71,10 +83,10 @@ def boxes_of(
         raise TargetError(f"class {of} is out of range: each box has {count} scores, 0 to {count - 1}.")
     whole = model.value(tensor).dim(axes[0])
     reading = Reading(BOX, of, axes, first, None if first == 0 and count == whole else count)
-    return name, asked, reading, how
+    return Listed(name, asked, reading, how)
 
 
-def _chosen(model: Model, hits: list[Picked], place: Place, score: str, feed: Feed | None) -> tuple[str, Scores, Reading, Found]:
+def _chosen(model: Model, hits: list[Picked], place: Place, score: str, feed: Feed | None) -> Listed:
     if place.of is not None:
         raise TargetError(
             "a class cannot be named here: the file ends in a choice of boxes, each with the score it was chosen by. Leave it out."
@@ -86,7 +98,7 @@ def _chosen(model: Model, hits: list[Picked], place: Place, score: str, feed: Fe
     value = model.value(hit.scores)
     what = f"box k is entry k of '{hit.name}', and its score is the one of '{hit.scores}' {shape_text(value.shape)} that it was chosen by"
     found = Found("boxes", what, Ground.PROVED, f"{hit.by.label} compares them; its choice is held")
-    return hit.name, scores_of(model, hit.scores, score, feed), Reading(BOX, None, picked=hit), found
+    return Listed(hit.name, scores_of(model, hit.scores, score, feed), Reading(BOX, None, picked=hit), found)
 
 
 Raw = tuple[str, str, tuple[int, ...], int, int | None, Found]
@@ -119,7 +131,7 @@ def _beside(model: Model, value: Value) -> Raw | None:
 
 
 @dataclass(frozen=True)
-class Column:
+class Joint:
     """A part of a tensor along one of its axes: the tensor ``name`` that was joined there, along its own ``axis``. ``whole``: it holds all
     of the part, and not only that of some boxes.
     """
@@ -152,10 +164,10 @@ def _columns(model: Model, value: Value, labels: Sequence[str] | None) -> Raw | 
     return None
 
 
-def _parts(model: Model, name: str, axis: int) -> list[Column]:
+def _parts(model: Model, name: str, axis: int) -> list[Joint]:
     """What was joined along an axis of a tensor; one part where nothing was, or not the same for all boxes."""
     value, node = model.value(name), model.producer.get(name)
-    whole = [Column(name, value.dim(axis) if value.shape is not None else None, axis)]
+    whole = [Joint(name, value.dim(axis) if value.shape is not None else None, axis)]
     spec = None if node is None else spec_of(node)
     if node is None or spec is None or spec.family != "movement":
         return whole
@@ -166,7 +178,7 @@ def _parts(model: Model, name: str, axis: int) -> list[Column]:
         sizes = {tuple(part.size for part in parts) for parts in found}
         bounded = [all(is_bounded(model, parts[k].name) for parts in found) for k in range(len(found[0]))] if len(sizes) == 1 else []
         return [
-            Column(part.name if known else name, part.size, axis, False) for part, known in zip(found[0], bounded, strict=False)
+            Joint(part.name if known else name, part.size, axis, False) for part, known in zip(found[0], bounded, strict=False)
         ] or whole
     if spec.keeps not in ("order", "elements", "place") or node.x.shape is None:
         return whole

@@ -101,7 +101,11 @@ class Ask:
         Said("What of the output is explained: logit (a final softmax or sigmoid is cut), probability or raw.", shown="logit"),
     ] = None
     layer: Annotated[
-        str | None, Said("The target layer, of methods that have one: the name of a node or tensor.", shown="the last that fits")
+        str | Sequence[str] | None,
+        Said(
+            "The target layer, of methods that have one: the name of a node or tensor (of several, with commas: gradcam adds their maps).",
+            shown="the last that fits; of a box, of each scale",
+        ),
     ] = None
     prefix: Annotated[str, Said("Put before every name that is added to the model.")] = ""
     black: np.ndarray | None = None
@@ -162,7 +166,7 @@ class Ask:
         against: Against = None,
         against_weight: float | None = None,
         score: str | None = None,
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         prefix: str = "",
         black: np.ndarray | None = None,
         white: np.ndarray | None = None,

@@ -119,6 +119,7 @@ WORDS = {
     "example": Word(list[Path] | None, example_of, "--on"),
     "grid": Word(str | None, lambda word, ask: int(word) if word.isdecimal() else word, metavar="HxW"),
     "labels": Word(Path | None),
+    "layer": Word(str | None),
     "preprocess": Word(Path | None),
     "providers": Word(str, names="--provider", default="cpu"),
     "parameters": Word(list[str] | None, lambda word, ask: read_parameters(word), "--param -p", "NAME=VALUE"),

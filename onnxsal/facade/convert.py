@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -18,8 +19,10 @@ from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.layers import TargetLayer
 from onnxsal.ask.patches import at_tokens
 from onnxsal.ask.pixels import at_entry
-from onnxsal.ask.question import Question
+from onnxsal.ask.place import BOX
+from onnxsal.ask.question import Question, at_place
 from onnxsal.ask.question import ask as question_of
+from onnxsal.ask.reading import boxes_of
 from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
@@ -151,14 +154,7 @@ def decide(ask: Ask) -> Decision:
     proto = load_model(ask.model)
     refuse_converted(proto)
     data = guard.as_example(proto, ask.example, ask.input)
-    named: dict[str, Any] = {"place": next(iter(ask.places), None), "labels": ask.labels}
-
-    def asked_of(plain: Model) -> Question:
-        guard.refuse_open_rank(plain, ask.input)
-        question = question_of(
-            plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid, **named
-        )
-        return at_tokens(question) if ask.tokens else question
+    asked_of = partial(_question, ask=ask, score=score, grid=grid, data=data)
 
     def planned(plain: Model) -> None:
         for walked in _walks(method, settings):
@@ -188,6 +184,15 @@ def decide(ask: Ask) -> Decision:
     if question.contrast is not None and not wrapper_of(method).asks_class:
         raise MethodError(f"method '{method.name}' explains no class, so it has none to compare. Leave against= out.")
     return Decision(ask, question, method, settings, index, how, edges, prepared.log)
+
+
+def _question(plain: Model, ask: Ask, score: str, grid: Sequence[int] | str | None, data: Mapping[str, np.ndarray]) -> Question:
+    """The question that is asked of a model that was made plain."""
+    guard.refuse_open_rank(plain, ask.input)
+    place = next(iter(ask.places), None)
+    output = boxes_of(plain, ask.output, place, score, data) if place is not None and place.kind == BOX else ask.output
+    question = question_of(plain, ask.input, output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+    return at_place(at_tokens(question) if ask.tokens else question, place)
 
 
 def _settled(ask: Ask, method: Method) -> tuple[dict[str, Any], str, Sequence[int] | str | None]:

@@ -85,7 +85,7 @@ def comparing(model: Model) -> list[NodeView]:
     return found
 
 
-Way = list[tuple[str, Pick | None]]
+Trail = list[tuple[str, Pick | None]]
 """Tensors from the picked ones back, each with the node that made the one before of it (``None``: the same elements, or their logits)."""
 
 
@@ -110,7 +110,7 @@ def _is_choice(node: NodeView | None) -> bool:
     return node is not None and facts_of(node).compares is not None
 
 
-def _ways(model: Model, name: str, cut: bool, pick: Pick | None = None) -> Iterator[Way]:
+def _ways(model: Model, name: str, cut: bool, pick: Pick | None = None) -> Iterator[Trail]:
     """Every way back from a tensor along elements that were moved or picked; more than one where parts were joined."""
     here: tuple[str, Pick | None] = (name, pick)
     node = model.producer.get(name)

@@ -16,7 +16,7 @@ from onnxsal.facts.selection import Picked, picks_of
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import dim_of
 
-Size = int | Value
+Extent = int | Value
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,12 @@ def _mask(op: Emit, question: Question, reading: Reading, start: Value, target: 
     return Named(number, op.And(known, op.Greater(area, 0)), flat, {"mask_pixels": area})
 
 
-def _size(op: Emit, value: Value, axis: int) -> Size:
+def _size(op: Emit, value: Value, axis: int) -> Extent:
     known = value.dim(axis)
     return known if known is not None else op.Squeeze(dim_of(op, value, axis), [0])
 
 
-def _less(op: Emit, size: Size) -> Size:
+def _less(op: Emit, size: Extent) -> Extent:
     return size - 1 if isinstance(size, int) else op.Sub(size, 1)
 
 

@@ -14,9 +14,9 @@ from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.guard import as_example, plain_model
 from onnxsal.ask.question import Question
 from onnxsal.ask.question import ask as question_of
-from onnxsal.ask.request import DEFAULTS, RUN, Ask, spelled
+from onnxsal.ask.request import DEFAULTS, RUN, Ask, Target, spelled
 from onnxsal.errors import InputError, MethodError, ModelError, TargetError
-from onnxsal.explainer import BATCH, Explainer, Target
+from onnxsal.explainer import BATCH, Explainer
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.target import out_of_range, target_index
 from onnxsal.facts.part import part_of
