@@ -26,6 +26,7 @@ SETTINGS = {
     "classes_shape": np.asarray([0, CLASSES, -1]),
     "boxes_shape": np.asarray([0, 4, -1]),
     "most": np.asarray([4]),
+    "six": np.asarray([6]),
     "threshold": np.float32(0.4),
     "sure": np.float32(0.5),
     "flat": np.asarray([0, -1]),
@@ -139,6 +140,23 @@ FORMS: dict[str, tuple[list[onnx.NodeProto], dict[str, list[int | str | None]]]]
             node("GatherND", "where_last whose_each", "boxes", batch_dims=1),
         ],
         {"boxes": ["N", 4, 4], "scores": ["N", 4], "labels": ["N", 4]},
+    ),
+    "two choices": (
+        [
+            *JOINED,
+            *TURNED,
+            node("ReduceMax", "p_last axis2", "confidence", keepdims=0),
+            node("TopK", "confidence six", "first_best first", axis=1),
+            node("Unsqueeze", "first minus", "first_each"),
+            node("GatherND", "p_last first_each", "p_first", batch_dims=1),
+            node("GatherND", "where_last first_each", "boxes_first", batch_dims=1),
+            node("Reshape", "p_first flat", "all"),
+            node("TopK", "all most", "scores index", axis=1),
+            node("Div", "index count", "whose"),
+            node("Unsqueeze", "whose minus", "whose_each"),
+            node("GatherND", "boxes_first whose_each", "boxes", batch_dims=1),
+        ],
+        {"boxes": ["N", 4, 4], "scores": ["N", 4]},
     ),
     "topk, joined": (
         [

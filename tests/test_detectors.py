@@ -11,15 +11,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 import onnxsal
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.explainer import Explainer
-from tests.detector_nets import CANDIDATES, CLASSES, FORMS, RAW, SEGMENTERS, SIDES, detector, logits, masks, pictures, segmenter
+from tests.detector_nets import CANDIDATES, CLASSES, FORMS, RAW, SEGMENTERS, SIDES, WEIGHTS, detector, logits, masks, pictures, segmenter
 from tests.oracle import run
-from tests.small_models import draw
+from tests.small_models import draw, make, node
 from tests.test_cli import done
 
 
@@ -236,3 +237,79 @@ def test_the_command_line_names_boxes_and_pixels(tmp_path: Path):
     assert pixel["target"]["place"] == "point 3,4"
     for verb in ("plan", "check"):
         assert "box k is entry k of 'scores'" in done(verb, tmp_path / "chosen.onnx", "--method", "gradient", "--target", "box:1").stdout
+
+
+# ----- scales -----
+
+
+def test_a_box_is_seen_at_every_scale_that_it_may_be_of():
+    """The last layer of each scale, found unaided; a box is of one of them, and the others add nothing. Truth: Grad-CAM by autograd."""
+    net = detector("yolov8")
+    explainer = Explainer(net, "gradcam", target="box:0", components=True)
+    assert explainer.conversion.settings["layer"] == ["t0", "t1", "t2"]
+    for number, scale in ((5, 0), (8 * 12 + 3, 1), (CANDIDATES - 2, 2)):
+        found = explainer.explain(pictures(), target=f"box:{number}")
+        x = torch.as_tensor(pictures()).double()
+        layers = []
+        for i in range(3):
+            x = torch.tanh(F.conv2d(x, torch.as_tensor(WEIGHTS[f"w{i}"]).double(), stride=2, padding=1)).requires_grad_(True)
+            layers.append(x)
+        z = torch.cat([F.conv2d(t, torch.as_tensor(WEIGHTS[f"k{i}"]).double()).flatten(2) for i, t in enumerate(layers)], 2)
+        slopes = torch.autograd.grad(z[:, :, number].max(1).values.sum(), layers)
+        wanted = torch.zeros(2, *SIDES, dtype=torch.float64)
+        for i, (layer, slope) in enumerate(zip(layers, slopes, strict=True)):
+            coarse = (slope.mean((2, 3), keepdim=True) * layer).sum(1).detach()
+            np.testing.assert_allclose(found.components[f"layer{i}/gradcam/map"], coarse.numpy(), rtol=1e-3, atol=1e-6)
+            assert bool(coarse.any()) == (i <= scale)  # a later scale is made from an earlier one, not the other way round
+            kept = torch.relu(coarse)[:, None]
+            wanted += F.interpolate(kept, SIDES, mode="bilinear", align_corners=False)[:, 0]
+        np.testing.assert_allclose(found.saliency_map, wanted.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_layers_that_are_named_are_added():
+    """Of any model: a list in Python, names with commas on the command line; a method of one layer refuses several."""
+    two = Explainer(detector("ssd"), "gradcam", output="conf", target=(3, 1), layer=["t0", "t1"]).explain(pictures())
+    words = Explainer(detector("ssd"), "gradcam", output="conf", target=(3, 1), layer="t0,t1").explain(pictures())
+    alone = [Explainer(detector("ssd"), "gradcam", output="conf", target=(3, 1), layer=t).explain(pictures()) for t in ("t0", "t1")]
+    np.testing.assert_allclose(two.attribution, alone[0].attribution + alone[1].attribution, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(two.saliency_map, alone[0].saliency_map + alone[1].saliency_map, rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(two.attribution, words.attribution)
+    with pytest.raises(TargetError, match="2 target layers"):
+        onnxsal.convert(detector("ssd"), "scorecam", output="conf", layer=["t0", "t1"])
+
+
+# ----- what a file says -----
+
+
+def test_labels_tell_where_a_raw_head_keeps_its_scores():
+    """No joint to see: as many labels as numbers behind the first 4, or one more (whether there is anything at all); else refused."""
+    own = detector("yolov8")
+    nodes = [*own.graph.node, node("Mul", "out two_f", "half"), node("Identity", "half", "raw")]
+    kept = {t.name: onnx.numpy_helper.to_array(t) for t in own.graph.initializer} | {"two_f": np.float32(0.5)}
+    blunt = make(nodes, {"x": ["N", 3, *SIDES]}, {"raw": ["N", 4 + CLASSES, CANDIDATES]}, kept)
+    with pytest.raises(TargetError, match="labels="):
+        onnxsal.convert(blunt, "gradient", target="box:3")
+    x, z = twin()
+    for names, first in ((["ant", "bee", "cat"], 0), (["ant", "bee"], 1)):
+        found = Explainer(blunt, "gradient", target="box:3", labels=names).explain(pictures())
+        best = torch.sigmoid(z[:, 3, first:]).max(1).values / 2
+        (wanted,) = torch.autograd.grad(best.sum(), x, retain_graph=True)
+        np.testing.assert_allclose(found.score, best.detach().numpy(), rtol=1e-4)
+        np.testing.assert_allclose(found.attribution, wanted.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_a_declared_shape_that_the_graph_contradicts_is_put_right():
+    """[1, "seqlen"] is declared, [T, 1, C] computed: a target is an index into what is computed, and a batch cannot be said of it."""
+    weight = draw(4, 5)
+    nodes = [node("Transpose", "x", "t", perm=[2, 0, 1]), node("MatMul", "t w", "y")]
+    model = make(nodes, {"x": [1, 4, "width"]}, {"y": [1, "seqlen"]}, {"w": weight})
+    x = draw(1, 4, 3, seed=2)
+    found = Explainer(model, "gradient").explain(x, target=(2, 0, 3))
+    wanted = np.zeros_like(x)
+    wanted[0, :, 2] = weight[:, 3]
+    np.testing.assert_allclose(found.attribution, wanted, rtol=1e-6)
+    assert found.outputs["y"].shape == (3, 1, 5)
+    with pytest.raises(TargetError, match="out of range"):
+        Explainer(model, "gradient").explain(x, target=(3, 0, 3))
+    with pytest.raises(TargetError, match="what one sample is"):
+        onnxsal.convert(model, "gradient", batched=True)
