@@ -171,6 +171,10 @@ def ask(
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
     question = Question(model, x, listed.name, start, asked.score, asked.link, samples=samples, picture=picture_of(model, x, layout))
     question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
+    if question.batched and asked.axis == 0 and model.value(listed.name).dtype not in FLOATS:
+        raise TargetError(
+            f"the classes of output '{listed.name}' lie along axis 0 of '{start.name}', which counts samples: name another output."
+        )
     if question.squash == "softmax" and question.single:
         raise TargetError(
             f"score='probability': '{start.name}' holds one score per sample, and a Softmax over one class is 1 whatever the input. "
