@@ -14,19 +14,18 @@ from onnx import numpy_helper
 from onnxsal.ask.class_names import classes_of, names_in, refuse_misfit
 from onnxsal.ask.guard import open_converted
 from onnxsal.ask.origin import origin
-from onnxsal.ask.request import Ask, spelled
+from onnxsal.ask.place import places_of
+from onnxsal.ask.request import Ask, Target, spelled
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.explanation import Explanation
 from onnxsal.facade.adopt import adopt, original_outputs
 from onnxsal.facade.convert import Conversion, conversion
-from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, refuse_other_class, target_index
+from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, place_index, refuse_other_class, target_index
 from onnxsal.facts.gaps import takes_gaps
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.load import Source
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.session import Session, Tensor
-
-Target = int | str | Sequence[int] | np.ndarray | None
 
 Fed = Callable[[int], dict[str, np.ndarray]]
 """What the session is fed with for one sample."""
@@ -43,6 +42,9 @@ ADDED = (
     "parts",
 )
 """Outputs that the contract adds; everything else a converted model returns is the original's."""
+
+MOST_BOXES = 1000
+"""Boxes of one sample that are explained where all are asked for."""
 
 BATCH = 16
 """Samples in one run, where nothing else is asked for."""
@@ -147,15 +149,17 @@ class Explainer:
         """Explain a batch: ``x`` is the model's input [N, ...], or a dict of its inputs.
 
         ``target`` is ``None`` (the predicted class of each sample, unless the conversion set another), an index, a label, a tuple
-        into a score of higher rank, or one index per sample. ``optional`` feeds the converted model's optional inputs, such as
-        ``baseline``. Raises ``InputError`` for infinity, a wrong shape or type, and NaN that the model does not replace itself;
-        ``TargetError`` for an unknown class.
+        into a score of higher rank, or one index per sample; or a place ("box:3", "point:120,80", "class:dog@mask") of the kind that the
+        model was converted for. Several places of one sample, or every box ("box:*"), are explained in one run, a row for each.
+        ``optional`` feeds the converted model's optional inputs, such as ``baseline``. Raises ``InputError`` for infinity, a wrong shape
+        or type, and NaN that the model does not replace itself; ``TargetError`` for an unknown class.
         """
         if self._waiting is not None:
             ask = replace(self._waiting[1], example=x)
             self._open(conversion(ask, opened=False), ask)
         feed = self._feed(x)
         count = self._count(feed)
+        feed, count, target = self._each_place(feed, count, target)
         targets = self._targets(target, count)
         extra = self._extra(optional, count)
         begin = time.perf_counter()
@@ -206,13 +210,34 @@ class Explainer:
             raise InputError(f"the inputs hold different numbers of samples ({listing}); give one row per sample in each.")
         return next(iter(sizes.values()))
 
+    def _each_place(self, feed: dict[str, np.ndarray], count: int, target: Target) -> tuple[dict[str, np.ndarray], int, Target]:
+        """Of one sample and several places (or every box): the sample as often as there are places, and these."""
+        places = places_of(target, self.labels)
+        if count > 1 or not places or (len(places) == 1 and places[0].number is not None):
+            return feed, count, target
+        numbers = place_index(self.conversion.question, places)
+        if places[0].number is None:
+            numbers = np.arange(self._boxes(feed))
+        if not self._per_sample:
+            raise TargetError(f"{len(numbers)} places were given, and all that the model is fed with is one sample: give one at a time.")
+        repeated = {k: np.repeat(v, len(numbers), axis=0) if k in self._per_sample else v for k, v in feed.items()}
+        return repeated, len(numbers), numbers
+
+    def _boxes(self, feed: dict[str, np.ndarray]) -> int:
+        """How many boxes the model lists for one sample. Raises ``TargetError`` for none, and for more than anybody looks at."""
+        many = int(self._run(feed, {}, np.zeros(1, np.int64), 0, 1, 1)[f"{self._prefix}box_count"][0])
+        if not 0 < many <= MOST_BOXES:
+            raise TargetError(f"the model lists {many} box(es), of which every one is asked for: between 1 and {MOST_BOXES} are explained.")
+        return many
+
     def _targets(self, target: Target, count: int) -> np.ndarray | None:
         """One class per sample, or ``None`` for the model's own default (the predicted class, unless the conversion set another)."""
         if target is None:
             return None
-        if isinstance(target, str):
-            target = self._label_index(target)
-        index = target_index(self.conversion.question, target)
+        if places := places_of(target, self.labels):
+            index = place_index(self.conversion.question, places)
+        else:
+            index = target_index(self.conversion.question, self._label_index(target) if isinstance(target, str) else target)
         if len(index) not in (1, count):
             raise TargetError(f"{len(index)} targets were given for {count} sample(s); give one, or one per sample.")
         return np.broadcast_to(index, (count,))
@@ -260,6 +285,8 @@ class Explainer:
         Half-precision parts may be computed in float32 and overflow only where the output is written.
         """
         count, question = len(target), self.conversion.question
+        if question.reading is not None:
+            return  # the score is one of those that the output was chosen from, or a sum of several
         if question.binary:
             self._refuse_infinite("model output behind the score", own, question.output, fed)
             own = question.by_class(own)

@@ -370,7 +370,9 @@ def test_layers_that_cannot_be() -> None:
     with pytest.raises(TargetError, match="neither a picture"):
         onnxsal.convert(exported, "gradcam", layer="/11/Flatten_output_0")
     with pytest.raises(TargetError, match="2 target layers"):
-        onnxsal.convert(exported, "gradcam", layer=["a", "b"])
+        onnxsal.convert(exported, "scorecam", layer=["a", "b"])
+    with pytest.raises(TargetError, match="no tensor or node 'b'"):
+        onnxsal.convert(exported, "gradcam", layer=["/9/Relu_output_0", "b"])
     with pytest.raises(MethodError, match="has no target layer; layer= is for deconvnet, focus, gradcam"):
         onnxsal.convert(exported, "gradient", layer="/9/Relu_output_0")
     flat = make([node("MatMul", "x w", "y")], {"x": ["N", 4]}, {"y": ["N", 3]}, {"w": draw(4, 3)})

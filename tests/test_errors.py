@@ -160,14 +160,21 @@ def test_a_custom_operator_off_the_path_does_no_harm():
 
 
 def test_integer_only_input():
-    refusal(TargetError, lambda: convert(tokens(), input="ids"), "tensor 'ids' is int64", "'embedded'")
-    cast = make([node("Cast", "x", "f", to=1), node("Relu", "f", "y")], {"x": ["N", 3]}, {"y": ["N", 3]}, types={"x": TensorProto.INT64})
-    refusal(TargetError, lambda: convert(cast), "x (int64)", "Explain an inner tensor")
+    kinds = {"a": TensorProto.INT64, "b": TensorProto.INT64}
+    nodes = [node("Cast", "a", "f", to=1), node("Cast", "b", "g", to=1), node("Add", "f g", "y"), node("Neg", "a", "less")]
+    two = make(nodes, {"a": ["N", 3], "b": ["N", 3]}, {"y": ["N", 3]}, types=kinds)
+    refusal(TargetError, lambda: convert(two), "a (int64), b (int64)", "an inner tensor, instead", "'f'", "'g'")
+    refusal(TargetError, lambda: convert(two, input="less"), "tensor 'less' is int64", "'f'")
+    assert convert(two, input="b").graph.output[1].name == "attribution"
 
 
 def test_integer_only_output():
-    model = make([node("ArgMax", "x", "y")], {"x": ["N", 3]}, {"y": ["N", 1]}, types={"y": TensorProto.INT64})
+    steps = [node("Floor", "x", "f"), node("Cast", "f", "y", to=TensorProto.INT64)]
+    model = make(steps, {"x": ["N", 3]}, {"y": ["N", 3]}, types={"y": TensorProto.INT64})
     refusal(TargetError, lambda: convert(model), "no floating-point output", "y")
+    refusal(TargetError, lambda: convert(model, output="y"), "output 'y' is int64")
+    best = make([node("ArgMax", "x", "y", axis=0)], {"x": ["N", 3]}, {"y": [1, 3]}, types={"y": TensorProto.INT64})
+    refusal(TargetError, lambda: convert(best), "axis 0", "counts samples")
 
 
 def test_no_differentiable_path():
@@ -424,7 +431,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_file_as_it_was(tmp_path: 
 
 def test_a_refused_conversion_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    for model, given in ((changed(custom), {}), (tokens(), {"input": "ids"})):
+    for model, given in ((changed(custom), {}), (tokens(), {"input": "nothing"})):
         with pytest.raises(OnnxsalError):
             convert(model, **given)
     assert left(tmp_path) == []

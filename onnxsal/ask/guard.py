@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from onnxsal.ask.layers import layers_of
 from onnxsal.ask.missing_kernels import missing_kernels
@@ -28,6 +29,7 @@ from onnxsal.ops.expansion import expansion_of
 from onnxsal.ops.registry import known
 from onnxsal.passes import Compare, Comparison, Gap, Prepared, prepare
 from onnxsal.runtime.feeds import fed_inputs
+from onnxsal.runtime.preprocess import as_type
 from onnxsal.runtime.probe import compare_models, first_run, gaps_of, refuse_other_types
 from onnxsal.runtime.providers import Providers
 from onnxsal.runtime.session import Session, lacks_kernel, open_session, without_kernel
@@ -149,7 +151,8 @@ def as_example(proto: onnx.ModelProto, example: object, explained: str | None = 
     unknown = [str(n) for n in example if n not in {v.name for v in proto.graph.input}]
     if unknown:
         raise InputError(f"the example has '{unknown[0]}', which is no input of the model; its inputs: {', '.join(names)}.")
-    return {str(name): np.asarray(array) for name, array in example.items()}
+    kinds = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in proto.graph.input if v.name in example}
+    return {str(name): as_type(np.asarray(array), kinds[name], str(name)) for name, array in example.items()}
 
 
 def refuse_unopenable(source: Source, proto: onnx.ModelProto) -> str:

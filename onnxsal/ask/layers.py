@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from onnxsal.ask.place import BOX
 from onnxsal.ask.question import Question
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Layout, Picture, layouts
@@ -362,6 +363,19 @@ class Layers:
             f"layer '{name}' is {shape}: neither a picture [N, C, h, w] nor a grid of tokens [N, tokens, C]; candidates: {listing}."
         )
 
+    def every(self, name: Any) -> list[TargetLayer]:
+        """The layers of those names (a list, or names with commas between them); without any the chosen one, or where a box is explained
+        the last of each scale that its score may come from.
+        """
+        if isinstance(name, str) and "," in name and name not in self.question.model.types:
+            name = [part.strip() for part in name.split(",")]
+        if isinstance(name, list | tuple) and len(name) > 1:
+            return [self.named(str(one)) for one in name]
+        reading = self.question.reading
+        scales = self._frontier() if not name and reading is not None and reading.kind == BOX else {}
+        found = [self.found[one] for one in self.found if one in scales and self._reaches(one)[0]]
+        return found if len(found) > 1 else [self.pick(name)]
+
     def pick(self, name: Any) -> TargetLayer:
         """The layer of that name (a list with one name will do), or the chosen one where it is empty."""
         if isinstance(name, list | tuple):
@@ -386,5 +400,5 @@ class Layers:
 
 def layers_of(question: Question) -> Layers:
     """The layers of a question, found once: several parts of a conversion ask for them."""
-    key = ("layers", question.x.name, question.start.name, question.picture, question.samples, question.grid)
+    key = ("layers", question.x.name, question.start.name, question.picture, question.samples, question.grid, question.reading)
     return question.model.once(key, lambda: Layers(question))

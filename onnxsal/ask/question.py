@@ -10,14 +10,17 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.batch_axis import sample_inputs
-from onnxsal.ask.scores import SCORES, Scores, scores_of
+from onnxsal.ask.place import Place
+from onnxsal.ask.reading import Listed, Reading, pixels_of
+from onnxsal.ask.scores import SCORES, Scores, behind_labels, labelled, scores_of
 from onnxsal.errors import TargetError, near_miss
 from onnxsal.facts.axes import Picture, layout_text, picture_of, used_as_picture
+from onnxsal.facts.entry import Entrance, entries, entry_of, explained_entry, tokens_at
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import FIRST, head_of
 from onnxsal.facts.reach import reach
 from onnxsal.facts.solve import ancestors
-from onnxsal.facts.tokens import Tokens, candidates, tokens_of, words_of
+from onnxsal.facts.tokens import Tokens, candidates
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape, shape_text
 from onnxsal.ops.classical import behind_map
@@ -50,8 +53,9 @@ class Question:
     is. ``binary``: a sample has one score, with a sigmoid behind it, and two classes: 1, whose logit is ``start``, and 0, whose logit is
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
     are the axes of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it;
-    ``tokens`` is what is known of an explained tensor with a vector per token; ``doubt`` is a reason to read the maps with care ('' =
-    none). ``found`` says of each of these how it is known.
+    ``tokens`` is what is known of an explained tensor with a vector per token; ``source`` is the graph input whose values ``x`` holds
+    ('' = ``x`` is an inner tensor that stands for none); ``reading`` says how a target that is a box or a pixel picks scores;
+    ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
     """
 
     model: Model
@@ -67,8 +71,10 @@ class Question:
     doubt: str = ""
     grid: tuple[int, int] | None = None
     tokens: Tokens | None = None
+    source: str = ""
     found: tuple[Found, ...] = ()
     contrast: Contrast | None = None
+    reading: Reading | None = None
 
     @property
     def batched(self) -> bool:
@@ -139,7 +145,7 @@ class Question:
 def ask(
     model: Model,
     input: str | None = None,
-    output: str | None = None,
+    output: str | Listed | None = None,
     score: str = "logit",
     *,
     batched: bool | None = None,
@@ -147,8 +153,9 @@ def ask(
     example: Mapping[str, np.ndarray] | None = None,
     grid: Sequence[int] | str | None = None,
 ) -> Question:
-    """The question for a model: its one floating-point input (else the vectors of its words) unless ``input`` names another tensor, its one
-    floating-point output that depends on it unless ``output`` names one, and what of it is explained.
+    """The question for a model: its one floating-point input (else where its integers enter: the vectors of its words, the numbers of a
+    picture; ``facts/entry.py``) unless ``input`` names another tensor or an integer input, its one floating-point output that depends on
+    it unless ``output`` names one (or is a list of boxes that were found), and what of it is explained.
 
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
@@ -158,17 +165,17 @@ def ask(
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
-    for option, named in (("input", input), ("output", output)):
-        if named is not None and not isinstance(named, str):
-            raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
-    x = model.value(_input(model, input))
-    name, as_map = _output(model, output, x, score)
-    if batched is not False and FIRST + name in model.producer:
-        name = FIRST + name
-    asked = scores_of(model, name, score, example)
+    explained, entry = _input(model, _name("input", input))
+    x = model.value(explained)
+    listed, as_map = (output, ()) if isinstance(output, Listed) else _scored(model, _name("output", output), x, score, batched, example)
+    asked = listed.scores
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
-    question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=shown_axes(model, x, layout))
+    question = Question(model, x, listed.name, start, asked.score, asked.link, samples=samples, picture=shown_axes(model, x, layout))
     question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
+    if question.batched and asked.axis == 0 and model.value(listed.name).dtype not in FLOATS:
+        raise TargetError(
+            f"the classes of output '{listed.name}' lie along axis 0 of '{start.name}', which counts samples: name another output."
+        )
     if question.squash == "softmax" and question.single:
         raise TargetError(
             f"score='probability': '{start.name}' holds one score per sample, and a Softmax over one class is 1 whatever the input. "
@@ -176,14 +183,46 @@ def ask(
         )
     if asked.axis is None and question.single and question.link == "softmax":
         question = replace(question, link="sigmoid")
-    question = replace(question, tokens=tokens_of(model, x), grid=grid_of(grid))
-    told = () if question.tokens is None else (question.tokens.found,)
-    return _with_layout(replace(question, found=(counted, *as_map, _head(question, asked), *told)), layout)
+    question = replace(question, tokens=tokens_at(model, x), grid=grid_of(grid), reading=listed.reading)
+    question = replace(question, source=x.name if x.name in model.input_names else entry.input if entry else "")
+    told = [None if entry is None else _entered(model, entry), listed.found, None if question.tokens is None else question.tokens.found]
+    return _with_layout(replace(question, found=(counted, *as_map, _head(question, asked), *filter(None, told))), layout)
 
 
 def shown_axes(model: Model, x: Value, layout: str | None) -> Picture | None:
     """As ``picture_of``; words are a series only where ``layout`` says so: a map of them is told by their tokens."""
-    return None if layout is None and tokens_of(model, x) is not None else picture_of(model, x, layout)
+    return None if layout is None and tokens_at(model, x) is not None else picture_of(model, x, layout)
+
+
+def _name(option: str, named: object) -> str | None:
+    if named is not None and not isinstance(named, str):
+        raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
+    return named
+
+
+def _scored(
+    model: Model, output: str | None, x: Value, score: str, batched: bool | None, feed: Mapping[str, np.ndarray] | None
+) -> tuple[Listed, tuple[Found, ...]]:
+    """An output and its scores, or those behind its labels, the samples first; and what is known where it is a map."""
+    name, as_map = _output(model, output, x, score)
+    if batched is not False and FIRST + name in model.producer:
+        name = FIRST + name
+    return Listed(name, (scores_of if model.value(name).dtype in FLOATS else labelled)(model, name, score, feed)), as_map
+
+
+def at_place(question: Question, place: Place | None) -> Question:
+    """The question of a pixel or of a mask (a box is one of ``ask``'s ``output`` already). Raises ``TargetError`` where there is none."""
+    if place is None or question.reading is not None:
+        return question
+    reading, found = pixels_of(question.model, question.x, question.picture, question.start, question.batched, place)
+    return replace(question, reading=reading, found=(*question.found, found))
+
+
+def _entered(model: Model, entry: Entrance) -> Found:
+    """Where an integer input is explained, and what its maps are shaped like."""
+    given = model.value(entry.input)
+    what = f"'{entry.input}' {_type_name(given)} {shape_text(given.shape)} is explained at {entry}"
+    return Found("input", what, Ground.PROVED, entry.why)
 
 
 def _with_layout(question: Question, layout: str | None) -> Question:
@@ -236,22 +275,11 @@ def _axis(question: Question, asked: Scores) -> int:
     return len(sizes) - 1 if len(sizes) < 3 else next((a for a, d in enumerate(sizes) if d != 1), 0)
 
 
-def _input(model: Model, name: str | None) -> str:
-    inputs = [n for n in model.input_names if model.value(n).dtype in FLOATS]
+def _input(model: Model, name: str | None) -> tuple[str, Entrance | None]:
+    """The tensor that is explained, and where an integer input enters, if that is what it stands for."""
     if name is None:
-        if len(inputs) == 1:
-            return inputs[0]
-        if inputs:
-            several = f"the model has {len(inputs)} floating-point inputs ({', '.join(inputs)})"
-            raise TargetError(f"{several}; name the one to explain: --input.{_lookups(model)}")
-        words, _ = words_of(model)
-        if words is not None:
-            return words.value.name
-        kinds = ", ".join(f"{n} ({_type_name(model.value(n))})" for n in model.input_names)
-        raise TargetError(
-            f"the model has no floating-point input ({kinds}), and an integer has no gradient. "
-            f"Explain an inner tensor instead (--input), such as the vectors of its words.{_lookups(model)}"
-        )
+        found = _only_input(model)
+        return (found, None) if isinstance(found, str) else (found.value.name, found)
     if name not in model.types:
         raise TargetError(f"the model has no tensor '{name}'{near_miss(name, model.types)}; its inputs: {', '.join(model.input_names)}.")
     if name in model.initializers or not varying(model, name):
@@ -260,9 +288,30 @@ def _input(model: Model, name: str | None) -> str:
             "For the derivative by a weight use vjp(model, wrt=...)."
         )
     if model.value(name).dtype not in FLOATS:
-        kind = _type_name(model.value(name))
-        raise TargetError(f"tensor '{name}' is {kind}, which has no gradient; name a floating-point tensor.{_lookups(model)}")
-    return name
+        entry = entry_of(model, name) if name in model.input_names else None
+        if entry is None:
+            kind = _type_name(model.value(name))
+            raise TargetError(f"tensor '{name}' is {kind}, which has no gradient; name a floating-point tensor.{_lookups(model)}")
+        return entry.value.name, replace(entry, why=f"{entry.why}; named as input")
+    return name, next((one for n in model.input_names for one in entries(model, n) if one.value.name == name), None)
+
+
+def _only_input(model: Model) -> str | Entrance:
+    """The one floating-point input, else where the one integer input enters. Raises ``TargetError`` where it is not one."""
+    inputs = [n for n in model.input_names if model.value(n).dtype in FLOATS]
+    if len(inputs) == 1:
+        return inputs[0]
+    if inputs:
+        several = f"the model has {len(inputs)} floating-point inputs ({', '.join(inputs)})"
+        raise TargetError(f"{several}; name the one to explain: --input.{_lookups(model)}")
+    entry = explained_entry(model)
+    if entry is not None:
+        return entry
+    kinds = ", ".join(f"{n} ({_type_name(model.value(n))})" for n in model.input_names)
+    raise TargetError(
+        f"the model has no floating-point input ({kinds}), and an integer has no gradient. "
+        f"Explain one of its inputs, or an inner tensor, instead (--input).{_lookups(model)}"
+    )
 
 
 def _output(model: Model, name: str | None, x: Value, score: str) -> tuple[str, tuple[Found, ...]]:
@@ -271,14 +320,14 @@ def _output(model: Model, name: str | None, x: Value, score: str) -> tuple[str, 
     floats = [n for n in tables.values() if model.value(n).dtype in FLOATS]
     if name is None:
         if not floats:
-            raise TargetError(f"the model has no floating-point output to explain; its outputs: {', '.join(model.output_names)}.")
+            return _labels(model), ()
         name = _only(model, list(dict.fromkeys(floats)), x, score)
     name = tables.get(name, name)
     if name not in model.types:
         raise TargetError(
             f"the model has no output '{name}'{near_miss(name, model.output_names)}; its outputs: {', '.join(model.output_names)}."
         )
-    if model.value(name).dtype not in FLOATS:
+    if model.value(name).dtype not in FLOATS and behind_labels(model, name) is None:
         raise TargetError(
             f"output '{name}' is {_type_name(model.value(name))}; a score must be floating point. Known: {', '.join(floats)}."
         )
@@ -290,6 +339,14 @@ def _table_of(model: Model, output: str) -> str:
     """The tensor behind an output: itself, or what a map is made of."""
     node = model.producer.get(output)
     return output if node is None else behind_map(node) or output
+
+
+def _labels(model: Model) -> str:
+    """The one output of labels behind which scores are found. Raises ``TargetError``."""
+    found = {n: source[0].name for n in model.output_names if (source := behind_labels(model, n)) is not None}
+    if len(set(found.values())) != 1:
+        raise TargetError(f"the model has no floating-point output to explain; its outputs: {', '.join(model.output_names)}.")
+    return next(iter(found))
 
 
 def _only(model: Model, floats: list[str], x: Value, score: str) -> str:
@@ -313,9 +370,12 @@ def varying(model: Model, name: str) -> bool:
 
 
 def _lookups(model: Model) -> str:
-    """The tensors that ids become, for a message ('' = there are none)."""
+    """The tensors that ids and other integers become, for a message ('' = there are none)."""
     found = candidates(model)
-    return f" Ids become vectors in {'; '.join(map(str, found))}." if found else ""
+    listed = {one.value.name for one in found}
+    others = [str(one) for n in model.input_names for one in entries(model, n) if one.value.name not in listed]
+    ids = f" Ids become vectors in {'; '.join(map(str, found))}." if found else ""
+    return ids + (f" Other integers become {'; '.join(others)}." if others else "")
 
 
 def _type_name(value: Value) -> str:

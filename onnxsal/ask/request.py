@@ -16,13 +16,15 @@ from typing import Annotated, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import numpy as np
 
+from onnxsal.ask.place import Place, places_of
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import InputError, MethodError
 from onnxsal.graph.load import Source
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.providers import Providers, Resolved, resolve
 
-Target = int | Sequence[int] | np.ndarray | None
+Target = int | str | Sequence[int] | Sequence[str] | np.ndarray | None
+"""An index, a list of one for each sample, a tuple into scores of higher rank, or a place (``ask.place``): "box:3", "point:120,80"."""
 
 Against = int | str | tuple[int, ...] | None
 """The class that another is compared with: an index, into scores of higher rank a tuple, or "runner-up"."""
@@ -67,9 +69,14 @@ class Ask:
     )
     input: Annotated[str | None, Said("The input, or inner tensor, to explain.", shown="the one floating-point input")] = None
     output: Annotated[str | None, Said("The output to explain.", shown="the one floating-point output")] = None
-    target: Annotated[Target, Said("The class: an index, a label, or 3,10,20 into scores of higher rank.", shown="the predicted class")] = (
-        None
-    )
+    target: Annotated[
+        Target,
+        Said(
+            "The class: an index, a label, or 3,10,20 into scores of higher rank. Or a place: box:3 (box:* for all), point:ROW,COLUMN, "
+            "class:NAME@mask, class:NAME@box:3, class:NAME@point:ROW,COLUMN.",
+            shown="the predicted class",
+        ),
+    ] = None
     target_input: Annotated[
         str | None,
         Said(
@@ -94,7 +101,11 @@ class Ask:
         Said("What of the output is explained: logit (a final softmax or sigmoid is cut), probability or raw.", shown="logit"),
     ] = None
     layer: Annotated[
-        str | None, Said("The target layer, of methods that have one: the name of a node or tensor.", shown="the last that fits")
+        str | Sequence[str] | None,
+        Said(
+            "The target layer, of methods that have one: the name of a node or tensor (of several, with commas: gradcam adds their maps).",
+            shown="the last that fits; of a box, of each scale",
+        ),
     ] = None
     prefix: Annotated[str, Said("Put before every name that is added to the model.")] = ""
     black: np.ndarray | None = None
@@ -155,7 +166,7 @@ class Ask:
         against: Against = None,
         against_weight: float | None = None,
         score: str | None = None,
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         prefix: str = "",
         black: np.ndarray | None = None,
         white: np.ndarray | None = None,
@@ -191,6 +202,11 @@ class Ask:
     def chosen(self) -> Method:
         """The method. Raises ``MethodError``."""
         return get_method(DEFAULT_METHOD if self.method is None else self.method)
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """The boxes, pixels or masks that the target names; none where it names classes. Raises ``TargetError``."""
+        return places_of(self.target, self.labels)
 
     @property
     def given(self) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxsal.errors import TargetError
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import head_of, is_bounded, may_be_bounded
 from onnxsal.facts.part import part_of
-from onnxsal.graph import Model, Value
+from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import shape_text
+from onnxsal.ops.registry import facts_of, spec_of
 from onnxsal.ops.squashing import FINAL, Kind, Squashed
 from onnxsal.runtime.session import Feed
 from onnxsal.runtime.values import Values, watch_values
@@ -60,6 +61,28 @@ def scores_of(model: Model, output: str, score: str, feed: Feed | None = None) -
             "Explain it as it is: score='raw'."
         )
     return _as_it_is(own, score, found)
+
+
+def behind_labels(model: Model, output: str) -> tuple[Value, int | None] | None:
+    """The scores that an output of labels was made of by a choice of the best one, and the axis of the classes; ``None``: it is none."""
+    node = model.producer.get(output)
+    while node is not None and (spec := spec_of(node)) is not None and spec.keeps:
+        node = model.producer.get(node.x.name)
+    source = None if node is None else facts_of(node).compares
+    if node is None or source is None or node.input(source).dtype not in FLOATS or node.x.shape is None or node.attr("axis") is None:
+        return None
+    return node.input(source), int(node.attr("axis")) % node.x.rank
+
+
+def labelled(model: Model, output: str, score: str, feed: Feed | None = None) -> Scores:
+    """As ``scores_of``, of the scores that an output of labels was made of. Raises ``TargetError`` where it was made of none."""
+    found = behind_labels(model, output)
+    if found is None:
+        raise TargetError(f"output '{output}' holds whole numbers, and no scores were found behind them: name a floating-point tensor.")
+    value, axis = found
+    asked = scores_of(model, value.name, score, feed)
+    told = replace(asked.found, why="; ".join(filter(None, (asked.found.why, f"output '{output}' is the best of them"))))
+    return replace(asked, found=told, axis=axis if asked.axis is None else asked.axis)
 
 
 def _is_probability(head: Squashed) -> bool:

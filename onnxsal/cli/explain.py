@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from onnxsal.ask.place import place_text, places_of
 from onnxsal.ask.question import Question
 from onnxsal.ask.request import Ask
 from onnxsal.cli import options as o
@@ -26,6 +27,7 @@ from onnxsal.report.artefacts import MATLAB, TOP, Style, record, refuse_taken, s
 from onnxsal.report.parts import parts_of, parts_sheet
 from onnxsal.report.path_sheet import path_sheet
 from onnxsal.runtime.pictures import find_pictures, save_picture
+from onnxsal.runtime.preprocess import as_type
 from onnxsal.runtime.providers import as_text
 from onnxsal.runtime.session import Tensor
 
@@ -72,8 +74,11 @@ def explain(
     records = []
     damaged: dict[Path, str] = {}
     with progress("explaining", len(files)) as step:
+        several = len(ask.places) > 1 or any(place.number is None for place in ask.places)
         apart = set(explainer.conversion.question.samples) == {t.name for t in explainer.inputs}
-        for group in batches(samples(files, file_names(files), ask, explainer, step, damaged), int(ask.batch_size or 1) if apart else 1):
+        for group in batches(
+            samples(files, file_names(files), ask, explainer, step, damaged), int(ask.batch_size or 1) if apart and not several else 1
+        ):
             for sample, one in _explained(explainer, group, ask.target, damaged):
                 records.append(write(explainer, sample, one, out / f"{sample.name}.{explainer.method}", style, show_path))
     if len(files) == 1 and not records:
@@ -88,7 +93,8 @@ def explain(
 
 def _opened(ask: Ask, files: Sequence[Path]) -> Explainer:
     """The explainer, whose class is told in each run; what the model does not tell is seen on the first of the inputs."""
-    ask = replace(ask.on(ask.resolved), target=None)
+    first = ask.target if isinstance(ask.target, str) else next(iter(ask.target or ())) if ask.places else None  # type: ignore[arg-type]
+    ask = replace(ask.on(ask.resolved), target=first if ask.places else None)
     with progress(f"building the explanation into {ask.name}"):
         explainer = Explainer.of(ask)
         try:
@@ -103,6 +109,10 @@ def _explained(
 ) -> Iterator[tuple[FileSample, Explanation]]:
     """Each sample with its explanation. Where a batch is refused its samples go one by one, and those that are refused are noted."""
     try:
+        places = places_of(target, explainer.labels)
+        if len(places) > 1 or (places and places[0].number is None):
+            yield from _each_place(explainer, group[0], target)
+            return
         whole = explainer.explain(_stacked(group), target)
     except InputError as error:
         if len(group) == 1:
@@ -113,6 +123,14 @@ def _explained(
         return
     for number, sample in enumerate(group):
         yield sample, whole if len(group) == 1 else whole[number]
+
+
+def _each_place(explainer: Explainer, sample: FileSample, target: Any) -> Iterator[tuple[FileSample, Explanation]]:
+    """One sample with the explanation of each of several places, each under a name of its own."""
+    kind = places_of(target, explainer.labels)[0].kind
+    for number, one in enumerate(explainer.explain(sample.feed, target)):
+        place = int(one.components["explained_place"][0]) if "explained_place" in one.components else number
+        yield replace(sample, name=f"{sample.name}.{kind}{place_text(kind, place).replace(',', '-')}"), one
 
 
 def write(
@@ -135,9 +153,9 @@ def write(
     if parts_of(one) or (ask.components and one.components):  # parts of a product, such as their residuals, are returned unasked
         extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
     if show_path:
-        if question.x.name not in sample.feed:
+        if question.source not in sample.feed:
             raise InputError(f"--show-path tiles pictures; '{question.x.name}', which is explained, is none that is fed.")
-        x = sample.feed[question.x.name]
+        x = sample.feed[question.source]
         extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, o.preprocess_of(ask)), f"{base}.path.png"))
     seen = sample.picture if sample.picture is not None else series_or_volume(question, sample.feed)
     files = save_artefacts(base, one, facts, seen, style, extra)
@@ -215,7 +233,8 @@ def near(path: str) -> str:
 
 def named(entry: dict[str, Any]) -> str:
     """A class by its label, or its number."""
-    return str(entry["index"]) if entry["label"] is None else f"{entry['label']} ({entry['index']})"
+    which = entry.get("place", entry["index"])
+    return str(which) if entry["label"] is None else f"{entry['label']} ({which})"
 
 
 def find_inputs(paths: Sequence[Path]) -> list[Path]:
@@ -270,7 +289,9 @@ def _read(file: Path, name: str, ask: Ask, explainer: Explainer) -> Iterable[Fil
     if file.suffix.lower() not in ARRAYS:
         prepared = o.preprocess_of(ask)
         shown = prepared.display(file)
-        return [FileSample(file, name, {_picture_input(inputs, question.x.name): prepared.normalise(shown[None])}, shown)]
+        fed = _picture_input(inputs, question.source or question.x.name)
+        kind = next((t.dtype for t in inputs if t.name == fed), None)
+        return [FileSample(file, name, {fed: as_type(prepared.normalise(shown[None]), kind, fed)}, shown)]
     arrays = array_feed(file, inputs, question.samples)
     rows = [n for n in arrays if n in question.samples]
     counts = {n: len(arrays[n]) if arrays[n].ndim else 0 for n in rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -12,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import numpy as np
 import typer
 
+from onnxsal.ask.place import places_of
 from onnxsal.ask.question import RUNNER_UP
 from onnxsal.ask.request import DEFAULTS, Ask
 from onnxsal.cli.parameters import read_array, read_parameters
@@ -56,8 +58,11 @@ def preprocess_of(ask: Ask) -> Preprocess:
     return ask.preprocess
 
 
-def target_of(text: str, ask: Ask) -> int | tuple[int, ...]:
-    """The class that ``--target`` names: an index, an index of higher rank, or a label."""
+def target_of(text: str, ask: Ask) -> int | tuple[int, ...] | str | list[str]:
+    """The class that ``--target`` names: an index, an index of higher rank, a label, or a place or several."""
+    spelled = re.split(r",(?=(?:box|point|class):)", text.strip())
+    if places_of(spelled, ask.labels):
+        return spelled[0] if len(spelled) == 1 else spelled
     words = text.strip().strip("()[]").split(",")
     try:
         index = tuple(int(word) for word in words)
@@ -114,6 +119,7 @@ WORDS = {
     "example": Word(list[Path] | None, example_of, "--on"),
     "grid": Word(str | None, lambda word, ask: int(word) if word.isdecimal() else word, metavar="HxW"),
     "labels": Word(Path | None),
+    "layer": Word(str | None),
     "preprocess": Word(Path | None),
     "providers": Word(str, names="--provider", default="cpu"),
     "parameters": Word(list[str] | None, lambda word, ask: read_parameters(word), "--param -p", "NAME=VALUE"),

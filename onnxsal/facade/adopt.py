@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 
 from onnxsal.ask.batch_axis import sample_inputs
+from onnxsal.ask.place import BOX, MASK, POINT
 from onnxsal.ask.question import RUNNER_UP, Contrast, Question, grid_of, shown_axes
+from onnxsal.ask.reading import Reading
 from onnxsal.ask.request import FED, RUN, Ask
 from onnxsal.ask.scores import SCORES
 from onnxsal.engine.method import Method, known_methods
@@ -18,8 +20,9 @@ from onnxsal.errors import MethodError, ModelError
 from onnxsal.facade.convert import Conversion
 from onnxsal.facade.target import OPTIONAL, TARGET_INPUTS
 from onnxsal.facts.axes import picture_of
+from onnxsal.facts.entry import tokens_at
 from onnxsal.facts.grounds import Found
-from onnxsal.facts.tokens import Tokens, tokens_of
+from onnxsal.facts.tokens import Tokens
 from onnxsal.graph import Model, Value
 from onnxsal.graph.load import load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
@@ -41,7 +44,8 @@ def adopt(ask: Ask) -> Conversion | None:
     name = metadata.get(f"{METADATA}method", "")
     built, record, found = _read(metadata)
     asked = {key: getattr(built, key) for key in ("input", "output", "score", "prefix", "target", "target_input", "layout")}
-    asked |= {"tokens": built.patches_of is not None, "input": built.patches_of or built.input}
+    source = built.source if built.source and ask.input == built.source else built.input
+    asked |= {"tokens": built.patches_of is not None, "input": built.patches_of or source}
     samples, binary = built.samples, built.binary
     contrast = None if built.against is None else Contrast(built.against if isinstance(built.against, int) else None, built.against_weight)
     asked |= {} if contrast is None else contrast.record
@@ -55,6 +59,9 @@ def adopt(ask: Ask) -> Conversion | None:
     grid = grid_of(record.get("grid") if "layer" in record else None)
     tokens, doubt = _tokens(view, x, built, found), metadata.get(f"{METADATA}doubt", "")
     question = replace(question, contrast=contrast, binary=binary, grid=grid, tokens=tokens, doubt=doubt, found=found)
+    question = replace(question, source=built.source or (x.name if x.name in view.input_names else ""))
+    if built.place is not None:
+        question = replace(question, reading=Reading(built.place, built.class_there))
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
     known = known_methods().get(name) or Method(name, name, "", "")
     settings = record | {"score": asked["score"]}
@@ -76,12 +83,15 @@ class BuiltIn:
     output: Phrase
     prefix: Phrase
     score: Annotated[str, _one_of(SCORES)]
-    target: Annotated[Whole | list[Whole] | None, Wanted("a class, or one for each sample")]
+    target: Annotated[Whole | Phrase | list[Whole] | list[Phrase] | None, Wanted("a class or a place, or one for each sample")]
     target_input: Annotated[str, _one_of(TARGET_INPUTS)] = OPTIONAL
     layout: Phrase | None = None
     samples: list[Phrase] | None = None
     binary: Switch = False
     patches_of: Phrase | None = None
+    source: Phrase = ""
+    place: Annotated[str | None, _one_of((BOX, POINT, MASK))] = None
+    class_there: Whole | None = None
     against: Annotated[Whole | Phrase | None, Wanted(f"a class, or {RUNNER_UP}")] = None
     against_weight: Number = 1.0
 
@@ -106,7 +116,7 @@ def _tokens(view: Model, x: Value, built: BuiltIn, found: Sequence[Found]) -> To
     """What is known of the explained tokens: ids, by the graph, or patches, by the metadata."""
     said = next((fact for fact in found if fact.what == "tokens"), None)
     if built.patches_of is None or said is None:
-        return tokens_of(view, x)
+        return tokens_at(view, x)
     picture = view.value(built.patches_of)
     return Tokens("", said, None, picture, picture_of(view, picture, built.layout))
 
@@ -128,7 +138,7 @@ def _refuse_strangers(view: Model, built: BuiltIn) -> None:
     """Raise ``ModelError`` where the metadata speak of tensors that the model has not."""
     outputs = {value.name for value in view.proto.graph.output}
     known = {f"{built.prefix}attribution": outputs, built.output: outputs, built.input: view.types}
-    known |= dict.fromkeys((*(built.samples or ()), *filter(None, [built.patches_of])), view.types)
+    known |= dict.fromkeys((*(built.samples or ()), *filter(None, [built.patches_of, built.source])), view.types)
     if missing := [name for name, names in known.items() if name not in names]:
         raise _damaged(f"it has no {', '.join(map(shown, missing))}.")
 

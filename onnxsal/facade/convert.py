@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -17,13 +18,16 @@ from onnxsal.ask import guard
 from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.layers import TargetLayer
 from onnxsal.ask.patches import at_tokens
-from onnxsal.ask.question import Question
+from onnxsal.ask.pixels import at_entry
+from onnxsal.ask.place import BOX
+from onnxsal.ask.question import Question, at_place
 from onnxsal.ask.question import ask as question_of
+from onnxsal.ask.reading import boxes_of
 from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
-from onnxsal.errors import MethodError
-from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, refuse_other_rows, target_index, target_input_of, target_port
+from onnxsal.errors import MethodError, TargetError
+from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, place_index, refuse_other_rows, target_index, target_input_of, target_port
 from onnxsal.facts.axes import layout_places
 from onnxsal.graph import Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
@@ -83,6 +87,8 @@ class Decision:
         asked["target"] = None if ask.target is None else np.asarray(ask.target).tolist()
         asked |= {"samples": list(question.samples), "layout": ask.layout}
         asked |= {} if question.tokens is None or question.tokens.picture is None else {"patches_of": question.tokens.picture.name}
+        asked |= {"source": question.source} if question.source not in ("", question.x.name) else {}
+        asked |= {} if question.reading is None else {"place": question.reading.kind, "class_there": question.reading.of}
         compared = {} if question.contrast is None else question.contrast.record
         return asked | compared | {"binary": question.binary, "target_input": self.target_input}
 
@@ -104,7 +110,10 @@ def convert(ask: Ask) -> onnx.ModelProto:
 
     ``input`` names the input or inner tensor to explain (where there is only ids: the vectors of its words, if it is known which table
     holds these), ``output`` the output. ``target`` builds a class in: an index, one per sample,
-    or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple. ``target_input`` says how the
+    or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple; or a place: "box:3" is the box of
+    that number in the model's own list ("box_count" int64 [N] then tells how many there are), "point:120,80" the pixel in that row and
+    column, "class:dog@mask" all pixels that the model gives to a class (by index, or by label with ``labels``), and the input ``target``
+    the number of the box, ROW * 2^20 + COLUMN, or the class. ``target_input`` says how the
     model is told the class: "required" (default), the input ``target`` is fed in every run; "fixed" (default where ``target`` is given),
     there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
     only ONNX Runtime's own API can replace, and methods with a baseline have such an input ``baseline`` too (else it is built in).
@@ -146,11 +155,7 @@ def decide(ask: Ask) -> Decision:
     proto = load_model(ask.model)
     refuse_converted(proto)
     data = guard.as_example(proto, ask.example, ask.input)
-
-    def asked_of(plain: Model) -> Question:
-        guard.refuse_open_rank(plain, ask.input)
-        question = question_of(plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
-        return at_tokens(question) if ask.tokens else question
+    asked_of = partial(_question, ask=ask, score=score, grid=grid, data=data)
 
     def planned(plain: Model) -> None:
         for walked in _walks(method, settings):
@@ -169,15 +174,27 @@ def decide(ask: Ask) -> Decision:
     levels = ask.quantize
     if levels is not None and (isinstance(levels, bool) or not isinstance(levels, Integral) or levels < 2):
         raise MethodError(f"quantize={levels!r} is not a number of levels; give a whole number of 2 or more.")
-    edges = {name: colour(name, value) for name, value in ask.edges.items()}
+    edges = at_entry(question, {name: colour(name, value) for name, value in ask.edges.items()})
     refuse_misfit(ask.labels, classes_of(question), question.output)
-    index, how = target_index(question, ask.target), target_input_of(ask.target_input, ask.target)
+    index = place_index(question, ask.places) if ask.places else target_index(question, ask.target)
+    how = target_input_of(ask.target_input, ask.target)
     if how == FIXED:
         refuse_other_rows(question, index)
     question = replace(question, contrast=contrast_of(question, ask, index))
+    if question.reading is not None and ask.against is not None:
+        raise TargetError("against= compares classes; a target that is a box or a pixel has none to compare with. Leave it out.")
     if question.contrast is not None and not wrapper_of(method).asks_class:
         raise MethodError(f"method '{method.name}' explains no class, so it has none to compare. Leave against= out.")
     return Decision(ask, question, method, settings, index, how, edges, prepared.log)
+
+
+def _question(plain: Model, ask: Ask, score: str, grid: Sequence[int] | str | None, data: Mapping[str, np.ndarray]) -> Question:
+    """The question that is asked of a model that was made plain."""
+    guard.refuse_open_rank(plain, ask.input)
+    place = next(iter(ask.places), None)
+    output = boxes_of(plain, ask.output, place, score, data) if place is not None and place.kind == BOX else ask.output
+    question = question_of(plain, ask.input, output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+    return at_place(at_tokens(question) if ask.tokens else question, place)
 
 
 def _settled(ask: Ask, method: Method) -> tuple[dict[str, Any], str, Sequence[int] | str | None]:
@@ -276,6 +293,7 @@ def _outputs(build: Build, result: Result) -> list[Port]:
         shape = (of.shape[0], *(of.shape[a] for a in axes[1:]))
         ports.append(build.told("saliency_map", _single(op, pixels), TensorProto.FLOAT, shape))
     ports += build.told_classes(batch)
+    ports += [Port(op.Identity(v, name=build.name(name)), TensorProto.INT64, batch) for name, v in build.head.told.items()]
     ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))
     if result.residual is not None:
         ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))

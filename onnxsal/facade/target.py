@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import numpy as np
 from onnx import TensorProto
 
+from onnxsal.ask.place import BOX, MASK, Place
 from onnxsal.ask.question import RUNNER_UP, Contrast, Question
 from onnxsal.ask.request import Ask, Target
 from onnxsal.errors import TargetError, near_miss
@@ -63,6 +64,9 @@ def refuse_other_class(
             f"sample(s) {same}: class {contrast.against} is the one that was asked for, or predicted, and cannot be compared with itself "
             f"(or one of the two does not exist). Name another target, or compare with '{RUNNER_UP}'."
         )
+    if question.reading is not None:
+        refuse_other_place(question, told, targets, outputs)
+        return
     if (told == -2).any():
         own = outputs.get(question.output)
         count = question.class_count or (None if own is None or own.size % len(told) else own.size // len(told))
@@ -73,6 +77,22 @@ def refuse_other_class(
             f"{'class' if built_in else 'the predicted class'} {told.tolist()}. Convert the original model again, with "
             f"target_input='{REQUIRED}' (--target-input {REQUIRED})."
         )
+
+
+def refuse_other_place(question: Question, told: np.ndarray, targets: np.ndarray | None, outputs: Mapping[str, np.ndarray]) -> None:
+    """Raises ``TargetError`` where a box, a pixel or a class that was asked for is not there; ``told`` is -2 for these samples."""
+    missing = np.flatnonzero(told == -2)
+    if not missing.size or question.reading is None:
+        return
+    first, kind = int(missing[0]), question.reading.kind
+    asked = "that is built in" if targets is None else str(targets[min(first, len(targets) - 1)])
+    if kind == BOX:
+        many = next((int(v[first]) for k, v in outputs.items() if k.endswith("box_count") and v.shape == told.shape), None)
+        known = "" if many is None else f": it has {many} box(es)" + (f", 0 to {many - 1}" if many else "")
+        raise TargetError(f"sample {first}: box {asked} does not exist{known}.")
+    if kind == MASK:
+        raise TargetError(f"sample {first}: the model gives no pixel to class {asked}, or there is no such class.")
+    raise TargetError(f"sample {first}: the pixel does not lie in the picture.")
 
 
 def refuse_other_rows(question: Question, index: np.ndarray) -> None:
@@ -86,6 +106,8 @@ def target_index(question: Question, target: Target) -> np.ndarray:
     """``target`` as int64 [1] or [N]; a tuple indexes a sample's scores of any rank. Raises ``TargetError`` if out of range."""
     if target is None:
         return np.asarray([-1], np.int64)
+    if question.reading is not None:
+        return _number(question, target)
     shape = question.class_shape
     try:
         index = np.atleast_1d(np.asarray(target))
@@ -124,6 +146,29 @@ def target_index(question: Question, target: Target) -> np.ndarray:
     count = question.class_count
     if index.min() < -1 or index.max() >= (2**63 if count is None else count):
         raise out_of_range(target, question.start.name, count)
+    return index.astype(np.int64)
+
+
+def place_index(question: Question, places: Sequence[Place]) -> np.ndarray:
+    """The numbers of boxes, pixels or classes as int64 [1] or [N] (every box: 0). Raises ``TargetError`` for places that are not
+    explained here.
+    """
+    reading = question.reading
+    if reading is None or places[0].asks != (reading.kind, reading.of):
+        there = "classes" if reading is None else f"a {reading.kind}{'' if reading.of is None else f' and class {reading.of}'}"
+        raise TargetError(
+            f"a target that is {places[0].text} needs a model that is converted for it, and this one is converted for {there}: give the "
+            "target when the model is converted, or the explainer made (Explainer(model, target=...))."
+        )
+    return np.asarray([place.number or 0 for place in places], np.int64)
+
+
+def _number(question: Question, target: Target) -> np.ndarray:
+    """Numbers of places as they are fed: int64 [1] or [N]."""
+    assert question.reading is not None
+    index = np.atleast_1d(np.asarray(target))
+    if index.dtype.kind not in "iu" or index.ndim != 1 or not index.size or index.min() < -1:
+        raise TargetError(f"target {target!r} is no number of a {question.reading.kind}.")
     return index.astype(np.int64)
 
 

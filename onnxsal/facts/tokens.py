@@ -105,15 +105,23 @@ def _tokens_of(model: Model, x: Value) -> Tokens | None:
     found = candidates(model)
     chosen = words_of(model)[0]
     for one in [chosen, *found] if chosen else found:
-        labels = range(one.value.rank - 1) if one.value.shape is not None else ()
-        if not labels or x.shape is None or x.rank != one.value.rank:
-            continue
-        known = trace(model.nodes, {one.value.name: {a: Spot(a) for a in labels}}).get(x.name, {})
-        if all(a in known and known[a].how is APART and known[a].place == a for a in labels):
-            value = f"each vector of '{x.name}' {shape_text(x.shape)} belongs to an entry of '{one.ids}'"
-            rows = "" if one.rows is None else f" of {one.rows} rows"
-            return Tokens(one.ids, Found("tokens", value, Ground.PROVED, f"looked up in '{one.table}'{rows}"))
+        rows = "" if one.rows is None else f" of {one.rows} rows"
+        tokens = belonging(model, x, one.value, one.ids, f"looked up in '{one.table}'{rows}")
+        if tokens is not None:
+            return tokens
     return None
+
+
+def belonging(model: Model, x: Value, vectors: Value, ids: str, why: str) -> Tokens | None:
+    """What the vectors of ``x`` are, if each is made of one of ``vectors``, which belong to the entries of ``ids``."""
+    labels = range(vectors.rank - 1) if vectors.shape is not None else ()
+    if not labels or x.shape is None or x.rank != vectors.rank:
+        return None
+    known = trace(model.nodes, {vectors.name: {a: Spot(a) for a in labels}}).get(x.name, {})
+    if not all(a in known and known[a].how is APART and known[a].place == a for a in labels):
+        return None
+    value = f"each vector of '{x.name}' {shape_text(x.shape)} belongs to an entry of '{ids}'"
+    return Tokens(ids, Found("tokens", value, Ground.PROVED, why))
 
 
 # ----- lookups -----

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial, wraps
 
-from onnxsal.ask.layers import TargetLayer
+from onnxsal.ask.layers import TargetLayer, layers_of
 from onnxsal.engine.method import Method, get_method
 from onnxsal.engine.traverse import traverse
+from onnxsal.facts.grounds import Ground
 from onnxsal.graph import Emit, Value
-from onnxsal.graph.helpers import dim_of, recast, signal_type
+from onnxsal.graph.helpers import add_up, dim_of, recast, signal_type
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed, probabilities
 from onnxsal.methods.maps import picture_axes, places_of, positive, share_among_channels, upsample, with_channel
@@ -61,11 +64,42 @@ def told(build: Build, coarse: Value) -> Result:
     return Result(share_among_channels(build, op.Squeeze(signed, [1])), None, op.Squeeze(map_, [1]))
 
 
+def _numbered(build: Build, number: int, text: str) -> str:
+    """The name of what one of several layers adds."""
+    return build.name(f"layer{number}/{text}")
+
+
+def each_layer(one: Callable[[Build], Result]) -> Callable[[Build], Result]:
+    """``one`` at each of several target layers, as of the scales of a detector: their maps, of one size by then, added."""
+
+    @wraps(one)
+    def added(build: Build) -> Result:
+        picture_axes(build)
+        layers = layers_of(build.question).every(build.settings.get("layer"))
+        if len(layers) == 1:
+            return one(build)
+        names, results, before = [layer.value.name for layer in layers], list[Result](), len(build.found)
+        given = bool(build.settings.get("layer"))
+        for number, name in enumerate(names):
+            settings = {**build.settings, "layer": name}
+            results.append(one(replace(build, settings=settings, name=partial(_numbered, build, number))))
+        build.settings["layer"] = names
+        if not given:
+            why = "the last of a scale that the box may be of"
+            build.found[before:] = [replace(fact, ground=Ground.PROVED, why=why) for fact in build.found[before:]]
+        maps = [result.saliency for result in results if result.saliency is not None]
+        return Result(add_up(build.op, [result.attribution for result in results]), None, add_up(build.op, maps))
+
+    return added
+
+
 @wrap("gradcam", reaches="layer")
+@each_layer
 def gradcam(build: Build) -> Result:
     """``L = Relu(sum_k alpha_k A_k)`` upsampled is the saliency map; the signed sum upsampled, shared among channels, the attribution.
 
-    Selvaraju et al. 2017, arXiv 1610.02391. Component ``gradcam/map``: the signed sum at the layer's own size.
+    Selvaraju et al. 2017, arXiv 1610.02391. Component ``gradcam/map``: the signed sum at the layer's own size. Of several layers the maps
+    are added.
     """
     return told(build, coarse_gradcam(build, build.method))
 

@@ -25,6 +25,8 @@ def competition(build: Build) -> Result:
     if known is None or known < 2:
         why = "has one class" if known == 1 else "has a number of classes that only a run tells"
         raise MethodError(f"method '{build.method.name}' compares classes, and '{question.start.name}' {why}.")
+    if question.reading is not None:
+        raise MethodError(f"method '{build.method.name}' compares classes, not boxes or pixels. Name a class by its element, as a tuple.")
     if question.contrast is not None:
         raise MethodError(f"method '{build.method.name}' compares classes in its own way. Leave against= out.")
     op.shares = True  # what does not depend on the class is computed once

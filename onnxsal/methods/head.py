@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from onnxsal.ask.question import Contrast, Question
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import recast, reshape_like, signal_type
+from onnxsal.methods.named import emit_named
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,14 @@ class Chosen:
     target: Value
     against: Value | None = None
     weight: float = 1.0
+    weights: Value | None = None
+    """Of a sum of several scores, instead of one: how much each counts, [N, K]."""
 
-    def each(self, change: Callable[[Value], Value]) -> Chosen:
-        """The same of other samples: both classes, each changed."""
-        return replace(self, target=change(self.target), against=None if self.against is None else change(self.against))
+    def each(self, change: Callable[[Value], Value], of_rows: Callable[[Value], Value] | None = None) -> Chosen:
+        """The same of other samples: both classes, each changed; ``of_rows`` changes what has a row for each sample."""
+        weights = None if self.weights is None or of_rows is None else of_rows(self.weights)
+        against = None if self.against is None else change(self.against)
+        return replace(self, target=change(self.target), against=against, weights=weights)
 
     def less(self, op: Emit, of: Callable[[Value], Value]) -> Value:
         """of(target) - weight of(against), with ``of`` linear in the score."""
@@ -45,6 +50,8 @@ class Head:
     chosen: Chosen
     score: Value
     exists: Value | None = None
+    told: Mapping[str, Value] = field(default_factory=dict)
+    """What more is told of each sample, int64 [N] by name."""
 
 
 def scores(op: Emit, question: Question, start: Value) -> Value:
@@ -81,6 +88,10 @@ def emit_head(op: Emit, question: Question, start: Value, target: Value | None, 
     A class exists where it is -1 or one of 0 ... K - 1. ``checked``: all of ``target`` are known to be.
     """
     rows = scores(op, question, start)
+    if question.reading is not None:
+        named = emit_named(op, question, start, rows, op.const([-1]) if target is None else target)
+        classes = Chosen(named.chosen, weights=named.weights)
+        return Head(classes, recast(op, score_of(op, rows, classes), signal_type(start), op.dtype), named.exists, named.told)
     chosen, exists = op.ArgMax(rows, axis=1, keepdims=0), None
     if target is not None:
         chosen = op.Where(op.Equal(target, -1), chosen, target)
@@ -137,7 +148,9 @@ def class_count(op: Emit, question: Question, rows: Value) -> int | Value:
 
 
 def score_of(op: Emit, rows: Value, chosen: Chosen) -> Value:
-    """rows[n, c[n]] of classes c that exist: of the target, less that of what it is compared with."""
+    """rows[n, c[n]] of classes c that exist: of the target, less that of what it is compared with; or the weighted sum of several."""
+    if chosen.weights is not None:
+        return op.ReduceSum(op.Mul(rows, op.CastLike(chosen.weights, rows)), [1], keepdims=0)
     return chosen.less(op, lambda classes: op.Squeeze(op.GatherElements(rows, op.Unsqueeze(classes, [1]), axis=1), [1]))
 
 
@@ -155,10 +168,21 @@ def emit_seed(op: Emit, question: Question, start: Value, chosen: Chosen) -> Val
 
     Computed from ``start`` itself, so that it is right for every point of a path and every class given at run time.
     """
+    if chosen.weights is not None:
+        return _weighed(op, question, start, chosen.weights)
     hot = chosen.less(op, lambda classes: _signs(op, start, classes) if question.binary else _one_hot(op, question, start, classes))
     hot = op.declared(hot, signal_type(start), start)  # the target's own size is no symbol of the model
-    if not question.squash:
-        return hot
+    return hot if not question.squash else _squashed_seed(op, question, start, hot)
+
+
+def _weighed(op: Emit, question: Question, start: Value, weights: Value) -> Value:
+    """The weights of several scores as the derivative of their sum."""
+    hot = reshape_like(op, op.Cast(weights, to=signal_type(start)), start)
+    return hot if not question.squash else _squashed_seed(op, question, start, hot)
+
+
+def _squashed_seed(op: Emit, question: Question, start: Value, hot: Value) -> Value:
+    """What comes back through the softmax or sigmoid that is still to be applied to ``start``."""
     p = squashed(op, question, start, question.squash)
     weighted = op.Mul(p, hot)
     if question.squash == "sigmoid":

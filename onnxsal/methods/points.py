@@ -162,7 +162,14 @@ def _replay(build: Build, body: Emit, inner: Question, points: Value, numbers: V
     tail = body.const([d for d in (x.shape or ())[1:] if isinstance(d, int)]) if _static_tail(x) else body.Shape(body.raw(x), start=1)
     full = body.Expand(points, body.Concat(body.Shape(numbers), shape_of(body, x), axis=0))
     replay(body, inner.model, inner.x.name, body.Reshape(full, body.Concat(body.const([-1]), tail, axis=0)))
-    return full, chosen.each(lambda c: body.Reshape(body.Expand(c, body.Concat(body.Shape(numbers), body.Shape(c), axis=0)), [-1]))
+
+    def repeated(value: Value) -> Value:
+        return body.Expand(value, body.Concat(body.Shape(numbers), body.Shape(value), axis=0))
+
+    def of_rows(rows: Value) -> Value:
+        return body.Reshape(repeated(rows), body.Concat([-1], body.Shape(rows, start=1), axis=0))
+
+    return full, chosen.each(lambda c: body.Reshape(repeated(c), [-1]), of_rows)
 
 
 def _rows(body: Emit, value: Value, numbers: Value) -> Value:

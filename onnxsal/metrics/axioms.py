@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsal.ask.request import Target
 from onnxsal.errors import MethodError, ModelError
-from onnxsal.explainer import Explainer, Target
+from onnxsal.explainer import Explainer
 from onnxsal.explanation import Explanation
 from onnxsal.graph.load import Source
 from onnxsal.methods.region import region_model

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxsal.ask.request import Target
 from onnxsal.errors import MethodError
-from onnxsal.explainer import Explainer, Target
+from onnxsal.explainer import Explainer
 from onnxsal.facts.tags import RESIDUAL, tags_of
 from onnxsal.graph import Model
 from onnxsal.methods.build import wrapper_of

@@ -8,8 +8,9 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 
+from onnxsal.ask.request import Target
 from onnxsal.errors import InputError, near_miss
-from onnxsal.explainer import Explainer, Target
+from onnxsal.explainer import Explainer
 from onnxsal.explanation import Explanation
 from onnxsal.metrics.curve import CurveOptions, CurveSettings
 from onnxsal.metrics.input_places import CONSTANT, InputPlaces, Maps, constant, flagged, maps_at

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsal.ask.request import Target
 from onnxsal.errors import InputError, ModelError, near_miss
-from onnxsal.explainer import Explainer, Target
+from onnxsal.explainer import Explainer
 from onnxsal.graph.load import Source
 from onnxsal.metrics.input_places import InputPlaces, places_of
 from onnxsal.metrics.scorer import Scorer, asked_like, forward_model, scorer_of

@@ -14,9 +14,9 @@ from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.guard import as_example, plain_model
 from onnxsal.ask.question import Question
 from onnxsal.ask.question import ask as question_of
-from onnxsal.ask.request import DEFAULTS, RUN, Ask, spelled
+from onnxsal.ask.request import DEFAULTS, RUN, Ask, Target, spelled
 from onnxsal.errors import InputError, MethodError, ModelError, TargetError
-from onnxsal.explainer import BATCH, Explainer, Target
+from onnxsal.explainer import BATCH, Explainer
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.target import out_of_range, target_index
 from onnxsal.facts.part import part_of
@@ -137,7 +137,7 @@ class Scorer:
         return np.where(index < 0, self.predict(x), index) if (index < 0).any() else index
 
     def _given(self, x: np.ndarray, target: Target) -> np.ndarray:
-        index = target_index(self.question, target)  # type: ignore[arg-type]
+        index = target_index(self.question, target)
         if len(index) not in (1, len(x)):
             raise TargetError(f"{len(index)} targets were given for {len(x)} sample(s); give one, or one per sample.")
         return np.broadcast_to(index, (len(x),))

@@ -8,6 +8,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import ShapePart, calc, pad_zeros, reshape_parts, scatter_axis, scatter_back, sizes
 from onnxsal.graph.helpers import cast, mask, ones_like, reshape_like, result_seen, shape_of, zeros_like
+from onnxsal.ops.picks import moved
 from onnxsal.ops.places import lost, moved_without_sums
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, hull, sum_of
 from onnxsal.ops.registry import case, gradient_of
@@ -79,6 +80,7 @@ def _tensor_scatter_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "Gather",
     family="movement",
     axes=_gather_axes,
+    picks=moved,
     trained=(0,),
     bias="zero",
     cases=[
@@ -135,6 +137,7 @@ def _place(op: Emit, dy: Value, index: np.ndarray, x: Value, axis: int) -> Value
     "GatherElements",
     family="movement",
     axes=_picked_axes,
+    picks=moved,
     bias="zero",
     cases=[
         case((3, 4), np.array([[0, 2, 2], [1, 0, -1]]), axis=1),
@@ -151,6 +154,7 @@ def gather_elements(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "GatherND",
     family="movement",
     axes=_gather_nd_axes,
+    picks=moved,
     bias="zero",
     cases=[
         case((3, 4), np.array([[0, 1], [2, -1], [0, 1]])),

@@ -11,8 +11,9 @@ from onnxsal.ops.registry import not_differentiable
 
 not_differentiable("it returns sizes, which do not depend on the values", "Shape", "Size", range=NOT_NEGATIVE, of_sizes=True)
 _INDICES = "it returns indices, which are piecewise constant"
-not_differentiable(_INDICES, "ArgMax", "ArgMin", range=NOT_NEGATIVE, axes=reduced)
-not_differentiable(_INDICES, "NonZero", "NonMaxSuppression", range=NOT_NEGATIVE)
+not_differentiable(_INDICES, "ArgMax", "ArgMin", range=NOT_NEGATIVE, axes=reduced, compares=0)
+not_differentiable(_INDICES, "NonZero", range=NOT_NEGATIVE, compares=0)
+not_differentiable(_INDICES, "NonMaxSuppression", range=NOT_NEGATIVE, compares=1)
 not_differentiable(
     "it returns a truth value, which is piecewise constant",
     "And",

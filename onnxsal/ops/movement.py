@@ -21,6 +21,7 @@ from onnxsal.graph.adjoints import (
 from onnxsal.graph.helpers import axes_of, perm_inverse, reshape_like, shape_of, unbroadcast, zeros_like
 from onnxsal.ops import squashing
 from onnxsal.ops.axes import each_sample, first_aligned, joined_behind, regrouped, within
+from onnxsal.ops.picks import moved
 from onnxsal.ops.ranges import ZERO, hull, with_zero
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.slicing import ints
@@ -348,6 +349,8 @@ def _compressed_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "Compress",
     family="movement",
     axes=_compressed_axes,
+    picks=moved,
+    compares=1,
     bias="zero",
     cases=[
         case((3, 2), np.array([False, True, True])),

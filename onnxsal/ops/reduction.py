@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import axes_of, cast, mask, result_seen, shape_of, times, zeros_like
-from onnxsal.ops import edges, squashing
+from onnxsal.ops import edges, picks, squashing
 from onnxsal.ops.axes import along, reduced
 from onnxsal.ops.places import reduced as reduced_places
 from onnxsal.ops.ranges import NOT_NEGATIVE, by_sign, powers
@@ -246,6 +246,7 @@ def reduce_prod(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "ReduceMin",
     family="max_pool",
     head={"ReduceMax": squashing.largest},
+    picks={"ReduceMax": picks.largest},
     wild=lambda node, wild, of: (edges.largest_of if node.op_type == "ReduceMax" else edges.smallest_of)(node, wild, of),
     axes=reduced,
     places=reduced_places,
@@ -263,6 +264,8 @@ def reduce_extreme(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "TopK",
     family="max_pool",
     axes=along(),
+    picks=picks.best,
+    compares=0,
     bias="zero",
     cases=[
         case((3, 5), np.asarray([2]), outputs=2),

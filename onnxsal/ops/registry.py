@@ -21,7 +21,21 @@ from onnxsal.ops.guards import guarded
 from onnxsal.ops.places import DEFAULTS as PLACES_OF_FAMILIES
 from onnxsal.ops.places import PlaceRule, lost
 from onnxsal.ops.squashing import HeadRule
-from onnxsal.ops.statements import AxesRule, Edge, EdgeRule, Facts, Keeps, Range, RangeOf, RangeRule, Roles, Scaling, Units, WildRule
+from onnxsal.ops.statements import (
+    AxesRule,
+    Edge,
+    EdgeRule,
+    Facts,
+    Keeps,
+    PickRule,
+    Range,
+    RangeOf,
+    RangeRule,
+    Roles,
+    Scaling,
+    Units,
+    WildRule,
+)
 
 Gradient = Callable[[Emit, NodeView, Any], Sequence[Value | None]]
 Rest = Value | None | Sequence[Value | None]
@@ -182,6 +196,10 @@ class OpOptions(TypedDict, total=False):
     """What infinities among its inputs make of its output."""
     power: Callable[[NodeView], float]
     """Of which exponent it is."""
+    picks: PickRule | Mapping[str, PickRule]
+    """Which elements of an input its outputs hold."""
+    compares: int
+    """The input whose elements it compares to pick some of them."""
     level: Callable[[NodeView], int]
     """Along which axis a shift of its first input changes nothing."""
 
@@ -229,7 +247,7 @@ def gradient_of(
 def _facts_and_rest(stated: OpOptions, op_type: str, family: str) -> tuple[Facts, dict[str, Any]]:
     """What is stated of one operator, in one form: what it does to facts, and the rest."""
     known: dict[str, Any] = dict(stated)
-    known |= {k: known[k].get(op_type) for k in ("head", "places") if isinstance(known.get(k), Mapping)}
+    known |= {k: known[k].get(op_type) for k in ("head", "places", "picks") if isinstance(known.get(k), Mapping)}
     known |= {k: tuple(known[k]) for k in ("carries", "trained") if k in known}
     known |= {"range": _always(known.get("range")), "edge": _always(known.get("edge"))}
     if isinstance(known.get("origin"), float):
@@ -252,6 +270,7 @@ def not_differentiable(
     axes: AxesRule | None = None,
     of_sizes: bool = False,
     edge: EdgeRule | None = None,
+    compares: int | None = None,
 ) -> None:
     """List operators whose outputs carry no derivative, with the reason: a signal that reaches them stops, by definition."""
     for op_type in op_types:
@@ -259,7 +278,7 @@ def not_differentiable(
         if key in REGISTRY or key in NOT_DIFFERENTIABLE:
             raise ValueError(f"operator {op_type} is registered twice")
         NOT_DIFFERENTIABLE[key] = reason
-        FACTS[key] = Facts(_always(range), axes, edge=edge, of_sizes=of_sizes)
+        FACTS[key] = Facts(_always(range), axes, edge=edge, of_sizes=of_sizes, compares=compares)
 
 
 def not_yet(advice: str, *op_types: str, domain: str = "") -> None:

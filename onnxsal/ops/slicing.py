@@ -10,6 +10,7 @@ from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import Ints, ShapePart, calc, crop_or_pad, int_operand, pad_zeros, reshape_parts, scatter_back, sizes
 from onnxsal.graph.helpers import axes_of, zeros_like
 from onnxsal.ops.axes import along, within
+from onnxsal.ops.picks import joined, moved
 from onnxsal.ops.ranges import hull, same
 from onnxsal.ops.registry import case, gradient_of
 from onnxsal.ops.statements import APART, MIXED, Moved
@@ -32,6 +33,7 @@ def _joined_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     axes=_joined_axes,
     range=lambda node, of: hull(*(of(i) for i in range(len(node.inputs)))),
     fills=lambda node: len(node.inputs) > 1,
+    picks=joined,
     bias="linear",
     cases=[
         case((2, 3), (2, 1), (2, 4), axis=1),
@@ -66,6 +68,7 @@ def concat(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     "Split",
     family="movement",
     axes=along(default=0),
+    picks=moved,
     range=same,
     bias="zero",
     many=True,
@@ -109,6 +112,7 @@ def _sliced_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
     "Slice",
     family="movement",
     axes=_sliced_axes,
+    picks=moved,
     bias="zero",
     cases=[
         case((5, 6), ints(1, 2), ints(4, 5)),

@@ -152,6 +152,11 @@ AxesRule = Callable[[NodeView, int, int, int], Moved]
 it is more than a setting that is the same for all."""
 
 
+PickRule = Callable[[Emit, NodeView, Value, int, int], Value | None]
+"""(op, node, other, i, j) -> what output j would hold if input i were ``other``, whole numbers shaped like it that say where they are from:
+which elements were picked out of it, and where they were put. -1 stands for elements of other inputs; ``None``: it is not known."""
+
+
 UNSATURATED = "unsaturated"
 """Tag of a node that cuts nothing off, whatever the input of the model is."""
 
@@ -180,6 +185,10 @@ class Facts:
     """The exponent of which its first output is a power, or a sum of powers, of its first input."""
     level: Callable[[NodeView], int] | None = None
     """The axis along which its first input may be shifted, every element by the same number, and all its outputs stay."""
+    picks: PickRule | None = None
+    """Which elements of an input its outputs hold (``None``: as what it ``keeps`` says, or its outputs hold others)."""
+    compares: int | None = None
+    """The input whose elements it compares with each other to pick some out of it, or out of another tensor."""
     of_sizes: bool = False
     """Whether its outputs depend on the sizes of its inputs only, not on their values."""
     places: PlaceRule | None = None

@@ -14,6 +14,7 @@ from onnxsal.graph.originals import Original
 from onnxsal.graph.put_back import run_beside
 from onnxsal.large import Apart, apart
 from onnxsal.passes.base import Pass, PassOutcome
+from onnxsal.passes.cast_first import cast_first
 from onnxsal.passes.classical_types import CLASSICAL_TYPES
 from onnxsal.passes.declarations import DECLARATIONS
 from onnxsal.passes.expand_contrib import COMPLETE, EXPAND_CONTRIB, NAME_DOMAIN
@@ -82,6 +83,17 @@ class Prepared:
     doubt: str = ""
 
 
+ADDED: tuple[tuple[Callable[[Model], bool], str], ...] = (
+    (cast_first, "cast first: integers that were moved and then made floating point are made so first, and moved then"),
+    (samples_first, "samples first: outputs that count samples along another axis got a copy in which they come first"),
+    (
+        order_logits,
+        "order logits: the logits stand in another order than the output, or times a number, so they were added as they belong to it",
+    ),
+)
+"""What is added at the end, by what is known of the plain model, and what the log says of it."""
+
+
 def passes(known: Known, example: Mapping[str, np.ndarray] | None = None) -> list[Pass]:
     """Every pass, in the order in which they run. ``known(domain, op_type)`` tells which operators need no expansion."""
     return [
@@ -135,15 +147,10 @@ def prepare(
         line, doubt = _compared(found, ", ".join(rewritten))
         log += [line, *_gaps(found.gaps, originals)]
     model = Model(proto, originals=originals, refused=refused)
-    if moved := samples_first(model):
-        listing = ", ".join(f"'{name}'" for name in moved)
-        log.append(f"samples first: {listing} count(s) samples along another axis, and got a copy in which they come first")
-        model = Model(proto, originals=originals, refused=refused)
-    if order_logits(model):
-        log.append(
-            "order logits: the logits stand in another order than the output, or times a number, so they were added as they belong to it"
-        )
-        model = Model(proto, originals=originals, refused=refused)
+    for change, told in ADDED:
+        if change(model):
+            log.append(told)
+            model = Model(proto, originals=originals, refused=refused)
     return Prepared(model, log, bool(rewritten), doubt)
 
 

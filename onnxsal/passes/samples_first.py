@@ -13,14 +13,14 @@ from onnxsal.facts.heads import FIRST
 from onnxsal.graph import FLOATS, Model
 
 
-def samples_first(model: Model) -> list[str]:
+def samples_first(model: Model) -> bool:
     """Add a Transpose to every floating-point output of which it is proved that another axis than the first is axis 0 of the first input.
 
-    Returns these outputs; no other node of the ``ModelProto`` changes.
+    Returns whether there were any; no other node of the ``ModelProto`` changes.
     """
     moved = {name: axis for name in model.output_names if (axis := _axis(model, name))}
     model.proto.graph.node.extend(_turned(model, name, axis) for name, axis in moved.items())
-    return list(moved)
+    return bool(moved)
 
 
 def _axis(model: Model, output: str) -> int:

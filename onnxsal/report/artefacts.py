@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxsal.ask.place import MASK, place_text
 from onnxsal.ask.question import Question
 from onnxsal.disk import WRITTEN, refuse_loss, sha256
 from onnxsal.explanation import Explanation
@@ -43,16 +44,17 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
     """The numbers of one explained sample: its best classes by the model's own output, what was explained and how; where it is tokens,
     the attribution of each beside its id (from ``ids``, what the model was fed with).
     """
-    classes = None
+    classes, scored = None, False
     if question.output in one.outputs:  # it may be an inner tensor, such as what a map is made of
         own = np.asarray(one.outputs[question.output], np.float64)
+        scored = question.reading is None and one.outputs[question.output].dtype.kind == "f"
         values = np.squeeze(question.by_class(own) if question.binary else own)
-        classes = np.atleast_1d(values) if values.ndim < 2 else None
-    names = labels if classes is not None else None
+        classes = np.atleast_1d(values) if values.ndim < 2 and scored else None
+    names = labels if classes is not None or (not scored and len(question.class_shape) == 1) else None
     best = [] if classes is None else np.argsort(-classes, kind="stable")[:TOP].tolist()
     return {
         "top": [{**_class(i, names), "output": float(classes[i])} for i in best] if classes is not None else [],
-        "target": _class(int(one.target[0]), names),
+        "target": _class(int(one.target[0]), names) if question.reading is None else _there(one, question.reading.kind, labels),
         "against": None if one.against is None else _class(int(one.against[0]), names),
         "score": float(one.score[0]),
         "residual": None if one.residual is None else float(one.residual[0]),
@@ -82,6 +84,14 @@ def _tokens(one: Explanation, question: Question, ids: np.ndarray | None) -> dic
 
 def _class(index: int, labels: Sequence[str] | None) -> dict[str, Any]:
     return {"index": index, "label": labels[index] if labels is not None and index < len(labels) else None}
+
+
+def _there(one: Explanation, kind: str, labels: Sequence[str] | None) -> dict[str, Any]:
+    """A box, a pixel or a mask: which one, the element of the scores, and the class there, where that is known."""
+    label, place = (one.components.get(name) for name in ("explained_label", "explained_place"))
+    index = int(one.target[0]) if kind == MASK else None if label is None else int(label[0])
+    named = {"index": int(one.target[0]), "label": None if index is None else _class(index, labels)["label"], "class": index}
+    return {**named, "place": kind if place is None else f"{kind} {place_text(kind, int(place[0]))}"}
 
 
 def refuse_taken(base: Path) -> None:

@@ -145,6 +145,27 @@ class Preprocess:
         return np.array([values * self.depth if len(values) == 1 else values for values in (self.mean, self.std)])
 
 
+def as_type(array: Array, kind: np.dtype | None, name: str) -> Array:
+    """``array`` as the model's input ``name`` of type ``kind`` takes it: whole numbers, where it takes integers.
+
+    Raises ``InputError`` for fractions and numbers beyond that type: such a picture was scaled, and the model scales it itself.
+    """
+    if kind is None or kind.kind not in "iu" or array.dtype.kind not in "fiu" or array.dtype == kind:
+        return array
+    ends = np.iinfo(kind)
+    if not (
+        np.isfinite(array).all()
+        and (array == np.rint(array)).all()
+        and ends.min <= array.min(initial=0)
+        and array.max(initial=0) <= ends.max
+    ):
+        raise InputError(
+            f"input '{name}' is {kind}, and the picture was prepared as numbers from {array.min():.4g} to {array.max():.4g}: prepare it as "
+            f"whole numbers from {ends.min} to {ends.max} (scale = 1, mean = 0 and std = 1 leave the pixels as they are)."
+        )
+    return array.astype(kind)
+
+
 def _same_size(pictures: list[Array]) -> list[Array]:
     sizes = sorted({p.shape[:2] for p in pictures})
     if len(sizes) > 1:
