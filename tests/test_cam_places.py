@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import onnxsal
+from onnxsal.ask.layers import Layers
 from onnxsal.ask.question import ask
 from onnxsal.cli.app import app
 from onnxsal.errors import InputError, TargetError
@@ -305,6 +306,56 @@ def test_a_series_may_be_read_as_a_picture_of_one_line(grey: bool, shape: tuple[
         alike = [onnxsal.Explainer(p, method).explain(x.numpy(), CLASSES.numpy()) for p in (proto, exported(plain.eval(), x, dynamic))]
         assert alike[1].saliency_map is not None
         close(alike[0].saliency_map, alike[1].saliency_map)
+
+
+class Mixer(nn.Module):
+    """One block of attention among tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        found: Tensor = x + self.out((q @ k.transpose(1, 2) / 3).softmax(-1) @ v)
+        return found
+
+
+class Tokens(nn.Module):
+    """A series or a film [N, T, C, H, W] cut into tokens, with a class token before them that is read in the end."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.cut = CONV[places](3, 8, 4 if places == 1 else 2, stride=4 if places == 1 else 2)
+        self.first, self.mix, self.head = nn.Parameter(torch.randn(1, 1, 8)), nn.Sequential(Mixer(), Mixer()), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.cut(x.transpose(1, 2) if x.ndim == 5 else x).flatten(2).transpose(1, 2)
+        found: Tensor = self.head(self.mix(torch.cat([self.first.expand(x.shape[0], -1, -1), tokens], 1))[:, 0])
+        return found
+
+
+@pytest.mark.parametrize(("shape", "grid"), [((2, 3, 64), (16,)), ((2, 4, 3, 6, 8), (2, 3, 4))])
+def test_tokens_of_series_and_films_lie_in_a_grid(shape: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = Tokens(len(grid)).eval(), torch.randn(shape)
+    proto = exported(model, x)
+    layer = Layers(ask(prepare(onnx.ModelProto.FromString(proto.SerializeToString()), known).model)).chosen
+    assert layer.tokens_of is not None
+    assert (layer.tokens_of.sizes, layer.tokens_of.before) == (grid, 1)
+    twin, kept = copy.deepcopy(model).double(), []
+    twin.mix[1].norm.register_forward_hook(lambda module, given, made: kept.append(made))
+    scores = twin(x.double())[torch.arange(2), CLASSES]
+    (g,) = torch.autograd.grad(scores.sum(), kept[0])
+    coarse = gradcam(kept[0][:, 1:].transpose(1, 2), g[:, 1:].transpose(1, 2)).reshape(2, *grid).detach()
+    sizes = (shape[1], *shape[3:]) if len(shape) == 5 else shape[2:]
+    wanted = F.interpolate(coarse.relu()[:, None], sizes, mode=MODES[len(grid)], align_corners=False)[:, 0]
+    close(onnxsal.Explainer(proto, "gradcam").explain(x.numpy(), CLASSES.numpy()).saliency_map, wanted)
+    for method in ("fullgrad", "evidence", "chefer"):
+        found = onnxsal.Explainer(proto, method).explain(x.numpy(), CLASSES.numpy())
+        assert found.saliency_map is not None
+        assert found.saliency_map.shape == (2, *sizes)
+        assert found.residual is None or found.residual.max() < 1e-5
 
 
 class Otherwise(nn.Module):

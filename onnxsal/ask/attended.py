@@ -123,9 +123,9 @@ def _begin(question: Question, found: _Walked, side: Sequence[AttentionLayer]) -
             return axis, None, seeds
     if question.picture is None:
         raise _other_tokens(side[0], x)
-    for name, layer in layers_of(question).found.items():
+    for name, layer in ((name, tokens) for name, one in layers_of(question).found.items() if (tokens := one.as_tokens) is not None):
         seeds = {name: {0: Spot(layer.tokens)}}
-        if layer.tokens_of is not None and all(_is_of(found, seeds, one) for one in side):
+        if all(_is_of(found, seeds, one) for one in side):
             return None, layer.tokens_of, seeds
     raise PlanError(
         f"where on the picture the tokens lie that {side[0].softmax.label} weights does not follow from the graph. Give the grid's height "

@@ -24,6 +24,10 @@ _UNMIXED = frozenset({"movement", "activation", "elementwise", "add", "product",
 """Families after which an element is still the same element."""
 
 
+LAID = {1: "a series [N, C, l]", 2: "a picture [N, C, h, w]", 3: "a volume [N, C, d, h, w]"}
+"""How a layer is laid out that is no grid of tokens, by the number of axes of places."""
+
+
 @dataclass(frozen=True)
 class TargetLayer:
     """A tensor with a value per channel and place: ``picture`` are its axes (channel, *places) if it is laid out in these.
@@ -69,6 +73,14 @@ class TargetLayer:
     def of(self, value: Value) -> TargetLayer:
         """The same layer in another run of the model, where it is called ``value``."""
         return replace(self, value=value)
+
+    @property
+    def as_tokens(self) -> TargetLayer | None:
+        """The layer as a grid of tokens; of a series [N, l, C] each place is one. ``None`` where it holds none."""
+        if self.tokens_of is not None:
+            return self
+        count = self.value.dim(1) if self.picture == (2, 1) else None
+        return None if count is None else TargetLayer(self.value, None, Grid((count,), tuple(range(count)), count))
 
     def places(self, shape: Sequence[int]) -> Places:
         """Its own elements are marked with a place, other tokens are not."""
@@ -279,7 +291,8 @@ class Layers:
         """The patch embedding [N, tokens, D]: of the grids of tokens that all paths to the scores cross, those with the fewest linear
         nodes before them, and the last of these: with positions and class tokens, before any attention.
         """
-        crossed = [layer for name in self._crossed() if (layer := self.found.get(name)) is not None and layer.grid and layer.tokens == 1]
+        found = [self.found[name].as_tokens for name in self._crossed() if name in self.found]
+        crossed = [layer for layer in found if layer is not None and layer.tokens == 1]
         if not crossed:
             self._no_doubt(None)
             between = f"'{self.question.x.name}' and '{self.question.start.name}'"
@@ -356,12 +369,11 @@ class Layers:
         if name not in self._maker:
             between = f"'{self.question.x.name}' and '{self.question.start.name}'"
             raise TargetError(f"layer '{name}' does not lie between {between}; candidates: {listing}.")
-        if value.shape is not None and len(value.shape) == 4:
-            return TargetLayer(value, (1, 2, 3))
+        places = len(self.question.places)
+        if value.shape is not None and len(value.shape) == places + 2:
+            return TargetLayer(value, (1, *range(2, places + 2)))
         shape = "of unknown rank" if value.shape is None else f"shaped {list(value.shape)}"
-        raise TargetError(
-            f"layer '{name}' is {shape}: neither a picture [N, C, h, w] nor a grid of tokens [N, tokens, C]; candidates: {listing}."
-        )
+        raise TargetError(f"layer '{name}' is {shape}: neither {LAID[places]} nor a grid of tokens [N, tokens, C]; candidates: {listing}.")
 
     def every(self, name: Any) -> list[TargetLayer]:
         """The layers of those names (a list, or names with commas between them); without any the chosen one, or where a box is explained

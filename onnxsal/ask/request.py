@@ -55,6 +55,9 @@ class Said:
     shown: str = ""
 
 
+AXES = "NCHW or NHWC: what the axes of the explained picture are (NCL or NLC of a series, NCDHW or NDHWC of a volume)."
+
+
 @dataclass(frozen=True, eq=False)
 class Ask:
     """What is asked of a model, by whatever verb. ``None`` (of ``prefix`` '', of switches ``False``) is not given.
@@ -119,7 +122,12 @@ class Ask:
             shown="as the model shows",
         ),
     ] = None
-    layout: Annotated[str | None, Said("NCHW or NHWC: what the axes of the explained picture are.", shown="as the model uses it")] = None
+    layout: Annotated[
+        str | None,
+        Said(
+            "NCHW or NHWC: what the axes of the explained picture are; NCL, NLC of a series, NCDHW and so on.", shown="as the model uses it"
+        ),
+    ] = None
     example: Annotated[
         Example,
         Said(

@@ -101,7 +101,7 @@ def convert(ask: Ask) -> onnx.ModelProto:
     or a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted
     class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
     a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
-    (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
+    (of a series [N, L], of a volume [N, D, H, W]; of other inputs none), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
     [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
     methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
     positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
@@ -128,8 +128,9 @@ def convert(ask: Ask) -> onnx.ModelProto:
     refused. Other keywords are the method's.
 
     Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves
-    it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" where a
-    picture's axes are not what the first convolution reached from it, or else its shape, says. ``grid`` is (height, width) of the picture
+    it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC"
+    (of a series "NCL" or "NLC", of a volume "NCDHW" or "NDHWC"; "NL", "NHW", "NDHW" have no channels) where the axes are not what the
+    first convolution reached from the input, or of a picture its shape, says. ``grid`` is (height, width) of the picture
     in tokens, for methods with a target layer, where it does not follow from the graph (for rise, which has none: its own parameter of
     that name). ``tokens`` explains a picture at its patch embedding [N, T, D]: the last tensor of tokens that all paths cross before they
     are mixed, positions and class tokens in it; the map is then the signed sum over D (``reduce``, of methods that have it, says another

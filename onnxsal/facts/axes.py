@@ -365,6 +365,14 @@ def with_batch(proto: onnx.ModelProto, x: str, symbol: Dim, size: int) -> onnx.M
     return light
 
 
+def _joins(node: NodeView, spot: Spot | None) -> bool:
+    """Whether a node joins constants to the places of a series, along their axis."""
+    spec, axis = spec_of(node), node.attr("axis")
+    if spot is None or spec is None or axis is None or spec.family != "movement":
+        return False
+    return bool(spec.fills(node)) and int(axis) % node.y.rank == spot.place
+
+
 _ADDED = -1
 """Stands for the axis of channels where the input has none: it begins behind the first operator on pictures."""
 
@@ -380,6 +388,8 @@ def _layouts(x: Value, path: Sequence[NodeView], size: Dim, batched: bool, pictu
 
     def taken_as_picture(node: NodeView, found: Trace) -> Trace:
         """An operator on pictures makes one of what it is given, whatever was known of it before."""
+        if len(wanted) == 2 and _joins(node, found.get(wanted[1])):  # a class token: what follows is no line of places alone
+            return {label: spot for label, spot in found.items() if label != wanted[1]}
         if not wanted or not facts_of(node).pictures or node.y.shape is None or all(a in found for a in wanted):
             return found
         if node.y.rank == 1 + len(wanted):
