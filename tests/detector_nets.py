@@ -24,6 +24,7 @@ WEIGHTS = {
 }
 SETTINGS = {
     "classes_shape": np.asarray([0, CLASSES, -1]),
+    "by_class": np.asarray([0, -1, CLASSES]),
     "boxes_shape": np.asarray([0, 4, -1]),
     "most": np.asarray([4]),
     "six": np.asarray([6]),
@@ -101,6 +102,18 @@ FORMS: dict[str, tuple[list[onnx.NodeProto], dict[str, list[int | str | None]]]]
         [*JOINED, *TURNED, node("Identity", "where_last", "loc"), node("Identity", "p_last", "conf")],
         {"loc": ["N", "A", 4], "conf": ["N", "A", CLASSES]},
     ),
+    "ssd, reshaped": (
+        [
+            *JOINED,
+            *TURNED,
+            node("Transpose", "z", "z_last", perm=[0, 2, 1]),
+            node("Reshape", "z_last flat", "z_row"),
+            node("Sigmoid", "z_row", "p_row"),
+            node("Reshape", "p_row by_class", "conf"),
+            node("Identity", "where_last", "loc"),
+        ],
+        {"loc": ["N", "A", 4], "conf": ["N", "A", CLASSES]},
+    ),
     "rows": ([*JOINED, *TURNED, *SUPPRESSED], {"rows": ["M", 3]}),
     "rows, gathered": (
         [
@@ -158,6 +171,16 @@ FORMS: dict[str, tuple[list[onnx.NodeProto], dict[str, list[int | str | None]]]]
         ],
         {"boxes": ["N", 4, 4], "scores": ["N", 4]},
     ),
+    "topk of the logits' sigmoid": (
+        [
+            *JOINED,
+            node("Transpose", "z", "z_last", perm=[0, 2, 1]),
+            node("Sigmoid", "z_last", "p_of_last"),
+            node("Flatten", "p_of_last", "all"),
+            node("TopK", "all most", "scores index", axis=1),
+        ],
+        {"scores": ["N", 4]},
+    ),
     "topk, joined": (
         [
             *JOINED,
@@ -178,7 +201,7 @@ FORMS: dict[str, tuple[list[onnx.NodeProto], dict[str, list[int | str | None]]]]
 }
 """How a detector ends -> its nodes behind the heads, and its outputs."""
 
-RAW = ("yolov8", "yolov8, turned", "scales joined last", "detr", "ssd")
+RAW = ("yolov8", "yolov8, turned", "scales joined last", "detr", "ssd", "ssd, reshaped")
 
 
 def detector(form: str, batch: int | str = "N") -> onnx.ModelProto:

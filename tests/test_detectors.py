@@ -195,6 +195,10 @@ def test_a_converted_file_keeps_its_place(tmp_path):
     path = tmp_path / "made.onnx"
     onnx.save(onnxsal.convert(detector("topk"), "gradient", target="box:1"), path)
     again = Explainer(path).explain(pictures())
+    with pytest.raises(TargetError, match="cannot be explained"):
+        Explainer(path).explain(pictures(), target="box:0")
+    with pytest.raises(TargetError, match="converted for classes"):
+        Explainer(detector("topk"), "gradient", output="scores").explain(pictures(), target="box:0")
     np.testing.assert_array_equal(again.attribution, made("topk").explain(pictures(), target="box:1").attribution)
 
 

@@ -27,8 +27,9 @@ CORNERS = 4
 class Reading:
     """A target is the number of a place (``ask.place``). ``of``: the class that is explained there (``None``: the best one).
 
-    ``axes`` of the scores: that of classes, then that of boxes, or those of rows and columns (none: ``picked`` says which scores the
-    model's own boxes have). Along the axis of classes these are entries ``first`` to ``first + count`` (``None``: all).
+    ``within``: the tensor that the axes are of, whose elements are in the order of the scores ('' = the scores themselves). ``axes``: that of
+    classes, then that of boxes, or those of rows and columns (none: ``picked`` says which scores the model's own boxes have). Along the
+    axis of classes these are entries ``first`` to ``first + count`` (``None``: all).
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Reading:
     first: int = 0
     count: int | None = None
     picked: Picked | None = None
+    within: str = ""
 
 
 # ----- boxes -----
@@ -82,7 +84,8 @@ def boxes_of(model: Model, output: str | None, place: Place, score: str, feed: F
     if of is not None and count is not None and of >= count:
         raise TargetError(f"class {of} is out of range: each box has {count} scores, 0 to {count - 1}.")
     whole = model.value(tensor).dim(axes[0])
-    reading = Reading(BOX, of, axes, first, None if first == 0 and count == whole else count)
+    within = "" if asked.start.name == tensor else tensor
+    reading = Reading(BOX, of, axes, first, None if first == 0 and count == whole else count, within=within)
     return Listed(name, asked, reading, how)
 
 
@@ -98,7 +101,7 @@ def _chosen(model: Model, hits: list[Picked], place: Place, score: str, feed: Fe
     value = model.value(hit.scores)
     what = f"box k is entry k of '{hit.name}', and its score is the one of '{hit.scores}' {shape_text(value.shape)} that it was chosen by"
     found = Found("boxes", what, Ground.PROVED, f"{hit.by.label} compares them; its choice is held")
-    return Listed(hit.name, scores_of(model, hit.scores, score, feed), Reading(BOX, None, picked=hit), found)
+    return Listed(hit.name, scores_of(model, hit.scores, score, feed), Reading(BOX, None, picked=hit, within=hit.scores), found)
 
 
 Raw = tuple[str, str, tuple[int, ...], int, int | None, Found]

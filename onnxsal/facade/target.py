@@ -66,6 +66,12 @@ def refuse_other_class(
         )
     if question.reading is not None:
         refuse_other_place(question, told, targets, outputs)
+        place = next((v for k, v in outputs.items() if k.endswith("explained_place") and v.shape == told.shape), told)
+        if fixed and targets is not None and (targets != place).any():
+            raise TargetError(
+                f"target {targets.tolist()} cannot be explained: the model was converted with target_input='{FIXED}', for "
+                f"{question.reading.kind} {place.tolist()}. Convert the original model again, with target_input='{REQUIRED}'."
+            )
         return
     if (told == -2).any():
         own = outputs.get(question.output)

@@ -95,15 +95,21 @@ def _ranked(model: Model, node: NodeView, cut: bool) -> list[str]:
     names, name = list[str](), node.input(index or 0).name
     while True:
         names.append(name)
-        head, maker = head_of(model, name) if cut else None, model.producer.get(name)
-        if head is not None and head.logits:
-            name = head.logits
+        before, maker = _logits(model, name) if cut else "", model.producer.get(name)
+        if before:
+            name = before
             continue
         spec = None if maker is None else spec_of(maker)
         whole = spec is not None and (spec.keeps in ("place", "order", "elements") or (spec.family == "max_pool" and not _is_choice(maker)))
         if maker is None or not whole or picks_of(maker) is None:
             return names
         name = maker.x.name
+
+
+def _logits(model: Model, name: str) -> str:
+    """What a final softmax or sigmoid is computed from, element by element in the same shape ('' = it is none)."""
+    head = head_of(model, name)
+    return "" if head is None or head.reshaped else head.logits
 
 
 def _is_choice(node: NodeView | None) -> bool:
@@ -114,9 +120,9 @@ def _ways(model: Model, name: str, cut: bool, pick: Pick | None = None) -> Itera
     """Every way back from a tensor along elements that were moved or picked; more than one where parts were joined."""
     here: tuple[str, Pick | None] = (name, pick)
     node = model.producer.get(name)
-    head = head_of(model, name) if cut else None
-    if head is not None and head.logits:
-        yield from ([here, *way] for way in _ways(model, head.logits, cut))
+    before = _logits(model, name) if cut else ""
+    if before:
+        yield from ([here, *way] for way in _ways(model, before, cut))
         return
     if node is None or picks_of(node) is None:
         yield [here]

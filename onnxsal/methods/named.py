@@ -37,6 +37,7 @@ def emit_named(op: Emit, question: Question, start: Value, rows: Value, target: 
     """
     reading = question.reading
     assert reading is not None
+    start = question.model.value(reading.within) if reading.within else start
     if reading.kind == MASK:
         return _mask(op, question, reading, start, target)
     if reading.kind == BOX and reading.picked is not None:
