@@ -227,7 +227,8 @@ def pixels_of(model: Model, x: Value, picture: Picture | None, start: Value, bat
     what = f"scores '{start.name}' {shape_text(start.shape)} of each pixel, classes on axis {axes[0]}"
     if place.kind == MASK:
         what += ": the sum of a class's scores over the pixels where it is the best one; these pixels are held"
-    return Reading(place.kind, None if place.kind == MASK else place.of, (axes[0], *axes[1:])), Found("pixels", what + scaled, Ground.PROVED)
+    reading = Reading(place.kind, None if place.kind == MASK else place.of, (axes[0], *axes[1:]))
+    return reading, Found("pixels", what + scaled, Ground.PROVED)
 
 
 def _sides(sizes: Sequence[int | None]) -> str:
