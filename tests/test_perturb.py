@@ -173,8 +173,9 @@ def test_no_gradient_is_needed() -> None:
     x = draw(1, 3, 4, 4, seed=1)
     for method in ("occlusion", "rise"):
         assert onnxsal.Explainer(step, method).explain(x).attribution.any()
-    with pytest.raises(MethodError, match="runs the model forward only"):
-        onnxsal.plan(step, "occlusion")
+    planned = onnxsal.plan(step, "occlusion")
+    assert not planned.steps
+    assert "runs forward 1 times, once for each window" in str(planned)
 
 
 def test_tokens_of_a_transformer() -> None:

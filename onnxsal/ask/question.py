@@ -17,10 +17,13 @@ from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import head_of
 from onnxsal.facts.reach import reach
 from onnxsal.facts.solve import ancestors
-from onnxsal.facts.tokens import Tokens, candidates, tokens_of, words_of
+from onnxsal.facts.tokens import INTEGERS, Tokens, candidates, tokens_of, words_of
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape, shape_text
 from onnxsal.ops.squashing import Kind
+
+COUNTED = INTEGERS | {TensorProto.BOOL}
+"""Types of elements that can be replaced, but have no derivative."""
 
 RUNNER_UP = "runner-up"
 """What a class is compared with: the best of the others, sample by sample."""
@@ -145,9 +148,13 @@ def ask(
     layout: str | None = None,
     example: Mapping[str, np.ndarray] | None = None,
     grid: Sequence[int] | str | None = None,
+    integers: bool = False,
 ) -> Question:
     """The question for a model: its one floating-point input (else the vectors of its words) unless ``input`` names another tensor, its one
     floating-point output that depends on it unless ``output`` names one, and what of it is explained.
+
+    ``integers``: whole numbers and truth values may be explained too, by a method that replaces elements and asks for no derivative; where
+    there is no floating-point input that is the one integer input, of several the one that holds the ids of words.
 
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
@@ -160,7 +167,7 @@ def ask(
     for option, named in (("input", input), ("output", output)):
         if named is not None and not isinstance(named, str):
             raise TargetError(f"{option}={named!r} is no name of a tensor; give one name as text.")
-    x = model.value(_input(model, input))
+    x = model.value(_input(model, input, integers))
     name = _output(model, output, x, score)
     asked = scores_of(model, name, score, example)
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
@@ -228,8 +235,10 @@ def _axis(question: Question, asked: Scores) -> int:
     return len(sizes) - 1 if len(sizes) < 3 else next((a for a, d in enumerate(sizes) if d != 1), 0)
 
 
-def _input(model: Model, name: str | None) -> str:
+def _input(model: Model, name: str | None, integers: bool = False) -> str:
     inputs = [n for n in model.input_names if model.value(n).dtype in FLOATS]
+    if name is None and integers and not inputs:
+        return _counted(model)
     if name is None:
         if len(inputs) == 1:
             return inputs[0]
@@ -251,10 +260,22 @@ def _input(model: Model, name: str | None) -> str:
             f"tensor '{name}' is a constant of the model, the same for all samples, so it is no input to explain. "
             "For the derivative by a weight use vjp(model, wrt=...)."
         )
-    if model.value(name).dtype not in FLOATS:
+    if model.value(name).dtype not in (FLOATS | COUNTED if integers else FLOATS):
         kind = _type_name(model.value(name))
         raise TargetError(f"tensor '{name}' is {kind}, which has no gradient; name a floating-point tensor.{_lookups(model)}")
     return name
+
+
+def _counted(model: Model) -> str:
+    """The one input of whole numbers or truth values, of several the one whose entries are looked up as words."""
+    inputs = [n for n in model.input_names if model.value(n).dtype in COUNTED]
+    words, _ = words_of(model)
+    if words is not None and words.ids in inputs:
+        return words.ids
+    if len(inputs) == 1:
+        return inputs[0]
+    kinds = ", ".join(f"{n} ({_type_name(model.value(n))})" for n in model.input_names)
+    raise TargetError(f"none of the model's inputs ({kinds}) stands out as the one to explain; name it: --input.{_lookups(model)}")
 
 
 def _output(model: Model, name: str | None, x: Value, score: str) -> str:

@@ -24,7 +24,7 @@ from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError
 from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, refuse_other_rows, target_index, target_input_of, target_port
-from onnxsal.graph import Emit, Model, Value
+from onnxsal.graph import FLOATS, Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.helpers import columns
@@ -40,7 +40,7 @@ from onnxsal.ops.apart import keep_apart
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
     the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and
-    how the model is told the class. ``parts`` are the names of the columns of the output of that name (none: there is no such output).
+    how the model is told the class; ``runs`` says how often the model is run beside the one forward pass. ``parts`` are the names of the columns of the output of that name (none: there is no such output).
     ``ask`` is what was asked for, as it would be asked of another model.
     """
 
@@ -54,6 +54,7 @@ class Conversion:
     layer: TargetLayer | None = None
     target_input: str = OPTIONAL
     parts: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -148,7 +149,8 @@ def decide(ask: Ask) -> Decision:
 
     def asked_of(plain: Model) -> Question:
         guard.refuse_open_rank(plain, ask.input)
-        question = question_of(plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+        options = {"batched": ask.batched, "layout": ask.layout, "example": data, "grid": grid, "integers": wrapper_of(method).integers}
+        question = question_of(plain, ask.input, ask.output, score, **options)
         return at_tokens(question) if ask.tokens else question
 
     def planned(plain: Model) -> None:
@@ -224,7 +226,7 @@ def emit(decided: Decision, opened: bool = True) -> Conversion:
     )
     done = settings | {"score": question.score}
     plans = tuple(build.plans.values())
-    return Conversion(result, ask, question, method, done, log, plans, build.layer, decided.target_input, build.parts)
+    return Conversion(result, ask, question, method, done, log, plans, build.layer, decided.target_input, build.parts, tuple(build.runs))
 
 
 def _walks(method: Method, settings: Mapping[str, Any]) -> Iterator[Method]:
@@ -241,7 +243,7 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     ask, question, edges = decided.ask, decided.question, decided.edges
     prefix = ask.prefix
     op = Emit(question.model, f"{prefix}{PREFIX}")
-    if question.x.dtype == TensorProto.DOUBLE:
+    if TensorProto.DOUBLE in (question.x.dtype, question.start.dtype if question.x.dtype not in FLOATS else 0):
         op.dtype = TensorProto.DOUBLE
     asked = target_port(prefix, decided.target_input, decided.target)
     checked = decided.target_input == FIXED and question.class_count is not None

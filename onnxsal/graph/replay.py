@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from onnxsal.graph.emit import Emit
-from onnxsal.graph.model import HALF, Model, NodeView, Value, captured
+from onnxsal.graph.model import Model, NodeView, Value, captured
 from onnxsal.protos import graphs_of
 
 
@@ -71,7 +71,7 @@ def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
 def replay(op: Emit, view: Model, source: str, start: Value) -> None:
     """Emit the nodes of a ``replica``; its input tensor ``source`` takes the value ``start`` (cast to the model's type)."""
     dtype = view.types[source][0]
-    if dtype in HALF or dtype == TensorProto.DOUBLE:
+    if dtype not in (TensorProto.FLOAT, TensorProto.INT64):
         op.Cast(start, to=dtype, name=source)
     else:
         op.Identity(start, name=source)

@@ -61,13 +61,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Samples:
-    """``count`` runs (a number, or a scalar of the graph), ``chunk`` of them (times the batch) at once.
+    """``count`` runs (a number, or a scalar of the graph), ``chunk`` of them (times the batch) at once; ``what`` names one.
 
     One by one where the model's batch is fixed, or where the replayed part also reads another input: that holds N samples only.
     """
 
     count: int | Value
     chunk: int
+    what: str = "perturbation"
 
     def size(self, question: Question, view: Model) -> int:
         """Samples per iteration."""
@@ -124,6 +125,8 @@ def sampled_scores(
         score = recast(body, score, signal_type(inner.start), body.dtype)
         return update(Scored(body, numbers, inner, _rows(body, score, numbers), chosen.target), carried)
 
+    often = "" if isinstance(samples.count, Value) else f"{samples.count:,} times, "
+    build.runs.append(f"beside its own pass, the model runs forward {often}once for each {samples.what}, for every sample")
     return _loop(build, samples, [build.question.start.name, *also], states, step)
 
 
