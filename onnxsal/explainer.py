@@ -37,6 +37,7 @@ ADDED = (
     "compared_class",
     "explained_score",
     "residual",
+    "standard_error",
     "reached",
     "parts",
 )
@@ -305,6 +306,7 @@ class Explainer:
             added["token_attribution"],
             parts,
             added["compared_class"],
+            added["standard_error"],
         )
 
 

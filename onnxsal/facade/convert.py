@@ -96,7 +96,7 @@ def convert(ask: Ask) -> onnx.ModelProto:
     class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
     a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
     (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
-    [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
+    [N], its relative error; where the attribution is an estimate by sampling, ``standard_error`` in its shape; for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
     methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
     positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
     ``onnxsal.parts`` of the metadata. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is
@@ -278,6 +278,8 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))
     if result.residual is not None:
         ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))
+    if result.standard_error is not None:
+        ports.append(build.told("standard_error", result.standard_error, op.dtype, x.shape))
     if result.reached is not None:
         ports.append(build.told("reached", result.reached, TensorProto.FLOAT, batch))
     if result.parts and (build.question.tokens is not None or build.want_components):

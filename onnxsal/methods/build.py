@@ -28,7 +28,8 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class Result:
-    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one; ``reached`` is the
+    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one; ``standard_error``
+    is that of each element of the attribution, where it is an estimate, in the shape of the explained input; ``reached`` is the
     share of the score that reaches the input, where a method divides the score up. ``parts`` says what it is divided into: by name [N]
     each, the input first, in the type of attributions; they sum to the score.
     """
@@ -37,6 +38,7 @@ class Result:
     residual: Value | None = None
     saliency: Value | None = None
     reached: Value | None = None
+    standard_error: Value | None = None
     parts: Mapping[str, Value] = field(default_factory=dict)
 
 

@@ -1,0 +1,270 @@
+"""Shapley values: what each group of elements adds to the score, averaged over the orders in which groups may come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import factorial
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxsal.errors import MethodError
+from onnxsal.graph import FLOATS, Emit, Value
+from onnxsal.graph.assemble import Port
+from onnxsal.graph.helpers import add_up, cast, zeros_like
+from onnxsal.graph.infer import shape_text
+from onnxsal.methods.build import Build, Result, wrap
+from onnxsal.methods.elements import Size, replaceable, times
+from onnxsal.methods.groups import Groups, groups_of
+from onnxsal.methods.points import Samples, Scored, sampled_scores
+from onnxsal.methods.smooth import hashed
+from onnxsal.settings import numbers_of, shown
+
+FEW, MOST = 12, 20
+"""So many groups are enumerated where nothing is asked for, and at most."""
+
+
+@dataclass(frozen=True)
+class References:
+    """What absent groups are replaced by: ``count`` rows, of which ``row(body, numbers)`` gives some, broadcastable to [c, N, ...]."""
+
+    count: Size
+    row: Callable[[Emit, Value], Value]
+
+
+@wrap("shapley_sampling", starts="nothing", integers=True, keeps="completeness")
+def shapley_sampling(build: Build) -> Result:
+    """``phi_g = sum over coalitions S without g of |S|! (G - |S| - 1)! / G! (v(S + g) - v(S))``, v(S) the mean score where the groups
+    of S are those of x and the others those of a row of the background. Castro, Gomez and Tejada 2009.
+
+    Exact, over all coalitions, of up to 12 groups; else the mean over random orders of what each group adds when it comes, each row of the
+    background met equally often. ``standard_error`` is that of this mean (0 where it is exact). A group's value is shared equally among its
+    elements, so the attribution sums to f(x) - v(nothing), to rounding in both; residual: the relative error of that, with v(nothing) from
+    runs of their own. Component ``shapley_sampling/values`` [N, groups].
+    """
+    op, groups = build.op, groups_of(build)
+    exact = _is_exact(build, groups)
+    references = references_of(build)
+    values, error, empty = (enumerated if exact else sampled)(build, groups, references)
+    build.component("shapley_sampling/values", lambda: values, 2)
+    shared = op.Div(values, op.Max(groups.sizes, 1.0))
+    attribution = groups.spread(build, shared)
+    gained = op.Sub(build.head.score, empty)
+    residual = build.relative_error(op.ReduceSum(values, [1], keepdims=0), gained)
+    if error is not None:
+        build.component("shapley_sampling/standard_error", lambda: error, 2)
+    spread = zeros_like(op, build.question.x) if error is None else groups.spread(build, op.Div(error, op.Max(groups.sizes, 1.0)))
+    picture = build.question.picture
+    pixels = None if picture is None else op.ReduceSum(attribution, [picture[0]], keepdims=0)
+    return Result(attribution, residual, pixels, standard_error=spread)
+
+
+def _is_exact(build: Build, groups: Groups) -> bool:
+    """As the setting ``exact`` says, which from here on is true or false."""
+    asked, count = build.settings["exact"], groups.count
+    few = isinstance(count, int) and count <= FEW
+    if asked is True and not (isinstance(count, int) and count <= MOST):
+        told = (
+            f"{count} groups have {2**count:,}"
+            if isinstance(count, int)
+            else "the number of groups is known only at run time, so is that of"
+        )
+        raise MethodError(f"method 'shapley_sampling': exact: {told} coalitions; of up to {MOST} groups all are evaluated.")
+    build.settings["exact"] = few if asked == "auto" else asked
+    return bool(build.settings["exact"])
+
+
+# ----- what is absent -----
+
+
+def references_of(build: Build) -> References:
+    """The rows of the setting ``background``, [B, ...] with the shape of a sample behind, or else the one reference ``baseline``."""
+    given = build.settings["background"]
+    if isinstance(given, str) and not given:
+        value = build.baseline()
+        return References(1, lambda body, numbers: value)
+    if not isinstance(base := build.settings["baseline"], str) or base:
+        raise MethodError("method 'shapley_sampling': baseline and background both say what stands in for absent groups; give one of them.")
+    rows = _background(build, given)
+    count: Size = rows.static[0] if rows.static is not None else build.op.Squeeze(build.op.Shape(rows, end=1), [0])
+
+    def row(body: Emit, numbers: Value) -> Value:
+        picked = body.Gather(rows, numbers)
+        return body.Unsqueeze(picked, [1]) if build.question.batched else picked
+
+    return References(count, row)
+
+
+def _background(build: Build, given: Any) -> Value:
+    """The tensor ``background``: a constant, or an optional input of any number of rows."""
+    x, array = build.question.x, numbers_of(given)
+    sizes = (x.shape or ())[1 if build.question.batched else 0 :]
+    kind = build.op.dtype if x.dtype in FLOATS else TensorProto.INT64
+    fits = array is not None and array.ndim == len(sizes) + 1 and len(array) > 0
+    if not fits or any(isinstance(d, int) and d != n for d, n in zip(sizes, array.shape[1:], strict=True)):  # type: ignore[union-attr]
+        raise MethodError(
+            f"method 'shapley_sampling': background={shown(given)} is no array of samples like those of '{x.name}' "
+            f"{shape_text(x.shape)}: rows first, then the axes of a sample."
+        )
+    assert array is not None
+    if not np.isfinite(array.astype(np.float64)).all() or (kind == TensorProto.INT64 and (array != np.round(array)).any()):
+        raise MethodError(f"method 'shapley_sampling': background={shown(given)} holds what '{x.name}' cannot hold.")
+    array = np.ascontiguousarray(array.astype(np.int64 if kind == TensorProto.INT64 else build.op.np_dtype))
+    build.settings["background"] = list(array.shape)  # the record tells its shape; the rows themselves are in the file
+    shape = tuple(f"background_{i}" for i in range(array.ndim)) if build.optional else array.shape
+    value = Value(build.name("background"), kind, shape)
+    build.inputs.append(Port(value, kind, shape, array, build.optional))
+    return value
+
+
+# ----- all coalitions -----
+
+
+def enumerated(build: Build, groups: Groups, references: References) -> tuple[Value, None, Value]:
+    """(values [N, G], no error, v(nothing) [N]): one run for each coalition and row, each weighed for every group."""
+    op, x = build.op, replaceable(build)
+    count, rows = groups.count, references.count
+    assert isinstance(count, int)
+    inside = np.asarray([0.0, *(factorial(s - 1) * factorial(count - s) / factorial(count) for s in range(1, count + 1))])
+    outside = np.asarray([*(factorial(s) * factorial(count - s - 1) / factorial(count) for s in range(count)), 0.0])
+
+    def coalitions(body: Emit, numbers: Value) -> Value:
+        bits = body.Div(body.Unsqueeze(body.Div(numbers, rows), [1]), body.const(2 ** np.arange(count)[None]))
+        return body.Equal(body.Mod(bits, 2), 1)
+
+    def points(body: Emit, numbers: Value) -> Value:
+        present = groups.mask(body, body.cached("coalitions", lambda: coalitions(body, numbers)))
+        return body.Where(present, x, references.row(body, body.Mod(numbers, rows)))
+
+    def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
+        body = chunk.body
+        present = body.cached("coalitions", lambda: coalitions(body, chunk.numbers))
+        size = body.ReduceSum(body.Cast(present, to=TensorProto.INT64), [1], keepdims=1)
+        given, taken = (body.Gather(body.const(w.astype(body.np_dtype)), size) for w in (inside, outside))
+        weights = body.Where(present, given, body.Neg(taken))
+        moved = body.Transpose(body.Sub(chunk.scores, body.Unsqueeze(build.head.score, [0])), perm=[1, 0])
+        return [body.Add(states[0], body.MatMul(moved, weights)), _with_empty(body, states[1], moved, chunk.numbers, rows)]
+
+    zero = op.Mul(build.head.score, 0.0)
+    start = op.Expand(op.Unsqueeze(zero, [1]), op.const([1, count]))
+    coalitions_ = 2**count
+    what = f"of {coalitions_:,} coalitions of {count} groups (all of them: exact){_of_rows(rows)}"
+    samples = Samples(times(op, [coalitions_, rows]), build.settings["chunk"], what)
+    total, empty = sampled_scores(build, samples, points, [start, zero], update)
+    return _over(op, total, rows), None, op.Add(build.head.score, _over(op, empty, rows))
+
+
+def _of_rows(rows: Size) -> str:
+    return (
+        "" if rows == 1 else f" and each of {rows} rows of the background" if isinstance(rows, int) else " and each row of the background"
+    )
+
+
+def _with_empty(body: Emit, total: Value, moved: Value, numbers: Value, rows: Size) -> Value:
+    """The sum of what the first runs say [N, c], in which every group is absent, one for each row."""
+    first = cast(body, body.Less(numbers, rows))
+    return body.Add(total, body.ReduceSum(body.Mul(moved, body.Unsqueeze(first, [0])), [1], keepdims=0))
+
+
+def _over(op: Emit, total: Value, rows: Size) -> Value:
+    return total if isinstance(rows, int) and rows == 1 else op.Div(total, float(rows) if isinstance(rows, int) else cast(op, rows))
+
+
+# ----- random orders -----
+
+
+def sampled(build: Build, groups: Groups, references: References) -> tuple[Value, Value, Value]:
+    """(means [N, G], their standard errors, v(nothing) [N]).
+
+    After one run for each row of the background with every group absent, run e of an order replaces the groups that come last, one more
+    in each run. So what group g adds is the last score less this one, and one score is all that is carried from chunk to chunk.
+    """
+    op, x = build.op, replaceable(build)
+    count, rows, seed = groups.count, references.count, op.const(int(build.settings["seed"]))
+    orders = _orders(op, int(build.settings["n_samples"]), rows)
+    build.settings["n_samples"] = orders if isinstance(orders, int) else build.settings["n_samples"]
+
+    def drawn(body: Emit, numbers: Value) -> tuple[Value, Value, Value, Value]:
+        """Which groups are present [c, G], the one that was taken out last [c] (-1: none), whether it was the first, and the row."""
+        run = body.Sub(numbers, rows)
+        begun = body.GreaterOrEqual(run, 0)
+        run = body.Max(run, 0)
+        order, place = body.Div(run, count), body.Sub(body.Sub(count, 1), body.Mod(run, count))
+        noise = hashed(body, order, _scalar(body, count), seed)
+        keys = body.Add(body.Mul(noise, _KEY), body.Unsqueeze(groups.numbers(body), [0]))  # no two are equal
+        ranked, coming = body.TopK(keys, _row(body, count), axis=1, outputs=2)
+        at = body.Unsqueeze(place, [1])
+        present = body.And(body.Greater(keys, body.GatherElements(ranked, at, axis=1)), body.Unsqueeze(begun, [1]))
+        out = body.Squeeze(body.GatherElements(coming, at, axis=1), [1])
+        first = body.Equal(place, body.Sub(count, 1))
+        return present, body.Where(begun, out, -1), first, body.Where(begun, body.Mod(order, rows), numbers)
+
+    def points(body: Emit, numbers: Value) -> Value:
+        present, _, _, row = body.cached("drawn", lambda: drawn(body, numbers))
+        return body.Where(groups.mask(body, present), x, references.row(body, row))
+
+    def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
+        body = chunk.body
+        last, empty, *moments = states
+        _, out, first, _ = body.cached("drawn", lambda: drawn(body, chunk.numbers))
+        moved = body.Transpose(body.Sub(chunk.scores, body.Unsqueeze(build.head.score, [0])), perm=[1, 0])
+        before = body.Concat(body.Unsqueeze(last, [1]), body.Slice(moved, [0], [-1], [1]), axis=1)
+        added = body.Sub(body.Where(body.Unsqueeze(first, [0]), 0.0, before), moved)
+        left = body.Squeeze(body.Slice(moved, [-1], [2**31], [1]), [1])
+        hot = cast(body, groups.one_hot(body, out))
+        return [left, _with_empty(body, empty, moved, chunk.numbers, rows), *_moments(body, added, hot, moments)]
+
+    zero = op.Mul(build.head.score, 0.0)
+    nothing = op.Mul(cast(op, groups.numbers(op)), 0.0)
+    start = op.Add(op.Unsqueeze(zero, [1]), nothing)
+    total = add_up(op, [_scalar(op, v) for v in (times(op, [orders, count]), rows)]) if not _known(orders, count, rows) else None
+    runs: Size = total if total is not None else orders * count + rows  # type: ignore[operator]
+    told = f"{count} groups" if isinstance(count, int) else f"groups, each a {groups.what}"
+    ordered = f"{orders:,} random orders" if isinstance(orders, int) else f"{build.settings['n_samples']:,} random orders or a few more"
+    samples = Samples(runs, build.settings["chunk"], f"prefix of each of {ordered} of {told}{_of_rows(rows)} alone")
+    _, empty, mean, squares, seen = sampled_scores(build, samples, points, [zero, zero, start, start, nothing], update)
+    variance = op.Div(squares, op.Max(op.Mul(seen, op.Sub(seen, 1.0)), 1.0))
+    return mean, op.Sqrt(variance), op.Add(build.head.score, _over(op, empty, rows))
+
+
+_KEY = 2**31
+"""Hashes times this, plus the group's number: below 2^63, and no two alike in one order."""
+
+
+def _known(*sizes: Size) -> bool:
+    return all(isinstance(s, int) for s in sizes)
+
+
+def _scalar(op: Emit, size: Size) -> Value:
+    return op.const(size) if isinstance(size, int) else size
+
+
+def _row(op: Emit, size: Size) -> Value:
+    return op.const([size]) if isinstance(size, int) else op.Unsqueeze(size, [0])
+
+
+def _orders(op: Emit, asked: int, rows: Size) -> Size:
+    """As many orders as are asked for, or a few more: each row of the background is met equally often."""
+    if isinstance(rows, int):
+        return -(-asked // rows) * rows
+    return op.Mul(op.Div(op.Add(op.Sub(rows, 1), asked), rows), rows)
+
+
+def _moments(body: Emit, added: Value, hot: Value, states: Sequence[Value]) -> list[Value]:
+    """Running mean and sum of squared deviations [N, G] of each group, and how often it was seen [G], by Chan's update.
+
+    ``added`` [N, c] is what the groups of ``hot`` [c, G] add.
+    """
+    mean, squares, before = states
+    now = body.ReduceSum(hot, [0], keepdims=0)
+    often = body.Max(now, 1.0)
+    found = body.Div(body.MatMul(added, hot), often)
+    apart = body.Sub(added, body.MatMul(found, body.Transpose(hot, perm=[1, 0])))
+    within = body.MatMul(body.Mul(apart, apart), hot)
+    after = body.Add(before, now)
+    share = body.Div(now, body.Max(after, 1.0))
+    moved = body.Where(body.Greater(now, 0.0), body.Sub(found, mean), 0.0)
+    between = body.Mul(body.Mul(moved, moved), body.Mul(before, share))
+    return [body.Add(mean, body.Mul(moved, share)), body.Add(squares, body.Add(within, between)), after]
