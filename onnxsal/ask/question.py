@@ -172,7 +172,8 @@ def ask(
     asked = scores_of(model, name, score, example)
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
     question = Question(model, x, name, start, asked.score, asked.link, samples=samples, picture=picture_of(model, x, layout))
-    question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
+    doubt = "" if asked.vanishes and integers else asked.doubt
+    question = replace(question, binary=asked.single and question.single, doubt=doubt, axis=_axis(question, asked))
     if question.squash == "softmax" and question.single:
         raise TargetError(
             f"score='probability': '{start.name}' holds one score per sample, and a Softmax over one class is 1 whatever the input. "

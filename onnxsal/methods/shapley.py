@@ -28,10 +28,14 @@ FEW, MOST = 12, 20
 
 @dataclass(frozen=True)
 class References:
-    """What absent groups are replaced by: ``count`` rows, of which ``row(body, numbers)`` gives some, broadcastable to [c, N, ...]."""
+    """What absent groups are replaced by: ``count`` rows, of which ``row(body, numbers)`` gives some, broadcastable to [c, N, ...].
+
+    ``built_in`` is how many there are where none are fed.
+    """
 
     count: Size
     row: Callable[[Emit, Value], Value]
+    built_in: int = 1
 
 
 @wrap("shapley_sampling", starts="nothing", integers=True, keeps="completeness")
@@ -94,7 +98,7 @@ def references_of(build: Build) -> References:
         picked = body.Gather(rows, numbers)
         return body.Unsqueeze(picked, [1]) if build.question.batched else picked
 
-    return References(count, row)
+    return References(count, row, len(build.inputs[-1].default))  # type: ignore[arg-type]
 
 
 def _background(build: Build, given: Any) -> Value:
@@ -183,8 +187,8 @@ def sampled(build: Build, groups: Groups, references: References) -> tuple[Value
     """
     op, x = build.op, replaceable(build)
     count, rows, seed = groups.count, references.count, op.const(int(build.settings["seed"]))
-    orders = _orders(op, int(build.settings["n_samples"]), rows)
-    build.settings["n_samples"] = orders if isinstance(orders, int) else build.settings["n_samples"]
+    asked = int(build.settings["n_samples"])
+    orders, build.settings["n_samples"] = _orders(op, asked, rows), _orders(op, asked, references.built_in)
 
     def drawn(body: Emit, numbers: Value) -> tuple[Value, Value, Value, Value]:
         """Which groups are present [c, G], the one that was taken out last [c] (-1: none), whether it was the first, and the row."""
@@ -222,7 +226,7 @@ def sampled(build: Build, groups: Groups, references: References) -> tuple[Value
     total = add_up(op, [_scalar(op, v) for v in (times(op, [orders, count]), rows)]) if not _known(orders, count, rows) else None
     runs: Size = total if total is not None else orders * count + rows  # type: ignore[operator]
     told = f"{count} groups" if isinstance(count, int) else f"groups, each a {groups.what}"
-    ordered = f"{orders:,} random orders" if isinstance(orders, int) else f"{build.settings['n_samples']:,} random orders or a few more"
+    ordered = f"{build.settings['n_samples']:,} random orders"
     samples = Samples(runs, build.settings["chunk"], f"prefix of each of {ordered} of {told}{_of_rows(rows)} alone")
     _, empty, mean, squares, seen = sampled_scores(build, samples, points, [zero, zero, start, start, nothing], update)
     variance = op.Div(squares, op.Max(op.Mul(seen, op.Sub(seen, 1.0)), 1.0))
