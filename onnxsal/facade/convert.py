@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -39,9 +40,9 @@ from onnxsal.ops.apart import keep_apart
 @dataclass(frozen=True)
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
-    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and
-    how the model is told the class; ``runs`` says how often the model is run beside the one forward pass. ``parts`` are the names of the columns of the output of that name (none: there is no such output).
-    ``ask`` is what was asked for, as it would be asked of another model.
+    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and how the
+    model is told the class; ``runs`` says how often the model is run beside the one forward pass. ``parts`` are the names of the columns of
+    the output of that name (none: there is no such output). ``ask`` is what was asked for, as it would be asked of another model.
     """
 
     proto: onnx.ModelProto
@@ -96,7 +97,8 @@ def convert(ask: Ask) -> onnx.ModelProto:
     class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
     a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
     (images only), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
-    [N], its relative error; where the attribution is an estimate by sampling, ``standard_error`` in its shape; for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
+    [N], its relative error; where the attribution is an estimate by sampling, ``standard_error`` in its shape and type; beside it, for
+    relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
     methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
     positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
     ``onnxsal.parts`` of the metadata. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is
@@ -149,8 +151,8 @@ def decide(ask: Ask) -> Decision:
 
     def asked_of(plain: Model) -> Question:
         guard.refuse_open_rank(plain, ask.input)
-        options = {"batched": ask.batched, "layout": ask.layout, "example": data, "grid": grid, "integers": wrapper_of(method).integers}
-        question = question_of(plain, ask.input, ask.output, score, **options)
+        asked = partial(question_of, plain, ask.input, ask.output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+        question = asked(integers=wrapper_of(method).integers)
         return at_tokens(question) if ask.tokens else question
 
     def planned(plain: Model) -> None:

@@ -236,8 +236,8 @@ def _nothing(x: Value, setting: str) -> float:
     if x.dtype in FLOATS or x.dtype == TensorProto.BOOL:
         return 0.0
     raise MethodError(
-        f"'{x.name}' holds whole numbers, and onnxsal does not guess which of them stands for nothing. Name it, such as the id of a mask or "
-        f"of padding: {setting}=103 in Python, --{setting} 103."
+        f"'{x.name}' holds whole numbers, and onnxsal does not guess which of them stands for nothing. Name it, such as the id of a mask "
+        f"or of padding: {setting}=103 in Python, --{setting} 103."
     )
 
 
@@ -256,7 +256,7 @@ class Wrapper:
     which it keeps in the limit only ('' = the law holds exactly). ``composes``: it puts so many other methods (``of``) together,
     at least and at most.
     ``asks_class``: what it tells depends on the class. ``integers``: it replaces elements and asks for no derivative, so that whole numbers
-    and truth values can be explained too.
+    and truth values can be explained too. ``estimates``: it returns standard errors, as it may draw samples.
     """
 
     name: str
@@ -271,6 +271,7 @@ class Wrapper:
     composes: tuple[int, int] = (0, 0)
     asks_class: bool = True
     integers: bool = False
+    estimates: bool = False
 
 
 WRAPPERS: dict[str, Wrapper] = {}

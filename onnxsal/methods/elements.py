@@ -1,4 +1,4 @@
-"""Which elements of the explained input stand at one place, what may stand in their stead, and how a value per place is laid out over them."""
+"""Which elements of the explained input stand at one place, and how a value per place is laid out over them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from numbers import Integral
+from typing import TypeGuard
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxsal.errors import MethodError
 from onnxsal.graph import FLOATS, Emit, Value
-from onnxsal.graph.helpers import cast, dim_of, shape_of
+from onnxsal.graph.helpers import cast, dim_of, shape_of, zeros_like
 from onnxsal.graph.infer import shape_text
 from onnxsal.methods.build import Build
 from onnxsal.methods.maps import share_among_channels
@@ -22,7 +24,7 @@ Size = int | Value
 
 
 @dataclass(frozen=True)
-class Places:
+class PlaceAxes:
     """The axes of the explained input that count places, in rising order; elements that differ on others, ``whole``, stand at one place.
 
     ``channel`` is the axis of channels of a picture all of whose other axes count places.
@@ -33,7 +35,7 @@ class Places:
     channel: int | None = None
 
 
-def places_of(build: Build) -> Places:
+def places_of(build: Build) -> PlaceAxes:
     """Of a picture all its axes but that of channels, of vectors per token those of the tokens, of anything else all axes of a sample; or
     the axes that the setting ``places`` names. Raises ``MethodError`` where it names other axes, and where a sample has none.
     """
@@ -43,7 +45,7 @@ def places_of(build: Build) -> Places:
     axes = question.places or tuple(range(first, x.rank))
     if not isinstance(named, str) or named:
         given = named if isinstance(named, list | tuple) else [named]
-        known = all(isinstance(a, Integral) and not isinstance(a, bool) and -x.rank <= a < x.rank for a in given)
+        known = all(isinstance(a, Integral) and not isinstance(a, bool) and -x.rank <= int(a) < x.rank for a in given)
         axes = tuple(int(a) % x.rank for a in given) if known else ()
         if not axes or len(set(axes)) < len(axes) or min(axes) < first:
             raise MethodError(
@@ -57,7 +59,32 @@ def places_of(build: Build) -> Places:
     rising = tuple(sorted(axes))
     picture = question.picture
     channel = picture[0] if picture is not None and rising == tuple(sorted(picture[1:])) else None
-    return Places(rising, tuple(a for a in range(x.rank) if a not in rising), channel)
+    return PlaceAxes(rising, tuple(a for a in range(x.rank) if a not in rising), channel)
+
+
+def all_known(sizes: Sequence[Size]) -> TypeGuard[Sequence[int]]:
+    """Whether all sizes are numbers."""
+    return all(isinstance(s, int) for s in sizes)
+
+
+def as_scalar(op: Emit, size: Size) -> Value:
+    """A size as an int64 scalar of the graph."""
+    return op.const(size) if isinstance(size, int) else size
+
+
+def as_row(op: Emit, size: Size) -> Value:
+    """A size as int64 [1]."""
+    return op.const([size]) if isinstance(size, int) else op.Unsqueeze(size, [0])
+
+
+def as_number(op: Emit, size: Size) -> Value | float:
+    """A size in the compute type."""
+    return float(size) if isinstance(size, int) else cast(op, size)
+
+
+def numbers_to(op: Emit, size: Size) -> Value:
+    """0, 1, ... up to a size, int64."""
+    return op.const(np.arange(size)) if isinstance(size, int) else op.Range(0, size, 1)
 
 
 def side(op: Emit, x: Value, axis: int) -> Size:
@@ -68,8 +95,7 @@ def side(op: Emit, x: Value, axis: int) -> Size:
 
 def times(op: Emit, sizes: Sequence[Size]) -> Size:
     """The product of sizes."""
-    numbers = [s for s in sizes if isinstance(s, int)]
-    return prod(numbers) if len(numbers) == len(sizes) else reduce(op.Mul, [s if isinstance(s, Value) else op.const(s) for s in sizes])
+    return prod(sizes) if all_known(sizes) else reduce(op.Mul, [as_scalar(op, s) for s in sizes])
 
 
 def replaceable(build: Build) -> Value:
@@ -78,7 +104,7 @@ def replaceable(build: Build) -> Value:
     return x if x.dtype in FLOATS or x.dtype == TensorProto.INT64 else build.op.Cast(x, to=TensorProto.INT64)
 
 
-def over_places(build: Build, places: Places, map_: Value) -> Value:
+def over_places(build: Build, places: PlaceAxes, map_: Value) -> Value:
     """A value per place [N, sizes of the places] shared equally among the elements at each: what they get adds up to it."""
     op, x = build.op, build.question.x
     if places.channel is not None and build.question.batched:
@@ -91,6 +117,16 @@ def over_places(build: Build, places: Places, map_: Value) -> Value:
     if not shared:
         return map_
     sizes = [side(op, x, a) for a in shared]
-    count = times(op, sizes)
-    share = op.Div(map_, float(count) if isinstance(count, int) else cast(op, count))
+    share = op.Div(map_, as_number(op, times(op, sizes)))
     return op.Expand(op.Unsqueeze(share, shared), shape_of(op, x))
+
+
+def zeros_at(build: Build, places: PlaceAxes) -> Value:
+    """Zeros of the compute type for each place: [N, sizes of the places]."""
+    op, batched = build.op, build.question.batched
+    zero = zeros_like(op, build.question.x)
+    if not batched:
+        zero = op.Unsqueeze(zero, [0]) if 0 in places.axes else zero
+    shift = int(not batched and 0 in places.axes)
+    summed = [a + shift for a in places.whole if a]
+    return op.ReduceSum(zero, summed, keepdims=0) if summed else zero

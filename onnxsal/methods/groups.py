@@ -15,7 +15,7 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, cast, shape_of
 from onnxsal.graph.infer import shape_text
 from onnxsal.methods.build import Build
-from onnxsal.methods.elements import Size, places_of, side, times
+from onnxsal.methods.elements import Size, all_known, as_number, as_row, numbers_to, places_of, side, times
 from onnxsal.settings import shown
 
 
@@ -44,7 +44,7 @@ class Groups:
 
     def numbers(self, body: Emit) -> Value:
         """0, 1, ... of the groups."""
-        return body.const(np.arange(self.count)) if isinstance(self.count, int) else body.Range(0, self.count, 1)
+        return numbers_to(body, self.count)
 
     def spread(self, build: Build, values: Value) -> Value:
         """A value per group [N, groups] at each of its elements, in the shape of the explained input."""
@@ -69,8 +69,7 @@ def groups_of(build: Build) -> Groups:
     first = x.rank - rank
     repeated = times(build.op, [side(build.op, x, first + a) for a, d in enumerate(index.shape) if d == 1])
     sizes = build.op.const(np.bincount(index.reshape(-1)).astype(build.op.np_dtype))
-    scale = float(repeated) if isinstance(repeated, int) else cast(build.op, repeated)
-    sizes = sizes if repeated == 1 else build.op.Mul(sizes, scale)
+    sizes = sizes if repeated == 1 else build.op.Mul(sizes, as_number(build.op, repeated))
     return Groups(build.op.const(index), len(found), sizes, "group", build.question.batched)
 
 
@@ -95,7 +94,9 @@ def _given(build: Build, given: Any) -> np.ndarray:
     if not lists or not isinstance(count, int):
         raise _misfit(build, given, "give an array of numbers, or a list of lists of columns where their number is known")
     columns = [c for row in given for c in row]
-    if not all(isinstance(c, Integral) and not isinstance(c, bool) and 0 <= c < count for c in columns) or len(set(columns)) < len(columns):
+    if not all(isinstance(c, Integral) and not isinstance(c, bool) and 0 <= int(c) < count for c in columns) or len(set(columns)) < len(
+        columns
+    ):
         raise _misfit(build, given, f"lists name columns 0 to {count - 1} of the last axis, each once")
     numbers = np.full(count, -1)
     rows = [row for row in given if row]
@@ -132,7 +133,7 @@ def _by_places(build: Build) -> Groups:
     first = 1 if build.question.batched else 0
     parts: list[Value] = []
     for i, (axis, size, cell) in enumerate(zip(places.axes, sizes, cells, strict=True)):
-        along = _numbers(op, size)
+        along = numbers_to(op, size)
         if smooth:
             along = op.Div(op.Mul(along, cell), size)
         behind = times(op, cells[i + 1 :])
@@ -146,36 +147,29 @@ def _by_places(build: Build) -> Groups:
     return Groups(index, count, _sizes(op, sizes, cells, index, whole), what, build.question.batched)
 
 
-def _numbers(op: Emit, size: Size) -> Value:
-    return op.const(np.arange(size)) if isinstance(size, int) else op.Range(0, size, 1)
-
-
 def _cells(build: Build, sizes: Sequence[Size]) -> list[Size]:
     """The setting ``grid``, one number for all axes or one for each, no more than there are pixels."""
     value = build.settings["grid"]
     if isinstance(value, str):
         value = [int(n) if n.isdecimal() else n for n in value.lower().split("x")]
     every = list(value) if isinstance(value, list | tuple | np.ndarray) else [value] * len(sizes)
-    if len(every) != len(sizes) or not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in every):
+    if len(every) != len(sizes) or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1 for n in every):
         raise MethodError(
-            f"method '{build.method.name}': grid={value!r} is no number of cells along each of {len(sizes)} axes; give one whole number, or a "
-            "list of them."
+            f"method '{build.method.name}': grid={value!r} is no number of cells along each of {len(sizes)} axes; give one whole number, "
+            "or a list of them."
         )
     return [min(int(n), size) if isinstance(size, int) else int(n) for n, size in zip(every, sizes, strict=True)]
 
 
 def _sizes(op: Emit, sizes: Sequence[Size], cells: Sequence[Size], index: Value, whole: Size) -> Value:
     """How many elements each group has, [groups], in the compute type."""
-    if all(isinstance(s, int) for s in (*sizes, *cells, whole)):
-        along = [np.bincount(np.arange(s) * c // s, minlength=int(c)) for s, c in zip(sizes, cells, strict=True)]
+    if all_known(sizes) and all_known(cells) and isinstance(whole, int):
         found = np.ones(1)
-        for counts in along:
-            found = np.multiply.outer(found, counts).reshape(-1)
+        for size, cell in zip(sizes, cells, strict=True):
+            found = np.multiply.outer(found, np.bincount(np.arange(size) * cell // size, minlength=cell)).reshape(-1)
         return op.const((found * whole).astype(op.np_dtype))
-    count = times(op, cells)
     flat = op.Reshape(index, [-1])
-    shape = op.const([count]) if isinstance(count, int) else op.Unsqueeze(count, [0])
-    zeros = op.ConstantOfShape(shape, value=helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]))
+    zeros = op.ConstantOfShape(as_row(op, times(op, cells)), value=helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]))
     ones = op.ConstantOfShape(op.Shape(flat), value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]))
-    found_ = cast(op, op.ScatterElements(zeros, flat, ones, axis=0, reduction="add"))
-    return op.Mul(found_, float(whole) if isinstance(whole, int) else cast(op, whole))
+    counted = cast(op, op.ScatterElements(zeros, flat, ones, axis=0, reduction="add"))
+    return op.Mul(counted, as_number(op, whole))

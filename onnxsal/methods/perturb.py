@@ -13,9 +13,21 @@ from onnx import TensorProto
 from onnxsal.ask.layers import TargetLayer
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.graph import FLOATS, Emit, Value
-from onnxsal.graph.helpers import cast, zeros_like
+from onnxsal.graph.helpers import cast
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.elements import Places, Size, over_places, places_of, replaceable, side, times
+from onnxsal.methods.elements import (
+    PlaceAxes,
+    Size,
+    all_known,
+    as_row,
+    as_scalar,
+    over_places,
+    places_of,
+    replaceable,
+    side,
+    times,
+    zeros_at,
+)
 from onnxsal.methods.head import probabilities, scores
 from onnxsal.methods.points import Samples, Scored, sampled_scores
 from onnxsal.methods.smooth import uniform_noise
@@ -27,7 +39,7 @@ WINDOW = {"window": 15, "stride": 8}
 """Of pictures, in pixels; of anything else windows are single places."""
 
 
-def pixels_of(build: Build, name: str, sizes: Sequence[Size], places: Places) -> list[Size]:
+def pixels_of(build: Build, name: str, sizes: Sequence[Size], places: PlaceAxes) -> list[Size]:
     """A setting in places, or as a share (below 1) of the input's axes of places; one for all, or one for each.
 
     Where it is not given it is settled here: ``WINDOW`` for pictures, 1 for anything else.
@@ -70,7 +82,7 @@ def covers(op: Emit, first: Value, size: Size, window: Size) -> Value:
     return op.And(op.GreaterOrEqual(pixels, begin), op.Less(pixels, op.Add(begin, window)))
 
 
-def replacement(build: Build, places: Places, window: Sequence[Size]) -> Value:
+def replacement(build: Build, places: PlaceAxes, window: Sequence[Size]) -> Value:
     """What stands in the window, broadcastable to the input: a number, an array or black (the tensor ``baseline``), or made of it.
 
     ``mean`` is each channel's mean over each picture; ``blur`` the picture averaged twice over boxes a little larger than the window.
@@ -90,7 +102,7 @@ def replacement(build: Build, places: Places, window: Sequence[Size]) -> Value:
     return op.ReduceMean(x, list(places.axes), keepdims=1) if value == "mean" else _blurred(build, places, window)
 
 
-def _blurred(build: Build, places: Places, window: Sequence[Size]) -> Value:
+def _blurred(build: Build, places: PlaceAxes, window: Sequence[Size]) -> Value:
     op, picture, count = build.op, build.question.x, len(places.axes)
     first = places.channel == 1
     if not first:
@@ -138,7 +150,7 @@ def occlusion(build: Build) -> Result:
     clean = op.Unsqueeze(build.head.score, [0])  # the whole picture is the first row, so that no state is ever empty
     done = sampled_scores(build, samples, points, [clean, *(c for _, c, _ in watched)], update, None, also_seen(build))
     grid = [op.const([k]) if k else op.Shape(f) for k, f in zip(known, firsts, strict=True)]
-    shape = op.const([-1, *known]) if all(known) else op.Concat(op.const([-1]), *grid, axis=0)
+    shape = op.const([-1, *counts]) if all_known(counts) else op.Concat(op.const([-1]), *grid, axis=0)
 
     def by_position(found: Value) -> Value:
         return op.Reshape(op.Transpose(op.Slice(found, [1], [LAST], [0]), perm=[1, 0]), shape)
@@ -162,7 +174,10 @@ def _along(body: Emit, numbers: Value, covered: Sequence[Value], counts: Sequenc
 
 
 def mean_over_windows(op: Emit, drop: Value, covered: Sequence[Value]) -> Value:
-    """The mean of what the windows [N, R, ...] say, at each place that any of them covers, else 0: [N, sizes]. ``covered`` are [R, size]."""
+    """The mean of what the windows [N, R, ...] say, at each place that any of them covers, else 0: [N, sizes].
+
+    ``covered`` are [R, size] for each axis.
+    """
     count, total, number = len(covered), drop, []
     for i, cover in enumerate(covered):
         behind = count - 1 - i
@@ -198,7 +213,7 @@ def also_seen(build: Build) -> list[str]:
     return [build.settings["layer"]] if build.want_components and build.settings["layer"] else []
 
 
-def watch(build: Build, places: Places) -> list[Watched]:
+def watch(build: Build, places: PlaceAxes) -> list[Watched]:
     """The predicted class, and of pictures the total activation of the strongest feature map."""
     op, question = build.op, build.question
 
@@ -233,34 +248,15 @@ def rise(build: Build) -> Result:
     (columns, tokens) each place is seen with probability p. What is not seen is 0, or ``value`` where that is given (x * M + value * (1 -
     M)). The masks are made in the graph from the seed; all samples of a batch meet the same ones. Petsiuk et al. 2018, arXiv 1806.07421.
     """
-    op, x, places = build.op, build.question.x, places_of(build)
-    grid, density, count = (build.settings[k] for k in ("grid", "density", "n_masks"))
+    op, places, settings = build.op, places_of(build), build.settings
+    density, count = settings["density"], settings["n_masks"]
     if not 0 < density <= 1:
         raise MethodError(f"method 'rise': density={density!r} is not a share between 0 and 1.")
-    seed = op.const(int(build.settings["seed"]))
-    sizes = [side(op, x, a) for a in places.axes]
-    smooth = places.channel is not None
-    value = (
-        None if x.dtype in FLOATS and isinstance(build.settings["value"], str) and not build.settings["value"] else build.baseline("value")
-    )
-    held = replaceable(build)
-
-    def masks(body: Emit, numbers: Value) -> Value:
-        if smooth:
-            return _smooth_masks(body, numbers, sizes, grid, float(density), seed)
-        noise = uniform_noise(body, numbers, _as_value(body, times(body, sizes)), seed)
-        shape = body.const([-1, *sizes]) if _all_known(sizes) else body.Concat(body.const([-1]), *(_as_row(body, s) for s in sizes), axis=0)
-        return body.Reshape(cast(body, body.LessOrEqual(noise, float(density))), shape)
+    masks, seen_through = _masks(build, places), _seen_through(build, places)
 
     def points(body: Emit, numbers: Value) -> Value:
         seen = body.cached("masks", lambda: masks(body, numbers))
-        seen = body.Unsqueeze(seen, [a + 1 for a in places.whole])
-        if value is None:
-            return body.Mul(seen, x)
-        if not smooth:
-            return body.Where(body.Greater(seen, 0.5), held, value)
-        mixed = body.Add(body.Mul(seen, _number(body, held)), body.Mul(body.Sub(1.0, seen), _number(body, value)))
-        return mixed if x.dtype in FLOATS else body.Cast(body.Round(mixed), to=TensorProto.INT64)
+        return seen_through(body, body.Unsqueeze(seen, [a + 1 for a in places.whole]))
 
     def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
         body = chunk.body
@@ -270,34 +266,43 @@ def rise(build: Build) -> Result:
         shape = body.Concat(body.const([-1]), body.Shape(seen, start=1), axis=0)
         return [body.Add(states[0], body.Reshape(weighted, shape))]
 
-    zero = zeros_like(op, x)
-    summed = [a for a in places.whole if a or not build.question.batched]
-    if 0 in places.axes:
-        zero = op.Unsqueeze(zero, [0])
-        summed = [a + 1 for a in summed]
-    elif not build.question.batched:
-        summed = [a for a in summed if a]
-    zero = op.ReduceSum(zero, summed, keepdims=0) if summed else zero
-    samples = Samples(count, build.settings["chunk"], "random mask")
-    (total,) = sampled_scores(build, samples, points, [zero], update, probabilities)
+    samples = Samples(count, settings["chunk"], "random mask")
+    (total,) = sampled_scores(build, samples, points, [zeros_at(build, places)], update, probabilities)
     map_ = op.Div(total, float(count) * float(density))
-    return Result(over_places(build, places, map_), None, map_ if smooth else None)
+    return Result(over_places(build, places, map_), None, map_ if places.channel is not None else None)
 
 
-def _number(body: Emit, value: Value) -> Value:
-    return value if value.dtype in FLOATS else cast(body, value)
+def _masks(build: Build, places: PlaceAxes) -> Callable[[Emit, Value], Value]:
+    """(body, sample numbers [c]) -> masks [c, sizes of the places]."""
+    op, settings = build.op, build.settings
+    grid, density, seed = settings["grid"], float(settings["density"]), op.const(int(settings["seed"]))
+    sizes = [side(op, build.question.x, a) for a in places.axes]
+    if places.channel is not None:
+        return lambda body, numbers: _smooth_masks(body, numbers, sizes, grid, density, seed)
+
+    def masks(body: Emit, numbers: Value) -> Value:
+        noise = uniform_noise(body, numbers, as_scalar(body, times(body, sizes)), seed)
+        shape = body.Concat(body.const([-1]), *(as_row(body, s) for s in sizes), axis=0)
+        return body.Reshape(cast(body, body.LessOrEqual(noise, density)), shape)
+
+    return masks
 
 
-def _as_value(op: Emit, size: Size) -> Value:
-    return op.const(size) if isinstance(size, int) else size
+def _seen_through(build: Build, places: PlaceAxes) -> Callable[[Emit, Value], Value]:
+    """(body, a mask that broadcasts to the input) -> the input through it. Whole numbers are replaced, or in pictures mixed and rounded."""
+    x, value = build.question.x, build.settings["value"]
+    if x.dtype in FLOATS and isinstance(value, str) and not value:
+        return lambda body, seen: body.Mul(seen, x)
+    other, held = build.baseline("value"), replaceable(build)
+    if places.channel is None:
+        return lambda body, seen: body.Where(body.Greater(seen, 0.5), held, other)
 
+    def mixed(body: Emit, seen: Value) -> Value:
+        own, instead = (v if x.dtype in FLOATS else cast(body, v) for v in (held, other))
+        both = body.Add(body.Mul(seen, own), body.Mul(body.Sub(1.0, seen), instead))
+        return both if x.dtype in FLOATS else body.Cast(body.Round(both), to=TensorProto.INT64)
 
-def _as_row(op: Emit, size: Size) -> Value:
-    return op.const([size]) if isinstance(size, int) else op.Unsqueeze(size, [0])
-
-
-def _all_known(sizes: Sequence[Size]) -> bool:
-    return all(isinstance(s, int) for s in sizes)
+    return mixed
 
 
 def _smooth_masks(body: Emit, numbers: Value, sizes: Sequence[Size], grid: int, density: float, seed: Value) -> Value:

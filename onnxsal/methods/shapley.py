@@ -8,15 +8,15 @@ from math import factorial
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from onnxsal.errors import MethodError
 from onnxsal.graph import FLOATS, Emit, Value
 from onnxsal.graph.assemble import Port
-from onnxsal.graph.helpers import add_up, cast, zeros_like
+from onnxsal.graph.helpers import cast, zeros_like
 from onnxsal.graph.infer import shape_text
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.elements import Size, replaceable, times
+from onnxsal.methods.elements import Size, as_number, as_row, as_scalar, replaceable, times
 from onnxsal.methods.groups import Groups, groups_of
 from onnxsal.methods.points import Samples, Scored, sampled_scores
 from onnxsal.methods.smooth import hashed
@@ -38,7 +38,7 @@ class References:
     built_in: int = 1
 
 
-@wrap("shapley_sampling", starts="nothing", integers=True, keeps="completeness")
+@wrap("shapley_sampling", starts="nothing", integers=True, estimates=True, keeps="completeness")
 def shapley_sampling(build: Build) -> Result:
     """``phi_g = sum over coalitions S without g of |S|! (G - |S| - 1)! / G! (v(S + g) - v(S))``, v(S) the mean score where the groups
     of S are those of x and the others those of a row of the background. Castro, Gomez and Tejada 2009.
@@ -107,12 +107,11 @@ def _background(build: Build, given: Any) -> Value:
     sizes = (x.shape or ())[1 if build.question.batched else 0 :]
     kind = build.op.dtype if x.dtype in FLOATS else TensorProto.INT64
     fits = array is not None and array.ndim == len(sizes) + 1 and len(array) > 0
-    if not fits or any(isinstance(d, int) and d != n for d, n in zip(sizes, array.shape[1:], strict=True)):  # type: ignore[union-attr]
+    if array is None or not fits or any(isinstance(d, int) and d != n for d, n in zip(sizes, array.shape[1:], strict=True)):
         raise MethodError(
             f"method 'shapley_sampling': background={shown(given)} is no array of samples like those of '{x.name}' "
             f"{shape_text(x.shape)}: rows first, then the axes of a sample."
         )
-    assert array is not None
     if not np.isfinite(array.astype(np.float64)).all() or (kind == TensorProto.INT64 and (array != np.round(array)).any()):
         raise MethodError(f"method 'shapley_sampling': background={shown(given)} holds what '{x.name}' cannot hold.")
     array = np.ascontiguousarray(array.astype(np.int64 if kind == TensorProto.INT64 else build.op.np_dtype))
@@ -148,14 +147,14 @@ def enumerated(build: Build, groups: Groups, references: References) -> tuple[Va
         size = body.ReduceSum(body.Cast(present, to=TensorProto.INT64), [1], keepdims=1)
         given, taken = (body.Gather(body.const(w.astype(body.np_dtype)), size) for w in (inside, outside))
         weights = body.Where(present, given, body.Neg(taken))
-        moved = body.Transpose(body.Sub(chunk.scores, body.Unsqueeze(build.head.score, [0])), perm=[1, 0])
+        moved = _moved(build, chunk)
         return [body.Add(states[0], body.MatMul(moved, weights)), _with_empty(body, states[1], moved, chunk.numbers, rows)]
 
     zero = op.Mul(build.head.score, 0.0)
     start = op.Expand(op.Unsqueeze(zero, [1]), op.const([1, count]))
-    coalitions_ = 2**count
-    what = f"of {coalitions_:,} coalitions of {count} groups (all of them: exact){_of_rows(rows)}"
-    samples = Samples(times(op, [coalitions_, rows]), build.settings["chunk"], what)
+    everything = 2**count
+    what = f"of {everything:,} coalitions of {count} groups (all of them: exact){_of_rows(rows)}"
+    samples = Samples(times(op, [everything, rows]), build.settings["chunk"], what)
     total, empty = sampled_scores(build, samples, points, [start, zero], update)
     return _over(op, total, rows), None, op.Add(build.head.score, _over(op, empty, rows))
 
@@ -173,80 +172,88 @@ def _with_empty(body: Emit, total: Value, moved: Value, numbers: Value, rows: Si
 
 
 def _over(op: Emit, total: Value, rows: Size) -> Value:
-    return total if isinstance(rows, int) and rows == 1 else op.Div(total, float(rows) if isinstance(rows, int) else cast(op, rows))
+    return total if isinstance(rows, int) and rows == 1 else op.Div(total, as_number(op, rows))
 
 
 # ----- random orders -----
-
-
-def sampled(build: Build, groups: Groups, references: References) -> tuple[Value, Value, Value]:
-    """(means [N, G], their standard errors, v(nothing) [N]).
-
-    After one run for each row of the background with every group absent, run e of an order replaces the groups that come last, one more
-    in each run. So what group g adds is the last score less this one, and one score is all that is carried from chunk to chunk.
-    """
-    op, x = build.op, replaceable(build)
-    count, rows, seed = groups.count, references.count, op.const(int(build.settings["seed"]))
-    asked = int(build.settings["n_samples"])
-    orders, build.settings["n_samples"] = _orders(op, asked, rows), _orders(op, asked, references.built_in)
-
-    def drawn(body: Emit, numbers: Value) -> tuple[Value, Value, Value, Value]:
-        """Which groups are present [c, G], the one that was taken out last [c] (-1: none), whether it was the first, and the row."""
-        run = body.Sub(numbers, rows)
-        begun = body.GreaterOrEqual(run, 0)
-        run = body.Max(run, 0)
-        order, place = body.Div(run, count), body.Sub(body.Sub(count, 1), body.Mod(run, count))
-        noise = hashed(body, order, _scalar(body, count), seed)
-        keys = body.Add(body.Mul(noise, _KEY), body.Unsqueeze(groups.numbers(body), [0]))  # no two are equal
-        ranked, coming = body.TopK(keys, _row(body, count), axis=1, outputs=2)
-        at = body.Unsqueeze(place, [1])
-        present = body.And(body.Greater(keys, body.GatherElements(ranked, at, axis=1)), body.Unsqueeze(begun, [1]))
-        out = body.Squeeze(body.GatherElements(coming, at, axis=1), [1])
-        first = body.Equal(place, body.Sub(count, 1))
-        return present, body.Where(begun, out, -1), first, body.Where(begun, body.Mod(order, rows), numbers)
-
-    def points(body: Emit, numbers: Value) -> Value:
-        present, _, _, row = body.cached("drawn", lambda: drawn(body, numbers))
-        return body.Where(groups.mask(body, present), x, references.row(body, row))
-
-    def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
-        body = chunk.body
-        last, empty, *moments = states
-        _, out, first, _ = body.cached("drawn", lambda: drawn(body, chunk.numbers))
-        moved = body.Transpose(body.Sub(chunk.scores, body.Unsqueeze(build.head.score, [0])), perm=[1, 0])
-        before = body.Concat(body.Unsqueeze(last, [1]), body.Slice(moved, [0], [-1], [1]), axis=1)
-        added = body.Sub(body.Where(body.Unsqueeze(first, [0]), 0.0, before), moved)
-        left = body.Squeeze(body.Slice(moved, [-1], [2**31], [1]), [1])
-        hot = cast(body, groups.one_hot(body, out))
-        return [left, _with_empty(body, empty, moved, chunk.numbers, rows), *_moments(body, added, hot, moments)]
-
-    zero = op.Mul(build.head.score, 0.0)
-    nothing = op.Mul(cast(op, groups.numbers(op)), 0.0)
-    start = op.Add(op.Unsqueeze(zero, [1]), nothing)
-    total = add_up(op, [_scalar(op, v) for v in (times(op, [orders, count]), rows)]) if not _known(orders, count, rows) else None
-    runs: Size = total if total is not None else orders * count + rows  # type: ignore[operator]
-    told = f"{count} groups" if isinstance(count, int) else f"groups, each a {groups.what}"
-    ordered = f"{build.settings['n_samples']:,} random orders"
-    samples = Samples(runs, build.settings["chunk"], f"prefix of each of {ordered} of {told}{_of_rows(rows)} alone")
-    _, empty, mean, squares, seen = sampled_scores(build, samples, points, [zero, zero, start, start, nothing], update)
-    variance = op.Div(squares, op.Max(op.Mul(seen, op.Sub(seen, 1.0)), 1.0))
-    return mean, op.Sqrt(variance), op.Add(build.head.score, _over(op, empty, rows))
-
 
 _KEY = 2**31
 """Hashes times this, plus the group's number: below 2^63, and no two alike in one order."""
 
 
-def _known(*sizes: Size) -> bool:
-    return all(isinstance(s, int) for s in sizes)
+@dataclass(frozen=True)
+class Draws:
+    """Some runs [c]: which groups are ``present`` [c, G], the one that was taken ``out`` last (-1: none), whether it was the ``first`` of
+    its order, and the ``row`` of the background."""
+
+    present: Value
+    out: Value
+    first: Value
+    row: Value
 
 
-def _scalar(op: Emit, size: Size) -> Value:
-    return op.const(size) if isinstance(size, int) else size
+def _drawn(body: Emit, numbers: Value, groups: Groups, rows: Size, seed: Value) -> Draws:
+    """After one run for each row of the background with every group absent, run e of an order replaces the groups that come last, one more
+    in each run.
+    """
+    count, run = groups.count, body.Sub(numbers, rows)
+    begun, run = body.GreaterOrEqual(run, 0), body.Max(run, 0)
+    order, place = body.Div(run, count), body.Sub(body.Sub(count, 1), body.Mod(run, count))
+    noise = hashed(body, order, as_scalar(body, count), seed)
+    keys = body.Add(body.Mul(noise, _KEY), body.Unsqueeze(groups.numbers(body), [0]))
+    ranked, coming = body.TopK(keys, as_row(body, count), axis=1, outputs=2)
+    at = body.Unsqueeze(place, [1])
+    present = body.And(body.Greater(keys, body.GatherElements(ranked, at, axis=1)), body.Unsqueeze(begun, [1]))
+    out = body.Squeeze(body.GatherElements(coming, at, axis=1), [1])
+    first = body.Equal(place, body.Sub(count, 1))
+    return Draws(present, body.Where(begun, out, -1), first, body.Where(begun, body.Mod(order, rows), numbers))
 
 
-def _row(op: Emit, size: Size) -> Value:
-    return op.const([size]) if isinstance(size, int) else op.Unsqueeze(size, [0])
+def sampled(build: Build, groups: Groups, references: References) -> tuple[Value, Value, Value]:
+    """(means [N, G], their standard errors, v(nothing) [N]).
+
+    What a group adds is the score of the run before it was taken out less that of the run after: one score is all that is carried from
+    chunk to chunk.
+    """
+    op, x, rows, count = build.op, replaceable(build), references.count, groups.count
+    seed, asked = op.const(int(build.settings["seed"])), int(build.settings["n_samples"])
+    orders, build.settings["n_samples"] = _orders(op, asked, rows), _orders(op, asked, references.built_in)
+
+    def drawn(body: Emit, numbers: Value) -> Draws:
+        return body.cached("drawn", lambda: _drawn(body, numbers, groups, rows, seed))
+
+    def points(body: Emit, numbers: Value) -> Value:
+        now = drawn(body, numbers)
+        return body.Where(groups.mask(body, now.present), x, references.row(body, now.row))
+
+    def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
+        body, (last, empty, *moments), now = chunk.body, states, drawn(chunk.body, chunk.numbers)
+        moved = _moved(build, chunk)
+        before = body.Concat(body.Unsqueeze(last, [1]), body.Slice(moved, [0], [-1], [1]), axis=1)
+        added = body.Sub(body.Where(body.Unsqueeze(now.first, [0]), 0.0, before), moved)
+        left = body.Squeeze(body.Slice(moved, [-1], [2**31], [1]), [1])
+        hot = cast(body, groups.one_hot(body, now.out))
+        return [left, _with_empty(body, empty, moved, chunk.numbers, rows), *_moments(body, added, hot, moments)]
+
+    zero = op.Mul(build.head.score, 0.0)
+    nothing = op.ConstantOfShape(as_row(op, count), value=helper.make_tensor("zero", op.dtype, [1], [0.0]))
+    start = op.Expand(op.Unsqueeze(zero, [1]), op.Concat(op.const([1]), as_row(op, count), axis=0))
+    told = f"{count} groups" if isinstance(count, int) else f"groups, each a {groups.what}"
+    what = f"prefix of each of {build.settings['n_samples']:,} random orders of {told}{_of_rows(rows)} alone"
+    samples = Samples(_plus(op, times(op, [orders, count]), rows), build.settings["chunk"], what)
+    _, empty, mean, squares, seen = sampled_scores(build, samples, points, [zero, zero, start, start, nothing], update)
+    variance = op.Div(squares, op.Max(op.Mul(seen, op.Sub(seen, 1.0)), 1.0))
+    return mean, op.Sqrt(variance), op.Add(build.head.score, _over(op, empty, rows))
+
+
+def _moved(build: Build, chunk: Scored) -> Value:
+    """How far each run's score is from that of the input itself, [N, c]: sums of small numbers round less."""
+    body = chunk.body
+    return body.Transpose(body.Sub(chunk.scores, body.Unsqueeze(build.head.score, [0])), perm=[1, 0])
+
+
+def _plus(op: Emit, first: Size, second: Size) -> Size:
+    return first + second if isinstance(first, int) and isinstance(second, int) else op.Add(as_scalar(op, first), as_scalar(op, second))
 
 
 def _orders(op: Emit, asked: int, rows: Size) -> Size:
