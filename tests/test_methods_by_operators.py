@@ -42,7 +42,7 @@ def differentiable(spec: OpSpec, test: Case) -> tuple[object, dict[str, np.ndarr
 def unusual(method: str, feed: dict[str, np.ndarray], name: str) -> dict[str, object]:
     """Settings that keep the inputs a method makes near the given one, where the operator is defined: log has no value at 0."""
     known = get_method(method).parameters
-    near = {"noise_level": 0.01, "baseline": 0.95 * feed[name]}
+    near = {"noise_level": 0.01, "baseline": 0.95 * feed[name], "value": 0.95 * feed[name]}
     return {k: v for k, v in near.items() if k in known and not (k == "baseline" and known[k].kind == "a word")}
 
 
