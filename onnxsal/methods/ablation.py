@@ -36,4 +36,5 @@ def feature_ablation(build: Build) -> Result:
     build.component("feature_ablation/drop", lambda: drop, 2)
     build.component("feature_ablation/score", lambda: left, 2)
     attribution, picture = groups.spread(build, drop), build.question.picture
-    return Result(attribution, None, None if picture is None else op.ReduceMean(attribution, [picture[0]], keepdims=0))
+    map_ = None if picture is None else attribution if picture[0] is None else op.ReduceMean(attribution, [picture[0]], keepdims=0)
+    return Result(attribution, None, map_)

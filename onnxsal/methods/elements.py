@@ -27,15 +27,16 @@ Size = int | Value
 class PlaceAxes:
     """The axes of the explained input that count places, in rising order; elements that differ on others, ``whole``, stand at one place.
 
-    ``channel`` is the axis of channels of a picture all of whose other axes count places.
+    ``pictured``: they are those of a picture, a series or a volume, whose axis of channels is ``channel`` (``None``: it has none).
     """
 
     axes: tuple[int, ...]
     whole: tuple[int, ...]
+    pictured: bool = False
     channel: int | None = None
 
 
-def places_of(build: Build) -> PlaceAxes:
+def place_axes(build: Build) -> PlaceAxes:
     """Of a picture all its axes but that of channels, of vectors per token those of the tokens, of anything else all axes of a sample; or
     the axes that the setting ``places`` names. Raises ``MethodError`` where it names other axes, and where a sample has none.
     """
@@ -58,8 +59,9 @@ def places_of(build: Build) -> PlaceAxes:
         )
     rising = tuple(sorted(axes))
     picture = question.picture
-    channel = picture[0] if picture is not None and rising == tuple(sorted(picture[1:])) else None
-    return PlaceAxes(rising, tuple(a for a in range(x.rank) if a not in rising), channel)
+    pictured = picture is not None and rising == tuple(sorted(picture[1:]))
+    channel = picture[0] if picture is not None and pictured else None
+    return PlaceAxes(rising, tuple(a for a in range(x.rank) if a not in rising), pictured, channel)
 
 
 def all_known(sizes: Sequence[Size]) -> TypeGuard[Sequence[int]]:

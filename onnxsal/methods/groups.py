@@ -15,7 +15,7 @@ from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, cast, shape_of
 from onnxsal.graph.infer import shape_text
 from onnxsal.methods.build import Build
-from onnxsal.methods.elements import Size, all_known, as_number, as_row, numbers_to, places_of, side, times
+from onnxsal.methods.elements import Size, all_known, as_number, as_row, numbers_to, place_axes, side, times
 from onnxsal.settings import shown
 
 
@@ -126,9 +126,9 @@ def _misfit(build: Build, given: Any, wanted: str) -> MethodError:
 
 def _by_places(build: Build) -> Groups:
     """The cells of a grid over a picture, or each place."""
-    op, x, places = build.op, build.question.x, places_of(build)
+    op, x, places = build.op, build.question.x, place_axes(build)
     sizes = [side(op, x, a) for a in places.axes]
-    smooth = places.channel is not None
+    smooth = places.pictured
     cells = _cells(build, sizes) if smooth else sizes
     first = 1 if build.question.batched else 0
     parts: list[Value] = []

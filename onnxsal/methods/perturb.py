@@ -22,7 +22,7 @@ from onnxsal.methods.elements import (
     as_row,
     as_scalar,
     over_places,
-    places_of,
+    place_axes,
     replaceable,
     side,
     times,
@@ -45,7 +45,7 @@ def pixels_of(build: Build, name: str, sizes: Sequence[Size], places: PlaceAxes)
     Where it is not given it is settled here: ``WINDOW`` for pictures, 1 for anything else.
     """
     if isinstance(build.settings[name], str) and not build.settings[name]:
-        build.settings[name] = 1 if places.channel is None else WINDOW[name]
+        build.settings[name] = 1 if not places.pictured else WINDOW[name]
     value: Any = build.settings[name]
     every = value if isinstance(value, list | tuple) else (value,) * len(sizes)
     if len(every) != len(sizes) or not all(
@@ -89,7 +89,7 @@ def replacement(build: Build, places: PlaceAxes, window: Sequence[Size]) -> Valu
     Where nothing is asked for that is the mean of a picture, and 0 of anything else, of which ids have none.
     """
     op, x = build.op, build.question.x
-    averages = places.channel is not None and x.dtype in FLOATS
+    averages = places.pictured and x.dtype in FLOATS
     if averages and isinstance(build.settings["value"], str) and not build.settings["value"]:
         build.settings["value"] = "mean"
     value = build.settings["value"]
@@ -104,16 +104,21 @@ def replacement(build: Build, places: PlaceAxes, window: Sequence[Size]) -> Valu
 
 def _blurred(build: Build, places: PlaceAxes, window: Sequence[Size]) -> Value:
     op, picture, count = build.op, build.question.x, len(places.axes)
-    first = places.channel == 1
-    if not first:
-        picture = op.Transpose(picture, perm=[0, count + 1, *range(1, count + 1)])
+    order = [a for a in places.whole if a != places.channel][:1] + ([] if places.channel is None else [places.channel]) + list(places.axes)
+    turned = order != sorted(order)
+    if turned:
+        picture = op.Transpose(picture, perm=order)
+    if places.channel is None:
+        picture = op.Unsqueeze(picture, [1])
     kernel = [w | 1 for w in window if isinstance(w, int)]
     if len(kernel) != count:
         raise MethodError("method 'occlusion': value 'blur' needs the window in pixels where the picture's size is known only at run time.")
     pads = [k // 2 for k in kernel] * 2
     for _ in range(2):
         picture = op.AveragePool(picture, kernel_shape=kernel, pads=pads, strides=[1] * count, count_include_pad=0)
-    return picture if first else op.Transpose(picture, perm=[0, *range(2, count + 2), 1])
+    if places.channel is None:
+        picture = op.Squeeze(picture, [1])
+    return op.Transpose(picture, perm=[int(a) for a in np.argsort(order)]) if turned else picture
 
 
 @wrap("occlusion", starts="nothing", integers=True)
@@ -126,7 +131,7 @@ def occlusion(build: Build) -> Result:
     score left, ``occlusion/class`` the class then predicted, and ``occlusion/activation`` the sum over the feature map of the target
     layer that is strongest (in sum) on the whole picture.
     """
-    op, x, places = build.op, replaceable(build), places_of(build)
+    op, x, places = build.op, replaceable(build), place_axes(build)
     sizes = [side(op, build.question.x, a) for a in places.axes]
     window, stride = (pixels_of(build, name, sizes, places) for name in WINDOW)
     firsts = [corners(op, s, w, t) for s, w, t in zip(sizes, window, stride, strict=True)]
@@ -162,7 +167,7 @@ def occlusion(build: Build) -> Result:
     for (name, _, _), found in zip(watched, done[1:], strict=True):
         build.component(f"occlusion/{name}", lambda found=found: by_position(found), rank)  # type: ignore[misc]
     pixels = mean_over_windows(op, drop, [cast(op, c) for c in covered])
-    return Result(over_places(build, places, pixels), None, pixels if places.channel is not None else None)
+    return Result(over_places(build, places, pixels), None, pixels if places.pictured else None)
 
 
 def _along(body: Emit, numbers: Value, covered: Sequence[Value], counts: Sequence[Size], axis: int) -> Value:
@@ -223,16 +228,17 @@ def watch(build: Build, places: PlaceAxes) -> list[Watched]:
     found: list[Watched] = [
         ("class", op.Unsqueeze(predicted(op, question.start), [0]), lambda chunk: chunk.per_run(predicted(chunk.body, chunk.inner.start)))
     ]
-    layer = watched_layer(build) if places.channel is not None else None
+    layer = watched_layer(build) if places.pictured else None
     if layer is None:
         return found
-    totals = op.ReduceSum(layer.activations(op), [2, 3], keepdims=0)
+    beside = list(range(2, 2 + len(places.axes)))
+    totals = op.ReduceSum(layer.activations(op), beside, keepdims=0)
     strongest = op.ArgMax(totals, axis=1, keepdims=1)
 
     def activation(chunk: Scored) -> Value:
         body = chunk.body
         inner = layer.of(chunk.tensor(layer.value.name))
-        sums = body.ReduceSum(inner.activations(body), [2, 3], keepdims=0)
+        sums = body.ReduceSum(inner.activations(body), beside, keepdims=0)
         repeated = body.Tile(strongest, body.Concat(body.Shape(chunk.numbers), body.const([1]), axis=0))
         return chunk.per_run(body.GatherElements(sums, repeated, axis=1))
 
@@ -248,7 +254,7 @@ def rise(build: Build) -> Result:
     (columns, tokens) each place is seen with probability p. What is not seen is 0, or ``value`` where that is given (x * M + value * (1 -
     M)). The masks are made in the graph from the seed; all samples of a batch meet the same ones. Petsiuk et al. 2018, arXiv 1806.07421.
     """
-    op, places, settings = build.op, places_of(build), build.settings
+    op, places, settings = build.op, place_axes(build), build.settings
     density, count = settings["density"], settings["n_masks"]
     if not 0 < density <= 1:
         raise MethodError(f"method 'rise': density={density!r} is not a share between 0 and 1.")
@@ -269,7 +275,7 @@ def rise(build: Build) -> Result:
     samples = Samples(count, settings["chunk"], "random mask")
     (total,) = sampled_scores(build, samples, points, [zeros_at(build, places)], update, probabilities)
     map_ = op.Div(total, float(count) * float(density))
-    return Result(over_places(build, places, map_), None, map_ if places.channel is not None else None)
+    return Result(over_places(build, places, map_), None, map_ if places.pictured else None)
 
 
 def _masks(build: Build, places: PlaceAxes) -> Callable[[Emit, Value], Value]:
@@ -277,7 +283,7 @@ def _masks(build: Build, places: PlaceAxes) -> Callable[[Emit, Value], Value]:
     op, settings = build.op, build.settings
     grid, density, seed = settings["grid"], float(settings["density"]), op.const(int(settings["seed"]))
     sizes = [side(op, build.question.x, a) for a in places.axes]
-    if places.channel is not None:
+    if places.pictured:
         return lambda body, numbers: _smooth_masks(body, numbers, sizes, grid, density, seed)
 
     def masks(body: Emit, numbers: Value) -> Value:
@@ -294,7 +300,7 @@ def _seen_through(build: Build, places: PlaceAxes) -> Callable[[Emit, Value], Va
     if x.dtype in FLOATS and isinstance(value, str) and not value:
         return lambda body, seen: body.Mul(seen, x)
     other, held = build.baseline("value"), replaceable(build)
-    if places.channel is None:
+    if not places.pictured:
         return lambda body, seen: body.Where(body.Greater(seen, 0.5), held, other)
 
     def mixed(body: Emit, seen: Value) -> Value:

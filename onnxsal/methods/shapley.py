@@ -61,7 +61,7 @@ def shapley_sampling(build: Build) -> Result:
         build.component("shapley_sampling/standard_error", lambda: error, 2)
     spread = zeros_like(op, build.question.x) if error is None else groups.spread(build, op.Div(error, op.Max(groups.sizes, 1.0)))
     picture = build.question.picture
-    pixels = None if picture is None else op.ReduceSum(attribution, [picture[0]], keepdims=0)
+    pixels = None if picture is None else attribution if picture[0] is None else op.ReduceSum(attribution, [picture[0]], keepdims=0)
     return Result(attribution, residual, pixels, standard_error=spread)
 
 
