@@ -245,6 +245,28 @@ def _without_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
     return cut
 
 
+def test_places_of_any_number_of_axes() -> None:
+    """Each element of a sample with four axes; groups of its last axis, and an array that broadcasts to it."""
+    model = make(
+        [node("Flatten", "x", "f"), node("MatMul", "f w", "h"), node("Tanh", "h", "y")],
+        {"x": ["N", 2, 2, 1, 2]},
+        {"y": ["N", 2]},
+        {"w": draw(8, 2)},
+    )
+    x, run = draw(2, 2, 2, 1, 2, seed=1), by_class(function_of(model), 1)
+    every = np.arange(8).reshape(2, 2, 1, 2)
+    cases = ((every, ""), (np.asarray([0, 1]), ""), (every[..., :1] // 4, every[..., :1] // 4), (np.asarray([0, 0]), [[0, 1]]))
+    for groups, given in cases:
+        chosen = given if not isinstance(given, str) or groups is every else [0, 1]
+        found, lost = (explain(model, x, method=method, groups=chosen) for method in ("shapley_sampling", "feature_ablation"))
+        laid = np.broadcast_to(groups, x.shape[1:])
+        sizes = np.bincount(laid.reshape(-1))
+        for i in range(2):
+            close(found.attribution[i], (values_of(run, x[i], np.zeros_like(x[:1]), laid)[0] / sizes)[laid], 1e-5)
+            hidden = np.stack([np.where(laid == g, 0, x[i]) for g in range(len(sizes))])
+            close(lost.attribution[i], (run(x[i : i + 1]) - run(hidden))[laid], 1e-5)
+
+
 def test_one_sample_fixed_batches_and_half_precision() -> None:
     x = draw(7, 4, seed=3)
     run = function_of(unbatched())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from numbers import Integral
 from typing import Any
 
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper
 
 from onnxsal.errors import MethodError
 from onnxsal.graph import Emit, Value
-from onnxsal.graph.helpers import add_up, cast, shape_of
+from onnxsal.graph.helpers import cast, shape_of
 from onnxsal.graph.infer import shape_text
 from onnxsal.methods.build import Build
 from onnxsal.methods.elements import Size, all_known, as_number, as_row, numbers_to, place_axes, side, times
@@ -141,7 +142,7 @@ def _by_places(build: Build) -> Groups:
         shape = [1] * (x.rank - first)
         shape[axis - first] = -1
         parts.append(op.Reshape(along, op.const(shape)) if len(shape) > 1 else along)
-    index, count = add_up(op, parts), times(op, cells)
+    index, count = reduce(op.Add, parts), times(op, cells)
     whole = times(op, [side(op, x, a) for a in places.whole if a or not build.question.batched])
     what = "cell of the grid" if smooth else "token" if build.question.tokens is not None else "column" if x.rank - first == 1 else "place"
     return Groups(index, count, _sizes(op, sizes, cells, index, whole), what, build.question.batched)
