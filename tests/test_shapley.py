@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from math import factorial
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 import onnxsal
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.explanation import Explanation
+from onnxsal.runtime.session import open_session
 from tests.small_models import cnn, cnn_nhwc, double, draw, make, node, tokens, two_inputs, unbatched
 from tests.test_perturb import PRIME, close, mixed
 from tests.token_nets import IDS, summed
@@ -290,6 +291,94 @@ def test_one_of_several_inputs() -> None:
         run = by_class(function_of(model, "y", b=feed["b"][i : i + 1]), 1)
         one_by_one = lambda many, run=run: np.concatenate([run(one[None]) for one in many])  # noqa: E731
         close(found.attribution[i], values_of(one_by_one, feed["a"][i], np.zeros((1, 4)), np.arange(4))[0], 1e-4)
+
+
+def ids_and_numbers() -> onnx.ModelProto:
+    """Ids of words [N, L] and columns [N, 3], multiplied."""
+    nodes = [
+        node("Gather", "table ids", "v"),
+        node("ReduceMean", "v a", "m", keepdims=0),
+        node("MatMul", "numbers w", "n"),
+        node("Tanh", "n", "t"),
+        node("Mul", "m t", "p"),
+        node("MatMul", "p u", "y"),
+    ]
+    weights = {"table": draw(9, 4), "w": draw(3, 4, seed=1), "u": draw(4, 2, seed=2), "a": np.asarray([1])}
+    return make(nodes, {"ids": ["N", "L"], "numbers": ["N", 3]}, {"y": ["N", 2]}, weights, types={"ids": 7})
+
+
+def joint(model: onnx.ModelProto, names: Sequence[str], widths: Sequence[int], target: int) -> Function:
+    """The model of several inputs as a function of their columns side by side."""
+    session = open_session(model)
+    kinds = {t.name: t.dtype for t in session.inputs}
+    ends = np.cumsum(widths)[:-1]
+    return lambda x: session.run({n: part.astype(kinds[n]) for n, part in zip(names, np.split(x, ends, 1), strict=True)}, ["y"])["y"][
+        :, target
+    ]
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["exact", "sampled"])
+@pytest.mark.parametrize("chunk", [1, 6])
+def test_features_of_several_inputs_are_one_set(sampled: bool, chunk: int) -> None:
+    """Ids and columns: seven features by default, or groups across both; what is replaced is named for each input."""
+    model, ids, numbers = ids_and_numbers(), np.asarray([[1, 5, 7, 2], [8, 0, 3, 3]]), draw(2, 3, seed=3)
+    run, both = joint(model, ("ids", "numbers"), (4, 3), 1), np.concatenate([ids, numbers], 1)
+    rows = {"ids": np.asarray([[6, 6, 6, 6], [4, 1, 4, 1]]), "numbers": draw(2, 3, seed=4)}
+    background = np.concatenate(list(rows.values()), 1)
+    more = {"exact": False, "n_samples": 400} if sampled else {"exact": True}
+    cases: list[tuple[Any, Any, Any]] = [({}, np.arange(7), background)]
+    cases += [({"groups": {"ids": [0, 0, 1, 1], "numbers": np.asarray([1, 2, 0])}}, np.asarray([0, 0, 1, 1, 1, 2, 0]), background)]
+    cases += [({"groups": {"numbers": [5, 5, 9]}}, np.asarray([2, 3, 4, 5, 0, 0, 1]), background)]
+    for given, groups, some in cases:
+        if not given and not sampled:
+            given = {"groups": {"ids": [0, 1, 2, 3], "numbers": [4, 5, 6]}}  # how many ids there are only the run tells
+        if list(given.get("groups", {})) == ["numbers"] and not sampled:
+            continue
+        settings = {"input": "ids", "with_inputs": "numbers", "background": rows, "chunk": chunk, **more, **given}
+        found = explain(model, {"ids": ids, "numbers": numbers}, **settings)
+        told = np.concatenate([found.attribution, found.components["attribution/numbers"]], 1)
+        assert found.residual.max() < 1e-4
+        for i in range(2):
+            wanted = (values_of(run, both[i], some, groups)[0] / np.bincount(groups))[groups]
+            if not sampled:
+                close(told[i], wanted, 1e-4)
+                continue
+            error = np.concatenate([found.standard_error, found.components["standard_error/numbers"]], 1)[i]
+            assert (np.abs(told[i] - wanted) <= 4 * error + 1e-6).all()
+
+
+def test_ablation_of_several_inputs() -> None:
+    model, ids, numbers = ids_and_numbers(), np.asarray([[1, 5, 7, 2], [8, 0, 3, 3]]), draw(2, 3, seed=3)
+    run, both = joint(model, ("numbers", "ids"), (3, 4), 0), np.concatenate([numbers, ids], 1)
+    settings = {"method": "feature_ablation", "input": "numbers", "with_inputs": ["ids"], "baseline": {"ids": 4, "numbers": 0.5}}
+    found = explain(model, {"ids": ids, "numbers": numbers}, 0, **settings)
+    told = np.concatenate([found.attribution, found.components["attribution/ids"]], 1)
+    other = np.asarray([0.5] * 3 + [4] * 4)
+    for i in range(2):
+        hidden = np.where(np.eye(7, dtype=bool), other, both[i])
+        close(told[i], run(both[i : i + 1]) - run(hidden), 1e-4)
+    again = onnxsal.Explainer(onnxsal.convert(model, "feature_ablation", **{k: v for k, v in settings.items() if k != "method"}))
+    close(again.explain({"ids": ids, "numbers": numbers}, 0).components["attribution/ids"], found.components["attribution/ids"], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"with_inputs": ["other"]}, "no input of the model"),
+        ({"with_inputs": ["b", "b"]}, "explained already"),
+        ({"with_inputs": ["a"]}, "explained already"),
+        ({"with_inputs": ["w1"]}, "no input of the model"),
+        ({"with_inputs": ["b"], "groups": {"c": [0]}}, "names the input 'c'"),
+        ({"groups": {"a": [0]}}, "with_inputs is empty"),
+        ({"with_inputs": ["b"], "groups": {"b": "x"}}, "broadcasts to a sample"),
+        ({"with_inputs": ["b"], "background": {"a": draw(2, 4), "b": draw(3, 3)}}, "different number of rows"),
+        ({"with_inputs": ["b"], "background": {"a": draw(2, 4)}}, "different number of rows"),
+        ({"with_inputs": ["b"], "background": draw(2, 4)}, "no array of samples"),
+    ],
+)
+def test_several_inputs_that_cannot_be(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises((MethodError, TargetError), match=words):
+        onnxsal.convert(two_inputs(), "shapley_sampling", input="a", output="y", **settings)
 
 
 WITHOUT = {

@@ -63,15 +63,18 @@ def groups_of(build: Build) -> Groups:
     if isinstance(given, str) and not given:
         return _by_places(build)
     numbers = _given(build, given)
-    found, index = np.unique(numbers, return_inverse=True)
-    index = index.reshape(numbers.shape).astype(np.int64)
-    x, rank = build.question.x, build.question.x.rank - build.question.batched
+    return of_numbers(build, numbers, np.unique(numbers))
+
+
+def of_numbers(build: Build, numbers: np.ndarray, known: np.ndarray) -> Groups:
+    """Groups called by any numbers, all of which are ``known``."""
+    op, x, rank = build.op, build.question.x, build.question.x.rank - build.question.batched
+    index = np.searchsorted(known, numbers).astype(np.int64)
     index = index.reshape((1,) * (rank - index.ndim) + index.shape)
-    first = x.rank - rank
-    repeated = times(build.op, [side(build.op, x, first + a) for a, d in enumerate(index.shape) if d == 1])
-    sizes = build.op.const(np.bincount(index.reshape(-1)).astype(build.op.np_dtype))
-    sizes = sizes if repeated == 1 else build.op.Mul(sizes, as_number(build.op, repeated))
-    return Groups(build.op.const(index), len(found), sizes, "group", build.question.batched)
+    repeated = times(op, [side(op, x, x.rank - rank + a) for a, d in enumerate(index.shape) if d == 1])
+    sizes = op.const(np.bincount(index.reshape(-1), minlength=len(known)).astype(op.np_dtype))
+    sizes = sizes if repeated == 1 else op.Mul(sizes, as_number(op, repeated))
+    return Groups(op.const(index), len(known), sizes, "group", build.question.batched)
 
 
 def _given(build: Build, given: Any) -> np.ndarray:
@@ -83,7 +86,7 @@ def _given(build: Build, given: Any) -> np.ndarray:
     sizes = (x.shape or ())[1 if build.question.batched else 0 :]
     flat = given if isinstance(given, list | tuple) else None
     lists = flat is not None and len(flat) > 0 and all(isinstance(row, list | tuple) for row in flat)
-    array = None if lists and _shape(flat or ()) != sizes else _as_array(given)
+    array = None if lists and _shape(flat or ()) != sizes else _plain_array(given)
     if array is not None:
         fits = array.ndim <= len(sizes) and all(
             d == 1 or d == size or not isinstance(size, int) for d, size in zip(array.shape[::-1], sizes[::-1], strict=False)
@@ -108,7 +111,13 @@ def _given(build: Build, given: Any) -> np.ndarray:
     return numbers
 
 
-def _as_array(given: Any) -> np.ndarray:
+def as_array(build: Build, given: Any) -> np.ndarray:
+    """Group numbers for one of several inputs: an array that broadcasts to a sample. Raises ``MethodError``."""
+    numbers = _plain_array([given] if isinstance(given, Integral) else given)
+    return _given(build, numbers)
+
+
+def _plain_array(given: Any) -> np.ndarray:
     try:
         return np.asarray(given)
     except ValueError:  # rows of several lengths
@@ -116,7 +125,7 @@ def _as_array(given: Any) -> np.ndarray:
 
 
 def _shape(rows: Sequence[Any]) -> tuple[int, ...]:
-    array = _as_array(rows)
+    array = _plain_array(rows)
     return array.shape if array.dtype.kind in "iu" else ()
 
 

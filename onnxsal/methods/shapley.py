@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import factorial
 from typing import Any
@@ -16,9 +16,10 @@ from onnxsal.graph.assemble import Port
 from onnxsal.graph.helpers import cast, zeros_like
 from onnxsal.graph.infer import shape_text
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.elements import Size, as_number, as_row, as_scalar, replaceable, times
-from onnxsal.methods.groups import Groups, groups_of
-from onnxsal.methods.points import Samples, Scored, sampled_scores
+from onnxsal.methods.elements import Size, as_number, as_row, as_scalar, times
+from onnxsal.methods.groups import Groups
+from onnxsal.methods.points import Points, Samples, Scored, sampled_scores
+from onnxsal.methods.several import Replaced, also_return, replaced_of
 from onnxsal.methods.smooth import hashed
 from onnxsal.settings import numbers_of, shown
 
@@ -46,12 +47,14 @@ def shapley_sampling(build: Build) -> Result:
     Exact, over all coalitions, of up to 12 groups; else the mean over random orders of what each group adds when it comes, each row of the
     background met equally often. ``standard_error`` is that of this mean (0 where it is exact). A group's value is shared equally among its
     elements, so the attribution sums to f(x) - v(nothing), to rounding in both; residual: the relative error of that, with v(nothing) from
-    runs of their own. Component ``shapley_sampling/values`` [N, groups].
+    runs of their own. Of other inputs that ``with_inputs`` names the attributions are outputs ``attribution/<input>``, which belong to that
+    sum. Component ``shapley_sampling/values`` [N, groups].
     """
-    op, groups = build.op, groups_of(build)
+    op, replaced = build.op, replaced_of(build)
+    groups, others = replaced[0].groups, replaced[1:]
     exact = _is_exact(build, groups)
-    references = references_of(build)
-    values, error, empty = (enumerated if exact else sampled)(build, groups, references)
+    game = Game(replaced, _all_references(build, replaced))
+    values, error, empty = (enumerated if exact else sampled)(build, game)
     build.component("shapley_sampling/values", lambda: values, 2)
     shared = op.Div(values, op.Max(groups.sizes, 1.0))
     attribution = groups.spread(build, shared)
@@ -60,6 +63,9 @@ def shapley_sampling(build: Build) -> Result:
     if error is not None:
         build.component("shapley_sampling/standard_error", lambda: error, 2)
     spread = zeros_like(op, build.question.x) if error is None else groups.spread(build, op.Div(error, op.Max(groups.sizes, 1.0)))
+    also_return(build, others, "attribution", shared)
+    if error is not None:
+        also_return(build, others, "standard_error", op.Div(error, op.Max(groups.sizes, 1.0)))
     picture = build.question.picture
     pixels = None if picture is None else attribution if picture[0] is None else op.ReduceSum(attribution, [picture[0]], keepdims=0)
     return Result(attribution, residual, pixels, standard_error=spread)
@@ -81,6 +87,49 @@ def _is_exact(build: Build, groups: Groups) -> bool:
 
 
 # ----- what is absent -----
+
+
+@dataclass(frozen=True)
+class Game:
+    """The inputs whose groups come and go, and what each is replaced by."""
+
+    replaced: Sequence[Replaced]
+    references: Sequence[References]
+
+    @property
+    def groups(self) -> Groups:
+        return self.replaced[0].groups
+
+    @property
+    def rows(self) -> Size:
+        return self.references[0].count
+
+    def points(self, number: int, drawn: Callable[[Emit, Value], tuple[Value, Value]]) -> Points:
+        """Of one input, where ``drawn`` says which groups are present [c, G] and what row the others are from [c]."""
+        one, references = self.replaced[number], self.references[number]
+
+        def points(body: Emit, numbers: Value) -> Value:
+            present, row = drawn(body, numbers)
+            return body.Where(one.groups.mask(body, present), one.x, references.row(body, row))
+
+        return points
+
+    def beside(self, drawn: Callable[[Emit, Value], tuple[Value, Value]]) -> dict[str, Points]:
+        """Of all inputs but the first."""
+        return {one.name: self.points(i, drawn) for i, one in enumerate(self.replaced) if i}
+
+
+def _all_references(build: Build, replaced: Sequence[Replaced]) -> list[References]:
+    """Those of each input; of a background as many rows in each. The record tells the shapes; the rows themselves are in the file."""
+    given, found, shapes = build.settings["background"], [], {}
+    for one in replaced:
+        found.append(references_of(one.build))
+        shapes[one.name] = one.build.settings["background"]
+    if len({one.built_in for one in found}) > 1:
+        told = ", ".join(f"{one.name} {reference.built_in}" for one, reference in zip(replaced, found, strict=True))
+        raise MethodError(f"method 'shapley_sampling': the background has a different number of rows for each input ({told}).")
+    build.settings["background"] = dict(shapes) if isinstance(given, Mapping) else shapes[replaced[0].name]
+    return found
 
 
 def references_of(build: Build) -> References:
@@ -125,10 +174,9 @@ def _background(build: Build, given: Any) -> Value:
 # ----- all coalitions -----
 
 
-def enumerated(build: Build, groups: Groups, references: References) -> tuple[Value, None, Value]:
+def enumerated(build: Build, game: Game) -> tuple[Value, None, Value]:
     """(values [N, G], no error, v(nothing) [N]): one run for each coalition and row, each weighed for every group."""
-    op, x = build.op, replaceable(build)
-    count, rows = groups.count, references.count
+    op, count, rows = build.op, game.groups.count, game.rows
     assert isinstance(count, int)
     inside = np.asarray([0.0, *(factorial(s - 1) * factorial(count - s) / factorial(count) for s in range(1, count + 1))])
     outside = np.asarray([*(factorial(s) * factorial(count - s - 1) / factorial(count) for s in range(count)), 0.0])
@@ -137,9 +185,8 @@ def enumerated(build: Build, groups: Groups, references: References) -> tuple[Va
         bits = body.Div(body.Unsqueeze(body.Div(numbers, rows), [1]), body.const(2 ** np.arange(count)[None]))
         return body.Equal(body.Mod(bits, 2), 1)
 
-    def points(body: Emit, numbers: Value) -> Value:
-        present = groups.mask(body, body.cached("coalitions", lambda: coalitions(body, numbers)))
-        return body.Where(present, x, references.row(body, body.Mod(numbers, rows)))
+    def drawn(body: Emit, numbers: Value) -> tuple[Value, Value]:
+        return body.cached("coalitions", lambda: coalitions(body, numbers)), body.Mod(numbers, rows)
 
     def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
         body = chunk.body
@@ -155,7 +202,7 @@ def enumerated(build: Build, groups: Groups, references: References) -> tuple[Va
     everything = 2**count
     what = f"of {everything:,} coalitions of {count} groups (all of them: exact){_of_rows(rows)}"
     samples = Samples(times(op, [everything, rows]), build.settings["chunk"], what)
-    total, empty = sampled_scores(build, samples, points, [start, zero], update)
+    total, empty = sampled_scores(build, samples, game.points(0, drawn), [start, zero], update, beside=game.beside(drawn))
     return _over(op, total, rows), None, op.Add(build.head.score, _over(op, empty, rows))
 
 
@@ -209,22 +256,22 @@ def _drawn(body: Emit, numbers: Value, groups: Groups, rows: Size, seed: Value) 
     return Draws(present, body.Where(begun, out, -1), first, body.Where(begun, body.Mod(order, rows), numbers))
 
 
-def sampled(build: Build, groups: Groups, references: References) -> tuple[Value, Value, Value]:
+def sampled(build: Build, game: Game) -> tuple[Value, Value, Value]:
     """(means [N, G], their standard errors, v(nothing) [N]).
 
     What a group adds is the score of the run before it was taken out less that of the run after: one score is all that is carried from
     chunk to chunk.
     """
-    op, x, rows, count = build.op, replaceable(build), references.count, groups.count
+    op, groups, rows, count = build.op, game.groups, game.rows, game.groups.count
     seed, asked = op.const(int(build.settings["seed"])), int(build.settings["n_samples"])
-    orders, build.settings["n_samples"] = _orders(op, asked, rows), _orders(op, asked, references.built_in)
+    orders, build.settings["n_samples"] = _orders(op, asked, rows), _orders(op, asked, game.references[0].built_in)
 
     def drawn(body: Emit, numbers: Value) -> Draws:
         return body.cached("drawn", lambda: _drawn(body, numbers, groups, rows, seed))
 
-    def points(body: Emit, numbers: Value) -> Value:
+    def present(body: Emit, numbers: Value) -> tuple[Value, Value]:
         now = drawn(body, numbers)
-        return body.Where(groups.mask(body, now.present), x, references.row(body, now.row))
+        return now.present, now.row
 
     def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
         body, (last, empty, *moments), now = chunk.body, states, drawn(chunk.body, chunk.numbers)
@@ -241,7 +288,8 @@ def sampled(build: Build, groups: Groups, references: References) -> tuple[Value
     told = f"{count} groups" if isinstance(count, int) else f"groups, each a {groups.what}"
     what = f"prefix of each of {build.settings['n_samples']:,} random orders of {told}{_of_rows(rows)} alone"
     samples = Samples(_plus(op, times(op, [orders, count]), rows), build.settings["chunk"], what)
-    _, empty, mean, squares, seen = sampled_scores(build, samples, points, [zero, zero, start, start, nothing], update)
+    states, others = [zero, zero, start, start, nothing], game.beside(present)
+    _, empty, mean, squares, seen = sampled_scores(build, samples, game.points(0, present), states, update, beside=others)
     variance = op.Div(squares, op.Max(op.Mul(seen, op.Sub(seen, 1.0)), 1.0))
     return mean, op.Sqrt(variance), op.Add(build.head.score, _over(op, empty, rows))
 
