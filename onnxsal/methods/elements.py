@@ -100,6 +100,11 @@ def times(op: Emit, sizes: Sequence[Size]) -> Size:
     return prod(sizes) if all_known(sizes) else reduce(op.Mul, [as_scalar(op, s) for s in sizes])
 
 
+def plus(op: Emit, first: Size, second: Size) -> Size:
+    """The sum of two sizes."""
+    return first + second if isinstance(first, int) and isinstance(second, int) else op.Add(as_scalar(op, first), as_scalar(op, second))
+
+
 def replaceable(build: Build) -> Value:
     """The explained input, of whole numbers and truth values as int64: ONNX Runtime replaces elements of few other types."""
     x = build.question.x

@@ -21,9 +21,6 @@ from onnxsal.methods.head import Chosen, emit_seed, score_of, scores
 Points = Callable[[Emit, Value], Value]
 """(body, int64 sample numbers [c]) -> inputs to evaluate, broadcastable to [c, N, ...]."""
 
-Beside = Mapping[str, Points]
-"""Other inputs of the model that are replaced too, by name."""
-
 
 @dataclass(frozen=True)
 class Walked:
@@ -115,7 +112,7 @@ def sampled_scores(
     update: Callable[[Scored, Sequence[Value]], Sequence[Value]],
     rows: Callable[[Emit, Question, Value], Value] | None = None,
     also: Sequence[str] = (),
-    beside: Beside | None = None,
+    beside: Mapping[str, Points] | None = None,
 ) -> list[Value]:
     """As ``sampled_walks`` without the walk: ``update`` folds the scores of the explained class into the states.
 

@@ -14,7 +14,7 @@ from onnxsal.facts.tokens import tokens_of
 from onnxsal.graph import FLOATS, Emit, Value
 from onnxsal.graph.helpers import add_up
 from onnxsal.methods.build import Build
-from onnxsal.methods.elements import Size, as_scalar, replaceable
+from onnxsal.methods.elements import Size, as_scalar, plus, replaceable
 from onnxsal.methods.groups import Groups, as_array, groups_of, of_numbers
 
 BY_INPUT = ("baseline", "background", "groups")
@@ -109,15 +109,11 @@ def _together(build: Build, views: Sequence[Build]) -> list[Groups]:
     for name, groups in found.items():
         if name not in named:
             index = groups.index if isinstance(before, int) and before == 0 else op.Add(groups.index, as_scalar(op, before))
-            before, groups = _plus(op, before, groups.count), replace(groups, index=index)
+            before, groups = plus(op, before, groups.count), replace(groups, index=index)
             sizes.append(groups.sizes)
         moved.append(groups)
     every = op.Concat(*sizes, axis=0) if len(sizes) > 1 else sizes[0]
     return [replace(groups, count=before, sizes=every, what="group") for groups in moved]
-
-
-def _plus(op: Emit, first: Size, second: Size) -> Size:
-    return first + second if isinstance(first, int) and isinstance(second, int) else op.Add(as_scalar(op, first), as_scalar(op, second))
 
 
 def also_return(build: Build, others: Sequence[Replaced], what: str, values: Value) -> None:

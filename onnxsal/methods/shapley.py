@@ -16,7 +16,7 @@ from onnxsal.graph.assemble import Port
 from onnxsal.graph.helpers import cast, zeros_like
 from onnxsal.graph.infer import shape_text
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.elements import Size, as_number, as_row, as_scalar, times
+from onnxsal.methods.elements import Size, as_number, as_row, as_scalar, plus, times
 from onnxsal.methods.groups import Groups
 from onnxsal.methods.points import Points, Samples, Scored, sampled_scores
 from onnxsal.methods.several import Replaced, also_return, replaced_of
@@ -287,7 +287,7 @@ def sampled(build: Build, game: Game) -> tuple[Value, Value, Value]:
     start = op.Expand(op.Unsqueeze(zero, [1]), op.Concat(op.const([1]), as_row(op, count), axis=0))
     told = f"{count} groups" if isinstance(count, int) else f"groups, each a {groups.what}"
     what = f"prefix of each of {build.settings['n_samples']:,} random orders of {told}{_of_rows(rows)} alone"
-    samples = Samples(_plus(op, times(op, [orders, count]), rows), build.settings["chunk"], what)
+    samples = Samples(plus(op, times(op, [orders, count]), rows), build.settings["chunk"], what)
     states, others = [zero, zero, start, start, nothing], game.beside(present)
     _, empty, mean, squares, seen = sampled_scores(build, samples, game.points(0, present), states, update, beside=others)
     variance = op.Div(squares, op.Max(op.Mul(seen, op.Sub(seen, 1.0)), 1.0))
@@ -298,10 +298,6 @@ def _moved(build: Build, chunk: Scored) -> Value:
     """How far each run's score is from that of the input itself, [N, c]: sums of small numbers round less."""
     body = chunk.body
     return body.Transpose(body.Sub(chunk.scores, body.Unsqueeze(build.head.score, [0])), perm=[1, 0])
-
-
-def _plus(op: Emit, first: Size, second: Size) -> Size:
-    return first + second if isinstance(first, int) and isinstance(second, int) else op.Add(as_scalar(op, first), as_scalar(op, second))
 
 
 def _orders(op: Emit, asked: int, rows: Size) -> Size:
