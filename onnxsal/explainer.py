@@ -38,6 +38,7 @@ ADDED = (
     "compared_class",
     "explained_score",
     "residual",
+    "standard_error",
     "reached",
     "parts",
 )
@@ -337,6 +338,7 @@ class Explainer:
             added["token_attribution"],
             parts,
             added["compared_class"],
+            added["standard_error"],
         )
 
 

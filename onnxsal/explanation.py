@@ -18,7 +18,7 @@ from onnxsal.runtime.files import write_whole
 REACHED = (0.1, 2.0)
 """A share of the score at the input outside this range is told. Biases that take a good part of it are nothing unusual."""
 
-ROWS = ("attribution", "token_attribution", "saliency_map", "target", "score", "residual", "reached", "against")
+ROWS = ("attribution", "token_attribution", "saliency_map", "target", "score", "residual", "reached", "against", "standard_error")
 """Fields of an ``Explanation`` that hold a row for each sample."""
 
 
@@ -30,8 +30,9 @@ class Explanation:
     [N, L, D], or ``None`` where the explained tensor holds no tokens; ``saliency_map`` float32 [N, *places]: [N, H, W] of pictures,
     [N, L] of series, [N, D, H, W] of volumes and films, or ``None`` where the input is none of these; ``target`` int64 [N] the explained
     classes, ``against`` int64 [N] what each was compared with, or ``None``; ``score`` float32 [N] (of a comparison the difference of
-    both); ``residual`` float32 [N] the relative error of the method's law, or ``None`` where it has none; ``outputs`` the model's own
-    outputs (where the samples were run in parts, those that hold a row for each); ``seconds`` the time of the run;
+    both); ``residual`` float32 [N] the relative error of the method's law, or ``None`` where it has none; ``standard_error`` that of each
+    element of an attribution that is an estimate by sampling (else ``None``); ``outputs`` the model's own outputs (where the samples were
+    run in parts, those that hold a row for each); ``seconds`` the time of the run;
     ``partial`` whether the attribution is only a part of what the map shows (FullGrad: the map has the biases too); ``reached``
     float32 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``parts`` what the score is made of, by
     name float32 [N] each (input, position, token type, class token, softmax, biases and so on), where it is divided up; ``doubt`` a
@@ -57,6 +58,7 @@ class Explanation:
     token_attribution: np.ndarray | None = None
     parts: dict[str, np.ndarray] = field(default_factory=dict)
     against: np.ndarray | None = None
+    standard_error: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -135,6 +137,7 @@ class Explanation:
             "token_attribution": self.token_attribution,
             "saliency_map": self.saliency_map,
             "residual": self.residual,
+            "standard_error": self.standard_error,
             "reached": self.reached,
         }
         arrays |= {k: v for k, v in some.items() if v is not None}

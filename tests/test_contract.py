@@ -125,6 +125,8 @@ def test_the_outputs_have_their_names_types_and_shapes(method: str, batch: int |
         wanted["residual"] = (TensorProto.FLOAT, [batch])
     if wrapper_of(get_method(method)).books:
         wanted["reached"] = (TensorProto.FLOAT, [batch])
+    if wrapper_of(get_method(method)).estimates:
+        wanted["standard_error"] = wanted["attribution"]
     assert {o.name: declared(o) for o in list(result.graph.output)[1:]} == wanted
     x = X[: batch if isinstance(batch, int) else 2]
     got = run(result, {"x": x})
@@ -512,11 +514,12 @@ def test_every_kind_of_model_keeps_the_contract_or_is_refused(method: str, kind:
     of_tokens, chosen = kind == "tokens", get_method(method)
     wanted = ["attribution", *(["token_attribution"] if of_tokens else []), *(["saliency_map"] if picture else [])]
     wanted += ["explained_class", "explained_score"]
-    wanted += (["residual"] if chosen.law else []) + (["reached"] if wrapper_of(chosen).books else [])
+    wanted += (["residual"] if chosen.law else []) + (["standard_error"] if wrapper_of(chosen).estimates else [])
+    wanted += ["reached"] if wrapper_of(chosen).books else []
     wanted += ["parts"] if of_tokens and wrapper_of(chosen).shares else []
     assert list(after)[len(before) :] == wanted
     for name in list(after)[len(before) :]:
-        shapes = {"attribution": shape, "token_attribution": shape[:-1], "saliency_map": picture}
+        shapes = {"attribution": shape, "standard_error": shape, "token_attribution": shape[:-1], "saliency_map": picture}
         assert after[name].shape[: 1 if name == "parts" else None] == shapes.get(name, shape[:1])
         assert np.isfinite(after[name]).all()
     if "parts" in after:

@@ -227,7 +227,7 @@ def test_no_circles():
 def test_methods_hold_walks_and_wraps_only():
     """What asks a question of a model, and what a user calls, have rooms of their own."""
     lines = sum(len(p.read_text(encoding="utf-8").splitlines()) for p in sources() if room(p) == "methods")
-    assert lines <= 3600
+    assert lines <= 4600
 
 
 def test_room_sizes(capsys: pytest.CaptureFixture[str]):
@@ -367,6 +367,7 @@ with ``*args`` and ``**kwargs``, without ``self`` and ``cls``; those of a comman
 
 OVERSIZED: dict[str, tuple[str, str]] = {
     "ask.request.Ask.of": ("parameters", "the one place where all that can be asked is spelled, for people and type checkers"),
+    "ask.question.ask": ("parameters", "what can be said of a question, each by its own keyword, as Ask spells them"),
     "facade.fit_patterns.fit_patterns": ("parameters", "a public signature, which stays; it hands a request and one record on"),
     "metrics.evaluate.evaluate": ("parameters", "a public signature, which stays; it hands a request and one record on"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from typer.testing import CliRunner
 import onnxsal
 from onnxsal.cli import app
 from onnxsal.errors import MethodError
+from onnxsal.graph import Emit, Model
+from onnxsal.methods.perturb import _smooth_masks
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.session import open_session
 from tests.nets import light
-from tests.small_models import draw, make, node
+from tests.small_models import cnn, draw, make, node
+from tests.token_nets import IDS, summed
 from tests.torch_nets import Vit, export, images, net, randomise
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -173,8 +177,9 @@ def test_no_gradient_is_needed() -> None:
     x = draw(1, 3, 4, 4, seed=1)
     for method in ("occlusion", "rise"):
         assert onnxsal.Explainer(step, method).explain(x).attribution.any()
-    with pytest.raises(MethodError, match="runs the model forward only"):
-        onnxsal.plan(step, "occlusion")
+    planned = onnxsal.plan(step, "occlusion")
+    assert not planned.steps
+    assert "runs forward 1 times, once for each window" in str(planned)
 
 
 def test_tokens_of_a_transformer() -> None:
@@ -310,3 +315,151 @@ def test_fixed_batch_of_a_real_architecture() -> None:
     assert found.attribution.shape == x.shape
     assert np.isfinite(found.attribution).all()
     assert np.abs(found.attribution[0] - found.attribution[1]).max() > 0
+
+
+# ----- inputs that are no pictures -----
+
+
+def hidden_twin(run: Callable, x: np.ndarray, target: int, axes: tuple, window: tuple, stride: tuple, value: float) -> np.ndarray:
+    """The mean drop over the windows that cover each place of one sample [1, ...], whatever its axes: [sizes of the axes]."""
+    sizes = [x.shape[a] for a in axes]
+    total, cover, clean = np.zeros(sizes), np.zeros(sizes), run(x)[0, target]
+    for corner in itertools.product(*(places(s, w, t) for s, w, t in zip(sizes, window, stride, strict=True))):
+        here = tuple(slice(c, c + w) for c, w in zip(corner, window, strict=True))
+        other, at = x.copy(), [slice(None)] * x.ndim
+        for axis, part in zip(axes, here, strict=True):
+            at[axis] = part
+        other[tuple(at)] = value
+        total[here] += clean - run(other)[0, target]
+        cover[here] += 1
+    return total / np.maximum(cover, 1)
+
+
+def blind(axes: int, channels: int = 2, open_sizes: bool = False) -> onnx.ModelProto:
+    """Two convolutions over so many axes of places, and a mean."""
+    weights = {"w": draw(3, channels, *[3] * axes), "v": draw(2, 3, *[2] * axes, seed=1), "a": np.arange(2, 2 + axes)}
+    nodes = [node("Conv", "x w", "c"), node("Relu", "c", "r"), node("Conv", "r v", "d"), node("ReduceMean", "d a", "y", keepdims=0)]
+    sizes = ["A", "B", "C"] if open_sizes else [9, 8, 7]
+    return make(nodes, {"x": ["N", channels, *sizes[:axes]]}, {"y": ["N", 2]}, weights)
+
+
+@pytest.mark.parametrize("open_sizes", [False, True], ids=["known", "open"])
+@pytest.mark.parametrize(
+    ("axes", "window", "stride"), [(1, (4,), (2,)), (3, (4, 3, 3), (3, 2, 4)), (2, (5, 3), (4, 2))], ids=["series", "volume", "spectrogram"]
+)
+def test_windows_along_any_number_of_axes(axes: int, window: tuple, stride: tuple, open_sizes: bool) -> None:
+    model, x = blind(axes, open_sizes=open_sizes), draw(2, 2, *(9, 8, 7)[:axes], seed=2)
+    along = tuple(range(2, 2 + axes))
+    settings = {"window": list(window), "stride": list(stride), "value": 0.25, "places": list(along), "chunk": 5}
+    found = onnxsal.Explainer(model, "occlusion", components=True, **settings).explain(x, 1)
+    for i in range(2):
+        wanted = hidden_twin(logits(model), x[i : i + 1], 1, along, window, stride, 0.25)
+        close(found.attribution[i].sum(0), wanted)
+        close(found.attribution[i][0], wanted / 2)
+    counts = [len(places(x.shape[a], w, t)) for a, w, t in zip(along, window, stride, strict=True)]
+    assert found.components["occlusion/drop"].shape == (2, *counts)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_windows_over_channels_too(axes: int) -> None:
+    """All axes of a sample, one of them named from the end."""
+    model, x = blind(axes), draw(1, 2, *(9, 8, 7)[:axes], seed=2)
+    named = [*range(1, 1 + axes), -1]
+    found = onnxsal.Explainer(model, "occlusion", places=named, window=3, stride=4, value=0).explain(x, 0)
+    every = tuple(range(1, x.ndim))
+    close(found.attribution[0], hidden_twin(logits(model), x, 0, every, (3,) * len(every), (4,) * len(every), 0.0))
+
+
+def table(features: int = 6) -> onnx.ModelProto:
+    weights = {"w": draw(features, 5, seed=3), "v": draw(5, 2, seed=4)}
+    return make(
+        [node("MatMul", "x w", "h"), node("Tanh", "h", "t"), node("MatMul", "t v", "y")], {"x": ["N", features]}, {"y": ["N", 2]}, weights
+    )
+
+
+def test_columns_of_a_table() -> None:
+    """Single columns by default, or windows of them; of whole pictures at once where only slices are named."""
+    x = draw(3, 6, seed=5)
+    for settings, window, stride, value in (({}, 1, 1, 0.0), ({"window": 3, "stride": 2, "baseline": 0.5}, 3, 2, 0.5)):
+        found = onnxsal.Explainer(table(), "occlusion", **settings).explain(x, 1)
+        assert found.saliency_map is None
+        assert found.parameters["window"] == window
+        for i in range(3):
+            close(found.attribution[i], hidden_twin(logits(table()), x[i : i + 1], 1, (1,), (window,), (stride,), value))
+    pictures = draw(1, 3, 8, 8, seed=1)
+    rows = onnxsal.Explainer(cnn(), "occlusion", places=2, window=2, stride=2, value=0, score="raw").explain(pictures, 1)
+    wanted = hidden_twin(logits(cnn()), pictures, 1, (2,), (2,), (2,), 0.0)
+    close(rows.attribution[0].sum((0, 2)), wanted)
+    close(rows.attribution[0][0, :, 5], wanted / 24)
+
+
+def test_tokens_one_after_the_other() -> None:
+    """Ids by a padding id, vectors of words by zeros: a number for each of any number of tokens, those of a window together."""
+    model, length = summed("words"), 6
+    run = logits(model)
+    for settings, window, stride in (({}, (1,), (1,)), ({"window": 3, "stride": 2}, (3,), (2,))):
+        found = onnxsal.Explainer(model, "occlusion", value=3, **settings).explain(IDS, 2)
+        for i in range(2):
+            close(found.attribution[i], hidden_twin(run, IDS[i : i + 1], 2, (1,), window, stride, 3))
+    vectors = onnxsal.Explainer(model, "occlusion", input="words").explain(IDS, 2)
+    assert vectors.attribution.shape == (2, length, 8)
+    assert vectors.token_attribution is not None
+    assert vectors.token_attribution.shape == (2, length)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"places": 0}, "names no axes of a sample"),
+        ({"places": [2, 2]}, "names no axes of a sample"),
+        ({"places": [4]}, "names no axes of a sample"),
+        ({"places": "width"}, "names no axes of a sample"),
+        ({"places": [2], "window": [2, 2]}, "list of 1 of them"),
+        ({"places": [1, 2, 3], "value": "blur"}, "made of pictures in floating point"),
+    ],
+)
+def test_places_that_cannot_be(given: dict, words: str) -> None:
+    with pytest.raises(MethodError, match=words):
+        onnxsal.convert(cnn(), "occlusion", **given)
+
+
+def test_masks_of_columns_and_tokens() -> None:
+    """Each is seen with probability p, by itself, and is replaced by what is named where it is not."""
+    x, ids = draw(2, 6, seed=5), IDS
+    for model, feed, settings, value in ((table(), x, {}, 0.0), (table(), x, {"value": 0.5}, 0.5), (summed("words"), ids, {"value": 3}, 3)):
+        found = onnxsal.Explainer(model, "rise", n_masks=9, density=0.4, seed=2, chunk=4, score="raw", **settings).explain(feed, 1)
+        wanted, run = np.zeros((2, 6)), logits(model)
+        for i in range(9):
+            seen = uniform(i, 6, 2) <= 0.4
+            wanted += run(np.where(seen, feed, value).astype(feed.dtype))[:, 1, None] * seen
+        close(found.attribution, wanted / (9 * 0.4))
+
+
+def cells(number: int, size: tuple[int, ...], grid: int, density: float, seed: int) -> np.ndarray:
+    """As ``mask``, of any number of axes: the cells upsampled linearly along one axis after the other."""
+    noise = uniform(number, grid ** len(size) + len(size), seed)
+    found = (noise[: grid ** len(size)] <= density).astype(np.float64).reshape([grid] * len(size))
+    for axis, side in enumerate(size):
+        cell = -(-side // grid)
+        offset = min(int(noise[grid ** len(size) + axis] * cell), cell - 1)
+        place = np.clip((np.arange(side) + offset + 0.5) * grid / ((grid + 1) * cell) - 0.5, 0, grid - 1)
+        rows = np.stack([np.interp(place, np.arange(grid), line) for line in np.moveaxis(found, axis, -1).reshape(-1, grid)])
+        found = np.moveaxis(rows.reshape(*np.moveaxis(found, axis, -1).shape[:-1], side), -1, axis)
+    return found
+
+
+def test_the_cells_of_any_number_of_axes_are_those_of_pictures() -> None:
+    close(cells(3, (30, 20), 6, 0.3, 1), mask(3, (30, 20), 6, 0.3, 1), 1e-6)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_smooth_masks_along_any_number_of_axes(axes: int) -> None:
+    """What ``rise`` multiplies series and volumes by, made in a graph of its own."""
+    sizes = (9, 8, 7)[:axes]
+    op = Emit(Model(blind(axes)))
+    made = op.Identity(_smooth_masks(op, op.const([0, 5]), sizes, 4, 0.5, op.const(3)), name="masks")
+    nodes, weights = op.finish([made])
+    graph = onnx.helper.make_graph(nodes, "g", [], [onnx.helper.make_tensor_value_info("masks", 1, None)], weights)
+    found = open_session(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)).run({})["masks"]
+    for i, number in enumerate((0, 5)):
+        close(found[i], cells(number, sizes, 4, 0.5, 3), 1e-5)

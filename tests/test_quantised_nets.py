@@ -23,6 +23,7 @@ from onnxsal.errors import InputError, OnnxsalError, PlanError
 from onnxsal.facade.fit_patterns import with_sums
 from onnxsal.facts.linear_layers import linear_layers
 from onnxsal.graph.standard import nodes as nodes_of
+from onnxsal.methods.build import wrapper_of
 from tests.quantised_nets import INTEGER, quantised_net
 from tests.small_models import draw, make, node
 
@@ -35,6 +36,9 @@ QUICK: dict[str, dict[str, Any]] = {
     "rise": {"n_masks": 4, "grid": 2},
     "occlusion": {"window": 4, "stride": 4},
 }
+
+FORWARD_ONLY = {name for name, method in shipped_methods().items() if wrapper_of(method).starts == "nothing"}
+"""Methods that send nothing back, so that integers in between are no gap."""
 
 
 def opened(model: bytes | onnx.ModelProto) -> ort.InferenceSession:

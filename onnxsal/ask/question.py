@@ -20,11 +20,14 @@ from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.heads import FIRST, head_of
 from onnxsal.facts.reach import reach
 from onnxsal.facts.solve import ancestors
-from onnxsal.facts.tokens import Tokens, candidates
+from onnxsal.facts.tokens import INTEGERS, Tokens, candidates, words_of
 from onnxsal.graph import FLOATS, Model, Value
 from onnxsal.graph.infer import Shape, shape_text
 from onnxsal.ops.classical import behind_map
 from onnxsal.ops.squashing import Kind
+
+COUNTED = INTEGERS | {TensorProto.BOOL}
+"""Types of elements that can be replaced, but have no derivative."""
 
 RUNNER_UP = "runner-up"
 """What a class is compared with: the best of the others, sample by sample."""
@@ -152,10 +155,14 @@ def ask(
     layout: str | None = None,
     example: Mapping[str, np.ndarray] | None = None,
     grid: Sequence[int] | str | None = None,
+    integers: bool = False,
 ) -> Question:
     """The question for a model: its one floating-point input (else where its integers enter: the vectors of its words, the numbers of a
     picture; ``facts/entry.py``) unless ``input`` names another tensor or an integer input, its one floating-point output that depends on
     it unless ``output`` names one (or is a list of boxes that were found), and what of it is explained.
+
+    ``integers``: whole numbers and truth values may be explained too, by a method that replaces elements and asks for no derivative; where
+    there is no floating-point input that is the one integer input, of several the one that holds the ids of words.
 
     ``score``: ``"logit"`` explains what a final softmax, sigmoid or logarithm of one is computed from, however it is spelled (a probability
     whose logits are not found is taken as it is, with a ``doubt``); ``"probability"`` keeps it, or adds a softmax where the model has none;
@@ -165,13 +172,14 @@ def ask(
     """
     if score not in SCORES:
         raise TargetError(f"unknown score '{score}'{near_miss(score, SCORES)}; known: {', '.join(SCORES)}.")
-    explained, entry = _input(model, _name("input", input))
+    explained, entry = _input(model, _name("input", input), integers)
     x = model.value(explained)
     listed, as_map = (output, ()) if isinstance(output, Listed) else _scored(model, _name("output", output), x, score, batched, example)
     asked = listed.scores
     start, (samples, counted) = asked.start, sample_inputs(model, x, asked.start, batched, example)
     question = Question(model, x, listed.name, start, asked.score, asked.link, samples=samples, picture=shown_axes(model, x, layout))
-    question = replace(question, binary=asked.single and question.single, doubt=asked.doubt, axis=_axis(question, asked))
+    doubt = "" if asked.vanishes and integers else asked.doubt
+    question = replace(question, binary=asked.single and question.single, doubt=doubt, axis=_axis(question, asked))
     if question.batched and asked.axis == 0 and model.value(listed.name).dtype not in FLOATS:
         raise TargetError(
             f"the classes of output '{listed.name}' lie along axis 0 of '{start.name}', which counts samples: name another output."
@@ -275,8 +283,10 @@ def _axis(question: Question, asked: Scores) -> int:
     return len(sizes) - 1 if len(sizes) < 3 else next((a for a, d in enumerate(sizes) if d != 1), 0)
 
 
-def _input(model: Model, name: str | None) -> tuple[str, Entrance | None]:
+def _input(model: Model, name: str | None, integers: bool = False) -> tuple[str, Entrance | None]:
     """The tensor that is explained, and where an integer input enters, if that is what it stands for."""
+    if name is None and integers and not any(model.value(n).dtype in FLOATS for n in model.input_names):
+        return _counted(model), None
     if name is None:
         found = _only_input(model)
         return (found, None) if isinstance(found, str) else (found.value.name, found)
@@ -287,13 +297,25 @@ def _input(model: Model, name: str | None) -> tuple[str, Entrance | None]:
             f"tensor '{name}' is a constant of the model, the same for all samples, so it is no input to explain. "
             "For the derivative by a weight use vjp(model, wrt=...)."
         )
-    if model.value(name).dtype not in FLOATS:
+    if model.value(name).dtype not in (FLOATS | COUNTED if integers else FLOATS):
         entry = entry_of(model, name) if name in model.input_names else None
         if entry is None:
             kind = _type_name(model.value(name))
             raise TargetError(f"tensor '{name}' is {kind}, which has no gradient; name a floating-point tensor.{_lookups(model)}")
         return entry.value.name, replace(entry, why=f"{entry.why}; named as input")
     return name, next((one for n in model.input_names for one in entries(model, n) if one.value.name == name), None)
+
+
+def _counted(model: Model) -> str:
+    """The one input of whole numbers or truth values, of several the one whose entries are looked up as words."""
+    inputs = [n for n in model.input_names if model.value(n).dtype in COUNTED]
+    words, _ = words_of(model)
+    if words is not None and words.ids in inputs:
+        return words.ids
+    if len(inputs) == 1:
+        return inputs[0]
+    kinds = ", ".join(f"{n} ({_type_name(model.value(n))})" for n in model.input_names)
+    raise TargetError(f"none of the model's inputs ({kinds}) stands out as the one to explain; name it: --input.{_lookups(model)}")
 
 
 def _only_input(model: Model) -> str | Entrance:

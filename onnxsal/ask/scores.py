@@ -24,7 +24,7 @@ class Scores:
 
     ``start`` is the tensor, ``score`` what it is called; ``link`` makes probabilities of it ("softmax" or "sigmoid"; '' = it is taken as
     it is), ``axis`` is that of its classes, where the graph tells. ``single`` says that a sigmoid stands behind it, so that a sample with
-    one score has two classes. ``doubt`` is a reason to read maps with care.
+    one score has two classes. ``doubt`` is a reason to read maps with care, ``vanishes`` that it is about derivatives only.
     """
 
     start: Value
@@ -34,6 +34,7 @@ class Scores:
     axis: int | None = None
     single: bool = False
     doubt: str = ""
+    vanishes: bool = False
 
 
 def scores_of(model: Model, output: str, score: str, feed: Feed | None = None) -> Scores:
@@ -107,7 +108,7 @@ def _as_it_is(own: Value, score: str, found: Found) -> Scores:
     if score == "probability":
         return Scores(own, score, "", found)
     why = f"output '{own.name}' is a probability whose logits were not found, so it is explained as it is (score 'raw')"
-    return Scores(own, "raw", "", found, doubt=f"{why}: close to 0 and 1 its gradient vanishes")
+    return Scores(own, "raw", "", found, vanishes=True, doubt=f"{why}: close to 0 and 1 its gradient vanishes")
 
 
 def _watched(model: Model, own: Value, score: str, feed: Feed | None) -> Scores:

@@ -23,6 +23,7 @@ from onnxsal.errors import ExampleNeeded, InputError
 from onnxsal.explainer import Explainer
 from onnxsal.explanation import Explanation
 from onnxsal.facts.axes import layout_places
+from onnxsal.facts.tokens import INTEGERS
 from onnxsal.report.artefacts import MATLAB, TOP, Style, record, refuse_taken, save_artefacts
 from onnxsal.report.parts import parts_of, parts_sheet
 from onnxsal.report.path_sheet import path_sheet
@@ -146,7 +147,8 @@ def write(
     """Write everything about one explained sample; returns its record, with what it shall hold ``also``. ``aloud`` says its warnings."""
     ask = explainer.conversion.ask
     question = explainer.conversion.question
-    ids = None if question.tokens is None else sample.feed.get(question.tokens.ids)
+    counted = question.x.name if question.x.dtype in INTEGERS else ""
+    ids = sample.feed.get(counted if question.tokens is None else question.tokens.ids)
     numbers = record(one, question, ask.labels, ids)
     facts = {"source": str(sample.source), "model": str(ask.model), **numbers, **(also or {})}
     extra = {}

@@ -73,7 +73,9 @@ def _parameters(args: Sequence[str]) -> dict[str, Any]:
 
 
 def read_parameters(given: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` words as a dict. A value is a TOML literal, the path of a .npy array, or else plain text."""
+    """``name=value`` words as a dict. A value is a TOML literal, the path of a .npy array or of a .npz (one array, or a table of several), or plain
+    text.
+    """
     found: dict[str, Any] = {}
     for word in given:
         name, equals, text = word.partition("=")
@@ -85,8 +87,9 @@ def read_parameters(given: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    if text.endswith(".npy"):
-        return read_array(Path(text))
+    if text.endswith((".npy", ".npz")):
+        found = read_array(Path(text))
+        return next(iter(found.values())) if isinstance(found, dict) and len(found) == 1 else found
     try:
         table = parse_toml(f"value = {text}", "the value")
     except InputError:

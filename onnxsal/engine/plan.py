@@ -71,6 +71,8 @@ class Plan:
         return Counter((s.node.op_type, s.rule.name) for s in self.every)
 
     def __str__(self) -> str:
+        if not self.steps:
+            return "\n".join([f"method {self.method}: {', '.join(self.starts)} at {', '.join(self.wrt)}, run forward only", *self.notes])
         rows = [("node", "operator", "family", "rule", "why")]
         for s in self.every:
             given = ", ".join(f"{k}={v}" for k, v in s.parameters.items())

@@ -29,7 +29,7 @@ from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, TargetError
 from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, place_index, refuse_other_rows, target_index, target_input_of, target_port
 from onnxsal.facts.axes import layout_places
-from onnxsal.graph import Emit, Model, Value
+from onnxsal.graph import FLOATS, Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
 from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.helpers import columns
@@ -44,9 +44,9 @@ from onnxsal.ops.apart import keep_apart
 @dataclass(frozen=True)
 class Conversion:
     """A converted model with what was decided on the way: the question, the method, its settings, what the passes did,
-    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and
-    how the model is told the class. ``parts`` are the names of the columns of the output of that name (none: there is no such output).
-    ``ask`` is what was asked for, as it would be asked of another model.
+    the walks that were planned (none for a method that runs the model forward only), the layer that the map is made of, if any, and how the
+    model is told the class; ``runs`` says how often the model is run beside the one forward pass. ``parts`` are the names of the columns of
+    the output of that name (none: there is no such output). ``ask`` is what was asked for, as it would be asked of another model.
     """
 
     proto: onnx.ModelProto
@@ -59,6 +59,7 @@ class Conversion:
     layer: TargetLayer | None = None
     target_input: str = OPTIONAL
     parts: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -101,8 +102,10 @@ def convert(ask: Ask) -> onnx.ModelProto:
     or a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted
     class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
     a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
-    (of a series [N, L], of a volume [N, D, H, W]; of other inputs none), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
-    [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
+    (of a series [N, L], of a volume [N, D, H, W]; of other inputs none), ``explained_class`` int64 [N], ``explained_score`` float32 [N]
+    and, where the method obeys a law, ``residual`` float32 [N], its relative error; where the attribution is an estimate by sampling,
+    ``standard_error`` in its shape and type; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches
+    the input; for
     methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
     positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
     ``onnxsal.parts`` of the metadata. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is
@@ -156,7 +159,7 @@ def decide(ask: Ask) -> Decision:
     proto = load_model(ask.model)
     refuse_converted(proto)
     data = guard.as_example(proto, ask.example, ask.input)
-    asked_of = partial(_question, ask=ask, score=score, grid=grid, data=data)
+    asked_of = partial(_question, ask=ask, method=method, score=score, grid=grid, data=data)
 
     def planned(plain: Model) -> None:
         for walked in _walks(method, settings):
@@ -189,12 +192,15 @@ def decide(ask: Ask) -> Decision:
     return Decision(ask, question, method, settings, index, how, edges, prepared.log)
 
 
-def _question(plain: Model, ask: Ask, score: str, grid: Sequence[int] | str | None, data: Mapping[str, np.ndarray]) -> Question:
+def _question(
+    plain: Model, ask: Ask, method: Method, score: str, grid: Sequence[int] | str | None, data: Mapping[str, np.ndarray]
+) -> Question:
     """The question that is asked of a model that was made plain."""
     guard.refuse_open_rank(plain, ask.input)
     place = next(iter(ask.places), None)
     output = boxes_of(plain, ask.output, place, score, data) if place is not None and place.kind == BOX else ask.output
-    question = question_of(plain, ask.input, output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+    asked = partial(question_of, plain, ask.input, output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
+    question = asked(integers=wrapper_of(method).integers)
     return at_place(at_tokens(question) if ask.tokens else question, place)
 
 
@@ -244,7 +250,7 @@ def emit(decided: Decision, opened: bool = True) -> Conversion:
     )
     done = settings | {"score": question.score}
     plans = tuple(build.plans.values())
-    return Conversion(result, ask, question, method, done, log, plans, build.layer, decided.target_input, build.parts)
+    return Conversion(result, ask, question, method, done, log, plans, build.layer, decided.target_input, build.parts, tuple(build.runs))
 
 
 def _walks(method: Method, settings: Mapping[str, Any]) -> Iterator[Method]:
@@ -261,7 +267,7 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     ask, question, edges = decided.ask, decided.question, decided.edges
     prefix = ask.prefix
     op = Emit(question.model, f"{prefix}{PREFIX}")
-    if question.x.dtype == TensorProto.DOUBLE:
+    if TensorProto.DOUBLE in (question.x.dtype, question.start.dtype if question.x.dtype not in FLOATS else 0):
         op.dtype = TensorProto.DOUBLE
     asked = target_port(prefix, decided.target_input, decided.target)
     checked = decided.target_input == FIXED and question.class_count is not None
@@ -298,6 +304,8 @@ def _outputs(build: Build, result: Result) -> list[Port]:
     ports.append(build.told("explained_score", _single(op, build.head.score), TensorProto.FLOAT, batch))
     if result.residual is not None:
         ports.append(build.told("residual", result.residual, TensorProto.FLOAT, batch))
+    if result.standard_error is not None:
+        ports.append(build.told("standard_error", result.standard_error, op.dtype, x.shape))
     if result.reached is not None:
         ports.append(build.told("reached", result.reached, TensorProto.FLOAT, batch))
     if result.parts and (build.question.tokens is not None or build.want_components):

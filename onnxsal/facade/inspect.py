@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from onnxsal.ask.request import RUN, Ask, spelled
 from onnxsal.engine.method import Method, known_methods
-from onnxsal.engine.plan import Plan, no_walk
+from onnxsal.engine.plan import Plan
 from onnxsal.facade.convert import conversion
 from onnxsal.ops.registry import NOT_DIFFERENTIABLE, REGISTRY, OpSpec
 
@@ -16,8 +16,8 @@ def plan(ask: Ask) -> Plan:
     """Which rule crosses which node, and why; ``print(plan(...))`` shows the table. Nothing is returned that could be run.
 
     What can be given is as for ``convert``, and the plan is the one that a conversion walks by (of several, the last); ``Plan.found`` and
-    ``Plan.doubt`` say what was found out about the model. Raises as ``convert``, and ``MethodError`` for a method that only runs the
-    model forward.
+    ``Plan.doubt`` say what was found out about the model. A method that only runs the model forward has a plan without steps, whose
+    ``notes`` tell how often it does. Raises as ``convert``.
     """
     return planned(ask)
 
@@ -25,9 +25,11 @@ def plan(ask: Ask) -> Plan:
 def planned(ask: Ask) -> Plan:
     """As ``plan``, of a request."""
     made = conversion(ask.without("plan", *RUN))
-    if not made.plans:
-        raise no_walk(made.method)
-    return replace(made.plans[-1], found=made.question.found, doubt=made.question.doubt)
+    question = made.question
+    forward = Plan(made.method.name, (question.x.name,), (question.start.name,), ())
+    return replace(
+        made.plans[-1] if made.plans else replace(forward, notes=made.runs), found=made.question.found, doubt=made.question.doubt
+    )
 
 
 def methods() -> dict[str, Method]:

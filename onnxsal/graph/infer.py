@@ -156,7 +156,12 @@ def infer_shapes(proto: onnx.ModelProto, **checks: bool) -> onnx.ModelProto:
     vectors = (shape[0] for _, shape in types_of(plain).values() if shape is not None and len(shape) == 1)
     if any(isinstance(size, int) and size > _VECTOR for size in vectors):
         return plain
-    return onnx.shape_inference.infer_shapes(proto, data_prop=True, **checks)
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True, **checks)
+    except onnx.shape_inference.InferenceError as error:
+        if "already exists" not in str(error):
+            raise
+        return plain  # of a body inside a body the values are followed twice, which onnx takes for a contradiction
 
 
 def inferred(light: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx
@@ -10,14 +10,14 @@ from onnx import TensorProto
 
 from onnxsal.graph.emit import Emit
 from onnxsal.graph.infer import Inferred
-from onnxsal.graph.model import HALF, Model, NodeView, Value, captured
+from onnxsal.graph.model import Model, NodeView, Value, captured
 from onnxsal.graph.originals import Original, as_run
 from onnxsal.protos import graphs_of
 
 
-def dependents(model: Model, source: str, targets: Iterable[str]) -> list[NodeView]:
-    """The nodes on a path from ``source`` to any of ``targets``, in forward order."""
-    reached, path = {source}, []
+def dependents(model: Model, source: str, targets: Iterable[str], others: Iterable[str] = ()) -> list[NodeView]:
+    """The nodes on a path from ``source``, or from any of ``others``, to any of ``targets``, in forward order."""
+    reached, path = {source, *others}, []
     for node in model.nodes:
         if reached.intersection((*node.proto.input, *captured(node.proto))):
             reached.update(filter(None, node.proto.output))
@@ -30,14 +30,14 @@ def dependents(model: Model, source: str, targets: Iterable[str]) -> list[NodeVi
     return kept[::-1]
 
 
-def replica(model: Model, source: str, targets: Iterable[str], prefix: str) -> Model:
-    """A view of the nodes from ``source`` to ``targets`` with their tensors renamed ``<prefix>/<name>``.
+def replica(model: Model, source: str, targets: Iterable[str], prefix: str, others: Sequence[str] = ()) -> Model:
+    """A view of the nodes from ``source`` (and ``others``) to ``targets`` with their tensors renamed ``<prefix>/<name>``.
 
-    What does not depend on ``source`` (weights, constants, other inputs) is read from ``model`` itself. The replica has the
+    What does not depend on these (weights, constants, other inputs) is read from ``model`` itself. The replica has the
     types of the original, so a batch dimension that is symbolic there may have any size here.
     """
-    nodes = dependents(model, source, targets)
-    names = {source, *(o for n in nodes for o in n.proto.output if o)}
+    nodes = dependents(model, source, targets, others)
+    names = {source, *others, *(o for n in nodes for o in n.proto.output if o)}
     renamed = {n: f"{prefix}/{n}" for n in names}
     proto = onnx.ModelProto(ir_version=model.proto.ir_version)
     proto.opset_import.extend(model.proto.opset_import)
@@ -116,12 +116,15 @@ def set_apart(graph: onnx.GraphProto, prefix: str, around: Mapping[str, str] | N
             set_apart(inner, prefix, names)
 
 
-def replay(op: Emit, view: Model, source: str, start: Value) -> None:
-    """Emit the nodes of a ``replica``, with its originals; its input tensor ``source`` takes the value ``start`` (cast to its type)."""
-    dtype = view.types[source][0]
-    if dtype in HALF or dtype == TensorProto.DOUBLE:
-        op.Cast(start, to=dtype, name=source)
-    else:
-        op.Identity(start, name=source)
+def replay(op: Emit, view: Model, source: str, start: Value, others: Mapping[str, Value] | None = None) -> None:
+    """Emit the nodes of a ``replica``, with its originals; its input tensors, ``source`` and ``others``, take the values given, cast to
+    the model's types.
+    """
+    for name, value in {source: start, **(others or {})}.items():
+        dtype = view.types[name][0]
+        if dtype not in (TensorProto.FLOAT, TensorProto.INT64):
+            op.Cast(value, to=dtype, name=name)
+        else:
+            op.Identity(value, name=name)
     for proto in as_run([n.proto for n in view.nodes], view.originals):
         op.insert(NodeView(view, proto, len(view.nodes)))

@@ -17,7 +17,7 @@ from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.facts.axes import layout_places
 from onnxsal.facts.grounds import Found
-from onnxsal.graph import Emit, Value
+from onnxsal.graph import FLOATS, Emit, Value
 from onnxsal.graph.assemble import Port
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.head import Head, emit_seed
@@ -29,7 +29,8 @@ _TINY = 1e-6
 
 @dataclass(frozen=True)
 class Result:
-    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one; ``reached`` is the
+    """An attribution shaped like the explained input, and the relative error of the law it should obey, if there is one; ``standard_error``
+    is that of each element of the attribution, where it is an estimate, in the shape of the explained input; ``reached`` is the
     share of the score that reaches the input, where a method divides the score up. ``parts`` says what it is divided into: by name [N]
     each, the input first, in the type of attributions; they sum to the score.
     """
@@ -38,6 +39,7 @@ class Result:
     residual: Value | None = None
     saliency: Value | None = None
     reached: Value | None = None
+    standard_error: Value | None = None
     parts: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -57,7 +59,7 @@ class MethodSettings(dict[str, Any]):
 class Build:
     """One conversion in progress: the question, the method with its settings, where nodes go, and what was added so far.
 
-    ``optional``: inputs that need not be fed are wanted; else what they would hold is built in.
+    ``optional``: inputs that need not be fed are wanted; else what they would hold is built in. ``runs`` says how often the model is run.
     """
 
     op: Emit
@@ -76,6 +78,7 @@ class Build:
     found: list[Found] = field(default_factory=list)
     layer: TargetLayer | None = None
     parts: tuple[str, ...] = ()
+    runs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.settings = MethodSettings(self.method, self.settings)
@@ -140,7 +143,10 @@ class Build:
     def baseline(self, setting: str = "baseline") -> Value:
         """The tensor ``baseline``, broadcastable to the explained input: what the setting of that name says, or what is fed instead."""
         chosen = self.settings.get(setting, 0.0)
-        rank = self.question.x.rank
+        x, rank = self.question.x, self.question.x.rank
+        kind = self.op.dtype if x.dtype in FLOATS else TensorProto.INT64
+        if isinstance(chosen, str) and not chosen:
+            chosen = _nothing(x, setting)
         if isinstance(chosen, str):
             if chosen != "black":
                 raise MethodError(f"baseline '{chosen}' is unknown; give a number, an array, or 'black' (with the preprocessing).")
@@ -153,12 +159,14 @@ class Build:
         default = numbers_of(chosen)
         if default is None:
             raise MethodError(f"{setting}={shown(chosen)} is no baseline: give a number, an array, or 'black' (with the preprocessing).")
-        default = default.astype(self.op.np_dtype)
+        if kind == TensorProto.INT64 and (default != np.round(default)).any():
+            raise MethodError(f"{setting}={shown(chosen)} replaces whole numbers ('{x.name}'), and is none itself.")
+        default = default.astype(np.int64 if kind == TensorProto.INT64 else self.op.np_dtype)
         if default.ndim > rank:
             raise MethodError(f"the baseline has {default.ndim} dimensions; the explained input has {rank}.")
         default = default.reshape((1,) * (rank - default.ndim) + default.shape)
-        value = Value(self.name("baseline"), self.op.dtype, tuple(f"baseline_{i}" for i in range(rank)))
-        self.inputs.append(Port(value, self.op.dtype, value.shape, default, self.optional))
+        value = Value(self.name("baseline"), kind, tuple(f"baseline_{i}" for i in range(rank)))
+        self.inputs.append(Port(value, kind, value.shape, default, self.optional))
         return value
 
     def sum_per_sample(self, value: Value) -> Value:
@@ -234,6 +242,16 @@ def quantized(op: Emit, pixels: Value, levels: int, places: int) -> Value:
     return op.Add(low, op.Mul(op.Div(op.Floor(op.Mul(share, steps)), steps), span))
 
 
+def _nothing(x: Value, setting: str) -> float:
+    """What an element is replaced by where nothing is named: 0 (false), but of no id, as 0 may be the id of a word."""
+    if x.dtype in FLOATS or x.dtype == TensorProto.BOOL:
+        return 0.0
+    raise MethodError(
+        f"'{x.name}' holds whole numbers, and onnxsal does not guess which of them stands for nothing. Name it, such as the id of a mask "
+        f"or of padding: {setting}=103 in Python, --{setting} 103."
+    )
+
+
 Starts = Literal["scores", "score", "nothing"]
 """What a walk begins with: the derivative of the score at the scores, the score itself, or there is no walk (the model is run forward)."""
 
@@ -248,7 +266,8 @@ class Wrapper:
     reaches the input, and what does not, written down on the way. ``refined_by``: the parameter that brings a sum closer to the law,
     which it keeps in the limit only ('' = the law holds exactly). ``composes``: it puts so many other methods (``of``) together,
     at least and at most.
-    ``asks_class``: what it tells depends on the class.
+    ``asks_class``: what it tells depends on the class. ``integers``: it replaces elements and asks for no derivative, so that whole numbers
+    and truth values can be explained too. ``estimates``: it returns standard errors, as it may draw samples.
     """
 
     name: str
@@ -262,6 +281,8 @@ class Wrapper:
     refined_by: str = ""
     composes: tuple[int, int] = (0, 0)
     asks_class: bool = True
+    integers: bool = False
+    estimates: bool = False
 
 
 WRAPPERS: dict[str, Wrapper] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -62,7 +62,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Samples:
-    """``count`` runs (a number, or a scalar of the graph), ``chunk`` of them (times the batch) at once.
+    """``count`` runs (a number, or a scalar of the graph), ``chunk`` of them (times the batch) at once; ``what`` names one.
 
     One by one where the model's batch is fixed, where the replayed part also reads another input, which holds N samples only, or where data
     decides what runs: that is decided once for all that is fed.
@@ -70,6 +70,7 @@ class Samples:
 
     count: int | Value
     chunk: int
+    what: str = "perturbation"
 
     def size(self, question: Question, view: Model) -> int:
         """Samples per iteration."""
@@ -114,31 +115,37 @@ def sampled_scores(
     update: Callable[[Scored, Sequence[Value]], Sequence[Value]],
     rows: Callable[[Emit, Question, Value], Value] | None = None,
     also: Sequence[str] = (),
+    beside: Mapping[str, Points] | None = None,
 ) -> list[Value]:
     """As ``sampled_walks`` without the walk: ``update`` folds the scores of the explained class into the states.
 
     ``rows`` makes the scores [c * N, K] from the replayed start (default: the question's own); ``also`` names other tensors that
-    ``update`` wants to see.
+    ``update`` wants to see; ``beside`` are other inputs that are replaced too.
     """
 
     def step(body: Emit, inner: Question, numbers: Value, carried: Sequence[Value]) -> Sequence[Value]:
-        _, chosen = _replay(build, body, inner, points(body, numbers), numbers)
+        others = {name: made(body, numbers) for name, made in (beside or {}).items()}
+        _, chosen = _replay(build, body, inner, points(body, numbers), numbers, others)
         score = score_of(body, (rows or scores)(body, inner, inner.start), chosen)
         score = recast(body, score, signal_type(inner.start), body.dtype)
         return update(Scored(body, numbers, inner, _rows(body, score, numbers), chosen.target), carried)
 
-    return _loop(build, samples, [build.question.start.name, *also], states, step)
+    often = "" if isinstance(samples.count, Value) else f"{samples.count:,} times, "
+    build.runs.append(f"beside its own pass, the model runs forward {often}once for each {samples.what}, for every sample")
+    return _loop(build, samples, [build.question.start.name, *also], states, step, list(beside or ()))
 
 
 ChunkStep = Callable[[Emit, Question, Value, Sequence[Value]], Sequence[Value]]
 """(body, the question in the replica, sample numbers, states) -> new states."""
 
 
-def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequence[Value], step: ChunkStep) -> list[Value]:
-    """``Loop`` over chunks of sample numbers, with a replica of the part from the explained input to ``targets``."""
+def _loop(
+    build: Build, samples: Samples, targets: Sequence[str], states: Sequence[Value], step: ChunkStep, beside: Sequence[str] = ()
+) -> list[Value]:
+    """``Loop`` over chunks of sample numbers, with a replica of the part from the explained input (and those ``beside``) to ``targets``."""
     op, question = build.op, build.question
     prefix = op.apart("sample")
-    view = replica(question.model, question.x.name, targets, prefix)
+    view = replica(question.model, question.x.name, targets, prefix, beside)
     inner = dataclasses.replace(
         question, model=view, x=view.value(f"{prefix}/{question.x.name}"), start=view.value(f"{prefix}/{question.start.name}")
     )
@@ -156,12 +163,15 @@ def _loop(build: Build, samples: Samples, targets: Sequence[str], states: Sequen
     return list(op.subgraph("Loop", [trips, op.const(True), *states], {"body": graph}, outputs=len(states)))
 
 
-def _replay(build: Build, body: Emit, inner: Question, points: Value, numbers: Value) -> tuple[Value, Chosen]:
+def _replay(
+    build: Build, body: Emit, inner: Question, points: Value, numbers: Value, beside: Mapping[str, Value] | None = None
+) -> tuple[Value, Chosen]:
     """Replay the forward part at the points, broadcastable to [c, N, ...]; returns them, and the explained class of each run [c * N]."""
     x, chosen = build.question.x, build.head.chosen
-    tail = body.const([d for d in (x.shape or ())[1:] if isinstance(d, int)]) if _static_tail(x) else body.Shape(body.raw(x), start=1)
-    full = body.Expand(points, body.Concat(body.Shape(numbers), shape_of(body, x), axis=0))
-    replay(body, inner.model, inner.x.name, body.Reshape(full, body.Concat(body.const([-1]), tail, axis=0)))
+    full, runs = _in_a_row(body, x, points, numbers)
+    prefix = inner.x.name.removesuffix(x.name)
+    others = {f"{prefix}{name}": _in_a_row(body, inner.model.value(name), value, numbers)[1] for name, value in (beside or {}).items()}
+    replay(body, inner.model, inner.x.name, runs, others)
 
     def repeated(value: Value) -> Value:
         return body.Expand(value, body.Concat(body.Shape(numbers), body.Shape(value), axis=0))
@@ -170,6 +180,13 @@ def _replay(build: Build, body: Emit, inner: Question, points: Value, numbers: V
         return body.Reshape(repeated(rows), body.Concat([-1], body.Shape(rows, start=1), axis=0))
 
     return full, chosen.each(lambda c: body.Reshape(repeated(c), [-1]), of_rows)
+
+
+def _in_a_row(body: Emit, x: Value, points: Value, numbers: Value) -> tuple[Value, Value]:
+    """Points of an input as [c, N, ...] and as [c * N, ...]."""
+    tail = body.const([d for d in (x.shape or ())[1:] if isinstance(d, int)]) if _static_tail(x) else body.Shape(body.raw(x), start=1)
+    full = body.Expand(points, body.Concat(body.Shape(numbers), shape_of(body, x), axis=0))
+    return full, body.Reshape(full, body.Concat(body.const([-1]), tail, axis=0))
 
 
 def _rows(body: Emit, value: Value, numbers: Value) -> Value:

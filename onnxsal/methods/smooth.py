@@ -23,7 +23,7 @@ def normal_noise(body: Emit, numbers: Value, elements: Value, seed: Value) -> Va
     ONNX's RandomNormal draws differently in every session and on every provider; this is the same everywhere, depends on no
     batch mate, and uses int64 Mul, Add and Mod only, which CUDA has.
     """
-    first = _hash(body, numbers, elements, seed)
+    first = hashed(body, numbers, elements, seed)
     second = _mix(body, _mix(body, first, 1), 0)
     radius = body.Sqrt(body.Mul(body.Log(_uniform(body, first)), -2.0))
     return body.Mul(radius, body.Cos(body.Mul(_uniform(body, second), float(2 * np.pi))))
@@ -31,10 +31,10 @@ def normal_noise(body: Emit, numbers: Value, elements: Value, seed: Value) -> Va
 
 def uniform_noise(body: Emit, numbers: Value, elements: Value, seed: Value) -> Value:
     """Uniform noise in (0, 1], [c, D], from the same hash."""
-    return _uniform(body, _hash(body, numbers, elements, seed))
+    return _uniform(body, hashed(body, numbers, elements, seed))
 
 
-def _hash(body: Emit, numbers: Value, elements: Value, seed: Value) -> Value:
+def hashed(body: Emit, numbers: Value, elements: Value, seed: Value) -> Value:
     """Integers in [0, prime) from (seed, sample number, element), [c, D]."""
     index = body.Unsqueeze(body.Range(0, elements, 1), [0])
     state = body.Mod(body.Add(body.Mul(numbers_column(body, numbers), 69_621), body.Mul(seed, 630_360_016)), _PRIME)

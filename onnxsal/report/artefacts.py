@@ -71,7 +71,13 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
 
 
 def _tokens(one: Explanation, question: Question, ids: np.ndarray | None) -> dict[str, Any] | None:
-    """The input that holds the tokens, their ids and attributions, without the batch of one; ``None`` where no tokens are explained."""
+    """The input that holds the tokens, their ids and attributions, without the batch of one; ``None`` where no tokens are explained.
+
+    Tokens are explained at their vectors, or at their ids.
+    """
+    if question.tokens is None and ids is not None and ids.shape == one.attribution.shape:
+        first = 0 if question.batched else slice(None)
+        return {"input": question.x.name, "ids": ids[first].tolist(), "attribution": one.attribution[first].tolist()}
     if question.tokens is None or one.token_attribution is None:
         return None
     first = 0 if question.batched else slice(None)
@@ -111,7 +117,8 @@ def save_artefacts(
     """Write ``<base>.npy`` and ``.json``, and where there is a map ``.map.png`` and, over the ``picture`` the model saw, ``.overlay.png``.
 
     Of a series or a volume ``picture`` holds its values [C, *places], which are drawn as ``runtime.drawn.draw`` says.
-    The array is shaped like the explained input, its batch of one included; of tokens there is ``.tokens.npy`` too, with a number for each.
+    The array is shaped like the explained input, its batch of one included; of tokens there is ``.tokens.npy`` too, with a number for each,
+    and of an estimate by sampling ``.standard_error.npy``.
     Returns the files by kind, those ``written`` before included; the record names them too.
     """
     files = {"attribution": f"{base}.npy", "record": f"{base}.json", **(written or {})}
@@ -119,6 +126,9 @@ def save_artefacts(
     if one.token_attribution is not None:
         files["tokens"] = f"{base}.tokens.npy"
         hashes[f"{base.name}.tokens.npy"] = _save(files["tokens"], one.token_attribution, files["record"])
+    if one.standard_error is not None:
+        files["standard_error"] = f"{base}.standard_error.npy"
+        hashes[f"{base.name}.standard_error.npy"] = _save(files["standard_error"], one.standard_error, files["record"])
     if one.saliency_map is not None:
         scaled = scale_map(one.saliency_map[0], style.palette, style.percentile, one.saliency_map.ndim - 1)
         files["map"] = f"{base}.map.png"
