@@ -13,6 +13,7 @@ import onnxsal
 from onnxsal.ask.guard import compare_on_random_input
 from onnxsal.errors import ModelError, PlanError
 from onnxsal.graph.load import load_model
+from onnxsal.ops.quantize import fix_grids
 from onnxsal.ops.registry import known
 from onnxsal.ops.restated import RESTATED, Restatement, real
 from onnxsal.passes import Prepared, prepare
@@ -359,7 +360,7 @@ def test_what_begins_inside_of_a_copy_does_not_go_through_the_operator() -> None
     found = run(made, {"x": data("cnn", 2)})
     assert np.any(found["attribution"])
     (loop,) = [n for n in made.graph.node if n.op_type == "Loop"]
-    assert "Conv" in {n.op_type for n in loop.attribute[0].g.node}
+    assert [n.op_type for n in loop.attribute[0].g.node].count("QLinearConv") == 1  # the third
 
 
 def test_samples_are_kept_apart_but_for_the_grid_they_share() -> None:
@@ -368,6 +369,18 @@ def test_samples_are_kept_apart_but_for_the_grid_they_share() -> None:
     (samples,) = [f for f in result.found if f.what == "samples"]
     assert "axis 0" in samples.value
     assert "moves its numbers by rounding" in samples.why
+
+
+def test_a_grid_that_is_held_still_tells_samples_apart() -> None:
+    """One row a thousand times as large coarsens the grid of all."""
+    nodes = [GRIDDED, node("DequantizeLinear", "q s z", "d"), node("MatMul", "d m", "y")]
+    graph = make(nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, {"m": np.eye(4, dtype=F)})
+    x = draw(3, 4)
+    larger = np.concatenate([x[:2], 1000 * x[2:]])
+    assert np.any(run(graph, {"x": x})["y"][:2] != run(graph, {"x": larger})["y"][:2])
+    assert fix_grids(graph.graph)
+    np.testing.assert_array_equal(run(graph, {"x": x})["y"][:2], run(graph, {"x": larger})["y"][:2])
+    assert not fix_grids(graph.graph)
 
 
 # ----- refusals -----
