@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,12 @@ def row(
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without operators that are written in others. (No random data fit most of these: what both return is compared here.)"""
-    result = prepare(load_model(model), known).model.proto
+    return _plain(model.SerializeToString())
+
+
+@functools.cache
+def _plain(data: bytes) -> onnx.ModelProto:
+    result = prepare(load_model(data), known).model.proto
     assert not [n for n in result.graph.node if expansion_of(n)]
     return result
 

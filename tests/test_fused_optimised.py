@@ -151,6 +151,6 @@ def test_an_optimised_file_is_explained_as_what_it_was(kind: str, tmp_path: Path
     for name in before:
         scale = float(np.abs(before[name]).max())
         close(after[name] / scale, before[name] / scale, 2e-5)
-    for method in ("attnlrp", "cp_lrp") if kind == "bert" else ():
-        before, after = (run(onnxsal.convert(m, method, target=1), feed)["attribution"] for m in (original, optimised))
+    if kind == "bert":
+        before, after = (run(onnxsal.convert(m, "attnlrp", target=1), feed)["attribution"] for m in (original, optimised))
         close(after / np.abs(before).max(), before / np.abs(before).max())

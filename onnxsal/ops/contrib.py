@@ -19,6 +19,10 @@ INNER = {"ScaledTanh": "Tanh", "ParametricSoftplus": "Softplus"}
 """Those that are alpha f(beta x)."""
 
 
+EXPERIMENTAL = 10
+"""From this opset on ONNX Runtime refuses what was once tried out in the standard domain."""
+
+
 def activate(w: Writer, x: str, given: Mapping[str, float]) -> None:
     """The activation that FusedConv, FusedGemm and FusedMatMulActivation end in, writing the fused node's output."""
     kind, out = w.text("activation"), w.node.output[0]
@@ -211,34 +215,34 @@ def _bias_dropout(w: Writer) -> None:
         w.add("Identity", x, output=w.node.output[0])
 
 
-@expansion("Affine", unsaid=True)
+@expansion("Affine", unsaid=EXPERIMENTAL)
 def _affine(w: Writer) -> None:
     """alpha x + beta."""
     scaled = w.add("Mul", w.input(0), w.const(w.number("alpha", 1.0)))
     w.add("Add", scaled, w.const(w.number("beta")), output=w.node.output[0])
 
 
-@expansion("ScaledTanh", unsaid=True)
+@expansion("ScaledTanh", unsaid=EXPERIMENTAL)
 def _scaled_tanh(w: Writer) -> None:
     """alpha tanh(beta x)."""
     tanh = w.add("Tanh", w.add("Mul", w.input(0), w.const(w.number("beta"))))
     w.add("Mul", tanh, w.const(w.number("alpha")), output=w.node.output[0])
 
 
-@expansion("ParametricSoftplus", unsaid=True)
+@expansion("ParametricSoftplus", unsaid=EXPERIMENTAL)
 def _parametric_softplus(w: Writer) -> None:
     """alpha softplus(beta x)."""
     softplus = w.add("Softplus", w.add("Mul", w.input(0), w.const(w.number("beta"))))
     w.add("Mul", softplus, w.const(w.number("alpha")), output=w.node.output[0])
 
 
-@expansion("Scale", unsaid=True)
+@expansion("Scale", unsaid=EXPERIMENTAL)
 def _scale(w: Writer) -> None:
     """scale x."""
     w.add("Mul", w.input(0), w.const(w.number("scale", 1.0)), output=w.node.output[0])
 
 
-@expansion("ImageScaler", unsaid=True)
+@expansion("ImageScaler", unsaid=EXPERIMENTAL)
 def _image_scaler(w: Writer) -> None:
     """scale x + bias of the channel."""
     bias = w.stored(np.asarray(w.attributes["bias"], np.float32).reshape(1, -1, 1, 1))
@@ -246,7 +250,7 @@ def _image_scaler(w: Writer) -> None:
     w.add("Add", scaled, w.add("CastLike", bias, w.input(0)), output=w.node.output[0])
 
 
-@expansion("Crop", unsaid=True)
+@expansion("Crop", unsaid=EXPERIMENTAL)
 def _crop(w: Writer) -> None:
     """[N, C, H, W] without its borders (left, top, right, bottom), or ``scale`` (height, width) from the first two on."""
     left, top, right, bottom = (int(v) for v in w.attributes["border"])
@@ -255,7 +259,7 @@ def _crop(w: Writer) -> None:
     w.add("Slice", w.input(0), w.ints([top, left]), w.ints(ends), w.ints([2, 3]), output=w.node.output[0])
 
 
-@expansion("DynamicSlice", unsaid=True)
+@expansion("DynamicSlice", unsaid=EXPERIMENTAL)
 def _dynamic_slice(w: Writer) -> None:
     """x between begins and ends, along all axes or those given."""
     inputs = [w.input(0), *(w.whole(w.input(i)) for i in range(1, 4) if w.input(i))]

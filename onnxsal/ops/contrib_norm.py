@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ops.contrib import silu
-from onnxsal.ops.expansion import Writer, expansion
+from onnxsal.ops.expansion import END, Writer, expansion
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -39,7 +39,7 @@ def _skip_root_mean_square_norm(w: Writer) -> None:
         raise w.refuse("returns a mean, which it does not compute")
 
 
-@expansion("SimplifiedLayerNormalization", unsaid=True)
+@expansion("SimplifiedLayerNormalization", unsaid=END)
 def _root_mean_square_norm(w: Writer) -> None:
     """scale x / sqrt(mean(x^2) + epsilon) over the axes from ``axis`` on."""
     x, axis = w.input(0), w.whole_number("axis", -1)

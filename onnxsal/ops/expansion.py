@@ -188,8 +188,9 @@ Expansion = Callable[[Writer], None]
 EXPANSIONS: dict[tuple[str, str], Expansion] = {}
 """Domain and name of an operator -> what writes it in standard ones of opset 18."""
 
-UNSAID: dict[str, str] = {}
-"""Operators that ONNX Runtime saves in the standard domain, which has none of the name -> the domain that they belong to."""
+UNSAID: dict[str, tuple[str, int]] = {}
+"""Operators that ONNX Runtime reads in the standard domain, which has none of the name -> the domain that they belong to, and the opset
+from which on it does not."""
 
 
 @dataclass(frozen=True)
@@ -215,16 +216,16 @@ PARTLY: dict[tuple[str, str], Partly] = {}
 
 
 def expansion(
-    *op_types: str, domain: str = MICROSOFT, unsaid: bool = False, partly: Partly | None = None
+    *op_types: str, domain: str = MICROSOFT, unsaid: int = 0, partly: Partly | None = None
 ) -> Callable[[Expansion], Expansion]:
     """Register the decorated function as what writes ``op_types`` in standard operators, but for what ``partly`` says.
 
-    ``unsaid``: files may have them in the standard domain, which has no such operator; they are read as those of ``domain``.
+    ``unsaid``: files below this opset may have them in the standard domain, which has no such operator; they are those of ``domain``.
     """
 
     def register(function: Expansion) -> Expansion:
         EXPANSIONS.update({(domain, op_type): function for op_type in op_types})
-        UNSAID.update({op_type: domain for op_type in op_types if unsaid})
+        UNSAID.update({op_type: (domain, unsaid) for op_type in op_types if unsaid})
         PARTLY.update({(domain, op_type): partly for op_type in op_types if partly is not None})
         return function
 

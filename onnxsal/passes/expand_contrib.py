@@ -28,7 +28,11 @@ LAYOUT_DOMAINS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 
 
 def _unsaid(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [n for n in nodes(proto) if n.domain in ("", "ai.onnx") and n.op_type in UNSAID]
+    return [n for n in nodes(proto) if _is_unsaid(n, opset(proto))]
+
+
+def _is_unsaid(node: onnx.NodeProto, version: int) -> bool:
+    return node.domain in ("", "ai.onnx") and node.op_type in UNSAID and version < UNSAID[node.op_type][1]
 
 
 def _name_domain(proto: onnx.ModelProto) -> PassOutcome:
@@ -39,7 +43,7 @@ def _name_domain(proto: onnx.ModelProto) -> PassOutcome:
 
 def _give_domain(found: Sequence[onnx.NodeProto], imports: MutableSequence[onnx.OperatorSetIdProto], more: Collection[str] = ()) -> None:
     for node in found:
-        node.domain = UNSAID[node.op_type]
+        node.domain = UNSAID[node.op_type][0]
     for domain in {*(n.domain for n in found), *more} - {o.domain for o in imports}:
         imports.append(onnx.helper.make_opsetid(domain, 1))
 
@@ -61,7 +65,7 @@ def _lacking(proto: onnx.ModelProto) -> list[tuple[onnx.GraphProto, onnx.NodePro
 
 
 def _unsaid_in_functions(proto: onnx.ModelProto) -> list[tuple[onnx.FunctionProto, onnx.NodeProto]]:
-    return [(f, n) for f in proto.functions for n in f.node if n.domain in ("", "ai.onnx") and n.op_type in UNSAID]
+    return [(f, n) for f in proto.functions for n in f.node if _is_unsaid(n, opset(proto))]
 
 
 def _complete(proto: onnx.ModelProto) -> PassOutcome:
