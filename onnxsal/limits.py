@@ -63,6 +63,8 @@ class Limits:
     """The runs of one session by which something is found out about a model."""
     loop_seconds: int = _bound(2, "seconds")
     """The same, of a model that has loops: 300 bytes can ask for 2^60 turns."""
+    steps: int = _bound(1_000_000, "steps")
+    """A loop that is walked back, where its number of steps is a constant of the file: what each step is given is kept until then."""
 
 
 def limit(name: str) -> int:

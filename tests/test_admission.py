@@ -327,7 +327,7 @@ def test_a_loop_without_end_is_looked_at_for_a_while(
     words = {"check": ("check", "m.onnx"), "plan": ("plan", "m.onnx"), "explain": ("explain", "m.onnx", "x.npy", "-o", "out")}
     end = run((*words[verb], "-m", "gradient"), tmp_path)
     assert end.status in (1, 2), end.err
-    assert "no gradient is known" in end.err + end.out
+    assert variable_of("steps") in end.err + end.out
 
 
 def test_random_data_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

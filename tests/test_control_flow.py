@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import onnxsal
+from onnxsal.errors import OnnxsalError
+from onnxsal.facts.axes import row_axes
+from onnxsal.facts.bodies import bodies_of
+from onnxsal.facts.ranges import bounds_of
+from onnxsal.graph import Model
+from onnxsal.ops.registry import known
+from onnxsal.passes import prepare
 from tests.oracle import random_like, run, scaled_derivative
 
 F, INT, B = TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
@@ -333,3 +341,68 @@ def test_every_walk_is_that_of_what_is_written_out(method: str, pair: str) -> No
     if one.residual is not None:
         np.testing.assert_allclose(one.residual, other.residual, atol=1e-9)
         assert method == "integrated_gradients" or one.residual.max() < 1e-9
+
+
+# ----- what is known behind -----
+
+
+def copied(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model to change."""
+    return onnx.ModelProto.FromString(proto.SerializeToString())
+
+
+def test_what_data_decides_tells_no_samples() -> None:
+    """One decision for all rows: no axis counts samples behind it. A condition that is fed beside them leaves the rows apart."""
+    (fed, _), (decided, _) = FORMS["if"], FORMS["if in if"]
+    assert row_axes(Model(fed), ["x"])["y"] == 0
+    assert row_axes(Model(decided), ["x"])["y"] is None
+    looped_over, ended = FORMS["loop"][0], FORMS["until"][0]
+    assert row_axes(prepare(copied(looped_over), known).model, ["x"])["y"] == 0
+    assert row_axes(prepare(copied(ended), known).model, ["x"])["y"] is None
+
+
+def test_ranges_are_those_of_all_that_may_run() -> None:
+    made = Model(model(IF, "(double[N,3] x, bool flag) => (double[N,3] y)"))
+    assert bounds_of(made, "b") == (0.0, math.inf)
+    assert bounds_of(made, "y")[0] == -1.0
+    (body, _) = bodies_of(made.nodes[1])
+    assert bounds_of(body.model, body.outputs[0]) == (0.0, math.inf)
+    assert bounds_of(prepare(copied(FORMS["loop"][0]), known).model, "os") == (-math.inf, math.inf)
+
+
+def test_what_is_infinite_inside_is_guarded() -> None:
+    """A logarithm of 0 in a branch, chosen away behind it: its slope meets a signal of 0, and that stays 0."""
+    text = """zero = Constant<value = double {0.0}>() c = Greater(x, zero)
+      b = If (flag) <then_branch = th () => (double[N,3] t) { u = Mul(x, x) t = Log(u) },
+                      else_branch = el () => (double[N,3] e) { e = Sqrt(x) }>
+      y = Where(c, b, x)"""
+    derived = onnxsal.vjp(model(text, "(double[N,3] x, bool flag) => (double[N,3] y)"), wrt="x", outputs="y")
+    x, u = np.array([[0.0, 1.0, 4.0]]), np.ones((1, 3))
+    for flag, slope in ((True, [1.0, 2.0, 0.5]), (False, [1.0, 0.5, 0.25])):
+        got = run(derived, {"x": x, "flag": np.array(flag), "cotangent/y": u})["vjp/x"]
+        np.testing.assert_allclose(got, [slope])
+
+
+def test_a_squeeze_that_torchscript_makes_a_branch() -> None:
+    """Whether the axis has one entry is not known; the nodes behind read two axes only."""
+    text = """s = Shape(x) i = Constant<value = int64 {2}>() d = Gather(s, i) one = Constant<value = int64 {1}>() c = Equal(d, one)
+      b = If (c) <then_branch = th () => (double[N,3] t) { ax = Constant<value = int64[1] {2}>() t = Squeeze(x, ax) },
+                  else_branch = el () => (double[N,3,T] e) { e = Identity(x) }>
+      y = Gemm(b, R)"""
+    proto = model(text, "(double[N,3,T] x) => (double[N,3] y)", R=W)
+    derived = onnxsal.vjp(proto, wrt="x", outputs="y")
+    assert "If" not in {n.op_type for n in derived.graph.node}
+    assert differs(proto, derived, {"x": np.random.default_rng(2).normal(size=(2, 3, 1))}) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["fullgrad", "deeplift", "attnlrp"])
+def test_methods_that_cannot_look_inside_refuse_by_name(method: str) -> None:
+    proto, told = PAIRS["loop"]
+    with pytest.raises(OnnxsalError, match="node 'l' \\(Loop"):
+        onnxsal.Explainer(proto, method, input="x", batched=True).explain({"x": np.ones((2, 3)), **told}, 1)
+
+
+def test_lists_that_are_not_known_are_refused_with_what_to_do() -> None:
+    text = "s = SplitToSequence<axis=0>(x) a = SequenceAt(s, at) y = Mul(a, a)"
+    with pytest.raises(OnnxsalError, match="export the model with a fixed number of elements"):
+        onnxsal.vjp(model(text, "(double[N,3] x, int64 at) => (double[N,3] y)"), wrt="x", outputs="y")

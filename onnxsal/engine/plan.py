@@ -12,7 +12,7 @@ from onnxsal.engine.constants import constants_of
 from onnxsal.engine.inside import INSIDE
 from onnxsal.engine.method import Method
 from onnxsal.errors import MethodError, PlanError
-from onnxsal.facts.bodies import bodies_of
+from onnxsal.facts.bodies import bodies_of, least_steps
 from onnxsal.facts.fold import Fold
 from onnxsal.facts.folds import FOLDED, NORMALISERS
 from onnxsal.facts.gates import shares
@@ -22,6 +22,7 @@ from onnxsal.facts.tags import tags_of
 from onnxsal.facts.wild import mark
 from onnxsal.graph import Model, NodeView, Value
 from onnxsal.graph.model import captured
+from onnxsal.limits import refuse_over
 from onnxsal.ops.registry import advice, family_of, spec_of
 
 
@@ -167,6 +168,7 @@ def _decided(
 def _through(node: NodeView, method: Method, around: Around, gaps: list[str]) -> Step:
     """The step through the graphs of a node, with what is missing there added to ``gaps``."""
     plans = []
+    refuse_over("steps", least_steps(node), f"{node.label}, which is walked from its last step to its first", PlanError)
     # of several steps each has another before it or behind it
     ends = around if len(node.passage.inside) > 1 else Around(True, True)
     for one in node.passage.inside:

@@ -20,7 +20,7 @@ from onnxsal.graph.model import all_names, captured
 from onnxsal.graph.replay import rename
 from onnxsal.large import WEIGHT
 from onnxsal.ops.control import Choice, Frame, Repeat, frame_of
-from onnxsal.ops.registry import facts_of
+from onnxsal.ops.registry import facts_of, spec_of
 
 Typed = tuple[int, Shape | None]
 
@@ -59,6 +59,21 @@ def changes(model: Model, name: str) -> bool:
 def data_decides(model: Model) -> bool:
     """Whether the values that are fed decide somewhere which graph of a node runs, or how often: one decision for all that is fed."""
     return model.once("data decides", lambda: any(map(_data_decides, model.nodes)))
+
+
+def least_steps(node: NodeView) -> int:
+    """How often a graph runs at least, as far as a number in the file tells: one that no condition ends before."""
+    known = frame_of(node)
+    count = node.const(known.count) if isinstance(known, Repeat) and known.count is not None else None
+    if count is None or count.size != 1 or known is None or isinstance(known, Choice) or known.going is None:
+        return 0
+    (body,) = bodies_of(node)
+    begin, name = node.const(known.going[0]), body.outputs[known.going[2]]
+    while (made := body.model.producer.get(name)) is not None and (spec := spec_of(made)) is not None and spec.keeps == "place":
+        name = made.proto.input[0]
+    goes_on = name == body.inputs[known.going[1]] or bool((value := body.model.constant(name)) is not None and value.all())
+    begins = node.optional(known.going[0]) is None or (begin is not None and bool(begin.all()))
+    return int(count.reshape(-1)[0]) if goes_on and begins else 0
 
 
 def _data_decides(node: NodeView) -> bool:
