@@ -416,6 +416,9 @@ def test_a_map_is_explained_at_the_table_behind_it(name: str):
     for one_map, other in zip(now["output_probability"], before["output_probability"], strict=True):
         assert one_map.keys() == other.keys()
         np.testing.assert_allclose(list(one_map.values()), list(other.values()), rtol=1e-5)
+    again = onnxsal.Explainer(onnxsal.convert(mapped, "gradient")).explain(x, 1)
+    np.testing.assert_array_equal(again.attribution, found.attribution)
+    assert again.outputs["output_probability"] == now["output_probability"]
     report = onnxsal.check(mapped, "cpu", "gradient")
     assert report.ok
     assert report.drift.converted < 1e-5

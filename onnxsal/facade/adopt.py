@@ -137,7 +137,7 @@ def _parts(metadata: Mapping[str, str], proto: onnx.ModelProto, view: Model, pre
 def _refuse_strangers(view: Model, built: BuiltIn) -> None:
     """Raise ``ModelError`` where the metadata speak of tensors that the model has not."""
     outputs = {value.name for value in view.proto.graph.output}
-    known = {f"{built.prefix}attribution": outputs, built.output: outputs, built.input: view.types}
+    known = {f"{built.prefix}attribution": outputs, built.output: view.types, built.input: view.types}
     known |= dict.fromkeys((*(built.samples or ()), *filter(None, [built.patches_of, built.source])), view.types)
     if missing := [name for name, names in known.items() if name not in names]:
         raise _damaged(f"it has no {', '.join(map(shown, missing))}.")

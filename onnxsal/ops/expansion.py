@@ -215,9 +215,7 @@ PARTLY: dict[tuple[str, str], Partly] = {}
 """Domain and name of an operator -> which of its nodes stay (not in it: none)."""
 
 
-def expansion(
-    *op_types: str, domain: str = MICROSOFT, unsaid: int = 0, partly: Partly | None = None
-) -> Callable[[Expansion], Expansion]:
+def expansion(*op_types: str, domain: str = MICROSOFT, unsaid: int = 0, partly: Partly | None = None) -> Callable[[Expansion], Expansion]:
     """Register the decorated function as what writes ``op_types`` in standard operators, but for what ``partly`` says.
 
     ``unsaid``: files below this opset may have them in the standard domain, which has no such operator; they are those of ``domain``.
