@@ -11,7 +11,7 @@ from onnxsal.ask.question import COUNTED, varying
 from onnxsal.errors import MethodError, TargetError, near_miss
 from onnxsal.facts.axes import picture_of
 from onnxsal.facts.tokens import tokens_of
-from onnxsal.graph import FLOATS, Emit, Value
+from onnxsal.graph import FLOATS, Value
 from onnxsal.graph.helpers import add_up
 from onnxsal.methods.build import Build
 from onnxsal.methods.elements import Size, as_scalar, plus, replaceable
