@@ -73,8 +73,8 @@ def _parameters(args: Sequence[str]) -> dict[str, Any]:
 
 
 def read_parameters(given: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` words as a dict. A value is a TOML literal, the path of a .npy array or of a .npz (one array, or a table of
-    several), or plain text.
+    """``name=value`` words as a dict. A value is a TOML literal, the path of a .npy array or of a .npz (one array, or a table of several),
+    or plain text.
     """
     found: dict[str, Any] = {}
     for word in given:
