@@ -95,7 +95,8 @@ def convert(ask: Ask) -> onnx.ModelProto:
     or a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted
     class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
     a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
-    (of a series [N, L], of a volume [N, D, H, W]; of other inputs none), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the method obeys a law, ``residual`` float32
+    (of a series [N, L], of a volume [N, D, H, W]; of other inputs none), ``explained_class`` int64 [N], ``explained_score`` float32
+    [N] and, where the method obeys a law, ``residual`` float32
     [N], its relative error; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
     methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
     positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
