@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import onnxsal
 from tests.oracle import run
@@ -197,3 +199,33 @@ def test_derivatives_at_the_ends_of_intervals() -> None:
     got = run(made, {source: x, out: np.ones_like(x)})[f"vjp/{source}"]
     for name, row, expected in zip(BENT, got, tape.gradient(y, given).numpy(), strict=True):
         np.testing.assert_allclose(row, expected, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("sizes", "channels"), [((24,), 1), ((None,), 3), ((6, 8, 10), 2)])
+def test_gradcam_of_series_and_volumes(sizes: tuple[int | None, ...], channels: int) -> None:
+    """Channels come last; Conv1D is written as a picture of one line. Against the tape of TensorFlow, enlarged by torch."""
+    layers, count = tf.keras.layers, len(sizes)
+    tf.keras.utils.set_random_seed(1)
+    given = layers.Input((*sizes, channels), name="x")
+    x = getattr(layers, f"Conv{count}D")(6, 3, padding="same", activation="relu")(given)
+    x = getattr(layers, f"MaxPooling{count}D")(2)(x)
+    x = getattr(layers, f"Conv{count}D")(8, 3, padding="same", activation="relu", name="last")(x)
+    model = tf.keras.Model(given, layers.Dense(4)(getattr(layers, f"GlobalAveragePooling{count}D")()(x)))
+    data = np.random.default_rng(0).standard_normal((2, *(d or 21 for d in sizes), channels)).astype(np.float32)
+    head = tf.keras.Model(model.get_layer("last").output, model.output)
+    activations, classes = tf.keras.Model(given, model.get_layer("last").output)(data), np.asarray([1, 3])
+    with tf.GradientTape() as tape:
+        tape.watch(activations)
+        scores = tf.gather(head(activations), classes, batch_dims=1)
+    gradient, kept = tape.gradient(scores, activations).numpy(), activations.numpy()
+    coarse = np.maximum((gradient.mean(tuple(range(1, count + 1)), keepdims=True) * kept).sum(-1), 0)
+    mode = {1: "linear", 3: "trilinear"}[count]
+    wanted = torch.nn.functional.interpolate(torch.from_numpy(coarse)[:, None], data.shape[1:-1], mode=mode, align_corners=False)[:, 0]
+    signature = [tf.TensorSpec([None, *sizes, channels], tf.float32, name="x")]
+    proto = importlib.import_module("tf2onnx.convert").from_keras(model, input_signature=signature, opset=17)[0]
+    found = onnxsal.Explainer(proto, "gradcam").explain(data, classes)
+    assert found.saliency_map is not None
+    np.testing.assert_allclose(found.saliency_map, wanted.numpy(), atol=1e-5 * float(wanted.max()))
+    residual = onnxsal.Explainer(proto, "fullgrad").explain(data, classes).residual
+    assert residual is not None
+    assert residual.max() < 1e-5
