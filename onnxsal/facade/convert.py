@@ -177,6 +177,8 @@ def decide(ask: Ask) -> Decision:
     index = place_index(question, ask.places) if ask.places else target_index(question, ask.target)
     how = target_input_of(ask.target_input, ask.target)
     if how == FIXED:
+        if any(place.number is None for place in ask.places):
+            raise TargetError("target box:* is every box, and how many there are only a run tells: name one, or let the class be fed.")
         refuse_other_rows(question, index)
     question = replace(question, contrast=contrast_of(question, ask, index))
     if question.reading is not None and ask.against is not None:
