@@ -97,6 +97,7 @@ class Explainer:
         refuse_misfit(self.labels, classes_of(made.question), made.question.output)
         self.labels = names_in(made.question) if self.labels is None else self.labels
         self.conversion = made
+        self._asked = tuple(place for place in ask.places if place.number is None)
         self.session: Session = open_converted(ask.model, made.proto, self._providers)
         self._prefix = made.prefix
         self._own = original_outputs(made.proto, self._prefix)
@@ -213,11 +214,14 @@ class Explainer:
 
     def _each_place(self, feed: dict[str, np.ndarray], count: int, target: Target) -> tuple[dict[str, np.ndarray], int, Target]:
         """Of one sample and several places (or every box): the sample as often as there are places, and these."""
-        places = places_of(target, self.labels)
-        if count > 1 or not places or (len(places) == 1 and places[0].number is not None):
+        places = places_of(target, self.labels) or (self._asked if target is None else ())
+        every = any(place.number is None for place in places)
+        if every and count > 1:
+            raise TargetError(f"every box is asked for of {count} samples, which may have different numbers of them: give one at a time.")
+        if count > 1 or not places or (len(places) == 1 and not every):
             return feed, count, target
         numbers = place_index(self.conversion.question, places)
-        if places[0].number is None:
+        if every:
             numbers = np.arange(self._boxes(feed))
         if not self._per_sample:
             raise TargetError(f"{len(numbers)} places were given, and all that the model is fed with is one sample: give one at a time.")

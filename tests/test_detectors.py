@@ -212,6 +212,11 @@ def test_every_box_of_a_picture_has_a_map_of_its_own():
     alone = [explainer.explain(one, target=f"box:{k}").attribution[0] for k in range(4)]
     np.testing.assert_array_equal(every.attribution, np.stack(alone))
     np.testing.assert_array_equal(some.attribution, every.attribution[[2, 0]])
+    np.testing.assert_array_equal(Explainer(detector("topk"), "gradient", target="box:*").explain(one).attribution, every.attribution)
+    with pytest.raises(TargetError, match="give one at a time"):
+        explainer.explain(pictures(), target="box:*")
+    with pytest.raises(TargetError, match="only a run tells"):
+        onnxsal.convert(detector("topk"), "gradient", target="box:*")
     with pytest.raises(TargetError, match="2 targets"):
         explainer.explain(draw(3, 3, *SIDES, seed=1), target=["box:2", "box:0"])
 

@@ -98,52 +98,50 @@ class Decision:
 def convert(ask: Ask) -> onnx.ModelProto:
     """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
 
-        ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them; "fullgrad" where none is given), an alias
-        or a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted
-        class of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds
-        a vector per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W]
-            (of a series [N, L], of a volume [N, D, H, W]; of other inputs none), ``explained_class`` int64 [N], ``explained_score`` float32 [N]
-        and, where the method obeys a law, ``residual`` float32 [N], its relative error; where the attribution is an estimate by sampling,
-        ``standard_error`` in its shape and type; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches
-        the input; for
-            methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
-        positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
-        ``onnxsal.parts`` of the metadata. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is
-        added NaN. ``prefix`` is put before all names that are added.
+    ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them; "fullgrad" where none is given), an alias or
+    a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted class
+    of each sample) and the outputs ``attribution`` (signed, shape of the explained input), ``token_attribution`` (where that holds a vector
+    per token: the attribution summed over each vector, signed, so [N, L] of [N, L, D]), ``saliency_map`` float32 [N, H, W] (of a series [N,
+    L], of a volume [N, D, H, W]; of other inputs none), ``explained_class`` int64 [N], ``explained_score`` float32 [N] and, where the
+    method obeys a law, ``residual`` float32 [N], its relative error; where the attribution is an estimate by sampling, ``standard_error``
+    in its shape and type; beside it, for relevance methods, ``reached`` float32 [N], the share of the score that reaches the input; for
+    methods that divide the score up, where tokens are explained or ``components`` are wanted, ``parts`` float32 [N, k]: what the input,
+    positions, token types, class tokens, softmaxes, biases and so on contribute to the score, by the names in the JSON list
+    ``onnxsal.parts`` of the metadata. For a sample whose target is neither -1 nor a class, ``explained_class`` is -2 and all else that is
+    added NaN. ``prefix`` is put before all names that are added.
 
-        ``input`` names the input or inner tensor to explain (where there is only ids: the vectors of its words, if it is known which table
-        holds these), ``output`` the output. ``target`` builds a class in: an index, one per sample,
-        or, for scores of higher rank (where ``explained_class`` is the flat index of the element), a tuple; or a place: "box:3" is the box of
-        that number in the model's own list ("box_count" int64 [N] then tells how many there are), "point:120,80" the pixel in that row and
-        column, "class:dog@mask" all pixels that the model gives to a class (by index, or by label with ``labels``), and the input ``target``
-        the number of the box, ROW * 2^20 + COLUMN, or the class. ``target_input`` says how the
-        model is told the class: "required" (default), the input ``target`` is fed in every run; "fixed" (default where ``target`` is given),
-        there is no such input, and ``target``, else the predicted class, is built in; "optional", the input is also an initialiser, which
-        only ONNX Runtime's own API can replace, and methods with a baseline have such an input ``baseline`` too (else it is built in).
-        ``against`` compares: the score explained is then y_target - ``against_weight`` y_against (weight 1 where none is given), of the class
-        of that index, or of the best of the others ("runner-up"); it is built in, int64 ``compared_class`` [N] tells it, and a sample whose
-        target is the class it is compared with is answered like one whose target does not exist.
-        ``score`` is "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's input,
-        for methods with ``baseline="black"`` or bounds; ``preprocess`` gives both. ``quantize`` floors each saliency map to that many levels
-        between its smallest and largest value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output per
-        part of the explanation, where the method has parts. ``layer`` is the target layer, of methods that have one. ``labels`` only says
-        whether names of classes fit the model (else ``InputError``). Nothing is run here: ``providers``, ``tf32`` and ``batch_size`` are
-        refused. Other keywords are the method's.
+    ``input`` names the input or inner tensor to explain (where there is only ids: the vectors of its words, if it is known which table
+    holds these), ``output`` the output. ``target`` builds a class in: an index, one per sample, or, for scores of higher rank (where
+    ``explained_class`` is the flat index of the element), a tuple; or a place: "box:3" is the box of that number in the model's own list
+    ("box_count" int64 [N] then tells how many there are), "point:120,80" the pixel in that row and column, "class:dog@mask" all pixels that
+    the model gives to a class (by index, or by label with ``labels``), and the input ``target`` the number of the box, ROW * 2^20 + COLUMN,
+    or the class. ``target_input`` says how the model is told the class: "required" (default), the input ``target`` is fed in every run;
+    "fixed" (default where ``target`` is given), there is no such input, and ``target``, else the predicted class, is built in; "optional",
+    the input is also an initialiser, which only ONNX Runtime's own API can replace, and methods with a baseline have such an input
+    ``baseline`` too (else it is built in). ``against`` compares: the score explained is then y_target - ``against_weight`` y_against
+    (weight 1 where none is given), of the class of that index, or of the best of the others ("runner-up"); it is built in, int64
+    ``compared_class`` [N] tells it, and a sample whose target is the class it is compared with is answered like one whose target does not
+    exist. ``score`` is "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's
+    input, for methods with ``baseline="black"`` or bounds; ``preprocess`` gives both. ``quantize`` floors each saliency map to that many
+    levels between its smallest and largest value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output
+    per part of the explanation, where the method has parts. ``layer`` is the target layer, of methods that have one. ``labels`` only says
+    whether names of classes fit the model (else ``InputError``). Nothing is run here: ``providers``, ``tf32`` and ``batch_size`` are
+    refused. Other keywords are the method's.
 
-        Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves
-        it open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC"
-        (of a series "NCL" or "NLC", of a volume "NCDHW" or "NDHWC"; "NL", "NHW", "NDHW" have no channels) where the axes are not what the
-        first convolution reached from the input, or of a picture its shape, says. ``grid`` is (height, width) of the picture
-        in tokens, for methods with a target layer, where it does not follow from the graph (for rise, which has none: its own parameter of
-        that name). ``tokens`` explains a picture at its patch embedding [N, T, D]: the last tensor of tokens that all paths cross before they
-        are mixed, positions and class tokens in it; the map is then the signed sum over D (``reduce``, of methods that have it, says another
-        one) of the tokens of the grid, resized; all tokens, those beside the grid too, are in ``token_attribution``.
+    Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves it
+    open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" (of a series "NCL" or
+    "NLC", of a volume "NCDHW" or "NDHWC"; "NL", "NHW", "NDHW" have no channels) where the axes are not what the first convolution reached
+    from the input, or of a picture its shape, says. ``grid`` is (height, width) of the picture in tokens, for methods with a target layer,
+    where it does not follow from the graph (for rise, which has none: its own parameter of that name). ``tokens`` explains a picture at its
+    patch embedding [N, T, D]: the last tensor of tokens that all paths cross before they are mixed, positions and class tokens in it; the
+    map is then the signed sum over D (``reduce``, of methods that have it, says another one) of the tokens of the grid, resized; all
+    tokens, those beside the grid too, are in ``token_attribution``.
 
-        ``example`` is data of the kind that the model is fed with (an array for its only input, or a dict of arrays): it tells the number of
-        axes of an input without a shape, and the model is run on it instead of on random input where something is to be seen in a run.
-        It is not kept. What is returned opens in ONNX Runtime.
+    ``example`` is data of the kind that the model is fed with (an array for its only input, or a dict of arrays): it tells the number of
+    axes of an input without a shape, and the model is run on it instead of on random input where something is to be seen in a run. It is
+    not kept. What is returned opens in ONNX Runtime.
 
-        Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
+    Raises ``ModelError``, ``MethodError``, ``TargetError``, ``PlanError``, ``UnsupportedError``: each says what to do.
     """
     return conversion(ask.without("convert", *RUN)).proto
 
@@ -183,6 +181,8 @@ def decide(ask: Ask) -> Decision:
     index = place_index(question, ask.places) if ask.places else target_index(question, ask.target)
     how = target_input_of(ask.target_input, ask.target)
     if how == FIXED:
+        if any(place.number is None for place in ask.places):
+            raise TargetError("target box:* is every box, and how many there are only a run tells: name one, or let the class be fed.")
         refuse_other_rows(question, index)
     question = replace(question, contrast=contrast_of(question, ask, index))
     if question.reading is not None and ask.against is not None:

@@ -120,14 +120,25 @@ def _reshaped(before: Sequence[int], spot: Spot, after: Sequence[int], size: int
 # ----- samples -----
 
 
-def row_axes(model: Model, rows: Collection[str], fixed_grids: bool = False) -> dict[str, int | None]:
+def row_axes(model: Model, rows: Collection[str]) -> dict[str, int | None]:
     """Tensor -> the axis that counts samples, for every tensor that depends on the inputs ``rows``, which have it first.
 
-    Index i of that axis depends on row i of these inputs alone (``fixed_grids``: and on grids that follow all of the data), and there are
-    as many. ``None``: that could not be proved.
+    Index i of that axis depends on row i of these inputs alone, and there are as many. ``None``: that could not be proved.
     """
-    found = trace(model.nodes, {name: {0: Spot(0)} for name in rows}, fixed_grids=fixed_grids)
+    return model.once(("row axes", tuple(rows)), lambda: _row_axes(model, rows))
+
+
+def _row_axes(model: Model, rows: Collection[str]) -> dict[str, int | None]:
+    found = trace(model.nodes, {name: {0: Spot(0)} for name in rows})
     return {name: known[0].place if 0 in known and known[0].how is APART else None for name, known in found.items()}
+
+
+def samples_axis(model: Model, name: str) -> int | None:
+    """The axis of a tensor that is proved to be axis 0 of the first floating-point input (else of the first one), and of those as long."""
+    sizes = {n: shape[0] for n in model.input_names if (shape := model.value(n).shape)}
+    main = next((n for n in sizes if model.value(n).dtype in FLOATS), next(iter(sizes), ""))
+    rows = tuple(n for n, size in sizes.items() if n == main or size == sizes[main] is not None)
+    return model.once(("row axes", rows), lambda: _row_axes(model, rows)).get(name) if main else None
 
 
 def origins(model: Model, x: Value, name: str) -> dict[int, int]:

@@ -23,7 +23,7 @@ Stack = tuple[str, int]
 
 
 @dataclass
-class Listed:
+class TensorList:
     """A node on lists that is being resolved. ``lists`` has what is known of lists, ``held`` what optional values hold ('' = nothing),
     ``stacks`` the lists that are a tensor's slices.
     """
@@ -73,7 +73,7 @@ class Listed:
         return result
 
 
-Resolve = Callable[[Listed], bool]
+Resolve = Callable[[TensorList], bool]
 
 LISTS: dict[str, Resolve] = {}
 """Operator -> what resolves a node of it; it tells whether that was known."""
@@ -102,19 +102,19 @@ not_yet(
 
 
 @on_lists("SequenceConstruct")
-def _construct(it: Listed) -> bool:
+def _construct(it: TensorList) -> bool:
     """A list of its inputs."""
     return it.makes(it.node.input)
 
 
 @on_lists("SequenceEmpty")
-def _empty(it: Listed) -> bool:
+def _empty(it: TensorList) -> bool:
     """A list of nothing."""
     return it.makes(())
 
 
 @on_lists("SequenceInsert")
-def _insert(it: Listed) -> bool:
+def _insert(it: TensorList) -> bool:
     """The list with one tensor more, at a position that is known."""
     names = it.of(0)
     at = None if names is None else it.position(2, len(names), len(names))
@@ -122,7 +122,7 @@ def _insert(it: Listed) -> bool:
 
 
 @on_lists("SequenceErase")
-def _erase(it: Listed) -> bool:
+def _erase(it: TensorList) -> bool:
     """The list without the tensor at a position that is known."""
     names = it.of(0)
     at = None if not names else it.position(1, len(names), len(names) - 1)
@@ -130,7 +130,7 @@ def _erase(it: Listed) -> bool:
 
 
 @on_lists("SequenceAt")
-def _at(it: Listed) -> bool:
+def _at(it: TensorList) -> bool:
     """The tensor at a position that is known."""
     names = it.of(0)
     at = None if names is None else it.position(1, len(names), 0)
@@ -138,14 +138,14 @@ def _at(it: Listed) -> bool:
 
 
 @on_lists("SequenceLength")
-def _length(it: Listed) -> bool:
+def _length(it: TensorList) -> bool:
     """A constant."""
     names = it.of(0)
     return names is not None and it.same(it.constant(np.asarray(len(names), np.int64), f"{it.prefix}length"))
 
 
 @on_lists("SplitToSequence")
-def _split(it: Listed) -> bool:
+def _split(it: TensorList) -> bool:
     """A piece for each number of the second input, or as long as it says (the last may be shorter), or of length 1, whose axis may go."""
     x, given = it.view.input(0), it.view.const(1)
     if it.input(1) and given is None:
@@ -172,7 +172,7 @@ def _split(it: Listed) -> bool:
 
 
 @on_lists("ConcatFromSequence")
-def _concat(it: Listed) -> bool:
+def _concat(it: TensorList) -> bool:
     """The tensors of the list joined, along an axis or a new one."""
     names, axis = it.of(0), it.view.attr("axis")
     result = it.node.output[0]
@@ -192,7 +192,7 @@ def _concat(it: Listed) -> bool:
 
 
 @on_lists(COPY)
-def _identity(it: Listed) -> bool:
+def _identity(it: TensorList) -> bool:
     if it.input(0) in it.held:
         it.held[it.node.output[0]] = it.held[it.input(0)]
         return True
@@ -200,21 +200,21 @@ def _identity(it: Listed) -> bool:
 
 
 @on_lists("Optional")
-def _optional(it: Listed) -> bool:
+def _optional(it: TensorList) -> bool:
     """What it holds, if anything."""
     it.held[it.node.output[0]] = it.input(0)
     return True
 
 
 @on_lists("OptionalGetElement")
-def _element(it: Listed) -> bool:
+def _element(it: TensorList) -> bool:
     """What is held."""
     name = it.held.get(it.input(0), it.input(0) if _is_value(it) else "")
     return bool(name) and it.same(name)
 
 
 @on_lists("OptionalHasElement")
-def _has_element(it: Listed) -> bool:
+def _has_element(it: TensorList) -> bool:
     """A constant."""
     known = not it.input(0) or it.input(0) in it.held or _is_value(it)
     if not known:
@@ -223,7 +223,7 @@ def _has_element(it: Listed) -> bool:
     return it.same(it.constant(np.asarray(has), f"{it.prefix}has"))
 
 
-def _is_value(it: Listed) -> bool:
+def _is_value(it: TensorList) -> bool:
     """Whether the first input is a tensor or a list itself, and nothing optional."""
     return it.of(0) is not None or bool((value := it.view.optional(0)) and value.dtype)
 

@@ -12,7 +12,7 @@ from onnxsal.facts.bodies import Body, bodies_of
 from onnxsal.graph import NodeView
 from onnxsal.graph.model import captured
 from onnxsal.ops.control import COPY, Carried, Repeat, frame_of
-from onnxsal.ops.sequences import Listed, Names, Stack, appended, makes_lists, mapped, on_lists_of, stacks, works_on_lists
+from onnxsal.ops.sequences import Names, Stack, TensorList, appended, makes_lists, mapped, on_lists_of, stacks, works_on_lists
 from onnxsal.passes.written import Written, label, unused
 
 
@@ -37,7 +37,7 @@ class Lists:
         resolve = on_lists_of(node)
         if resolve is None or not (works_on_lists(node) or {*node.input} & {*self.lists, *self.held}):
             return None
-        it = Listed(node, view, unused(label(node), taken), self.lists, self.held, self.stacks)
+        it = TensorList(node, view, unused(label(node), taken), self.lists, self.held, self.stacks)
         if not resolve(it):
             return None
         self.pieces.update(o for n in it.nodes for o in n.output if not self._ends(node, o))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from onnxsal.facts.axes import row_axes
+from onnxsal.facts.axes import samples_axis
 from onnxsal.facts.heads import FIRST
 from onnxsal.graph import FLOATS, Model
 
@@ -28,10 +28,7 @@ def _axis(model: Model, output: str) -> int:
     value = model.value(output)
     if value.dtype not in FLOATS or value.shape is None or len(value.shape) < 2 or FIRST + output in model.producer:
         return 0
-    sizes = {name: shape[0] for name in model.input_names if (shape := model.value(name).shape)}
-    main = next((name for name in sizes if model.value(name).dtype in FLOATS), next(iter(sizes), ""))
-    rows = [name for name, size in sizes.items() if name == main or size == sizes[main] is not None]
-    axis = row_axes(model, rows).get(output) if main else None
+    axis = samples_axis(model, output)
     return axis if axis and value.shape[axis] != 1 else 0
 
 
