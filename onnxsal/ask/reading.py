@@ -27,9 +27,9 @@ CORNERS = 4
 class Reading:
     """A target is the number of a place (``ask.place``). ``of``: the class that is explained there (``None``: the best one).
 
-        ``within``: the tensor that the axes are of, whose elements are in the order of the scores ('' = the scores themselves). ``axes``:
-    that of classes, then that of boxes, or those of rows and columns (none: ``picked`` says which scores the model's own boxes have).
-    Along the axis of classes these are entries ``first`` to ``first + count`` (``None``: all).
+        ``within``: the tensor that the axes are of, with elements in the order of the scores ('' = the scores themselves). ``axes``: that
+    of classes, then that of boxes, or those of rows and columns (none: ``picked`` says which scores the model's own boxes have). Along
+    the axis of classes these are entries ``first`` to ``first + count`` (``None``: all).
     """
 
     kind: str

@@ -19,7 +19,7 @@ from onnxsal.facts.solve import forward
 from onnxsal.facts.spots import Spot as Spot
 from onnxsal.facts.spots import Trace as Trace
 from onnxsal.facts.spots import through_bodies
-from onnxsal.graph import Model, NodeView, Value
+from onnxsal.graph import FLOATS, Model, NodeView, Value
 from onnxsal.graph.infer import Dim, without_weights
 from onnxsal.graph.model import captured
 from onnxsal.ops.axes import FAMILIES
