@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from onnxsal.ops.contrib_quantised import factor
 from onnxsal.ops.expansion import MICROSOFT, Writer
-from onnxsal.ops.restated import Graph, real, restated, sizes, stored, unknown
+from onnxsal.ops.restated import Graph, numbers, real, restated, sizes, stored, unknown
 
 ONE_ZERO = "Quantise with one zero point for the whole tensor."
 
@@ -78,7 +78,7 @@ def _sums(w: Writer, product: str, axis: int, **attributes: Any) -> None:
     y = w.add(product, a, b, output="" if biased else end, **attributes)
     if biased:
         step = _other(w.tail[-1], w.tail[-2].output[0])
-        bias = w.add("CastLike", _other(w.tail[0], w.node.output[0]), step)
+        bias = numbers(w, _other(w.tail[0], w.node.output[0]), step)
         w.add("Add", y, w.add("Mul", bias, step), output=end)
 
 
@@ -138,7 +138,7 @@ def _lstm(w: Writer) -> None:
 def _stored_weight(w: Writer, q: str, scale: str, zero: str, ways: int) -> str:
     """Weights [ways, rows, 4H] with one scale per direction, or one per column, as the LSTM of the standard has them: [ways, 4H, rows]."""
     scales, zeros = (w.add("Reshape", n, w.ints([ways, 1, -1])) for n in (scale, zero))
-    plain = w.add("Mul", w.add("Sub", *(w.add("CastLike", n, scale) for n in (q, zeros))), scales)
+    plain = w.add("Mul", w.add("Sub", *(numbers(w, n, scale) for n in (q, zeros))), scales)
     return w.add("Transpose", plain, perm=[0, 2, 1])
 
 
