@@ -137,6 +137,12 @@ CASES: dict[str, Case] = {
         True,
     ),
     "ConvInteger": ([GRIDDED, node("ConvInteger", "q w z wz", "i", pads=[1, 1, 1, 1]), *REAL], FLAT, PICTURE, True),
+    "ConvInteger, a bias in steps": (
+        [GRIDDED, node("ConvInteger", "q w z", "j"), node("Add", "j k", "i"), *REAL],
+        FLAT | {"k": np.array([[[[300]], [[-40]], [[0]], [[7]], [[-9]]]], np.int32)},
+        PICTURE,
+        True,
+    ),
     "ConvInteger, sums alone": ([GRIDDED, node("ConvInteger", "q w z", "i"), node("Cast", "i", "y", to=1)], FLAT, PICTURE, True),
     "MatMulInteger": ([GRIDDED, node("MatMulInteger", "q w z wz", "i"), *REAL], ONE, ROWS, True),
     "MatMulInteger, by column": ([GRIDDED, node("MatMulInteger", "q w z wz", "i"), *REAL], MATRIX, ROWS, True),

@@ -96,7 +96,8 @@ class Decision:
 
 @spelled.function
 def convert(ask: Ask) -> onnx.ModelProto:
-    """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators.
+    """The model with its explanation built in: a self-contained ONNX model of standard ``ai.onnx`` operators,
+    beside those that compute the model's own quantised values (docs/quantised.md).
 
     ``model`` is a path, bytes or ``ModelProto``; ``method`` a name (``methods()`` lists them; "fullgrad" where none is given), an alias or
     a TOML file. The result keeps the original inputs and outputs and adds the int64 input ``target`` [1] or [N] (-1 = the predicted class

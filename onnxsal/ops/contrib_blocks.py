@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ops.expansion import Writer
-from onnxsal.ops.restated import refuse_older, restated, sizes, stored, unknown
+from onnxsal.ops.restated import numbers, refuse_older, restated, sizes, stored, unknown
 
 ANEW = "Quantise it again with ONNX Runtime's own quantiser."
 PACKED = (2, 4, 8)
@@ -58,7 +58,7 @@ def _matmul(w: Writer) -> float | None:
         raise unknown(w, "has its columns in another order (g_idx)", "Quantise it without act_order.")
     codes = _unpacked(w, w.input(1), bits, [n, blocks, block])
     scale = w.add("Reshape", w.input(2), w.ints([n, blocks, 1]))
-    weight = w.add("Mul", w.add("Sub", w.add("CastLike", codes, w.input(2)), _zeros(w, bits, n, blocks)), scale)
+    weight = w.add("Mul", w.add("Sub", numbers(w, codes, w.input(2)), _zeros(w, bits, n, blocks)), scale)
     flat = w.add("Reshape", weight, w.ints([n, blocks * block]))
     rows = flat if blocks * block == k else _upto(w, flat, k, 1)
     y = w.add("MatMul", w.input(0), w.add("Transpose", rows, perm=[1, 0]), output="" if w.input(5) else w.node.output[0])
@@ -72,13 +72,13 @@ def _zeros(w: Writer, bits: int, n: int, blocks: int) -> str:
     """The zero points [n, blocks, 1] as numbers: packed like the weights, each row in whole bytes; or numbers; by default the middle."""
     zero, scale = w.input(3), w.input(2)
     if not zero:
-        return w.add("CastLike", stored(w, 2.0 ** (bits - 1)), scale)
+        return numbers(w, stored(w, 2.0 ** (bits - 1)), scale)
     if w.dtypes.get(zero) != TensorProto.UINT8:
-        return w.add("CastLike", w.add("Reshape", zero, w.ints([n, blocks, 1])), scale)
+        return numbers(w, w.add("Reshape", zero, w.ints([n, blocks, 1])), scale)
     row = -(-blocks * bits // 8)
     codes = _unpacked(w, w.add("Reshape", zero, w.ints([n, row])), bits, [n, row * 8 // bits])
     exact = codes if row * 8 // bits == blocks else _upto(w, codes, blocks, 1)
-    return w.add("CastLike", w.add("Reshape", exact, w.ints([n, blocks, 1])), scale)
+    return numbers(w, w.add("Reshape", exact, w.ints([n, blocks, 1])), scale)
 
 
 @restated("GatherBlockQuantized", limit=HALF_UNIT)
@@ -99,19 +99,19 @@ def _gather(w: Writer) -> None:
         raise unknown(w, "packs several numbers of another axis than its last into a byte", ANEW)
     size = shape[along] * (8 // bits if packed else 1)
 
-    def numbers(name: str, count: int) -> str:
+    def unpacked(name: str, count: int) -> str:
         """Codes or zero points, ``count`` along the axis, as floating-point numbers."""
         if packed:
             codes = _unpacked(w, name, bits, [*(0,) * (rank - 1), -1])
             name = codes if (count * bits) % 8 == 0 else _upto(w, codes, count, along)
-        return w.add("CastLike", name, scales)
+        return numbers(w, name, scales)
 
     spread = stored(w, np.arange(size) // block, np.int64)
     scale = w.add("Gather", scales, spread, axis=along)
     if zeros:
-        shift = w.add("Gather", numbers(zeros, given[along]), spread, axis=along)
+        shift = w.add("Gather", unpacked(zeros, given[along]), spread, axis=along)
     else:
         middle = 2.0 ** (bits - 1) if w.dtypes.get(data) == TensorProto.UINT8 else 0.0
-        shift = w.add("CastLike", stored(w, middle), scales)
-    table = w.add("Mul", w.add("Sub", numbers(data, size), shift), scale)
+        shift = numbers(w, stored(w, middle), scales)
+    table = w.add("Mul", w.add("Sub", unpacked(data, size), shift), scale)
     w.add("Gather", table, w.input(1), axis=int(w.attributes.get("gather_axis", 0)), output=w.node.output[0])

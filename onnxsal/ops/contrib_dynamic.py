@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from onnxsal.ops.contrib_quantised import factor
 from onnxsal.ops.expansion import MICROSOFT, Writer
-from onnxsal.ops.restated import Graph, real, restated, sizes, stored, unknown
+from onnxsal.ops.restated import Graph, numbers, real, restated, sizes, stored, unknown
 
 ONE_ZERO = "Quantise with one zero point for the whole tensor."
 
@@ -31,22 +31,31 @@ def _whole(w: Writer, i: int, zero: str, axis: int) -> str:
 
 
 def _to_real(node: onnx.NodeProto, graph: Graph) -> Sequence[onnx.NodeProto]:
-    """What makes the sums real numbers, as quantisers write it: a Cast and a product with (the scale of the data) (that of the weights)."""
-    cast = graph.reader(node.output[0])
-    product = None if cast is None or cast.op_type != "Cast" else graph.reader(cast.output[0])
-    if cast is None or product is None or product.op_type != "Mul" or product.input[0] == product.input[1]:
+    """What makes the sums real numbers, as quantisers write it: perhaps a bias in steps, a Cast, and a product with (the scale of the data)
+    (that of the weights)."""
+    tail, last = list[onnx.NodeProto](), node
+    for op_type in ("Add", "Cast", "Mul"):
+        reader = graph.reader(last.output[0])
+        if reader is not None and reader.op_type == op_type and list(reader.input).count(last.output[0]) == 1:
+            tail.append(reader)
+            last = reader
+    if [n.op_type for n in tail[-2:]] != ["Cast", "Mul"]:
         return ()
-    scales = _scales(node, (cast, product), graph.maker)
+    scales = _scales(node, tail, graph.maker)
     stored = None if scales is None else graph.stored.get(scales[1])
     if stored is None or len(stored.dims) > 1 or (node.op_type == "ConvInteger" and np.prod(stored.dims) != 1):
         return ()  # other scales than one, or one per column
-    return cast, product
+    return tail
+
+
+def _other(node: onnx.NodeProto, name: str) -> str:
+    """What a node of two inputs reads beside ``name``."""
+    return next((n for n in node.input if n != name), "")
 
 
 def _scales(node: onnx.NodeProto, tail: Sequence[onnx.NodeProto], maker: Mapping[str, onnx.NodeProto]) -> tuple[str, str] | None:
     """The scale of the data, which a node gave together with them and their zero point, and the other factor of the product."""
-    step = maker.get(next((n for n in tail[1].input if n != tail[0].output[0]), ""))
-    grid = maker.get(node.input[0])
+    step, grid = maker.get(_other(tail[-1], tail[-2].output[0])), maker.get(node.input[0])
     if step is None or step.op_type != "Mul" or grid is None or len(grid.output) < 3 or list(node.input[2:3]) != [grid.output[2]]:
         return None
     others = [n for n in step.input if n != grid.output[1]]
@@ -60,12 +69,17 @@ def _sums(w: Writer, product: str, axis: int, **attributes: Any) -> None:
     and beyond that to 7 digits.
     """
     known = _scales(w.node, w.tail, w.makers) if w.tail else None
-    if known is not None:
-        a, b = real(w, w.input(0), known[0], w.input(2)), real(w, w.input(1), known[1], w.input(3), axis=axis)
-        w.add(product, a, b, output=w.tail[-1].output[0], **attributes)
-    else:
+    if known is None:
         sums = w.add(product, _whole(w, 0, w.input(2), 0), _whole(w, 1, w.input(3), axis), **attributes)
         w.add("Cast", sums, output=w.node.output[0], to=TensorProto.INT32)
+        return
+    a, b = real(w, w.input(0), known[0], w.input(2)), real(w, w.input(1), known[1], w.input(3), axis=axis)
+    end, biased = w.tail[-1].output[0], len(w.tail) > 2
+    y = w.add(product, a, b, output="" if biased else end, **attributes)
+    if biased:
+        step = _other(w.tail[-1], w.tail[-2].output[0])
+        bias = numbers(w, _other(w.tail[0], w.node.output[0]), step)
+        w.add("Add", y, w.add("Mul", bias, step), output=end)
 
 
 @restated("ConvInteger", domain="", tail=_to_real)
@@ -124,7 +138,7 @@ def _lstm(w: Writer) -> None:
 def _stored_weight(w: Writer, q: str, scale: str, zero: str, ways: int) -> str:
     """Weights [ways, rows, 4H] with one scale per direction, or one per column, as the LSTM of the standard has them: [ways, 4H, rows]."""
     scales, zeros = (w.add("Reshape", n, w.ints([ways, 1, -1])) for n in (scale, zero))
-    plain = w.add("Mul", w.add("Sub", *(w.add("CastLike", n, scale) for n in (q, zeros))), scales)
+    plain = w.add("Mul", w.add("Sub", *(numbers(w, n, scale) for n in (q, zeros))), scales)
     return w.add("Transpose", plain, perm=[0, 2, 1])
 
 

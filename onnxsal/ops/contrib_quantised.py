@@ -10,7 +10,7 @@ from typing import Any
 from onnx import TensorProto
 
 from onnxsal.ops.expansion import Writer
-from onnxsal.ops.restated import float_of, on_grid, real, refuse_older, restated, sizes, stored, unknown
+from onnxsal.ops.restated import float_of, numbers, on_grid, real, refuse_older, restated, sizes, stored, unknown
 
 EIGHT = (TensorProto.INT8, TensorProto.UINT8)
 
@@ -76,7 +76,7 @@ def _gemm(w: Writer) -> None:
     bias = []
     if w.input(6):
         step = w.add("Mul", w.add("Mul", w.input(1), stored(w, alpha)), w.input(4))
-        bias = [w.add("Mul", w.add("CastLike", w.input(6), step), step)]
+        bias = [w.add("Mul", numbers(w, w.input(6), step), step)]
     output = "" if w.input(7) else w.node.output[0]
     y = w.add("Gemm", a, b, *bias, output=output, **_kept(w))
     if w.input(7):

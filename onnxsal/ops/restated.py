@@ -133,6 +133,11 @@ def on_grid(w: Writer, x: str, scale: str, zero: str, output: str = "") -> str:
     return w.add("QuantizeLinear", x, scale, zero or w.const(0.0), output=output or w.node.output[0])
 
 
+def numbers(w: Writer, x: str, like: str) -> str:
+    """Integers as floating-point numbers of the type of ``like``, a scale."""
+    return w.add("Cast", x, to=w.dtypes.get(like) or TensorProto.FLOAT)
+
+
 def float_of(w: Writer, i: int) -> str:
     """Inputs i, i + 1 and i + 2 as a real tensor: quantised, scale and zero point of one tensor each."""
     return real(w, w.input(i), w.input(i + 1), w.input(i + 2))
