@@ -371,14 +371,14 @@ def test_ranges_are_those_of_all_that_may_run() -> None:
 
 
 def test_what_is_infinite_inside_is_guarded() -> None:
-    """A logarithm of 0 in a branch, chosen away behind it: its slope meets a signal of 0, and that stays 0."""
+    """A logarithm of 0 in a branch, multiplied behind it and chosen away: it meets a signal of 0, and that stays 0."""
     text = """zero = Constant<value = double {0.0}>() c = Greater(x, zero)
       b = If (flag) <then_branch = th () => (double[N,3] t) { u = Mul(x, x) t = Log(u) },
                       else_branch = el () => (double[N,3] e) { e = Sqrt(x) }>
-      y = Where(c, b, x)"""
+      p = Mul(b, x) y = Where(c, p, x)"""
     derived = onnxsal.vjp(model(text, "(double[N,3] x, bool flag) => (double[N,3] y)"), wrt="x", outputs="y")
     x, u = np.array([[0.0, 1.0, 4.0]]), np.ones((1, 3))
-    for flag, slope in ((True, [1.0, 2.0, 0.5]), (False, [1.0, 0.5, 0.25])):
+    for flag, slope in ((True, [1.0, 2.0, 2.0 + math.log(16.0)]), (False, [1.0, 1.5, 3.0])):
         got = run(derived, {"x": x, "flag": np.array(flag), "cotangent/y": u})["vjp/x"]
         np.testing.assert_allclose(got, [slope])
 
