@@ -50,7 +50,8 @@ def test_every_array_of_an_explanation_is_cut_into_samples():
     assert arrays == set(ROWS)
     seen = set()
     of_tokens = Explainer(tokens(), "gradient").explain(np.arange(14).reshape(7, 2) % 11)
-    for found in (Explainer(cnn(), "lrp_epsilon", against="runner-up").explain(X), of_tokens):
+    estimated = Explainer(cnn(), "shapley_sampling", n_samples=2).explain(X)
+    for found in (Explainer(cnn(), "lrp_epsilon", against="runner-up").explain(X), of_tokens, estimated):
         held = [name for name in ROWS if getattr(found, name) is not None]
         seen |= set(held)
         for i, one in enumerate(found):
