@@ -74,17 +74,19 @@ def each_layer(one: Callable[[Build], Result]) -> Callable[[Build], Result]:
 
     @wraps(one)
     def added(build: Build) -> Result:
+        named = build.settings.get("layer")
+        if build.question.reading is None and not isinstance(named, list | tuple) and "," not in str(named or ""):
+            return one(build)
         picture_axes(build)
-        layers = layers_of(build.question).every(build.settings.get("layer"))
+        layers = layers_of(build.question).every(named)
         if len(layers) == 1:
             return one(build)
         names, results, before = [layer.value.name for layer in layers], list[Result](), len(build.found)
-        given = bool(build.settings.get("layer"))
         for number, name in enumerate(names):
             settings = {**build.settings, "layer": name}
             results.append(one(replace(build, settings=settings, name=partial(_numbered, build, number))))
         build.settings["layer"] = names
-        if not given:
+        if not named:
             why = "the last of a scale that the box may be of"
             build.found[before:] = [replace(fact, ground=Ground.PROVED, why=why) for fact in build.found[before:]]
         maps = [result.saliency for result in results if result.saliency is not None]
