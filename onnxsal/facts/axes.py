@@ -120,16 +120,17 @@ def _reshaped(before: Sequence[int], spot: Spot, after: Sequence[int], size: int
 # ----- samples -----
 
 
-def row_axes(model: Model, rows: Collection[str]) -> dict[str, int | None]:
+def row_axes(model: Model, rows: Collection[str], fixed_grids: bool = False) -> dict[str, int | None]:
     """Tensor -> the axis that counts samples, for every tensor that depends on the inputs ``rows``, which have it first.
 
-    Index i of that axis depends on row i of these inputs alone, and there are as many. ``None``: that could not be proved.
+    Index i of that axis depends on row i of these inputs alone, and there are as many. ``None``: that could not be proved. ``fixed_grids``
+    takes a grid that follows the data for a constant.
     """
-    return model.once(("row axes", tuple(rows)), lambda: _row_axes(model, rows))
+    return model.once(("row axes", tuple(rows), fixed_grids), lambda: _row_axes(model, rows, fixed_grids))
 
 
-def _row_axes(model: Model, rows: Collection[str]) -> dict[str, int | None]:
-    found = trace(model.nodes, {name: {0: Spot(0)} for name in rows})
+def _row_axes(model: Model, rows: Collection[str], fixed_grids: bool) -> dict[str, int | None]:
+    found = trace(model.nodes, {name: {0: Spot(0)} for name in rows}, fixed_grids=fixed_grids)
     return {name: known[0].place if 0 in known and known[0].how is APART else None for name, known in found.items()}
 
 
@@ -138,7 +139,7 @@ def samples_axis(model: Model, name: str) -> int | None:
     sizes = {n: shape[0] for n in model.input_names if (shape := model.value(n).shape)}
     main = next((n for n in sizes if model.value(n).dtype in FLOATS), next(iter(sizes), ""))
     rows = tuple(n for n, size in sizes.items() if n == main or size == sizes[main] is not None)
-    return model.once(("row axes", rows), lambda: _row_axes(model, rows)).get(name) if main else None
+    return model.once(("row axes", rows, False), lambda: _row_axes(model, rows, False)).get(name) if main else None
 
 
 def origins(model: Model, x: Value, name: str) -> dict[int, int]:
