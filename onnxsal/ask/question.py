@@ -286,6 +286,9 @@ def _axis(question: Question, asked: Scores) -> int:
 def _input(model: Model, name: str | None, integers: bool = False) -> tuple[str, Entrance | None]:
     """The tensor that is explained, and where an integer input enters, if that is what it stands for."""
     if name is None and integers and not any(model.value(n).dtype in FLOATS for n in model.input_names):
+        entry = explained_entry(model)
+        if entry is not None and used_as_picture(model, entry.value) is not None:
+            return entry.value.name, entry  # pixels are replaced by any number, such as their mean
         return _counted(model), None
     if name is None:
         found = _only_input(model)

@@ -107,6 +107,7 @@ def gradcam(build: Build) -> Result:
 
 
 @wrap("gradcam_plus_plus", reaches="layer")
+@each_layer
 def gradcam_plus_plus(build: Build) -> Result:
     """As ``gradcam``, with ``w_k = sum over places of Relu(g) / (2 + g sum A_k)`` in place of the mean of ``g = d score / d A_k``.
 
@@ -122,6 +123,7 @@ def gradcam_plus_plus(build: Build) -> Result:
 
 
 @wrap("layercam", reaches="layer")
+@each_layer
 def layercam(build: Build) -> Result:
     """As ``gradcam``, each place with a weight of its own: ``sum_k Relu(d score / d A_k) A_k``. Jiang et al. 2021, IEEE TIP 30.
 
