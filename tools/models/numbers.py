@@ -23,7 +23,7 @@ from onnxsal.errors import OnnxsalError
 from onnxsal.runtime.session import open_session
 from tests.oracle import Evaluator
 
-METHODS = ("gradient", "integrated_gradients", "fullgrad", "lrp_epsilon", "deeplift", "gradcam")
+METHODS = ("gradient", "integrated_gradients", "fullgrad", "lrp_epsilon", "attnlrp", "deeplift", "gradcam", "feature_ablation")
 FEW_STEPS = {"integrated_gradients": {"n_steps": 8}}
 """So that no model takes minutes; enough to see whether a method works."""
 DIRECTIONS = 3

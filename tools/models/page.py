@@ -14,7 +14,8 @@ from tools.models.table import TABLE, Entry
 HEADER = "<!-- written by tools/real_models.py; do not edit -->\n"
 RESIDUAL = 1e-4
 """What the residual of FullGrad has to stay below in float32."""
-SHORT = {"integrated_gradients": "IG", "lrp_epsilon": "LRP", "deeplift": "DeepLIFT", "fullgrad": "FullGrad", "gradcam": "Grad-CAM"}
+SHORT = {"integrated_gradients": "IG", "lrp_epsilon": "LRP", "deeplift": "DeepLIFT", "fullgrad": "FullGrad", "gradcam": "Grad-CAM",
+         "attnlrp": "AttnLRP", "feature_ablation": "ablation"}  # fmt: skip
 
 INTRO = """# Real models
 
