@@ -489,7 +489,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-NOT_LINEAR = ("scorecam", "rise", "guided_gradcam", "guided_backprop", "deconvnet", "focus", "class_competition")
+NOT_LINEAR = (
+    *("scorecam", "rise", "gradcam_plus_plus", "layercam", "guided_gradcam", "guided_backprop", "deconvnet", "focus"),
+    "class_competition",
+)
 """Methods whose map of the negative class is not that of the positive one with the other sign: they use probabilities, signs or sizes."""
 
 
