@@ -154,7 +154,7 @@ def test_a_layout_is_proved_by_the_first_operator_on_pictures():
 
 @pytest.mark.parametrize("perm", [(0, 2, 1, 3), (0, 3, 1, 2), (0, 3, 2, 1), (0, 1, 3, 2), (0, 2, 3, 1)])
 def test_a_layout_is_proved_through_any_transpose(perm: tuple[int, ...]):
-    """The axes by the definition of Transpose: axis a of what the pool reads is axis perm[a] of the input; maps are in the input's order."""
+    """The axes by the definition of Transpose: axis a of what the pool reads is axis perm[a] of x; maps are in the order of x."""
     nodes = [node("Relu", "x", "r"), node("Transpose", "r", "t", perm=perm), node("GlobalAveragePool", "t", "g"), node("Flatten", "g", "y")]
     sizes = ["N", 3, 4, 5]
     (fact,) = found(make(nodes, {"x": sizes}, {"y": ["N", sizes[perm[1]]]}), "layout")
