@@ -213,13 +213,3 @@ def test_int8_gradient_is_straight_through(per_channel: bool, folder: Path) -> N
     model = quantized(folder, QuantFormat.QDQ, per_channel, QuantType.QUInt8)
     found = onnxsal.Explainer(model, "gradient").explain(pictures())
     assert correlations(found.attribution, straight_through_gradient(model, pictures(), found.target)).min() > 0.99
-
-
-@pytest.mark.parametrize("per_channel", [False, True], ids=["per tensor", "per channel"])
-@pytest.mark.parametrize("method", ["gradient", "fullgrad"])
-def test_integer_operators_are_refused(method: str, per_channel: bool, folder: Path) -> None:
-    """QLinearConv computes in integers: no gradient, and the message says what to do instead."""
-    model = quantized(folder, QuantFormat.QOperator, per_channel, QuantType.QUInt8)
-    assert any(n.op_type == "QLinearConv" for n in model.graph.node)
-    with pytest.raises(onnxsal.OnnxsalError, match=r"QLinearConv.*QDQ"):
-        onnxsal.convert(model, method)

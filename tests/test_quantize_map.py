@@ -18,7 +18,7 @@ def by_hand(pixels: np.ndarray, levels: int) -> np.ndarray:
     proto = make([node("Identity", "m", "y")], {"m": list(pixels.shape)}, {"y": list(pixels.shape)})
     model = Model(proto)
     op = Emit(model)
-    made = quantized(op, model.value("m"), levels)
+    made = quantized(op, model.value("m"), levels, 2)
     op.Identity(made, name="q")
     return run(assemble(model, op, [], [Port(Value("q"), 1, pixels.shape)]), {"m": pixels})["q"]
 
@@ -55,5 +55,5 @@ def test_wrong_levels_are_refused() -> None:
         with pytest.raises(onnxsal.OnnxsalError, match="levels"):
             onnxsal.convert(exported, quantize=levels)  # type: ignore[arg-type]
     flat = make([node("MatMul", "x w", "y")], {"x": ["N", 3]}, {"y": ["N", 2]}, {"w": np.ones((3, 2), np.float32)})
-    with pytest.raises(onnxsal.OnnxsalError, match="no image"):
+    with pytest.raises(onnxsal.OnnxsalError, match="no picture, series or volume"):
         onnxsal.convert(flat, quantize=8)

@@ -199,7 +199,7 @@ def _blaming_whom(source: Source) -> Iterator[None]:
 def refuse_contradiction(proto: onnx.ModelProto, prefix: str) -> None:
     """Types and shapes of the nodes that were added (their names begin with ``prefix``) agree, by ONNX's own strict inference."""
     complaint = contradiction(proto)
-    if f"node name: {prefix}" in complaint:
+    if f"node '{prefix}" in complaint:
         raise ModelError(f"a node that onnxsal added contradicts itself, which is a fault of onnxsal; nothing is written: {complaint}")
 
 

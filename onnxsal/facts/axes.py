@@ -178,7 +178,8 @@ def picture_of(model: Model, x: Value, layout: str | None = None) -> Picture | N
         used = used_as_picture(model, x)
         return image_axes(x.shape) if used is None else used[0]
     if layout not in LAYOUTS:
-        raise TargetError(f"layout={layout!r} is unknown{near_miss(str(layout), LAYOUTS)}; known: {', '.join(LAYOUTS)}.")
+        like = [name for name in LAYOUTS if len(name) == len(str(layout))] or LAYOUTS
+        raise TargetError(f"layout={layout!r} is unknown{near_miss(str(layout), like)}; known: {', '.join(LAYOUTS)}.")
     if x.shape is not None and len(x.shape) != len(layout):
         fitting = ", ".join(name for name in LAYOUTS if len(name) == len(x.shape)) or "none"
         raise TargetError(
