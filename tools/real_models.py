@@ -26,6 +26,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,16 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx
 MARK = "record: "
 
 
-def one(entry: Entry, cache: Cache, seconds: float, memory: float) -> None:
+CORES: Queue[int] = Queue()
+"""Those that no model is measured on: one for each, as threads that wait for each other's cores cost many times the work."""
+
+
+def one(entry: Entry, cache: Cache, seconds: float, memory: float, core: int) -> None:
     """Measure one model in this process; a line for what is known after each step."""
     from tools.models.numbers import measured
+
+    if core >= 0 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
 
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory * 2**30),) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
@@ -94,7 +102,9 @@ def bounded(entry: Entry, cache: Path, seconds: float, memory: float) -> dict[st
 
     The time is that of the processor: on a busy machine the same models fail. Ten times as long by the clock, and nothing is waited for.
     """
+    core = CORES.get()
     command = [sys.executable, __file__, "--one", entry.name, "--cache", str(cache), "--seconds", str(seconds), "--memory", str(memory)]
+    command += ["--core", str(core)]
     environment = os.environ | {"PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
         try:
@@ -102,6 +112,7 @@ def bounded(entry: Entry, cache: Path, seconds: float, memory: float) -> dict[st
         except subprocess.TimeoutExpired:
             child.kill()
             output, errors = child.communicate()
+    CORES.put(core)
     if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         errors = f"more than {seconds:.0f} s"
     lines = [line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)]
@@ -141,9 +152,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120, help="bound for each model, of the processor's time")
     parser.add_argument("--memory", type=float, default=12, help="bound for each model, in GiB")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
+    parser.add_argument("--core", type=int, default=-1, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        one(next(e for e in TABLE if e.name == args.one), Cache(args.cache), args.seconds, args.memory)
+        one(next(e for e in TABLE if e.name == args.one), Cache(args.cache), args.seconds, args.memory, args.core)
         return 0
     chosen = [e for e in TABLE if (not args.quick or e.quick) and (args.only or "").lower() in e.name.lower()]
     if not chosen:
@@ -159,6 +171,9 @@ def main() -> int:
             store.put(entry, known)
         return known
 
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [-1]
+    for i in range(args.jobs):
+        CORES.put(cores[i % len(cores)] if args.jobs <= len(cores) else -1)
     with ThreadPoolExecutor(args.jobs) as pool:
         for i, (entry, record) in enumerate(zip(chosen, pool.map(record_of, chosen), strict=True), 1):
             print(f"{i}/{len(chosen)} {summary(entry, record)}", flush=True)

@@ -33,14 +33,9 @@ NETS: dict[str, tuple[str, tuple[int, ...], Layers]] = {
 """Name: (what it is, shape of a sample, layers)."""
 
 APPLICATIONS = {
-    "ResNet50V2": "residual blocks, pre-activation",
-    "MobileNet": "depthwise convolutions, ReLU6",
     "MobileNetV2": "inverted residuals",
     "EfficientNetB0": "SiLU, squeeze and excite",
-    "Xception": "separable convolutions",
     "DenseNet121": "dense blocks",
-    "InceptionV3": "mixed branches",
-    "NASNetMobile": "a searched architecture",
 }
 
 

@@ -332,14 +332,14 @@ def magika(cache: Cache) -> Made:
 
 
 TABLE: tuple[Entry, ...] = (
-    *exported(),
-    *of_the_library(),
-    *mobilenets(),
-    *of_keras(),
-    *architectures(),
     *rewritten(),
     *of_scikit_learn(),
-    *pictures(),
     *sounds(),
     *texts(),
+    *pictures(),
+    *mobilenets(),
+    *exported(),
+    *architectures(),
+    *of_keras(),
+    *of_the_library(),
 )
