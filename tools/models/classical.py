@@ -96,9 +96,15 @@ NAMES = (
 ZIPMAP = ("LogisticRegression of two classes", "GaussianNB", "DecisionTreeClassifier")
 """Written with a map of class to probability as output, as skl2onnx does unless told otherwise."""
 
+SINGLE = (
+    "ElasticNet after PolynomialFeatures", "LogisticRegression after SimpleImputer", "SVC, RBF, probabilities",
+    "SVC, polynomial, two classes", "SVR, RBF", "NuSVR, sigmoid", *ZIPMAP, "RandomForestRegressor", "GradientBoostingClassifier",
+)  # fmt: skip
+"""In float32: ONNX Runtime does not open, or has no kernel for, what skl2onnx writes of these in float64."""
+
 
 def classical(name: str) -> Callable[[Cache], Made]:
-    """The model in float64, fed five rows."""
+    """The model, fed five rows, in float64 where ONNX Runtime can run that."""
 
     def make(cache: Cache) -> Made:
         import warnings
@@ -112,9 +118,10 @@ def classical(name: str) -> Callable[[Cache], Made]:
             fitted = build().fit(x, {"class": classes, "two": classes == 0, "number": numbers}.get(kind, numbers))
             plain = name in ZIPMAP or kind not in ("class", "two")
             options = {} if plain else {"zipmap": False}
-            proto = to_onnx(fitted, x[:1].astype(np.float64), options=options, target_opset={"": 18, "ai.onnx.ml": 3})
-        feed = {proto.graph.input[0].name: x[:5].astype(np.float64)}
+            kind_of_number = np.float32 if name in SINGLE else np.float64
+            proto = to_onnx(fitted, x[:1].astype(kind_of_number), options=options, target_opset={"": 18, "ai.onnx.ml": 3})
+        feed = {proto.graph.input[0].name: x[:5].astype(kind_of_number)}
         scores = {"KMeans": "scores"}.get(name)
-        return Made(proto, feed, {"output": scores} if scores else {})
+        return Made(proto, feed, {"output": scores} if scores else {}, heavy="SV" in name)  # kernels of such are in float32 alone
 
     return make

@@ -167,7 +167,9 @@ def _network(cache: Cache, model: str, settings: Mapping[str, Any], **call: Any)
             self.inner = kind(kind.config_class(**settings))
             draw = torch.Generator().manual_seed(0)
             for name, weight in self.inner.named_parameters():
-                if weight.ndim > 1 and "embed" not in name:
+                if name.endswith("bias"):  # else exporters store one array of zeros for all
+                    weight.data.copy_(0.2 * torch.rand(weight.shape, generator=draw) - 0.1)
+                elif weight.ndim > 1 and "embed" not in name:
                     weight.data.copy_(torch.randn(weight.shape, generator=draw) * (1.5 / weight[0].numel()) ** 0.5)
 
     class OfIds(Plain):

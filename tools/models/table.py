@@ -129,7 +129,7 @@ def rewritten() -> list[Entry]:
 
 def of_scikit_learn() -> list[Entry]:
     source = "scikit-learn 1.9 and skl2onnx 1.20.0, fitted here"
-    return [Entry(f"sklearn {n}", "six columns, float64", source, "BSD-3-Clause", classical.classical(n)) for n in classical.NAMES]
+    return [Entry(f"sklearn {n}", "six columns", source, "BSD-3-Clause", classical.classical(n)) for n in classical.NAMES]
 
 
 def of_keras() -> list[Entry]:
