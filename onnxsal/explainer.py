@@ -23,6 +23,7 @@ from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, place_index, refuse_other_class, target_index
 from onnxsal.facts.gaps import takes_gaps
 from onnxsal.graph.emit import PREFIX
+from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source
 from onnxsal.runtime.labels import find_label
 from onnxsal.runtime.session import Session, Tensor
@@ -315,6 +316,13 @@ class Explainer:
         assert attribution is not None
         assert target is not None
         assert score is not None
+        if target.ndim != 1:
+            start = self.conversion.question.start
+            raise TargetError(
+                f"the classes explained come out as {list(target.shape)}, not one for each sample: the scores '{start.name}' are declared "
+                f"{shape_text(start.shape)}, and the run makes more axes. Say that what is fed is one sample (batched=False in Python, "
+                "--one-sample), or put the declaration of the file right."
+            )
         for name in ("explained_score", "attribution", "saliency_map", "residual"):
             if (array := added[name]) is not None:
                 self._refuse_infinite(name.removeprefix("explained_").replace("_", " "), array, f"{self._prefix}{name}", fed)

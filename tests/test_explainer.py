@@ -268,3 +268,23 @@ def test_a_map_that_overflows_is_refused_also_where_the_attribution_is_finite() 
     )
     with pytest.raises(InputError, match="saliency map of method 'gradient'"):
         Explainer(model, "gradient", score="raw", target=0).explain(np.zeros((1, 3, 4, 4), np.float32))
+
+
+def test_scores_with_more_axes_than_declared():
+    """Declared [1, steps], made [steps, 1, classes] by a Reshape to computed sizes."""
+    nodes = [
+        node("Transpose", "x", "t", perm=[2, 0, 1]),
+        node("MatMul", "t w", "m"),
+        node("Shape", "m", "sizes"),
+        node("Slice", "sizes zero two", "kept"),
+        node("Concat", "kept rest", "wanted", axis=0),
+        node("Reshape", "m wanted", "y"),
+    ]
+    weights = {"w": draw(4, 5)} | {k: np.asarray([v], np.int64) for k, v in {"zero": 0, "two": 2, "rest": -1}.items()}
+    model = make(nodes, {"x": [1, 4, "width"]}, {"y": [1, "steps"]}, weights, opset=12, ir=6)
+    x = draw(1, 4, 3)
+    told = Explainer(model, "gradient", batched=False).explain(x)
+    step, label = divmod(int(told.target[0]), 5)
+    expected = np.zeros_like(x)
+    expected[0, :, step] = draw(4, 5)[:, label]
+    np.testing.assert_allclose(told.attribution, expected, rtol=1e-6)

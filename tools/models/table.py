@@ -195,7 +195,7 @@ def pictures() -> list[Entry]:
         Entry("ddddocr detector", "YOLOX: boxes", dddd, "MIT",
               shipped(dddd, "common_det.onnx", lambda: {"images": noise(1, 3, 416, 416, low=0, high=255)})),
         Entry("ddddocr, dynamic int8", "an older one, quantised as it runs", dddd, "MIT",
-              shipped(dddd, "common_old.onnx", lambda: {"input1": noise(1, 1, 64, 128)})),
+              shipped(dddd, "common_old.onnx", lambda: {"input1": noise(1, 1, 64, 128)}, batched=False, note="one picture is one sample")),
         *(
             Entry(f"PP-OCRv5 {name}", what, spine, "Apache-2.0",
                   shipped(spine, f"ppocrv5_{name}.onnx", lambda s=size: {"x": noise(1, 3, *s)}))
