@@ -339,7 +339,7 @@ TABLE: tuple[Entry, ...] = (
     *pictures(),
     *mobilenets(),
     *exported(),
-    *architectures(),
     *of_keras(),
     *of_the_library(),
+    *architectures(),
 )
