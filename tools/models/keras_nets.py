@@ -1,4 +1,4 @@
-"""Networks of Keras, of random weights, through tf2onnx: recurrent layers, one and three dimensions, known architectures."""
+"""Networks of Keras, of random weights, through tf2onnx: recurrent layers, one and three dimensions."""
 
 from __future__ import annotations
 
@@ -32,12 +32,6 @@ NETS: dict[str, tuple[str, tuple[int, ...], Layers]] = {
 }  # fmt: skip
 """Name: (what it is, shape of a sample, layers)."""
 
-APPLICATIONS = {
-    "MobileNetV2": "inverted residuals",
-    "EfficientNetB0": "SiLU, squeeze and excite",
-    "DenseNet121": "dense blocks",
-}
-
 
 def net(name: str) -> Callable[[Cache], Made]:
     """A small network of layers."""
@@ -48,27 +42,6 @@ def net(name: str) -> Callable[[Cache], Made]:
 
         keras.utils.set_random_seed(0)
         return _converted(keras.Sequential([keras.Input(shape), *layers(keras.layers)]), shape, 2)
-
-    return make
-
-
-def application(name: str, size: int = 96) -> Callable[[Cache], Made]:
-    """An architecture of ``keras.applications`` with statistics that are not 0 and 1."""
-
-    def make(cache: Cache) -> Made:
-        import keras
-
-        keras.utils.set_random_seed(0)
-        network = getattr(keras.applications, name)(input_shape=(size, size, 3), weights=None, classes=10, classifier_activation=None)
-        rng = np.random.default_rng(0)
-        for layer in network.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                weights = layer.get_weights()
-                drawn = [rng.uniform(0.8, 1.2, w.shape) if i != len(weights) - 2 else rng.uniform(-0.2, 0.2, w.shape) for i, w in
-                         enumerate(weights)]  # fmt: skip
-                layer.set_weights(drawn)
-        made = _converted(network, (size, size, 3), 1)
-        return Made(made.proto, made.feed, {"input": "x"})  # tf2onnx makes inputs of some constants, too
 
     return make
 

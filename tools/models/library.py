@@ -143,8 +143,8 @@ SOUNDS: dict[str, tuple[str, str, Mapping[str, Any], tuple[int, ...]]] = {
 NOT_BY_TORCHSCRIPT = ("FNet", "DINOv2 with registers", "PatchTST", "PatchTSMixer")
 """What this exporter of torch cannot write, or writes for one batch size only."""
 
-BY_DYNAMO = (*TEXTS, *NOT_BY_TORCHSCRIPT)
-"""What the other one writes: pictures and sounds come out of both alike."""
+BY_DYNAMO = NOT_BY_TORCHSCRIPT
+"""What the other one writes."""
 
 ANSWERS = ("logits", "prediction_outputs", "prediction_logits", "image_embeds", "pooler_output", "predicted_depth", "last_hidden_state")
 """What a network returns, by the library's names: the first that is there."""

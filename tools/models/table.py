@@ -134,9 +134,7 @@ def of_scikit_learn() -> list[Entry]:
 
 def of_keras() -> list[Entry]:
     source = "keras 3.15.1 and tf2onnx 1.17.0, random weights"
-    found = [Entry(n, what, source, "Apache-2.0", keras_nets.net(n)) for n, (what, _, _) in keras_nets.NETS.items()]
-    apps = keras_nets.APPLICATIONS.items()
-    return found + [Entry(f"Keras {n}", what, source, "Apache-2.0", keras_nets.application(n)) for n, what in apps]
+    return [Entry(n, what, source, "Apache-2.0", keras_nets.net(n)) for n, (what, _, _) in keras_nets.NETS.items()]
 
 
 def mobilenets() -> list[Entry]:
