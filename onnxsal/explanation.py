@@ -72,7 +72,7 @@ class Explanation:
         if len(self) == 1:
             return self
         rows = {k: v for k in ROWS if (v := getattr(self, k)) is not None}
-        outputs = {k: v[place : place + 1] if v.ndim and len(v) == len(self) else v for k, v in self.outputs.items()}
+        outputs = {k: v[place : place + 1] if np.ndim(v) and len(v) == len(self) else v for k, v in self.outputs.items()}
         components, parts = ({k: v[place : place + 1] for k, v in some.items()} for some in (self.components, self.parts))
         one = {k: v[place : place + 1] for k, v in rows.items()}
         return replace(self, **one, outputs=outputs, components=components, parts=parts, seconds=self.seconds / max(len(self), 1))
