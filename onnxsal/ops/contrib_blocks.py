@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ops.expansion import Writer
-from onnxsal.ops.restated import numbers, refuse_older, restated, sizes, stored, unknown
+from onnxsal.ops.restated import numbers, refuse_older, restated, sizes, unknown
 
 ANEW = "Quantise it again with ONNX Runtime's own quantiser."
 PACKED = (2, 4, 8)
@@ -26,9 +26,9 @@ def _unpacked(w: Writer, packed: str, bits: int, shape: list[int]) -> str:
     """Bytes as the numbers that are packed in each, the lowest bits first, in the shape that is given (0 = as it was)."""
     if bits == 8:
         return w.add("Reshape", packed, w.ints(shape))
-    mask, each = stored(w, 2**bits - 1, np.uint8), []
+    mask, each = w.stored(np.asarray(2**bits - 1, np.uint8)), []
     for shift in range(0, 8, bits):
-        moved = w.add("BitShift", packed, stored(w, shift, np.uint8), direction="RIGHT") if shift else packed
+        moved = w.add("BitShift", packed, w.stored(np.asarray(shift, np.uint8)), direction="RIGHT") if shift else packed
         each.append(w.add("Unsqueeze", w.add("BitwiseAnd", moved, mask) if shift + bits < 8 else moved, w.ints([-1])))
     return w.add("Reshape", w.add("Concat", *each, axis=-1), w.ints(shape))
 
@@ -72,7 +72,7 @@ def _zeros(w: Writer, bits: int, n: int, blocks: int) -> str:
     """The zero points [n, blocks, 1] as numbers: packed like the weights, each row in whole bytes; or numbers; by default the middle."""
     zero, scale = w.input(3), w.input(2)
     if not zero:
-        return numbers(w, stored(w, 2.0 ** (bits - 1)), scale)
+        return numbers(w, w.stored(np.asarray(2.0 ** (bits - 1), np.float32)), scale)
     if w.dtypes.get(zero) != TensorProto.UINT8:
         return numbers(w, w.add("Reshape", zero, w.ints([n, blocks, 1])), scale)
     row = -(-blocks * bits // 8)
@@ -106,12 +106,12 @@ def _gather(w: Writer) -> None:
             name = codes if (count * bits) % 8 == 0 else _upto(w, codes, count, along)
         return numbers(w, name, scales)
 
-    spread = stored(w, np.arange(size) // block, np.int64)
+    spread = w.stored(np.arange(size, dtype=np.int64) // block)
     scale = w.add("Gather", scales, spread, axis=along)
     if zeros:
         shift = w.add("Gather", unpacked(zeros, given[along]), spread, axis=along)
     else:
         middle = 2.0 ** (bits - 1) if w.dtypes.get(data) == TensorProto.UINT8 else 0.0
-        shift = numbers(w, stored(w, middle), scales)
+        shift = numbers(w, w.stored(np.asarray(middle, np.float32)), scales)
     table = w.add("Mul", w.add("Sub", unpacked(data, size), shift), scale)
     w.add("Gather", table, w.input(1), axis=int(w.attributes.get("gather_axis", 0)), output=w.node.output[0])

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from onnxsal.ops.contrib_quantised import factor
 from onnxsal.ops.expansion import MICROSOFT, Writer
-from onnxsal.ops.restated import Graph, numbers, real, restated, sizes, stored, unknown
+from onnxsal.ops.restated import Graph, numbers, real, restated, sizes, unknown
 
 ONE_ZERO = "Quantise with one zero point for the whole tensor."
 
@@ -27,7 +27,7 @@ def _whole(w: Writer, i: int, zero: str, axis: int) -> str:
     count = int(np.prod(known)) if known else 1
     if known is not None and (len(known) > 1 or (count > 1 and axis == 0)):
         raise unknown(w, f"has zero points of sizes {list(known)} for its input {i}", ONE_ZERO)
-    return real(w, w.input(i), stored(w, np.ones(count) if count > 1 else 1.0), zero, axis=axis if count > 1 else None)
+    return real(w, w.input(i), w.stored(np.ones((count,) if count > 1 else (), np.float32)), zero, axis=axis if count > 1 else None)
 
 
 def _to_real(node: onnx.NodeProto, graph: Graph) -> Sequence[onnx.NodeProto]:

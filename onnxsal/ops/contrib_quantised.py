@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ops.expansion import Writer
-from onnxsal.ops.restated import float_of, numbers, on_grid, real, refuse_older, restated, sizes, stored, unknown
+from onnxsal.ops.restated import float_of, numbers, on_grid, real, refuse_older, restated, sizes, unknown
 
 EIGHT = (TensorProto.INT8, TensorProto.UINT8)
 
@@ -75,7 +76,7 @@ def _gemm(w: Writer) -> None:
     a, b = float_of(w, 0), real(w, w.input(3), w.input(4), w.input(5), axis=columns)
     bias = []
     if w.input(6):
-        step = w.add("Mul", w.add("Mul", w.input(1), stored(w, alpha)), w.input(4))
+        step = w.add("Mul", w.add("Mul", w.input(1), w.stored(np.asarray(alpha, np.float32))), w.input(4))
         bias = [w.add("Mul", numbers(w, w.input(6), step), step)]
     output = "" if w.input(7) else w.node.output[0]
     y = w.add("Gemm", a, b, *bias, output=output, **_kept(w))

@@ -102,11 +102,6 @@ def refuse_older(w: Writer, name: str, *, allowed: Collection[int]) -> None:
         raise unknown(w, f"has quantised values of {told} in a model of opset {w.opset}", f"Export it with opset {WIDE} or higher.")
 
 
-def stored(w: Writer, value: object, dtype: object = np.float32) -> str:
-    """A constant of that type."""
-    return w.stored(np.asarray(value, dtype))  # type: ignore[call-overload]
-
-
 def sizes(w: Writer, name: str) -> tuple[int, ...] | None:
     """The sizes of a stored tensor, else ``None``."""
     tensor = w.constants.get(name)
@@ -119,7 +114,7 @@ def _zeros(w: Writer, zero: str, scale: str) -> str:
     if tensor is None or of_scale is None or int(np.prod(of_scale)) == 1 or tuple(tensor.dims) == of_scale:
         return zero
     array = numpy_helper.to_array(tensor)
-    return stored(w, np.broadcast_to(array.reshape(-1), of_scale), array.dtype)
+    return w.stored(np.broadcast_to(array.reshape(-1), of_scale))
 
 
 def real(w: Writer, quantised: str, scale: str, zero: str = "", axis: int | None = None) -> str:
