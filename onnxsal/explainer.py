@@ -26,6 +26,7 @@ from onnxsal.graph.emit import PREFIX
 from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source
 from onnxsal.runtime.labels import find_label
+from onnxsal.runtime.providers import runs_on
 from onnxsal.runtime.session import Session, Tensor
 
 Fed = Callable[[int], dict[str, np.ndarray]]
@@ -83,7 +84,7 @@ class Explainer:
         built_in = adopt(ask)
         self._adopted = built_in is not None
         self._providers = ask.resolved
-        ask = replace(ask.on(self._providers), target_input=ask.target_input or OPTIONAL)
+        ask = replace(ask.on(self._providers), target_input=ask.target_input or OPTIONAL, runs_on=ask.runs_on or runs_on(self._providers))
         self._waiting: tuple[ExampleNeeded, Ask] | None = None
         try:
             self._open(built_in or conversion(ask, opened=False), ask)

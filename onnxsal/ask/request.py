@@ -19,6 +19,7 @@ import numpy as np
 from onnxsal.ask.place import Place, places_of
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import InputError, MethodError
+from onnxsal.graph.emit import RUNS_ON
 from onnxsal.graph.load import Source
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.providers import Providers, Resolved, resolve
@@ -63,7 +64,8 @@ class Ask:
     """What is asked of a model, by whatever verb. ``None`` (of ``prefix`` '', of switches ``False``) is not given.
 
     Fields with words are options of the command line too. ``parameters`` are the method's own. ``preprocess`` gives ``black`` and ``white``
-    where these are not given. Raises ``InputError`` for a ``batch_size`` that is no number of samples.
+    where these are not given. Raises ``InputError`` for a ``batch_size`` that is no number of samples and
+    for an unknown ``runs_on``.
     """
 
     model: Annotated[Source, Said("The ONNX model.")]
@@ -111,6 +113,10 @@ class Ask:
         ),
     ] = None
     prefix: Annotated[str, Said("Put before every name that is added to the model.")] = ""
+    runs_on: Annotated[
+        str | None,
+        Said("Where the converted file is meant to run: cpu, cuda or any. Its maps are the same in every place, its speed is not.", "any"),
+    ] = None
     black: np.ndarray | None = None
     white: np.ndarray | None = None
     quantize: Annotated[int | None, Said("Floor each saliency map to this many levels (heat quantization); the attribution stays.")] = None
@@ -176,6 +182,7 @@ class Ask:
         score: str | None = None,
         layer: str | Sequence[str] | None = None,
         prefix: str = "",
+        runs_on: str | None = None,
         black: np.ndarray | None = None,
         white: np.ndarray | None = None,
         quantize: int | None = None,
@@ -200,6 +207,8 @@ class Ask:
         size = self.batch_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
             raise InputError(f"batch_size={size!r} is not a number of samples; give a whole number of 1 or more.")
+        if self.runs_on is not None and self.runs_on not in RUNS_ON:
+            raise InputError(f"runs_on={self.runs_on!r} is no place where files run; give one of {', '.join(RUNS_ON)}.")
 
     @property
     def name(self) -> str:

@@ -51,7 +51,7 @@ class FileSample:
         return [array.shape for array in self.feed.values()]
 
 
-@o.takes_ask(without=("target_input",), batch_size=1)
+@o.takes_ask(without=("target_input", "runs_on"), batch_size=1)
 def explain(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="Pictures, folders of pictures, or .npy and .npz arrays.", show_default=False)

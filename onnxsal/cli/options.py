@@ -121,6 +121,7 @@ WORDS = {
     "labels": Word(Path | None),
     "layer": Word(str | None),
     "preprocess": Word(Path | None),
+    "runs_on": Word(str | None, names="--for"),
     "providers": Word(str, names="--provider", default="cpu"),
     "parameters": Word(list[str] | None, lambda word, ask: read_parameters(word), "--param -p", "NAME=VALUE"),
 }

@@ -24,6 +24,7 @@ from onnxsal.facts.entry import tokens_at
 from onnxsal.facts.grounds import Found
 from onnxsal.facts.tokens import Tokens
 from onnxsal.graph import Model, Value
+from onnxsal.graph.emit import ANYWHERE, RUNS_ON
 from onnxsal.graph.load import load_model, read_metadata
 from onnxsal.graph.provenance import METADATA
 from onnxsal.settings import Number, Phrase, Switch, Wanted, Whole, checked, open_schema, parse_json, shown
@@ -43,7 +44,7 @@ def adopt(ask: Ask) -> Conversion | None:
         return None
     name = metadata.get(f"{METADATA}method", "")
     built, record, found = _read(metadata)
-    asked = {key: getattr(built, key) for key in ("input", "output", "score", "prefix", "target", "target_input", "layout")}
+    asked = {key: getattr(built, key) for key in ("input", "output", "score", "prefix", "target", "target_input", "layout", "runs_on")}
     source = built.source if built.source and ask.input == built.source else built.input
     asked |= {"tokens": built.patches_of is not None, "input": built.patches_of or source}
     samples, binary = built.samples, built.binary
@@ -94,6 +95,7 @@ class BuiltIn:
     class_there: Whole | None = None
     against: Annotated[Whole | Phrase | None, Wanted(f"a class, or {RUNNER_UP}")] = None
     against_weight: Number = 1.0
+    runs_on: Annotated[str, _one_of(RUNS_ON)] = ANYWHERE
 
 
 def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[Found, ...]]:

@@ -31,7 +31,7 @@ from onnxsal.facade.target import FIXED, OPTIONAL, contrast_of, place_index, ref
 from onnxsal.facts.axes import layout_places
 from onnxsal.graph import FLOATS, Emit, Model, Value
 from onnxsal.graph.assemble import Port, assemble, set_metadata
-from onnxsal.graph.emit import PREFIX
+from onnxsal.graph.emit import ANYWHERE, PREFIX
 from onnxsal.graph.helpers import columns
 from onnxsal.graph.load import load_model
 from onnxsal.graph.provenance import METADATA, model_sha256, refuse_converted
@@ -91,6 +91,7 @@ class Decision:
         asked |= {"source": question.source} if question.source not in ("", question.x.name) else {}
         asked |= {} if question.reading is None else {"place": question.reading.kind, "class_there": question.reading.of}
         compared = {} if question.contrast is None else question.contrast.record
+        asked |= {} if ask.runs_on is None else {"runs_on": ask.runs_on}
         return asked | compared | {"binary": question.binary, "target_input": self.target_input}
 
 
@@ -267,7 +268,7 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     """Emit head and explanation, then append them to the forward part."""
     ask, question, edges = decided.ask, decided.question, decided.edges
     prefix = ask.prefix
-    op = Emit(question.model, f"{prefix}{PREFIX}")
+    op = Emit(question.model, f"{prefix}{PREFIX}", ask.runs_on or ANYWHERE)
     if TensorProto.DOUBLE in (question.x.dtype, question.start.dtype if question.x.dtype not in FLOATS else 0):
         op.dtype = TensorProto.DOUBLE
     asked = target_port(prefix, decided.target_input, decided.target)

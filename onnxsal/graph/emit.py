@@ -25,6 +25,10 @@ Operand = Value | float | int | bool | Sequence[int] | Sequence[float] | np.ndar
 
 PREFIX = "onnxsal"
 
+ANYWHERE, ON_CPU, ON_CUDA = "any", "cpu", "cuda"
+RUNS_ON = (ANYWHERE, ON_CPU, ON_CUDA)
+"""Where a converted file is meant to run. It gives the same map in every place; the form of its nodes suits one."""
+
 MANY = 2000
 """Added nodes from which on the file says what shape signals have. ONNX Runtime's search for memory to reuse grows with the square of the
 tensors whose sizes it does not know (9 s for 6,000 of them); what it finds saves that, and costs 2 to 5 % of a run."""
@@ -39,9 +43,10 @@ class Emit:
     rules never meet half precision; so are quantised values where a signal crosses them. ``raw(value)`` opts out.
     """
 
-    def __init__(self, model: Model, prefix: str = PREFIX) -> None:
+    def __init__(self, model: Model, prefix: str = PREFIX, runs_on: str = ANYWHERE) -> None:
         self.model = model
         self.prefix = prefix
+        self.runs_on = runs_on
         self.dtype: int = TensorProto.FLOAT
         self.walk: object = None
         """What a wrapper lays out for the rules of its walk (``backward.walk.Walk``)."""

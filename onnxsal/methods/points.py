@@ -149,7 +149,7 @@ def _loop(
     inner = dataclasses.replace(
         question, model=view, x=view.value(f"{prefix}/{question.x.name}"), start=view.value(f"{prefix}/{question.start.name}")
     )
-    body = Emit(view, prefix)
+    body = Emit(view, prefix, op.runs_on)
     body.dtype = op.dtype
     iteration, condition = Value(f"{prefix}/iteration", TensorProto.INT64, ()), Value(f"{prefix}/condition", TensorProto.BOOL, ())
     size, count = samples.size(question, view), samples.count

@@ -43,7 +43,7 @@ PREDICTED, LABEL = "predicted", "label"
 
 DAMAGED = "damaged"
 
-IDLE = ("target", "target_input", "prefix", "components", *CONTRAST)
+IDLE = ("target", "target_input", "prefix", "components", "runs_on", *CONTRAST)
 """Fields of an ``Ask`` that mean nothing where several methods are measured."""
 
 

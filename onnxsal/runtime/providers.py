@@ -73,6 +73,13 @@ def exactness(name: str, options: Mapping[str, str], tf32: bool = False) -> dict
     return {}
 
 
+def runs_on(wanted: Resolved) -> str:
+    """The place whose forms of nodes suit the first of the providers that this ONNX Runtime has: "cpu", "cuda", or "any" of the others."""
+    built_in = ort.get_available_providers()
+    first = next((name for name, _ in wanted if name in built_in), "")
+    return {CPU: "cpu", CUDA: "cuda", TENSORRT: "cuda"}.get(first, "any")
+
+
 def rounds(obtained: Resolved) -> str:
     """Why results are less exact than float32 although nobody asked for it: what no option of ONNX Runtime can forbid ('' = nothing)."""
     if obtained[0][0] == TENSORRT and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
