@@ -8,6 +8,7 @@ import math
 import numpy as np
 from onnx import helper
 
+from onnxsal.forms.enlarge import repeated
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, join
 from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_like
@@ -203,9 +204,8 @@ def global_average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | Non
     sizes = [node.x.dim(a) for a in range(2, node.x.rank)]
     known = [s for s in sizes if s is not None]
     if len(known) == len(sizes):
-        scaled = op.Mul(dy, 1.0 / max(math.prod(known), 1))  # of no elements there is no gradient
-    else:
-        scaled = op.Div(dy, cast(op, op.Div(op.Size(op.raw(node.x)), op.Max(op.Size(op.raw(node.y)), 1))))
+        return [repeated(op, dy, node.x, 1.0 / max(math.prod(known), 1))]  # of no elements there is no gradient
+    scaled = op.Div(dy, cast(op, op.Div(op.Size(op.raw(node.x)), op.Max(op.Size(op.raw(node.y)), 1))))
     return [like_shape(op, scaled, node.x)]
 
 
