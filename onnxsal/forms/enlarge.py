@@ -56,7 +56,7 @@ def _pattern(op: Emit, g: Value, strides: Sequence[int], like: Value) -> Value:
 def _one(op: Emit, g: Value, like: Value) -> Value:
     """[N, 1, 1, 1] ones that are no constants, from a tensor with as many channels as ``like``."""
     mean = op.declared(op.GlobalAveragePool(g), op.dtype, Value("", 0, (*(like.shape or ())[:2], 1, 1)))
-    return op.HardSigmoid(op.Slice(mean, [0], [1], [1]), alpha=0.0, beta=1.0)
+    return op.HardSigmoid(op.Slice(mean, [0], [1], [1]), alpha=1e-30, beta=1.0)  # OpenVINO takes its default for an alpha of 0
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """A signal times the slope of an activation, where that is 0, 1 or made of few numbers.
 
 The blocked forms multiply by HardSigmoid(y) = max(0, min(1, alpha y + beta)), which with a huge alpha is 1 on one side of a bound and 0 on
-the other: the smallest normal number times ``STEEP`` is above 1, and the next number to 1, 3 or 6 is at least 2^-24 away, times ``FIRM`` far
-above 1. (A y below 1.2e-38, which only a sum of such numbers can be, passes a part.) What asks y, and not the activation's input, leaves
-the activation fused into the convolution before it.
+the other: the smallest normal number times ``STEEP`` is above 2, and the next number to 1, 3 or 6 is at least 2^-24 away, times ``FIRM`` far
+above 1. (A y below the smallest normal number counts as 0.) No beta is 0: OpenVINO takes its default for that. What asks y, and not the
+activation's input, leaves the activation fused into the convolution before it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def complement(op: Emit, y: Value, like: Value) -> Value:
 
 def _positive(op: Emit, y: Value) -> Value:
     """1 where y > 0, else 0."""
-    return op.cached(("positive", y.name), lambda: op.HardSigmoid(y, alpha=STEEP, beta=0.0))
+    return op.cached(("positive", y.name), lambda: op.HardSigmoid(y, alpha=STEEP, beta=-1.0))
 
 
 def _below(op: Emit, y: Value, top: float) -> Value:

@@ -122,7 +122,7 @@ def _boxes(op: Emit, g: Value, x: Value, window: Window, value: float) -> Value:
     channels = x.dim(1)
     if channels is not None:
         weight = op.Expand(box, [channels, 1] + [1] * len(kernel)) if channels > 1 else box
-        return spread(op, g, Value(weight.name, 0, (channels, 1, *kernel)), window, group=channels, mirrored=True)
+        return spread(op, g, Value(weight.name, 0, (channels, 1, *kernel)), window, group=channels, mirrored=True, like=x)
     # How many channels there are is not known: each counts as a sample of its own.
     alone = op.Reshape(g, join(op, np.asarray([-1, 1]), window.small))
     return reshape_like(op, spread(op, alone, box, window, mirrored=True), x)

@@ -189,7 +189,7 @@ def spread(
     """
     g, weight = taken_in(op, g, weight)
     if _thin(weight, window, group):
-        g, window = _thinned(op, g, window, like)
+        g, window = _thinned(op, g, weight.dim(0), window, like)
     axes, strides = window.axes, window.strides
     turning = _turned_pads(weight, window, group)
     if turning is not None:
@@ -296,12 +296,12 @@ def _phased(op: Emit, g: Value, weight: Value, window: Window, group: int, like:
     return strided(op, small, lambda: turned(op, weight, window), taps, window.strides, begin, like)
 
 
-def _thinned(op: Emit, g: Value, window: Window, like: Value | None) -> tuple[Value, Window]:
+def _thinned(op: Emit, g: Value, channels: int | None, window: Window, like: Value | None) -> tuple[Value, Window]:
     """``g`` with zeros between its elements, and the stride-1 windows that meet it so: then a turned depthwise Conv does (2 x faster)."""
     strides, small = window.strides, np.asarray(window.small)
     end = np.asarray(window.end) - np.asarray(window.slack) + strides - 1
     spaced_window = replace(window, small=small * strides, strides=np.ones_like(strides), end=end, exact=False, ceil=False)
-    wide_like = None if like is None or like.shape is None else Value("", 0, (*like.shape[:2], *map(int, small * strides)))
+    wide_like = None if like is None or like.shape is None else Value("", 0, (like.shape[0], channels, *map(int, small * strides)))
     if wide_like is not None and blocked(op, wide_like):
         return spaced(op, g, [int(s) for s in strides], wide_like), spaced_window
     wide = op.Resize(
