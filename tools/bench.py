@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 from tools.speed import page  # noqa: E402
 from tools.speed.measure import alone  # noqa: E402
 from tools.speed.nets import NETS  # noqa: E402
-from tools.speed.peers import peers_of  # noqa: E402
+from tools.speed.peers import PEERS, peers_of  # noqa: E402
 
 METHODS = {
     "resnet50": "gradient guided_backprop fullgrad lrp_epsilon_plus lrp_resnet deeplift integrated_gradients smoothgrad gradcam",
@@ -89,18 +89,24 @@ def measured(file: Path, method: str, place: str, asked: argparse.Namespace) -> 
         found |= alone("timing", file=str(file), converted=out, threads=asked.threads, batch=asked.batch, **rounds)
         found |= alone("floor", file=str(file), converted=out, batch=asked.batch, **rounds)
     except RuntimeError as error:
-        return {"failed": str(error)}
+        return {"failed": told(error)}
     return found | ({"per_step": found["ratio"] / count} if count else {})
+
+
+def told(error: RuntimeError) -> str:
+    """A complaint without the class that it was raised as."""
+    return str(error).partition(": ")[2] or str(error)
 
 
 def beside(file: Path, methods: list[str], asked: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is found of the peers of these methods; no more of them where the network itself cannot be had in PyTorch."""
     for name in peers_of(methods):
+        steps = counted(PEERS[name][0], asked.steps)[1] if PEERS[name][0] else 0
         given = {"threads": asked.threads, "batch": asked.batch, "rounds": asked.rounds, "seconds": asked.seconds}
         try:
-            yield name, alone("peer", name=name, file=str(file), **given)
+            yield name, alone("peer", name=name, file=str(file), steps=steps, **given)
         except RuntimeError as error:
-            yield name, {"failed": str(error)}
+            yield name, {"failed": told(error)}
             if name == peers_of([])[0]:
                 return
 

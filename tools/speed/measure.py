@@ -9,7 +9,7 @@ the long one and so flatters the ratio. Memory is the peak above what the proces
 from __future__ import annotations
 
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,14 +45,12 @@ def alone(task: str, **given: Any) -> Found:
     return found
 
 
-def held() -> float:
-    """MB of memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize() / 1e6
-
-
-def peak() -> float:
-    """MB of memory that this process held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def memory_of(name: str) -> float:
+    """MB of memory that this process holds now (``VmRSS``) or held at most (``VmHWM``)."""
+    told = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    if told is None:  # ru_maxrss is no substitute: it also holds what the process was that started this one
+        raise RuntimeError(f"/proc/self/status does not tell {name}; memory is measured on Linux")
+    return int(told[1]) * 1024 / 1e6
 
 
 # ----- conversion -----
@@ -67,9 +65,9 @@ def conversion(file: str, method: str, place: str, out: str, settings: Found) ->
     from onnxsal.runtime.session import optimised
 
     onnxsal.convert(ROOT / "models" / "tiny" / "cnn.onnx", "fullgrad")
-    before, begin = held(), time.perf_counter()
+    before, begin = memory_of("VmRSS"), time.perf_counter()
     converted = onnxsal.convert(file, method, runs_on=place, **settings)
-    found: Found = {"convert_s": time.perf_counter() - begin, "convert_mb": peak() - before, "nodes": len(converted.graph.node)}
+    found: Found = {"convert_s": time.perf_counter() - begin, "convert_mb": memory_of("VmHWM") - before, "nodes": len(converted.graph.node)}
     Path(out).write_bytes(converted.SerializeToString())
     found["size"] = Path(out).stat().st_size / Path(file).stat().st_size
     return found | {"reorders": reorders(optimised(out).graph)}
@@ -202,8 +200,8 @@ def floor(file: str, converted: str, batch: int, rounds: int, seconds: float) ->
 def memory(path: str, batch: int) -> Found:
     """MB that a session takes at most, opened and run once, and the seconds of opening it."""
     session(str(ROOT / "models" / "tiny" / "cnn.onnx"), 1)
-    before, begin = held(), time.perf_counter()
+    before, begin = memory_of("VmRSS"), time.perf_counter()
     opened = session(path, 1)
     seconds = time.perf_counter() - begin
     opened.run(None, feed(opened, batch))
-    return {"peak_mb": peak() - before, "open_s": seconds}
+    return {"peak_mb": memory_of("VmHWM") - before, "open_s": seconds}

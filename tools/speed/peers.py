@@ -23,14 +23,14 @@ def forward(network: Any, x: Any, target: Any) -> Run:
     return run
 
 
-def captum(name: str, **settings: Any) -> Callable[[Any, Any, Any], Run]:
-    """A method of Captum by its class, of the predicted class."""
+def captum(name: str, **fixed: Any) -> Callable[..., Run]:
+    """A method of Captum by its class, of the predicted class, with ``fixed`` settings and a number of steps, if it has such."""
 
-    def made(network: Any, x: Any, target: Any) -> Run:
+    def made(network: Any, x: Any, target: Any, **steps: int) -> Run:
         from captum import attr
 
         method = getattr(attr, name)(network)
-        return lambda: method.attribute(x, target=target, **settings)
+        return lambda: method.attribute(x, target=target, **fixed, **steps)
 
     return made
 
@@ -52,7 +52,7 @@ def epsilon_plus(network: Any, x: Any, target: Any) -> Run:
     return run
 
 
-def grad_cam(name: str) -> Callable[[Any, Any, Any], Run]:
+def grad_cam(name: str) -> Callable[..., Run]:
     """A method of pytorch-grad-cam by its class, at the last convolution."""
 
     def made(network: Any, x: Any, target: Any) -> Run:
@@ -66,13 +66,12 @@ def grad_cam(name: str) -> Callable[[Any, Any, Any], Run]:
     return made
 
 
-STEPS = 50
-PEERS: dict[str, tuple[str, str, Callable[[Any, Any, Any], Run]]] = {
+PEERS: dict[str, tuple[str, str, Callable[..., Run]]] = {
     "PyTorch, forward": ("", "torch", forward),
     "Captum Saliency": ("gradient", "captum", captum("Saliency")),
     "Captum GuidedBackprop": ("guided_backprop", "captum", captum("GuidedBackprop")),
     "Captum DeepLift": ("deeplift", "captum", captum("DeepLift")),
-    "Captum IntegratedGradients": ("integrated_gradients", "captum", captum("IntegratedGradients", n_steps=STEPS, internal_batch_size=5)),
+    "Captum IntegratedGradients": ("integrated_gradients", "captum", captum("IntegratedGradients", internal_batch_size=5)),
     "Zennit EpsilonPlus": ("lrp_epsilon_plus", "zennit", epsilon_plus),
     "pytorch-grad-cam FullGrad": ("fullgrad", "pytorch_grad_cam", grad_cam("FullGrad")),
     "pytorch-grad-cam GradCAM": ("gradcam", "pytorch_grad_cam", grad_cam("GradCAM")),
@@ -85,9 +84,12 @@ def peers_of(methods: list[str]) -> list[str]:
     return [name for name, (method, _, _) in PEERS.items() if not method or method in methods]
 
 
-def peer(name: str, file: str, threads: int, batch: int, rounds: int, seconds: float) -> Found:
-    """Times of one peer, as ``timing`` tells them. Raises ``RuntimeError`` where its package is not installed."""
-    method, package, make = PEERS[name]
+def peer(name: str, file: str, threads: int, batch: int, steps: int, rounds: int, seconds: float) -> Found:
+    """Times of one peer, which takes so many ``steps`` (0: it has none), as ``timing`` tells them.
+
+    Raises ``RuntimeError`` where its package is not installed.
+    """
+    _, package, make = PEERS[name]
     for wanted in ("torch", package):
         if importlib.util.find_spec(wanted) is None:
             raise RuntimeError(f"skipped: {wanted} is not installed")
@@ -106,7 +108,7 @@ def peer(name: str, file: str, threads: int, batch: int, rounds: int, seconds: f
         x = torch.from_numpy(next(iter(fed.values()))).requires_grad_()
         with torch.no_grad():
             target = network(x).argmax(1)
-        run = make(network, x, target)
+        run = make(network, x, target, **({"n_steps": steps} if steps else {}))
         times = pairs(lambda plain=plain, fed=fed: plain.run(None, fed), run, clock, rounds, seconds)
         found |= {f"{kind}{key}": value for key, value in ratios(times).items()}
-    return found | ({"per_step": found["ratio"] / STEPS} if method == "integrated_gradients" else {})
+    return found | ({"per_step": found["ratio"] / steps} if steps else {})
