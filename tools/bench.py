@@ -87,10 +87,16 @@ def measured(file: Path, method: str, place: str, asked: argparse.Namespace) -> 
             found |= alone("conversion", file=str(file), method=method, place=place, out=out, settings=settings)
         found |= alone("memory", path=out or str(file), batch=asked.batch)
         found |= alone("timing", file=str(file), converted=out, threads=asked.threads, batch=asked.batch, **rounds)
-        found |= alone("floor", file=str(file), converted=out, batch=asked.batch, **rounds)
+        found |= in_units_of_plain(alone("shares", path=out or str(file), batch=asked.batch, **rounds), found["ratio"])
     except RuntimeError as error:
         return {"failed": told(error)}
     return found | ({"per_step": found["ratio"] / count} if count else {})
+
+
+def in_units_of_plain(shares: dict[str, Any], ratio: float) -> dict[str, Any]:
+    """Shares of a run that takes ``ratio`` times plain inference."""
+    kernels = {name: share * ratio for name, share in shares["kernels"].items()}
+    return {"floor": shares["floor"] * ratio, "kernels": kernels}
 
 
 def told(error: RuntimeError) -> str:

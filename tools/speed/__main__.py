@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
-from tools.speed.measure import conversion, floor, memory, timing
+from tools.speed.measure import conversion, memory, shares, timing
 from tools.speed.peers import peer
 
-TASKS = {f.__name__: f for f in (conversion, memory, timing, floor, peer)}
+TASKS = {f.__name__: f for f in (conversion, memory, timing, shares, peer)}
 
 if __name__ == "__main__":
     print(json.dumps(TASKS[sys.argv[1]](**json.loads(sys.argv[2]))))

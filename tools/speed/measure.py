@@ -179,19 +179,19 @@ def profile(path: str, batch: int, runs: int) -> list[Counter[str]]:
     return found
 
 
-def floor(file: str, converted: str, batch: int, rounds: int, seconds: float) -> Found:
-    """How many times plain inference the convolutions and products of the converted file take alone, and all kernels by their name.
+def shares(path: str, batch: int, rounds: int, seconds: float) -> Found:
+    """The share that each kernel has in a run, by its name, and that of all ``PRODUCTS`` together (``floor``).
 
-    Kernels that hold graphs (``Loop``, ``If``) are left out: what they run is counted. Without a ``converted`` file: of plain inference.
+    Shares, since a profile tells the time on the wall, of which others may take a part, but then of all kernels. Kernels that hold graphs
+    (``Loop``, ``If``) are left out: what they run is counted.
     """
-    plain = profile(file, batch, rounds)
-    method = plain
-    if converted:
-        whole = float(np.median([p[""] for p in profile(converted, batch, 1)])) / 1e3
-        method = profile(converted, batch, int(min(rounds, max(1, seconds / max(whole, 1e-6)))))
-    base = float(np.median([p[""] for p in plain]))
-    kernels = {k: float(np.median([p[k] for p in method])) / base for k in set().union(*method) - {"", "Loop", "If", "Scan"}}
-    return {"floor": sum(kernels.get(k, 0.0) for k in PRODUCTS), "kernels": dict(sorted(kernels.items(), key=lambda item: -item[1]))}
+    begin = time.perf_counter()
+    profile(path, batch, 1)
+    each = (time.perf_counter() - begin) / (1 + WARM)
+    runs = profile(path, batch, int(min(rounds, max(1, seconds / max(each, 1e-6)))))
+    kernels = {k: float(np.median([r[k] / r[""] for r in runs])) for k in set().union(*runs) - {"", "Loop", "If", "Scan"}}
+    floor = sum(kernels.get(k, 0.0) for k in PRODUCTS)
+    return {"floor": floor, "kernels": dict(sorted(kernels.items(), key=lambda item: -item[1]))}
 
 
 # ----- memory -----
