@@ -177,7 +177,9 @@ def term_sum(build: Build, term: BiasTerm) -> Value:
     with op.at(site.step.node):
         product = channel_sums(op, signal, term.bias)
         if product is None and channel is not None and rank > 2 and channel in axes:
-            signal = op.ReduceSum(signal, [a for a in axes if a != channel], keepdims=1)
+            tokens = (rank, channel, samples) == (3, 2, 0) and not (alone and site.y.dim(0) != 1)
+            others = [a for a in axes if a != channel]
+            signal = channel_sum(op, signal, site.y.shape) if tokens else op.ReduceSum(signal, others, keepdims=1)
         product = times(op, site.step.node, signal, term.bias) if product is None else product
         total = op.ReduceSum(product, axes, keepdims=0) if axes else product
         if alone:
