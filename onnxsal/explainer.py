@@ -108,8 +108,7 @@ class Explainer:
         built_in = adopt(ask)
         self._adopted = built_in is not None
         self._providers = ask.resolved
-        told = REQUIRED if ask.fixed_batch and ask.target is None else OPTIONAL  # what may be left out has no size that could be fixed
-        ask = replace(ask.on(self._providers), target_input=ask.target_input or told, runs_on=ask.runs_on or runs_on(self._providers))
+        ask = replace(ask.on(self._providers), target_input=ask.target_input or OPTIONAL, runs_on=ask.runs_on or runs_on(self._providers))
         self._waiting: tuple[ExampleNeeded, Ask] | None = None
         try:
             self._open(built_in or conversion(ask, opened=False), ask)
