@@ -26,10 +26,10 @@ from onnxsal.graph.emit import ON_CUDA, PREFIX
 from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source
 from onnxsal.runtime.batches import Batches, batch_names, fixed_batch, joined, row_count
-from onnxsal.runtime.card import OnDevice, rows_at, where_it_lies
 from onnxsal.runtime.finite import all_finite
 from onnxsal.runtime.labels import find_label
-from onnxsal.runtime.providers import HOST, runs_on
+from onnxsal.runtime.on_device import OnDevice, rows_at, where_it_lies
+from onnxsal.runtime.providers import runs_on
 from onnxsal.runtime.session import Session, Tensor
 
 Arrays = Mapping[str, Any]
@@ -63,7 +63,7 @@ BATCH = 16
 
 
 @dataclass(frozen=True)
-class Run:
+class Portion:
     """The samples from ``begin`` to ``end`` of ``count``: the model's inputs, the other inputs, and the classes asked for."""
 
     feed: Arrays
@@ -138,7 +138,7 @@ class Explainer:
         self._built_in = {k: v for k, v in stored.items() if k in can_be_fed and len(v) > 1}
         self._constants = {k: v for k, v in stored.items() if k not in can_be_fed}
         least = max(map(len, self._constants.values()), default=1)  # the rows of a constant belong to the samples of one run
-        self._batches = Batches(max(int(ask.batch_size or BATCH), least), fixed, self.session.place != HOST and least == 1)
+        self._batches = Batches(max(int(ask.batch_size or BATCH), least), fixed, runs_on(self.session.obtained) == ON_CUDA and least == 1)
 
     def _sizes(self, proto: onnx.ModelProto, wanted: int | None) -> tuple[int | None, dict[str, int] | None]:
         """The number of rows that every run has, by the file or as ``wanted``, and the sizes of the names that are fixed with it.
@@ -215,13 +215,15 @@ class Explainer:
         targets = self._targets(target, count)
         extra = self._extra(optional, count)
         begin = time.perf_counter()
-        runs = [Run(feed, extra, targets, begins, ends, count) for begins, ends in self._batches.cut(count)]
+        runs = [Portion(feed, extra, targets, begins, ends, count) for begins, ends in self._batches.cut(count)]
         parts = [self._run_on_device(runs)] if on_device else [self._run(run) for run in runs]
         seconds = time.perf_counter() - begin
         arrays = joined(parts, [run.end - run.begin for run in runs])
         told, built_in = arrays[f"{self._prefix}explained_class"], self._target in self._constants
         refuse_other_class(self.conversion.question, told, targets, arrays, self._told_by == FIXED, built_in)
-        return self._explanation(arrays, seconds, lambda i: self._fed(Run(feed, extra, targets, i, i + 1, count), self._batches.fixed or 1))
+        return self._explanation(
+            arrays, seconds, lambda i: self._fed(Portion(feed, extra, targets, i, i + 1, count), self._batches.fixed or 1)
+        )
 
     def _extra(self, optional: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         """What is fed beside the model's own inputs and the class, checked."""
@@ -253,7 +255,7 @@ class Explainer:
 
     def _wild(self, name: str, array: np.ndarray | OnDevice) -> int:
         """How many values of an input mean nothing; those of one that may have gaps are counted on the host, wherever it lies."""
-        if isinstance(array, OnDevice) and array.place != self.session.place:
+        if isinstance(array, OnDevice) and array.device != self.session.device:
             return 0  # the session refuses it
         if array.dtype is None or array.dtype.kind != "f" or (name not in self._gaps and all_finite(array, self.session.obtained)):
             return 0
@@ -289,7 +291,7 @@ class Explainer:
 
     def _boxes(self, feed: Arrays) -> int:
         """How many boxes the model lists for one sample. Raises ``TargetError`` for none, and for more than anybody looks at."""
-        many = int(self._run(Run(feed, {}, np.zeros(1, np.int64), 0, 1, 1))[f"{self._prefix}box_count"][0])
+        many = int(self._run(Portion(feed, {}, np.zeros(1, np.int64), 0, 1, 1))[f"{self._prefix}box_count"][0])
         if not 0 < many <= MOST_BOXES:
             raise TargetError(f"the model lists {many} box(es), of which every one is asked for: between 1 and {MOST_BOXES} are explained.")
         return many
@@ -311,13 +313,13 @@ class Explainer:
             raise TargetError(f"target '{label}' is a label, but no labels were given; pass labels=, or an index.")
         return find_label(self.labels, label)
 
-    def _run(self, run: Run) -> dict[str, Any]:
+    def _run(self, run: Portion) -> dict[str, Any]:
         """One run, filled up; the results of what fills it are dropped."""
         size, rows = run.end - run.begin, self._rows(run)
         results = self.session.run(self._fed(run, rows))
         return {k: v[:size] if row_count(v) == rows else v for k, v in results.items()}
 
-    def _run_on_device(self, runs: Sequence[Run]) -> dict[str, Any]:
+    def _run_on_device(self, runs: Sequence[Portion]) -> dict[str, Any]:
         """The only run, whose results stay on the device but for what is one number for each sample. Raises ``InputError``."""
         size = runs[0].end - runs[0].begin
         if len(runs) > 1 or size != (self._batches.fixed or size):
@@ -328,11 +330,11 @@ class Explainer:
         results = self.session.run(self._fed(runs[0], size), staying=staying)
         return {k: np.asarray(v) if isinstance(v, OnDevice) and v.ndim < 2 else v for k, v in results.items()}
 
-    def _rows(self, run: Run) -> int:
+    def _rows(self, run: Portion) -> int:
         """The rows that a run has."""
         return self._batches.rows(run.end - run.begin, tuple((k, v.shape[1:]) for k, v in run.feed.items() if k in self._per_sample))
 
-    def _fed(self, run: Run, size: int) -> dict[str, Any]:
+    def _fed(self, run: Portion, size: int) -> dict[str, Any]:
         """What the session is fed with in a run, filled up to ``size`` rows with copies of the last."""
         rows = np.minimum(np.arange(run.begin, run.begin + size), run.end - 1)
         batch = {k: rows_at(v, rows) if k in self._per_sample else v for k, v in run.feed.items()}

@@ -15,10 +15,10 @@ from onnxsal.errors import InputError
 class Batches:
     """How many samples a run takes, and how many rows it is filled up to.
 
-    At most ``size`` samples are run at once; where the batch is ``fixed``, a run has exactly that many rows. Where a size that was never run
-    is planned anew (``fills``: on CUDA, .3 to 7 s), a run is filled up to the smallest number of rows that was run before, with samples of
-    the same shapes, and holds its samples: so the last, smaller batch of several has the size of those before it. What fills are copies of
-    the last sample, and what comes of them is dropped.
+    At most ``size`` samples are run at once; where the batch is ``fixed``, a run has exactly that many rows. Where a size that was never
+    run is planned anew (``fills``: on CUDA, .3 to 7 s), a run is filled up to the smallest number of rows that was run before, with samples
+    of the same shapes, and holds its samples: so the last, smaller batch of several has the size of those before it. What fills are copies
+    of the last sample, and what comes of them is dropped.
     """
 
     def __init__(self, size: int, fixed: int | None, fills: bool) -> None:

@@ -17,8 +17,8 @@ import onnx
 import onnxruntime as ort
 
 from onnxsal.protos import graphs_of
-from onnxsal.runtime.card import OnDevice
-from onnxsal.runtime.providers import CPU, CUDA, HOST, Place, Resolved
+from onnxsal.runtime.on_device import OnDevice
+from onnxsal.runtime.providers import CPU, CUDA, HOST, Device, Resolved
 
 GRAPH_ID, PLAIN = "gpu_graph_id", -1
 """The option of a run that names its CUDA graph, and the number of a run that is none."""
@@ -95,7 +95,7 @@ def plain(options: ort.RunOptions) -> ort.RunOptions:
 
 
 def run_bound(
-    session: ort.InferenceSession, names: Sequence[str], arrays: Fed, options: ort.RunOptions, place: Place, staying: Collection[str]
+    session: ort.InferenceSession, names: Sequence[str], arrays: Fed, options: ort.RunOptions, device: Device, staying: Collection[str]
 ) -> list[Any]:
     """A run that reads arrays where they lie, and leaves the outputs ``staying`` on the session's device (the others are numpy's)."""
     binding = session.io_binding()
@@ -105,7 +105,7 @@ def run_bound(
         else:
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
     for name in names:
-        binding.bind_output(name, *(place if name in staying else HOST))
+        binding.bind_output(name, *(device if name in staying else HOST))
     binding.synchronize_inputs()  # what another library still computes into them is waited for
     session.run_with_iobinding(binding, options)
     binding.synchronize_outputs()
@@ -116,20 +116,20 @@ def run_bound(
 class Bound:
     """The buffers of one set of names and shapes, and the graph that was captured on them."""
 
-    def __init__(self, session: ort.InferenceSession, names: Sequence[str], arrays: Fed, place: Place, number: int) -> None:
+    def __init__(self, session: ort.InferenceSession, names: Sequence[str], arrays: Fed, device: Device, number: int) -> None:
         """Runs twice: as it is, which tells the shapes of the outputs and raises what a run raises; then captured.
 
         Raises ``NotCaptured``.
         """
         self._session, self._number = session, number
         self._inputs = {
-            name: ort.OrtValue.ortvalue_from_shape_and_type(list(array.shape), array.dtype, *place) for name, array in arrays.items()
+            name: ort.OrtValue.ortvalue_from_shape_and_type(list(array.shape), array.dtype, *device) for name, array in arrays.items()
         }
         self._binding = session.io_binding()
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
         for name in names:
-            self._binding.bind_output(name, *place)
+            self._binding.bind_output(name, *device)
         self._fill(arrays)
         self._run(PLAIN)
         self._outputs = dict(zip(names, self._binding.get_outputs(), strict=True))
@@ -171,8 +171,8 @@ class Bound:
 class Capture:
     """A session whose runs are CUDA graphs, one for each set of names and shapes that is fed."""
 
-    def __init__(self, session: ort.InferenceSession, place: Place) -> None:
-        self._session, self._place = session, place
+    def __init__(self, session: ort.InferenceSession, device: Device) -> None:
+        self._session, self._device = session, device
         self._bound: dict[Any, Bound] = {}
         self._lock = threading.Lock()  # buffers are shared by all runs of one set
 
@@ -184,6 +184,6 @@ class Capture:
                 return self._bound[key].run(arrays, staying)
             if len(self._bound) == MOST:
                 return None
-            bound = Bound(self._session, names, arrays, self._place, len(self._bound) + 1)
+            bound = Bound(self._session, names, arrays, self._device, len(self._bound) + 1)
             self._bound[key] = bound
             return bound.results(staying)

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import onnx
 
-from onnxsal.runtime.card import OnDevice
+from onnxsal.runtime.on_device import OnDevice
 from onnxsal.runtime.providers import Resolved
 from onnxsal.runtime.session import Session, open_session
 

@@ -19,10 +19,10 @@ from onnxsal.errors import ProviderError, near_miss
 ProviderChoice = str | tuple[str, Mapping[str, Any]]
 Providers = ProviderChoice | Sequence[ProviderChoice] | None
 Resolved = list[tuple[str, dict[str, str]]]
-Place = tuple[str, int]
+Device = tuple[str, int]
 """A device as ONNX Runtime names it, and its number."""
 
-HOST: Place = ("cpu", 0)
+HOST: Device = ("cpu", 0)
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -87,7 +87,7 @@ def search(name: str) -> dict[str, str]:
     return {"cudnn_conv_algo_search": "HEURISTIC"} if name == CUDA else {}
 
 
-def place_of(obtained: Resolved) -> Place:
+def device_of(obtained: Resolved) -> Device:
     """Where the tensors of a session lie: the card of its first provider, or the host's memory."""
     name, options = obtained[0]
     return ("cuda", int(options.get("device_id", 0))) if name in (CUDA, TENSORRT) else HOST

@@ -10,7 +10,7 @@ import numpy as np
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from onnxsal.errors import InputError, ModelError, OnnxsalError
-from onnxsal.runtime.card import OnDevice
+from onnxsal.runtime.on_device import OnDevice
 from onnxsal.untrusted import library_text
 
 _OPENING = (

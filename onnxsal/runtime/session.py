@@ -24,8 +24,8 @@ from onnxsal.limits import limit, refuse_over
 from onnxsal.litter import temporary_folder
 from onnxsal.protos import graphs_of
 from onnxsal.runtime import capture
-from onnxsal.runtime.card import DTYPES, OnDevice
-from onnxsal.runtime.providers import CUDA, HOST, Place, Providers, Resolved, not_obtained, place_of, resolve, rounds, silent_loading
+from onnxsal.runtime.on_device import DTYPES, OnDevice
+from onnxsal.runtime.providers import CUDA, Device, Providers, Resolved, device_of, not_obtained, resolve, rounds, silent_loading
 from onnxsal.runtime.refusals import open_error, run_error
 from onnxsal.untrusted import library_text
 
@@ -61,7 +61,7 @@ class Session:
 
     ``providers`` are those it really has, ``provider_options`` what was set for them, as ONNX Runtime reports it; ``obtained`` is both, as
     ``open_session`` takes it for a session like this one; ``weights`` are fed to it in every run. ``rounds`` says why results may be less
-    exact than float32 ('' = they are not). ``place`` is the device that its tensors lie on. ``hindered`` says why runs that were to be CUDA
+    exact than float32 ('' = they are not). ``device`` is the one that its tensors lie on. ``hindered`` says why runs that were to be CUDA
     graphs are none ('' = nothing hinders, or nobody asked).
     """
 
@@ -76,7 +76,7 @@ class Session:
         options = {name: {k: told.get(name, {}).get(k, v) for k, v in asked.get(name, {}).items()} for name in self.providers}
         self.provider_options: dict[str, dict[str, str]] = {name: set_ for name, set_ in options.items() if set_}
         self.obtained: Resolved = list(options.items())
-        self.place = place_of(self.obtained)
+        self.device = device_of(self.obtained)
         self.rounds = rounds(self.obtained)
         self.inputs = tuple(t for t in map(_tensor, session.get_inputs()) if t.name not in self._weights)
         self.optional = tuple(map(_tensor, session.get_overridable_initializers()))
@@ -97,7 +97,7 @@ class Session:
 
     def captured(self, reopen: Callable[[], ort.InferenceSession]) -> Session:
         """The same session, whose runs are CUDA graphs; where one cannot be captured, it goes on as what ``reopen`` returns, without."""
-        self._capture, self._reopen = capture.Capture(self._session, self.place), reopen
+        self._capture, self._reopen = capture.Capture(self._session, self.device), reopen
         return self
 
     @property
@@ -128,7 +128,7 @@ class Session:
         self._spent += time.monotonic() - begin
         return dict(zip(names, values, strict=True))
 
-    def _values(self, names: Sequence[str], arrays: Mapping[str, Any], options: ort.RunOptions, staying: Collection[str]) -> Sequence[Any]:
+    def _values(self, names: Sequence[str], arrays: dict[str, Any], options: ort.RunOptions, staying: Collection[str]) -> Sequence[Any]:
         """The outputs, by the first way that is open to this run: a CUDA graph, bound to where its arrays lie, or copied both ways."""
         try:
             if self._capture is not None and (values := self._capture.run(names, arrays, staying)) is not None:
@@ -137,7 +137,7 @@ class Session:
             assert self._reopen is not None
             self._capture, self.hindered, self._session = None, library_text(refused), self._reopen()
         if staying or any(isinstance(array, OnDevice) for array in arrays.values()):
-            return capture.run_bound(self._session, names, self._weights | arrays, options, self.place, staying)
+            return capture.run_bound(self._session, names, self._weights | arrays, options, self.device, staying)
         return self._session.run(names, self._weights | arrays, options)
 
     def _check_outputs(self, names: Iterable[str]) -> None:
@@ -151,21 +151,21 @@ class Session:
                     f"output '{name}' is {kind}, which numpy cannot hold; append a Cast to float32 to the model, or leave it out."
                 )
 
-    def _check_feed(self, feed: Feed) -> dict[str, Array]:
+    def _check_feed(self, feed: Feed) -> dict[str, Any]:
         for name, value in feed.items():
             if name not in self._accepted:
                 listing = ", ".join(map(str, self._accepted.values()))
                 raise InputError(f"the model has no input '{name}', only {listing}{near_miss(name, self._accepted)}.")
-            if isinstance(value, OnDevice) and value.place != self.place:
-                raise InputError(f"input '{name}' lies on {_at(value.place)}, and the session runs on {_at(self.place)}: move it there.")
+            if isinstance(value, OnDevice) and value.device != self.device:
+                raise InputError(f"input '{name}' lies on {_at(value.device)}, and the session runs on {_at(self.device)}: move it there.")
         missing = [str(t) for t in self.inputs if t.name not in feed]
         if missing:
             raise InputError(f"inputs are missing: {', '.join(missing)}. Given: {', '.join(feed) or 'none'}.")
         return {name: _checked(self._accepted[name], value) for name, value in feed.items()}
 
 
-def _at(place: Place) -> str:
-    return ":".join(map(str, place))
+def _at(device: Device) -> str:
+    return ":".join(map(str, device))
 
 
 def has_loop(model: onnx.ModelProto) -> bool:
@@ -260,7 +260,7 @@ def _open_captured(model: onnx.ModelProto, options: ort.SessionOptions, wanted: 
         except capture.NotCaptured as refused:
             why = library_text(refused)
     found = Session(opened(), wanted)
-    found.hindered = (capture.on_the_cpu(found._session) or why) if found.place != HOST else ""
+    found.hindered = why if found.providers[0] == CUDA else ""
     return found
 
 
@@ -334,7 +334,7 @@ def _tensor(arg: Any) -> Tensor:
     return Tensor(arg.name, arg.type, DTYPES.get(arg.type), sizes)
 
 
-def _checked(tensor: Tensor, value: Any) -> Array:
+def _checked(tensor: Tensor, value: Any) -> Any:
     """``value`` as an array of the declared type and shape, or an error; nothing is converted behind the caller's back but plain lists."""
     if not tensor.type.startswith("tensor("):
         return value  # a sequence or map: ONNX Runtime's to judge

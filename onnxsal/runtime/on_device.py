@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxsal.errors import InputError
-from onnxsal.runtime.providers import HOST, Place
+from onnxsal.runtime.providers import HOST, Device
 
 _SAME_NAME = ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128")
 DTYPES: dict[str, np.dtype[Any]] = {f"tensor({name})": np.dtype(name) for name in _SAME_NAME}
@@ -38,7 +38,7 @@ class OnDevice:
         return source if isinstance(source, cls) else cls(ort.OrtValue.from_dlpack(source), source)
 
     @property
-    def place(self) -> Place:
+    def device(self) -> Device:
         """The device that it lies on."""
         kind, number = self.value.__dlpack_device__()
         return DEVICES.get(int(kind), self.value.device_name()), int(number)
@@ -62,7 +62,7 @@ class OnDevice:
 
     def copy(self) -> OnDevice:
         """The same numbers in memory of their own, on the same device."""
-        held = ort.OrtValue.ortvalue_from_shape_and_type(list(self.shape), self.dtype, *self.place)
+        held = ort.OrtValue.ortvalue_from_shape_and_type(list(self.shape), self.dtype, *self.device)
         held.update_inplace(self.value)
         return OnDevice(held)
 
@@ -82,7 +82,7 @@ class OnDevice:
         return self.value.__dlpack_device__()
 
     def __repr__(self) -> str:
-        return f"OnDevice({self.dtype}{list(self.shape)} on {':'.join(map(str, self.place))})"
+        return f"OnDevice({self.dtype}{list(self.shape)} on {':'.join(map(str, self.device))})"
 
 
 def where_it_lies(value: Any, name: str) -> np.ndarray | OnDevice:
