@@ -1,7 +1,7 @@
 """One step of relevance through an affine map: what every LRP rule is made of.
 
     Z = sum_t J(w_t) a_t + b        a forward run of the node on modified activations a_t and weights w_t
-    s = R / Z                       0 where Z is 0: nothing is divided by a dead sum
+    s = R / Z                       of a dead sum, Z = 0, nothing arrives: every part of it is 0
     R_in = sum_t a_t * J(w_t)^T s   the node's own gradient, on the same weights
 
 A rule says which (a_t, w_t) there are. What does not arrive at the input is written into the book: the share of the bias,
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from onnx import helper
 
 from onnxsal.backward.book import Book
@@ -27,7 +28,8 @@ from onnxsal.ops.registry import kept, spec_of, units_of, vjp
 from onnxsal.ops.statements import Roles
 
 TINY = 1e-20
-"""Sums up to this are dead: their relevance is counted as leaked, not divided by them."""
+"""Sums up to this are dead: their relevance leaks. Added to sums whose parts all have one sign, it divides by no zero, and what leaks is
+TINY sum s: R of a dead sum, of any other less than rounding."""
 
 BIASES = ("absorb", "ignore", "distribute")
 
@@ -67,8 +69,8 @@ class Affine:
             inputs[self.weight_at] = self.weight if weight is None else weight
         return inputs
 
-    def forward(self, op: Emit, a: Value, weight: Value | None = None) -> Value:
-        """J(w) a, without the bias."""
+    def forward(self, op: Emit, a: Value, weight: Value | None = None, shift: Value | None = None) -> Value:
+        """J(w) a, without the bias; ``shift`` [units] in its place."""
         if self.node.attr("training_mode"):
             raise UnsupportedError(
                 f"{self.node.label}: it normalises by the statistics of the batch it is given, so it is no map of one sample; "
@@ -76,9 +78,13 @@ class Affine:
             )
         inputs = self._inputs(op, a, weight)
         for i in self.roles.shifts:
-            shift = self.node.optional(i)
-            if shift is not None:
-                inputs[i] = None if self.node.may_omit(i) else zeros_like(op, shift)
+            own = self.node.optional(i)
+            if own is not None:
+                inputs[i] = None if self.node.may_omit(i) else zeros_like(op, own)
+        if shift is not None:
+            (place,) = self.roles.shifts
+            inputs += [None] * (place + 1 - len(inputs))
+            inputs[place] = shift
         made = op.clone(self.node, inputs)
         return Value(made.name, 0, self.z.shape)
 
@@ -100,6 +106,12 @@ class Affine:
             )
         upper = (sign > 0) != self.roles.flips(self.node)
         return op.cached(("part", weight.name, upper), lambda: op.Relu(weight) if upper else op.Min(weight, 0.0))
+
+    @property
+    def per_unit(self) -> bool:
+        """Whether it takes a bias with one number for each unit, as a convolution does."""
+        spec = spec_of(self.node)
+        return spec is not None and spec.family == "linear" and self.roles.shifts == (2,) and self.z.shape is not None and self.z.rank > 2
 
     def positive_input(self) -> bool:
         """Whether the activation is never negative, whatever the model's input."""
@@ -142,7 +154,7 @@ class Division:
     """One sum that relevance is divided by: its terms, the bias in it, the relevance that goes through it.
 
     ``total`` is the sum where it is known already. ``sign`` tells that it is never negative (1), never positive (-1), or either (0).
-    ``spread`` gives the relevance of dead sums to all inputs of the unit in equal parts, where it would leak.
+    ``spread`` gives the relevance of dead sums, of which the sign is known, to all inputs of the unit in equal parts, where it would leak.
     """
 
     terms: Sequence[Term]
@@ -156,28 +168,56 @@ class Division:
 
 def step(op: Emit, affine: Affine, part: Division) -> Value:
     """The relevance that one part sends to the input."""
-    total = part.total
-    if total is None:
-        runs = [affine.forward(op, a, w) for a, w in part.terms]
-        for run in [*runs, *([] if part.bias is None else [part.bias])]:
-            total = run if total is None else op.Add(total, run)
-        assert total is not None
-        total = Value(total.name, 0, affine.z.shape)
-    sent: Value | None = None
-    if part.epsilon and part.sign:
-        added = float(part.sign * part.epsilon)
-        s = over(op, affine.node, part.relevance, op.Add(total, added))
-        enter(op, affine, s, part.bias, lambda book: op.Mul(book.total(op, affine.node.y, _over_flat(op, affine, s)), added))
-    elif part.epsilon:
+    if part.sign:
+        return _by_signed_sum(op, affine, part)
+    total = _sum(op, affine, part, 0.0) if part.total is None else part.total
+    if part.epsilon:
         signed = signed_epsilon(op, total, part.epsilon)
         s = over(op, affine.node, part.relevance, op.Add(total, signed))
         enter(op, affine, s, part.bias, lambda book: book.total(op, affine.node.y, s, signed))
     else:
         alive = _alive(op, total, part.sign)
         s = op.Div(part.relevance, op.Where(alive, total, float("inf")))
-        if part.spread:
-            sent = share_among_inputs(op, affine, op.Where(alive, 0.0, part.relevance))
-        enter(op, affine, s, part.bias, None if part.spread else lost(op, affine, part.relevance, s, total))
+        enter(op, affine, s, part.bias, lost(op, affine, part.relevance, s, total))
+    return _sent(op, affine, part, s, None)
+
+
+def _by_signed_sum(op: Emit, affine: Affine, part: Division) -> Value:
+    """Of a sum whose parts all have one sign: s = R / (Z + e) with that sign. What leaks, e sum s, is of dead sums: it can be spread."""
+    added = float(part.sign * (part.epsilon or TINY))
+    divisor = _sum(op, affine, part, added) if part.total is None else op.Add(part.total, added)
+    s = over(op, affine.node, part.relevance, divisor)
+    if part.spread:
+        enter(op, affine, s, part.bias, None)
+        return _sent(op, affine, part, s, share_among_inputs(op, affine, s, added))
+    leaks(op, affine, s, part.bias, added)
+    return _sent(op, affine, part, s, None)
+
+
+def leaks(op: Emit, affine: Affine, s: Value, bias: Value | None, added: float) -> None:
+    """Write down the bias's share, and what leaks where ``added`` stands in the divisor beside the sum: R - s Z = s ``added``."""
+    enter(op, affine, s, bias, lambda book: op.Mul(book.total(op, affine.node.y, _over_flat(op, affine, s)), added))
+
+
+def _sum(op: Emit, affine: Affine, part: Division, added: float) -> Value:
+    """The sum of the terms and the bias, and ``added``: as the bias of a convolution, where the node is one."""
+    channels, bias = affine.z.dim(1) if affine.per_unit else None, part.bias
+    if channels is not None and (added or bias is not None):
+        small = op.const(np.full((channels, *[1] * (affine.z.rank - 2)), added, op.np_dtype))
+        shift = small if bias is None else op.Add(bias, small)
+        (a, w), *others = part.terms
+        parts = [affine.forward(op, a, w, op.Reshape(shift, [-1])), *(affine.forward(op, a, w) for a, w in others)]
+    else:
+        parts = [*(affine.forward(op, a, w) for a, w in part.terms), *([] if bias is None else [bias])]
+        parts[0] = op.Add(parts[0], added) if added else parts[0]
+    total = parts[0]
+    for one in parts[1:]:
+        total = op.Add(total, one)
+    return Value(total.name, 0, affine.z.shape)
+
+
+def _sent(op: Emit, affine: Affine, part: Division, s: Value, sent: Value | None) -> Value:
+    """sum_t a_t * J(w_t)^T s, beside what was ``sent`` already."""
     for a, w in part.terms:
         back = affine.backward(op, s, w)
         share = guard(op, affine.node, back, op.Mul(a, back))
@@ -257,14 +297,15 @@ def _slides(affine: Affine) -> bool:
     return units is not None and bool(units.slides) and affine.position == 0
 
 
-def share_among_inputs(op: Emit, affine: Affine, share: Value) -> Value:
-    """A share of each element of z, in equal parts to all inputs of that element.
+def share_among_inputs(op: Emit, affine: Affine, share: Value, factor: float = 1.0) -> Value:
+    """``factor`` times a share of each element of z, in equal parts to all inputs of that element.
 
     Where every unit sees every channel of the input, one channel with a kernel of ones stands for all of them.
     """
     carried = present(op, affine.node.model, affine.a)
     thin = None if carried is not None else _one_channel(affine)
     if thin is None:
+        share = share if factor == 1.0 else op.Mul(share, factor)
         _, weight, count = fan_in(op, affine)
         sent = affine.backward(op, by_live_sums(op, share, count), weight)
         if carried is None:
@@ -275,7 +316,7 @@ def share_among_inputs(op: Emit, affine: Affine, share: Value) -> Value:
     view, channels = thin
     _, weight, count = fan_in(op, view)
     summed = channel_sum(op, share, affine.z.shape)
-    return view.backward(op, by_live_sums(op, summed, op.Mul(count, float(channels))), weight)
+    return view.backward(op, by_live_sums(op, summed, op.Mul(count, float(channels) / factor)), weight)
 
 
 def _one_channel(affine: Affine) -> tuple[Affine, int] | None:

@@ -9,8 +9,8 @@ from onnxsal.backward.registry import rule
 from onnxsal.backward.walk import walk_of
 from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Signals, Value
-from onnxsal.graph.helpers import over, times, unbroadcast
-from onnxsal.ops.registry import spec_of, vjp
+from onnxsal.graph.helpers import like_shape, over, times, unbroadcast
+from onnxsal.ops.registry import family_of, spec_of, vjp
 from onnxsal.ops.statements import Roles
 
 
@@ -38,10 +38,21 @@ def rescale(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e-7) 
     (m, *_), twin, i = dys, reference_of(op, node), _one_active(node)
     assert m is not None
     moved, near = _difference(op, node.input(i), twin.input(i), threshold)
+    if family_of(node) == "activation" and not node.wild:
+        derivative = vjp(op, _plainly(node), [op.const(1.0)])[i]
+        slope = op.Where(near, derivative, op.Div(op.Sub(node.y, twin.y), moved))  # where the divisor is 0 the quotient is not taken
+        return [op.Mul(m, slope) if j == i else None for j in range(len(node.proto.input))]
     slope = over(op, node, op.Sub(node.y, twin.y), op.Where(near, 1.0, moved))
     derivative = vjp(op, node, dys)[i]
     assert derivative is not None
     return [op.Where(near, derivative, times(op, node, m, slope)) if j == i else None for j in range(len(node.proto.input))]
+
+
+def _plainly(node: NodeView) -> NodeView:
+    """The node, masked by choices rather than products: beside quotients nothing is in the blocked layout."""
+    view = node.replaced(node.inputs, node.y)
+    view.finite = False
+    return view
 
 
 def _difference(op: Emit, x: Value, x0: Value, threshold: float) -> tuple[Value, Value]:
@@ -58,7 +69,9 @@ def rescale_max(op: Emit, node: NodeView, dys: Signals, *, threshold: float = 1e
         raise UnsupportedError(f"{node.label}: rule 'rescale_max' is known for the largest element of windows and axes only.")
     larger = op.Max(node.y, twin.y)
     gained = vjp(op, node, [times(op, node, m, op.Sub(larger, twin.y))])[0]
-    lost = vjp(op, twin, [times(op, node, m, op.Sub(node.y, larger))])[0]
+    # what goes back to the reference is each sample's own, and the reference may be one for all
+    each = Value(op.cached(("each", twin.x.name), lambda: like_shape(op, twin.x, node.x)).name, 0, node.x.shape)
+    lost = vjp(op, twin.replaced([each, *twin.inputs[1:]], twin.y), [times(op, node, m, op.Sub(node.y, larger))])[0]
     assert gained is not None
     assert lost is not None
     moved, near = _difference(op, node.x, twin.x, threshold)

@@ -20,6 +20,7 @@ from onnxsal.backward.affine import (
     by_live_sums,
     enter,
     fan_in,
+    leaks,
     lost,
     share_among_inputs,
     step,
@@ -209,7 +210,7 @@ def wplus(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5, bias
     shift = affine.bias if bias == "absorb" else None
     total = total if shift is None else op.Add(total, shift)
     s = op.Div(r, op.Add(total, float(epsilon)))
-    enter(op, affine, s, shift, lost(op, affine, r, s, total))
+    leaks(op, affine, s, shift, float(epsilon))
     back = affine.backward(op, s, up)
     return _to(affine, back if ones and carried is None else op.Mul(a, back))
 
@@ -272,7 +273,7 @@ def as_average(op: Emit, node: NodeView, dys: Signals, *, epsilon: float = 1e-5)
     mean = op.AveragePool(node.x, kernel_shape=strides, strides=strides)
     s = op.Div(r, op.Add(mean, float(epsilon)))
     affine = Affine(node, 0, node.x, node.y, None)
-    enter(op, affine, s, None, lost(op, affine, r, s, mean))
+    leaks(op, affine, s, None, float(epsilon))
     back = vjp(op, pooled, [s])[0]
     assert back is not None
     return node.grads(op.Mul(node.x, back))

@@ -118,6 +118,9 @@ def make_plan(model: Model, method: Method, wrt: Sequence[str], starts: Sequence
             + "\nKnown operators: `onnxsal ops`. A rule file of your own (`--rules mine.toml`) can name a rule for a family or node."
         )
     plan = _plan(method, wrt, starts, found, steps)
+    finite = not any(step.node.wild for step in plan.every)
+    for step in plan.every:
+        step.node.finite = finite
     return replace(plan, notes=_notes(method, list(plan.every)))
 
 

@@ -140,6 +140,10 @@ class Emit:
         known: T = self._cache[key]
         return known
 
+    def found(self, key: Any) -> Any:
+        """What was ``cached`` under the key, or ``None``."""
+        return self._cache.get(key)
+
     # ----- nodes -----
 
     def _unique(self, stem: str) -> str:
@@ -202,8 +206,10 @@ class Emit:
         return value
 
     def declarations(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.ValueInfoProto]:
-        """What is ``declared`` of the tensors that ``nodes`` make, if these are ``MANY``."""
-        if len(nodes) <= MANY:
+        """What is ``declared`` of the tensors that ``nodes`` make, if these are ``MANY``, or if they run on the CPU: there a product or a sum
+        stays in the blocked layout only if ONNX Runtime sees that its operands have the same shape.
+        """
+        if len(nodes) <= MANY and self.runs_on != ON_CPU:
             return []
         made = {name for node in nodes for name in node.output}
         return [info for name, info in self._declared.items() if name in made]

@@ -86,7 +86,8 @@ class NodeView:
 
     What a plan adds to its own views: ``wants[i]`` tells a rule whether input i needs a signal (a rule returns ``None`` for the others),
     ``tags`` what the node does, ``fold`` the ``Fold`` that a relevance rule sees in its place. ``wild`` are the inputs that may hold
-    infinities or what is no number, and -1 where its output or slope may be such (empty: all is finite); ``norm`` tells that it is the root
+    infinities or what is no number, and -1 where its output or slope may be such (empty: all is finite); ``finite``: neither here nor
+    anywhere behind it on the walk is there such a number, so no signal can be infinite; ``norm`` tells that it is the root
     of a sum of squares, whose slope at 0 is taken as 0. ``shares``: input -> the part of a product's signal that it takes, where factors
     share it. ``passage`` says how a signal crosses the graphs that the node runs (``None``: it runs none), and ``around`` are the tensors
     that these read and that need a signal.
@@ -104,6 +105,7 @@ class NodeView:
         self.fold: Any = None
         self.wild: frozenset[int] = frozenset()
         self.norm = False
+        self.finite = False
         self.shares: dict[int, float] = {}
         self.passage: Any = None
         self.around: tuple[str, ...] = ()
@@ -181,7 +183,7 @@ class NodeView:
         """A node of another operator on the same first input and output, as rules that put one operator for another see it."""
         proto = helper.make_node(op_type, [self.proto.input[0]], [self.proto.output[0]], name=self.name, **attributes)
         view = NodeView(self.model, proto, self.index)
-        view.wants = self.wants[:1]
+        view.wants, view.finite = self.wants[:1], self.finite
         return view
 
     def may_omit(self, i: int) -> bool:

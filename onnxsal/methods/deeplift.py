@@ -5,8 +5,9 @@ from __future__ import annotations
 from onnxsal.backward.walk import Walk
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError
+from onnxsal.graph import Model, Value
 from onnxsal.graph.helpers import like_shape, recast, signal_type
-from onnxsal.graph.replay import dependents, replay, replica
+from onnxsal.graph.replay import dependents, reads_inputs, replay, replica
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed, score_of, scores
 
@@ -24,8 +25,8 @@ def deeplift(build: Build) -> Result:
     plan = build.plan()
     plan.refuse_graphs("the reference may run other graphs, or other steps, than the input does")
     prefix = op.apart("reference")
-    reference = like_shape(op, build.baseline(), x)
     view = replica(question.model, x.name, [start.name], prefix)
+    reference = _reference(build, build.baseline(), view)
     replay(op, view, f"{prefix}/{x.name}", reference)
     twins = zip(dependents(question.model, x.name, [start.name]), view.nodes, strict=True)
     op.walk = Walk(reference={n.index: twin for n, twin in twins})
@@ -34,5 +35,21 @@ def deeplift(build: Build) -> Result:
     moved = op.Sub(x, reference)
     attribution = build.contribution(op.Mul(multipliers, moved), moved)
     rows = scores(op, question, view.value(f"{prefix}/{start.name}"))
+    rows = op.Expand(rows, op.Concat(op.Shape(build.head.chosen.target), [1], axis=0))
     before = recast(op, score_of(op, rows, build.head.chosen), signal_type(start), op.dtype)
     return Result(attribution, build.relative_error(build.sum_per_sample(attribution), op.Sub(build.head.score, before)))
+
+
+def _reference(build: Build, baseline: Value, view: Model) -> Value:
+    """The reference x0 as the model is fed with it: one sample for all, or as many as the baseline has rows. The rules compare it with
+    every sample; where it is a constant, ONNX Runtime runs the model on it when it loads.
+
+    One for each sample where the model's batch is fixed, or where it reads another input, which has a row for each.
+    """
+    op, question = build.op, build.question
+    x = question.x
+    if not question.batched or question.fixed_batch or reads_inputs(question.model, view):
+        return like_shape(op, baseline, x)
+    tail = (x.shape or ())[1:]
+    known = op.const([1, *tail]) if all(isinstance(d, int) for d in tail) else op.Concat([1], op.Shape(op.raw(x), start=1), axis=0)
+    return op.Expand(baseline, known)

@@ -18,6 +18,7 @@ from onnxsal.facts import booked
 from onnxsal.facts.axes import Layout, Picture, layouts
 from onnxsal.facts.reach import data_tensors
 from onnxsal.facts.wild import level_axis
+from onnxsal.forms.masks import channel_sums
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_shape, recast, reshape_target, signal_type, times, zeros_like
 from onnxsal.graph.infer import Shape
@@ -174,9 +175,10 @@ def term_sum(build: Build, term: BiasTerm) -> Value:
     axes = list(range(rank)) if alone else [a for a in range(rank) if a != samples]
     signal, channel = term.signal, site.channel
     with op.at(site.step.node):
-        if channel is not None and rank > 2 and channel in axes:
+        product = channel_sums(op, signal, term.bias)
+        if product is None and channel is not None and rank > 2 and channel in axes:
             signal = op.ReduceSum(signal, [a for a in axes if a != channel], keepdims=1)
-        product = times(op, site.step.node, signal, term.bias)
+        product = times(op, site.step.node, signal, term.bias) if product is None else product
         total = op.ReduceSum(product, axes, keepdims=0) if axes else product
         if alone:
             total = op.Reshape(total, [1])

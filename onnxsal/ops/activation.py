@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from onnxsal.errors import UnsupportedError
+from onnxsal.forms import masks
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import is_zero, mask, result_seen, times, unbroadcast
 from onnxsal.ops import edges, squashing
@@ -26,7 +27,7 @@ from onnxsal.ops.statements import ANY, Range, RangeOf
 )
 def relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy where y > 0, else 0; the derivative at x = 0 is 0."""
-    return [mask(op, op.Greater(node.y, 0.0), dy)]
+    return [masks.where_positive(op, node, node.y, dy)]
 
 
 def _leaky_range(node: NodeView, of: RangeOf) -> Range:
@@ -46,7 +47,7 @@ def leaky_relu(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     alpha = float(node.attr("alpha"))
     # x and y have the same sign, and reading y alone leaves the activation fused into the convolution before it
     sign = node.y if alpha >= 0 else node.x
-    return [op.Where(op.Greater(sign, 0.0), dy, op.Mul(dy, alpha))]
+    return [masks.leaky(op, node, sign, dy, alpha)]
 
 
 def _prelu_bias(op: Emit, node: NodeView) -> Value | None:
@@ -160,7 +161,10 @@ def _clip_bias(op: Emit, node: NodeView) -> Value | None:
     for i, hit in zip((1, 2), _clipped(op, node), strict=True):
         if node.want(i):
             held = op.Not(hit) if held is None else op.And(held, op.Not(hit))
-    return None if held is None else mask(op, held, node.y)
+    if held is None:
+        return None
+    rest, alone = mask(op, held, node.y), node.wants == (True, False, False)
+    return masks.keeps_top(op, node, node.y, 6.0, rest) if alone and _is_relu6(node) else rest
 
 
 def _is_relu6(node: NodeView) -> bool:
@@ -236,7 +240,10 @@ def _clip_range(node: NodeView, of: RangeOf) -> Range:
 )
 def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy where min <= x <= max (a ReLU6, from 0 to 6: where 0 < x < 6), else 0; dmin, dmax: the sums of dy over what they hold."""
-    dx = mask(op, _passes(op, node), dy) if node.want(0) else None
+    dx = None
+    if node.want(0):
+        dx = masks.where_inside(op, node, node.y, dy, 6.0) if _is_relu6(node) else None
+        dx = mask(op, _passes(op, node), dy) if dx is None else dx
     if not (node.want(1) or node.want(2)):
         return node.grads(dx)
     low, high = (
@@ -257,7 +264,7 @@ def clip(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 )
 def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy y (1 - y)."""
-    return [op.Mul(dy, op.Mul(node.y, op.Sub(1.0, node.y)))]
+    return [op.Mul(dy, op.Mul(node.y, masks.complement(op, node.y, node.y)))]
 
 
 @gradient_of(
@@ -270,8 +277,9 @@ def sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 )
 def hard_sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = alpha dy where 0 < y < 1, else 0."""
-    inside = op.And(op.Greater(node.y, 0.0), op.Less(node.y, 1.0))
-    return [mask(op, inside, op.Mul(dy, float(node.attr("alpha"))))]
+    scaled = op.Mul(dy, float(node.attr("alpha")))
+    inside = masks.where_inside(op, node, node.y, scaled, 1.0)
+    return [mask(op, op.And(op.Greater(node.y, 0.0), op.Less(node.y, 1.0)), scaled) if inside is None else inside]
 
 
 @gradient_of(
@@ -284,8 +292,7 @@ def hard_sigmoid(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 )
 def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = (x / 3 + 1/2) dy where |x| < 3, dy above, 0 below."""
-    curve = op.Mul(dy, op.Add(op.Mul(node.x, 1 / 3), 0.5))
-    return [op.Where(op.Less(op.Abs(node.x), 3.0), curve, mask(op, op.Greater(node.x, 0.0), dy))]
+    return [masks.hard_swish(op, node, node.x, dy)]
 
 
 @gradient_of(
@@ -300,7 +307,7 @@ def hard_swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 )
 def tanh(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy (1 - y^2)."""
-    return [op.Mul(dy, op.Sub(1.0, op.Mul(node.y, node.y)))]
+    return [op.Mul(dy, masks.complement(op, op.Mul(node.y, node.y), node.y))]
 
 
 @gradient_of(
@@ -386,7 +393,7 @@ def swish(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     alpha = float(node.attr("alpha"))
     x = node.x if alpha == 1.0 else op.Mul(node.x, alpha)
     s = op.Sigmoid(x)
-    return [op.Mul(dy, op.Mul(s, op.Add(op.Mul(x, op.Sub(1.0, s)), 1.0)))]
+    return [op.Mul(dy, op.Add(op.Mul(op.Mul(x, s), masks.complement(op, s, node.x)), s))]
 
 
 def _thresholded_range(node: NodeView, of: RangeOf) -> Range:

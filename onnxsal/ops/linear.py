@@ -100,7 +100,7 @@ def _bias_gradient(op: Emit, node: NodeView, dy: Value) -> Value | None:
 def conv(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx[s p + d k - b] += dy[p] W[k];  dW[k] = sum_p dy[p] x[s p + d k - b];  db = sum dy."""
     window, weight, group = window_of(op, node), node.input(1), node.attr("group", 1)
-    dx = spread(op, dy, weight, window, group) if node.want(0) else None
+    dx = spread(op, dy, weight, window, group, like=node.x) if node.want(0) else None
     dw = correlate(op, node.x, dy, weight, window, group) if node.want(1) else None
     return node.grads(dx, dw, _bias_gradient(op, node, dy))
 

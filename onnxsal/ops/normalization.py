@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxsal.forms.scale import per_channel
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import dim_of, mask, reshape_like, unbroadcast, zeros_like
 from onnxsal.ops import edges
@@ -320,7 +321,7 @@ def batch_norm(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         return [*_statistical(op, node, dy)[:3], *stored]
     lift = _channels(node.x.rank)
     slope = _slope(op, node, node.input(1), node.input(4))
-    dx = op.Mul(dy, _lift(op, slope, lift)) if node.want(0) else None
+    dx = per_channel(op, dy, slope, _lift(op, slope, lift)) if node.want(0) else None
     dscale = dbias = dmean = dvar = None
     if node.want(2) or node.want(3):
         dbias = _lower(op, dy, node, node.input(2), lift)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 from onnx import helper
 
+from onnxsal.forms.enlarge import repeated
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, join
 from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_like
@@ -121,7 +122,7 @@ def _boxes(op: Emit, g: Value, x: Value, window: Window, value: float) -> Value:
     channels = x.dim(1)
     if channels is not None:
         weight = op.Expand(box, [channels, 1] + [1] * len(kernel)) if channels > 1 else box
-        return spread(op, g, Value(weight.name, 0, (channels, 1, *kernel)), window, group=channels, mirrored=True)
+        return spread(op, g, Value(weight.name, 0, (channels, 1, *kernel)), window, group=channels, mirrored=True, like=x)
     # How many channels there are is not known: each counts as a sample of its own.
     alone = op.Reshape(g, join(op, np.asarray([-1, 1]), window.small))
     return reshape_like(op, spread(op, alone, box, window, mirrored=True), x)
@@ -203,9 +204,8 @@ def global_average_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | Non
     sizes = [node.x.dim(a) for a in range(2, node.x.rank)]
     known = [s for s in sizes if s is not None]
     if len(known) == len(sizes):
-        scaled = op.Mul(dy, 1.0 / max(math.prod(known), 1))  # of no elements there is no gradient
-    else:
-        scaled = op.Div(dy, cast(op, op.Div(op.Size(op.raw(node.x)), op.Max(op.Size(op.raw(node.y)), 1))))
+        return [repeated(op, dy, node.x, 1.0 / max(math.prod(known), 1))]  # of no elements there is no gradient
+    scaled = op.Div(dy, cast(op, op.Div(op.Size(op.raw(node.x)), op.Max(op.Size(op.raw(node.y)), 1))))
     return [like_shape(op, scaled, node.x)]
 
 

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 
 from onnxsal.errors import UnsupportedError
+from onnxsal.forms.choice import blocked
+from onnxsal.forms.enlarge import spaced, strided
+from onnxsal.forms.scale import taken_in
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import END, Ints, calc, crop_or_pad, join, sizes
 
@@ -174,15 +177,19 @@ def transposed_window_of(op: Emit, node: NodeView) -> Window:
 # ----- the three maps -----
 
 
-def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mirrored: bool = False) -> Value:
+def spread(
+    op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mirrored: bool = False, like: Value | None = None
+) -> Value:
     """large[s p + d k - b] += g[p] W[k], the adjoint of a convolution with ``weight`` [channels of g, channels of large / group, *kernel].
 
     At stride 1 a Conv with the kernel turned around, which ONNX Runtime does about twice as fast as ConvTranspose (and which takes
     uneven padding), also depthwise at larger strides; else a ConvTranspose that reaches ``output_padding`` further, where no window
-    came. ``mirrored`` says that the kernel is its own mirror image.
+    came. ``mirrored`` says that the kernel is its own mirror image; ``like`` is the forward tensor that the result is the signal of: with
+    its shape known, forms that suit the place where the file runs are taken.
     """
+    g, weight = taken_in(op, g, weight)
     if _thin(weight, window, group):
-        g, window = _thinned(op, g, window)
+        g, window = _thinned(op, g, weight.dim(0), window, like)
     axes, strides = window.axes, window.strides
     turning = _turned_pads(weight, window, group)
     if turning is not None:
@@ -191,6 +198,8 @@ def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mi
         pads = np.maximum(np.concatenate([before, after]), 0)
         kernel = turned(op, weight, window, group, mirrored)
         return op.Conv(g, kernel, pads=_ints(pads, 0), dilations=_ints(window.dilations, 1), group=_group(group))
+    if (phased := _phased(op, g, weight, window, group, like)) is not None:
+        return phased
     attributes = {"strides": _ints(strides, 1), "dilations": _ints(window.dilations, 1), "group": _group(group)}
     if window.pads is None or window.slack is None:
         more = np.maximum(strides - 1 - (0 if window.pads is None else window.pads[1]), 0)
@@ -275,16 +284,31 @@ def _thin(weight: Value, window: Window, group: int) -> bool:
     return depthwise and len(window.axes) == 2 and bool(np.prod(window.kernel) > np.prod(window.strides) > 1)
 
 
-def _thinned(op: Emit, g: Value, window: Window) -> tuple[Value, Window]:
+def _phased(op: Emit, g: Value, weight: Value, window: Window, group: int, like: Value | None) -> Value | None:
+    """The form for strided dense windows, where it fits."""
+    known = [window.kernel, window.begin, window.small]
+    if like is None or like.shape is None or group > 1 or np.any(window.dilations > 1) or len(window.axes) != 2:
+        return None
+    if weight.static is None or not all(isinstance(size, np.ndarray) for size in known):
+        return None
+    small = Value(g.name, 0, (like.shape[0], weight.dim(0), *map(int, np.asarray(window.small))))
+    taps, begin = np.asarray(window.kernel), np.asarray(window.begin)
+    return strided(op, small, lambda: turned(op, weight, window), taps, window.strides, begin, like)
+
+
+def _thinned(op: Emit, g: Value, channels: int | None, window: Window, like: Value | None) -> tuple[Value, Window]:
     """``g`` with zeros between its elements, and the stride-1 windows that meet it so: then a turned depthwise Conv does (2 x faster)."""
     strides, small = window.strides, np.asarray(window.small)
+    end = np.asarray(window.end) - np.asarray(window.slack) + strides - 1
+    spaced_window = replace(window, small=small * strides, strides=np.ones_like(strides), end=end, exact=False, ceil=False)
+    wide_like = None if like is None or like.shape is None else Value("", 0, (like.shape[0], channels, *map(int, small * strides)))
+    if wide_like is not None and blocked(op, wide_like):
+        return spaced(op, g, [int(s) for s in strides], wide_like), spaced_window
     wide = op.Resize(
         g, None, np.asarray([1, 1, *strides], np.float32), mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
     )
     rows, columns = (np.tile(np.eye(1, s, dtype=op.np_dtype)[0], n) for s, n in zip(strides, small, strict=True))
-    end = np.asarray(window.end) - np.asarray(window.slack) + strides - 1
-    spaced = replace(window, small=small * strides, strides=np.ones_like(strides), end=end, exact=False, ceil=False)
-    return op.Mul(wide, op.Mul(rows.reshape(-1, 1), columns)), spaced
+    return op.Mul(wide, op.Mul(rows.reshape(-1, 1), columns)), spaced_window
 
 
 def turned(op: Emit, weight: Value, window: Window, group: int = 1, mirrored: bool = False) -> Value:
