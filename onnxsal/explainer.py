@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import numpy_helper
 
 from onnxsal.ask.class_names import classes_of, names_in, refuse_misfit
@@ -22,15 +22,24 @@ from onnxsal.facade.adopt import adopt, original_outputs
 from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, place_index, refuse_other_class, target_index
 from onnxsal.facts.gaps import takes_gaps
-from onnxsal.graph.emit import PREFIX
+from onnxsal.graph.emit import ON_CUDA, PREFIX
 from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source
+from onnxsal.runtime.batches import Batches, batch_names, fixed_batch, joined, row_count
+from onnxsal.runtime.finite import all_finite
 from onnxsal.runtime.labels import find_label
+from onnxsal.runtime.on_device import OnDevice, rows_at, where_it_lies
 from onnxsal.runtime.providers import runs_on
 from onnxsal.runtime.session import Session, Tensor
 
-Fed = Callable[[int], dict[str, np.ndarray]]
+Arrays = Mapping[str, Any]
+"""Arrays by name, each of numpy or ``OnDevice``."""
+
+Fed = Callable[[int], dict[str, Any]]
 """What the session is fed with for one sample."""
+
+TOLD = ("explained_score", "residual", "reached", "parts")
+"""Outputs that are a few numbers for each sample."""
 
 ADDED = (
     "attribution",
@@ -53,6 +62,18 @@ BATCH = 16
 """Samples in one run, where nothing else is asked for."""
 
 
+@dataclass(frozen=True)
+class Portion:
+    """The samples from ``begin`` to ``end`` of ``count``: the model's inputs, the other inputs, and the classes asked for."""
+
+    feed: Arrays
+    extra: Arrays
+    targets: np.ndarray | None
+    begin: int
+    end: int
+    count: int
+
+
 class Explainer:
     """Explains batches with one method, in one session that stays open; nothing is kept between calls.
 
@@ -60,7 +81,10 @@ class Explainer:
     ("cpu", "cuda"): what is asked for and not obtained is an error. Float32 is computed as float32; ``tf32=True`` lets CUDA round to
     10 bits of mantissa, which is faster and can spoil a map. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
-    fixed batch is run with that one, its last batch filled up). ``labels`` lets a target be named; one for each class, else
+    fixed batch is run with that one, its last batch filled up). ``fixed_batch`` fixes the batch of a model that leaves it open: every run
+    has that many rows, and what is computed of the batch is computed at opening. Where no input is of open size, runs on CUDA are CUDA
+    graphs, whose kernels are sent to the card as one (``how`` says so, or what hinders it); with an open batch, a run on CUDA is filled up
+    to a size that was run before (``runtime.batches``). ``labels`` lets a target be named; one for each class, else
     ``InputError`` (where none are given, what a classical classifier itself calls its classes). A model that does not tell the number of
     axes of its input is converted by the first ``explain``, with its data as the ``example``. ``target_input`` is "optional" where it is
     not given, as ONNX Runtime's own API runs the model: ``target`` is then the class where ``explain`` is given none.
@@ -100,13 +124,11 @@ class Explainer:
         self.labels = names_in(made.question) if self.labels is None else self.labels
         self.conversion = made
         self._asked = tuple(place for place in ask.places if place.number is None)
-        self.session: Session = open_converted(ask.model, made.proto, self._providers)
         self._prefix = made.prefix
         self._own = original_outputs(made.proto, self._prefix)
         self._per_sample = set(made.question.samples)
-        sizes = [t.shape[0] for t in self.session.inputs if t.name in self._per_sample and t.shape]
-        self._fixed = next((d for d in sizes if isinstance(d, int)), None)
-        self._batch = self._fixed or int(ask.batch_size or BATCH)
+        fixed, sizes = self._sizes(made.proto, ask.fixed_batch)
+        self.session: Session = open_converted(ask.model, made.proto, self._providers, sizes)
         self._target, self._told_by = f"{self._prefix}target", made.target_input
         self._gaps = {t.name for t in self.session.inputs if takes_gaps(made.question.model, t.name)}
         self._by_sample = {self._target, f"{self._prefix}baseline"}
@@ -115,8 +137,23 @@ class Explainer:
         can_be_fed = {t.name for t in self.session.optional}
         self._built_in = {k: v for k, v in stored.items() if k in can_be_fed and len(v) > 1}
         self._constants = {k: v for k, v in stored.items() if k not in can_be_fed}
-        if not self._fixed:  # the rows of a constant belong to the samples of one run
-            self._batch = max([self._batch, *map(len, self._constants.values())])
+        least = max(map(len, self._constants.values()), default=1)  # the rows of a constant belong to the samples of one run
+        self._batches = Batches(max(int(ask.batch_size or BATCH), least), fixed, runs_on(self.session.obtained) == ON_CUDA and least == 1)
+
+    def _sizes(self, proto: onnx.ModelProto, wanted: int | None) -> tuple[int | None, dict[str, int] | None]:
+        """The number of rows that every run has, by the file or as ``wanted``, and the sizes of the names that are fixed with it.
+
+        ``None`` is open. Raises ``InputError`` where what is wanted cannot be.
+        """
+        declared = fixed_batch(proto, self._per_sample)
+        if wanted is not None and (not self._per_sample or declared not in (None, wanted)):
+            has = f"takes {declared} sample(s) at once" if declared else "takes one sample"
+            raise InputError(f"fixed_batch={wanted} cannot be: the model {has}. Leave it out.")
+        fixed = wanted or declared
+        on_card = runs_on(self._providers) == ON_CUDA and (fixed is not None or not self._per_sample)
+        if wanted is None and not on_card:
+            return fixed, None
+        return fixed, dict.fromkeys(batch_names(proto, self._per_sample, f"{self._prefix}target"), fixed or 1)
 
     def __getattr__(self, name: str) -> Any:
         """What a model does not tell before it is fed is refused until then, with what would tell it."""
@@ -143,20 +180,31 @@ class Explainer:
     @property
     def batch_size(self) -> int:
         """Samples per run."""
-        return self._batch
+        return self._batches.size
+
+    @property
+    def how(self) -> str:
+        """How runs are sent to a card, where sizes are fixed: as a CUDA graph, or without, and what hinders ('' = it is no question)."""
+        return self.session.how
 
     def on(self, model: Source) -> Explainer:
         """The same method, parameters and providers on another model, such as one with other weights."""
         return Explainer.of(replace(self.conversion.ask, model=model))
 
-    def explain(self, x: np.ndarray | Mapping[str, np.ndarray], target: Target = None, **optional: np.ndarray) -> Explanation:
-        """Explain a batch: ``x`` is the model's input [N, ...], or a dict of its inputs.
+    def explain(self, x: Any, target: Target = None, *, on_device: bool = False, **optional: np.ndarray) -> Explanation:
+        """Explain a batch: ``x`` is the model's input [N, ...], or a dict of its inputs: arrays, or what hands its memory on by DLPack,
+        such as torch tensors. What lies on the card that the session runs on stays there.
 
         ``target`` is ``None`` (the predicted class of each sample, unless the conversion set another), an index, a label, a tuple
         into a score of higher rank, or one index per sample; or a place ("box:3", "point:120,80", "class:dog@mask") of the kind that the
         model was converted for. Several places of one sample, or every box ("box:*"), are explained in one run, a row for each.
         ``optional`` feeds the converted model's optional inputs, such as ``baseline``. Raises ``InputError`` for infinity, a wrong shape
         or type, and NaN that the model does not replace itself; ``TargetError`` for an unknown class.
+
+        ``on_device`` leaves maps, components and the model's outputs where the session wrote them, as ``OnDevice``, which
+        ``torch.from_dlpack`` takes without a copy; what is one number for each sample comes to the host. That needs one run: as many
+        samples as it takes at most, with a fixed batch exactly so many. Maps are checked on the device (one number of each comes back); the
+        output that is explained is read for its check.
         """
         if self._waiting is not None:
             ask = replace(self._waiting[1], example=x)
@@ -167,13 +215,15 @@ class Explainer:
         targets = self._targets(target, count)
         extra = self._extra(optional, count)
         begin = time.perf_counter()
-        bounds = [(i, min(i + self._batch, count)) for i in range(0, count, self._batch)]
-        parts = [self._run(feed, extra, targets, begins, ends, count) for begins, ends in bounds]
+        runs = [Portion(feed, extra, targets, begins, ends, count) for begins, ends in self._batches.cut(count)]
+        parts = [self._run_on_device(runs)] if on_device else [self._run(run) for run in runs]
         seconds = time.perf_counter() - begin
-        arrays = _joined(parts, [ends - begins for begins, ends in bounds])
+        arrays = joined(parts, [run.end - run.begin for run in runs])
         told, built_in = arrays[f"{self._prefix}explained_class"], self._target in self._constants
         refuse_other_class(self.conversion.question, told, targets, arrays, self._told_by == FIXED, built_in)
-        return self._explanation(arrays, seconds, lambda i: self._batch_of(feed, extra, targets, i, i + 1, count))
+        return self._explanation(
+            arrays, seconds, lambda i: self._fed(Portion(feed, extra, targets, i, i + 1, count), self._batches.fixed or 1)
+        )
 
     def _extra(self, optional: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         """What is fed beside the model's own inputs and the class, checked."""
@@ -188,23 +238,31 @@ class Explainer:
                 raise InputError(f"'{name}' has {len(array)} rows for {count} sample(s); give one, or one per sample.")
         return self._built_in | given
 
-    def _feed(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _feed(self, x: Any) -> dict[str, Any]:
         if isinstance(x, Mapping):
-            feed = {k: np.asarray(v) for k, v in x.items()}
+            feed = {k: where_it_lies(v, k) for k, v in x.items()}
         elif len(self.inputs) == 1:
-            feed = {self.inputs[0].name: np.asarray(x)}
+            feed = {self.inputs[0].name: where_it_lies(x, self.inputs[0].name)}
         else:
             names = ", ".join(map(str, self.inputs))
             raise InputError(f"the model has {len(self.inputs)} inputs ({names}); give a dict with an array for each.")
         for name, array in feed.items():
-            wild = np.isinf if name in self._gaps else _not_finite
-            if array.dtype.kind == "f" and (bad := int(wild(array).sum())):
+            if bad := self._wild(name, array):
                 raise InputError(f"input '{name}' has {bad} value(s) that are NaN or infinite; a map of them would mean nothing.")
             if name in self._per_sample and (array.ndim == 0 or len(array) == 0):
                 raise InputError(f"input '{name}' has shape {list(array.shape)}; it needs a batch axis with at least one sample.")
         return feed
 
-    def _count(self, feed: Mapping[str, np.ndarray]) -> int:
+    def _wild(self, name: str, array: np.ndarray | OnDevice) -> int:
+        """How many values of an input mean nothing; those of one that may have gaps are counted on the host, wherever it lies."""
+        if isinstance(array, OnDevice) and array.device != self.session.device:
+            return 0  # the session refuses it
+        if array.dtype is None or array.dtype.kind != "f" or (name not in self._gaps and all_finite(array, self.session.obtained)):
+            return 0
+        numbers = np.asarray(array)
+        return int((np.isinf(numbers) if name in self._gaps else ~np.isfinite(numbers)).sum())
+
+    def _count(self, feed: Arrays) -> int:
         """The number of samples, of which every input with a batch axis holds one row each."""
         sizes = {name: len(array) for name, array in feed.items() if name in self._per_sample}
         if not sizes:
@@ -214,7 +272,7 @@ class Explainer:
             raise InputError(f"the inputs hold different numbers of samples ({listing}); give one row per sample in each.")
         return next(iter(sizes.values()))
 
-    def _each_place(self, feed: dict[str, np.ndarray], count: int, target: Target) -> tuple[dict[str, np.ndarray], int, Target]:
+    def _each_place(self, feed: dict[str, Any], count: int, target: Target) -> tuple[dict[str, Any], int, Target]:
         """Of one sample and several places (or every box): the sample as often as there are places, and these."""
         places = places_of(target, self.labels) or (self._asked if target is None else ())
         every = any(place.number is None for place in places)
@@ -227,12 +285,13 @@ class Explainer:
             numbers = np.arange(self._boxes(feed))
         if not self._per_sample:
             raise TargetError(f"{len(numbers)} places were given, and all that the model is fed with is one sample: give one at a time.")
-        repeated = {k: np.repeat(v, len(numbers), axis=0) if k in self._per_sample else v for k, v in feed.items()}
+        again = np.zeros(len(numbers), np.int64)
+        repeated = {k: rows_at(v, again) if k in self._per_sample else v for k, v in feed.items()}
         return repeated, len(numbers), numbers
 
-    def _boxes(self, feed: dict[str, np.ndarray]) -> int:
+    def _boxes(self, feed: Arrays) -> int:
         """How many boxes the model lists for one sample. Raises ``TargetError`` for none, and for more than anybody looks at."""
-        many = int(self._run(feed, {}, np.zeros(1, np.int64), 0, 1, 1)[f"{self._prefix}box_count"][0])
+        many = int(self._run(Portion(feed, {}, np.zeros(1, np.int64), 0, 1, 1))[f"{self._prefix}box_count"][0])
         if not 0 < many <= MOST_BOXES:
             raise TargetError(f"the model lists {many} box(es), of which every one is asked for: between 1 and {MOST_BOXES} are explained.")
         return many
@@ -254,35 +313,46 @@ class Explainer:
             raise TargetError(f"target '{label}' is a label, but no labels were given; pass labels=, or an index.")
         return find_label(self.labels, label)
 
-    def _run(
-        self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray | None, begin: int, end: int, count: int
-    ) -> dict[str, np.ndarray]:
-        """One batch; for a fixed batch size the last one is filled up with copies of its last sample, whose results are dropped."""
-        size = end - begin
-        results = self.session.run(self._batch_of(feed, extra, targets, begin, end, count))
-        return {k: v[:size] if _rows(v) == (self._fixed or size) else v for k, v in results.items()}
+    def _run(self, run: Portion) -> dict[str, Any]:
+        """One run, filled up; the results of what fills it are dropped."""
+        size, rows = run.end - run.begin, self._rows(run)
+        results = self.session.run(self._fed(run, rows))
+        return {k: v[:size] if row_count(v) == rows else v for k, v in results.items()}
 
-    def _batch_of(
-        self, feed: dict[str, np.ndarray], extra: dict[str, np.ndarray], targets: np.ndarray | None, begin: int, end: int, count: int
-    ) -> dict[str, np.ndarray]:
-        """What the session is fed with for the samples from ``begin`` to ``end``."""
-        rows = np.minimum(np.arange(begin, begin + (self._fixed or end - begin)), end - 1)
-        batch = {k: v[rows] if k in self._per_sample else v for k, v in feed.items()}
-        if self._told_by != FIXED and targets is not None:
-            batch[self._target] = np.ascontiguousarray(targets[rows])
-        elif self._told_by == REQUIRED and self._target not in feed:
-            batch[self._target] = np.full(1, -1)
-        each = {k: v[rows] if k in self._by_sample and v.ndim and self._per_sample and len(v) == count else v for k, v in extra.items()}
-        return each | batch
+    def _run_on_device(self, runs: Sequence[Portion]) -> dict[str, Any]:
+        """The only run, whose results stay on the device but for what is one number for each sample. Raises ``InputError``."""
+        size = runs[0].end - runs[0].begin
+        if len(runs) > 1 or size != (self._batches.fixed or size):
+            takes = f"exactly {self._batches.fixed}" if self._batches.fixed else f"at most {self._batches.size}"
+            raise InputError(f"on_device needs one run, which takes {takes} sample(s), and {runs[0].count} were given.")
+        told = {f"{self._prefix}{name}" for name in ("explained_class", "compared_class", *TOLD)} - set(self._own)
+        staying = [t.name for t in self.session.outputs if t.name not in told and t.dtype is not None and t.dtype != object]
+        results = self.session.run(self._fed(runs[0], size), staying=staying)
+        return {k: np.asarray(v) if isinstance(v, OnDevice) and v.ndim < 2 else v for k, v in results.items()}
 
-    def _refuse_infinite(self, what: str, array: np.ndarray, name: str, fed: Fed) -> None:
+    def _rows(self, run: Portion) -> int:
+        """The rows that a run has."""
+        return self._batches.rows(run.end - run.begin, tuple((k, v.shape[1:]) for k, v in run.feed.items() if k in self._per_sample))
+
+    def _fed(self, run: Portion, size: int) -> dict[str, Any]:
+        """What the session is fed with in a run, filled up to ``size`` rows with copies of the last."""
+        rows = np.minimum(np.arange(run.begin, run.begin + size), run.end - 1)
+        batch = {k: rows_at(v, rows) if k in self._per_sample else v for k, v in run.feed.items()}
+        if self._told_by != FIXED and run.targets is not None:
+            batch[self._target] = np.ascontiguousarray(run.targets[rows])
+        elif self._told_by == REQUIRED and self._target not in run.feed:
+            batch[self._target] = np.full(self._batches.fixed or 1, -1)
+        mine = {k for k, v in run.extra.items() if k in self._by_sample and v.ndim and self._per_sample and len(v) == run.count}
+        return {k: v[rows] if k in mine else v for k, v in run.extra.items()} | batch
+
+    def _refuse_infinite(self, what: str, array: np.ndarray | OnDevice, name: str, fed: Fed) -> None:
         """Raises ``InputError`` where the numbers ``array`` of the output ``name`` are not finite, with the node that makes them so."""
-        wrong = ~np.isfinite(array)
-        if not wrong.any():
+        if all_finite(array, self.session.obtained):
             return
+        wrong = ~np.isfinite(np.asarray(array))
         sample = int(np.argwhere(wrong)[0][0]) if array.ndim else 0
         why = origin(self.conversion.proto, fed(sample), name, self._prefix, self._providers)
-        where = f" (the first in sample {sample})" if len(array) > 1 else ""
+        where = f" (the first in sample {sample})" if len(wrong) > 1 else ""
         found = f"has {int(wrong.sum())} value(s) that are NaN or infinite{where}"
         raise InputError(f"the {what} of method '{self.method}' {found}, so it is not shown: {why}")
 
@@ -310,7 +380,7 @@ class Explainer:
                 "numbers of the model are too large for its type on this input, or its batch was misread. Report it if neither is so."
             )
 
-    def _explanation(self, arrays: dict[str, np.ndarray], seconds: float, fed: Fed) -> Explanation:
+    def _explanation(self, arrays: dict[str, Any], seconds: float, fed: Fed) -> Explanation:
         added = {name: None if (told := f"{self._prefix}{name}") in self._own else arrays.pop(told, None) for name in ADDED}
         parts = {} if added["parts"] is None else dict(zip(self.conversion.parts, added["parts"].T, strict=True))
         attribution, target, score = added["attribution"], added["explained_class"], added["explained_score"]
@@ -328,7 +398,7 @@ class Explainer:
             if (array := added[name]) is not None:
                 self._refuse_infinite(name.removeprefix("explained_").replace("_", " "), array, f"{self._prefix}{name}", fed)
         if (own := arrays.get(self.conversion.question.output)) is not None:
-            self._refuse_contradiction(own, target, score, fed)
+            self._refuse_contradiction(np.asarray(own), target, score, fed)
         components = {k: v for k, v in arrays.items() if k not in self._own}
         outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}
@@ -352,26 +422,5 @@ class Explainer:
             parts,
             added["compared_class"],
             added["standard_error"],
+            self.how,
         )
-
-
-def _joined(parts: Sequence[Mapping[str, np.ndarray]], sizes: Sequence[int]) -> dict[str, np.ndarray]:
-    """Results of several runs as one: those that hold a row for each sample."""
-    if len(parts) == 1:
-        return dict(parts[0])
-    rows = [k for k in parts[0] if all(_rows(p[k]) == n for p, n in zip(parts, sizes, strict=True))]
-    return {k: _concatenated([p[k] for p in parts]) for k in rows}
-
-
-def _concatenated(results: Sequence[Any]) -> Any:
-    """Arrays, or lists of maps, one after the other."""
-    return list(chain.from_iterable(results)) if isinstance(results[0], list) else np.concatenate(results)
-
-
-def _not_finite(array: np.ndarray) -> np.ndarray:
-    return ~np.isfinite(array)
-
-
-def _rows(result: np.ndarray | list[Any]) -> int | None:
-    """The number of rows of a result: of an array, or of a list of maps (``None``: a number alone)."""
-    return len(result) if isinstance(result, list) or result.ndim else None

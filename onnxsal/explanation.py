@@ -37,7 +37,8 @@ class Explanation:
     float32 [N] the share of the score that reaches the input (relevance methods; else ``None``); ``parts`` what the score is made of, by
     name float32 [N] each (input, position, token type, class token, softmax, biases and so on), where it is divided up; ``doubt`` a
     reason to read all of the maps with care ('' = none); ``provider_options`` the options that were set for each of the ``providers``,
-    such as use_tf32.
+    such as use_tf32; ``how`` whether the run was a CUDA graph, and what hinders it ('' = it was no question). Where an explanation was left
+    on the device, its maps, components and outputs are ``OnDevice``: an index or a measure copies their numbers to the host.
     """
 
     attribution: np.ndarray
@@ -59,6 +60,7 @@ class Explanation:
     parts: dict[str, np.ndarray] = field(default_factory=dict)
     against: np.ndarray | None = None
     standard_error: np.ndarray | None = None
+    how: str = ""
 
     def __len__(self) -> int:
         return len(self.target)
@@ -123,6 +125,7 @@ class Explanation:
             "parts": {name: part.tolist() for name, part in self.parts.items()},
             "providers": self.providers,
             "provider_options": self.provider_options,
+            "how": self.how,
             "seconds": self.seconds,
             "warnings": self.warnings,
         }

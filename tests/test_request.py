@@ -102,8 +102,9 @@ OWN = {("evaluate", "target"), ("audit", "against")}
 """Options with the name of a field that are the command's own: the class of every map, and another model."""
 
 
-def test_black_and_white_alone_have_no_option():
-    assert set(DEFAULTS) | {"model", "method", "parameters"} == SAID | {"black", "white"}
+def test_what_has_no_option():
+    """Colours, which preprocessing gives, and a batch that is fixed, which is for those who hold an explainer open."""
+    assert set(DEFAULTS) | {"model", "method", "parameters"} == SAID | {"black", "white", "fixed_batch"}
 
 
 @pytest.mark.parametrize("verb", LEFT_OUT)

@@ -31,17 +31,22 @@ PREPROCESS = "scale = 0.00392156862745098\nmean = 0.5\nstd = 0.25\nresize = [16,
 Opened = list[dict[str, dict[str, str]]]
 
 
+SEARCH = {"cudnn_conv_algo_search": "HEURISTIC"}
+"""What CUDA is also told, unless the caller says otherwise."""
+
+
 @pytest.mark.parametrize(
     ("given", "tf32", "expected"),
     [
         (None, False, [(CPU, {})]),
-        ("cuda", False, [(CUDA, {"use_tf32": "0"})]),
-        ("cuda", True, [(CUDA, {"use_tf32": "1"})]),
-        ("cuda,cpu", True, [(CUDA, {"use_tf32": "1"}), (CPU, {})]),
-        (("cuda", {"use_tf32": 1}), False, [(CUDA, {"use_tf32": "1"})]),
-        (("cuda", {"use_tf32": 0}), True, [(CUDA, {"use_tf32": "0"})]),
-        ([("cuda", {"device_id": 1}), "cpu"], False, [(CUDA, {"use_tf32": "0", "device_id": "1"}), (CPU, {})]),
-        (["tensorrt", "cuda"], True, [(TENSORRT, {}), (CUDA, {"use_tf32": "1"})]),
+        ("cuda", False, [(CUDA, {"use_tf32": "0"} | SEARCH)]),
+        ("cuda", True, [(CUDA, {"use_tf32": "1"} | SEARCH)]),
+        ("cuda,cpu", True, [(CUDA, {"use_tf32": "1"} | SEARCH), (CPU, {})]),
+        (("cuda", {"use_tf32": 1}), False, [(CUDA, {"use_tf32": "1"} | SEARCH)]),
+        (("cuda", {"use_tf32": 0}), True, [(CUDA, {"use_tf32": "0"} | SEARCH)]),
+        (("cuda", {"cudnn_conv_algo_search": "EXHAUSTIVE"}), False, [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"})]),
+        ([("cuda", {"device_id": 1}), "cpu"], False, [(CUDA, {"use_tf32": "0", "device_id": "1"} | SEARCH), (CPU, {})]),
+        (["tensorrt", "cuda"], True, [(TENSORRT, {}), (CUDA, {"use_tf32": "1"} | SEARCH)]),
         ("openvino", False, [(OPENVINO, {"precision": "FP32"})]),
         (("openvino", {"device_type": "GPU"}), False, [(OPENVINO, {"precision": "FP32", "device_type": "GPU"})]),
         (("openvino", {"device_type": "NPU"}), False, [(OPENVINO, {"precision": "ACCURACY", "device_type": "NPU"})]),
@@ -103,7 +108,7 @@ def test_every_session_of_an_explainer_and_its_record_agree(opened: Opened, give
     stored = json.loads(found.save(tmp_path / "x").with_suffix(".json").read_text())
     for told in (found.summary, found[1].summary, stored):
         assert told["providers"] == [CUDA, CPU]
-        assert told["provider_options"] == {CUDA: {"use_tf32": use}}
+        assert told["provider_options"] == {CUDA: {"use_tf32": use} | SEARCH}
     assert not found.warnings
 
 
@@ -165,7 +170,7 @@ def test_every_command_with_a_provider(opened: Opened, command: Callable[[Path],
     assert result.exit_code == 0, result.stderr
     assert opened
     assert all(asked[CUDA]["use_tf32"] == str(int(tf32)) for asked in opened)
-    assert f"{CUDA} (use_tf32={int(tf32)})" in result.stdout
+    assert f"{CUDA} (use_tf32={int(tf32)}, cudnn_conv_algo_search=HEURISTIC)" in result.stdout
     refused = CliRunner().invoke(app, [*map(str, command(tmp_path)), "--tf32"])
     assert refused.exit_code == 2
     assert "tf32 is a way in which CUDA" in refused.stderr

@@ -32,7 +32,8 @@ from onnxsal.runtime.feeds import fed_inputs
 from onnxsal.runtime.preprocess import as_type
 from onnxsal.runtime.probe import compare_models, first_run, gaps_of, refuse_other_types
 from onnxsal.runtime.providers import Providers
-from onnxsal.runtime.session import Session, lacks_kernel, open_session, without_kernel
+from onnxsal.runtime.refusals import lacks_kernel, without_kernel
+from onnxsal.runtime.session import Session, open_session
 
 
 def prepared(
@@ -180,11 +181,13 @@ def _open_as_written(proto: onnx.ModelProto) -> None:
         open_session(proto, "cpu", optimise=False, planned=False)
 
 
-def open_converted(source: Source, proto: onnx.ModelProto, providers: Providers) -> Session:
-    """The session of ``proto``, made from ``source``. Raises ``ModelError`` with the reason, and says so where it is the source itself that
-    ONNX Runtime refuses."""
+def open_converted(source: Source, proto: onnx.ModelProto, providers: Providers, sizes: Mapping[str, int] | None = None) -> Session:
+    """The session of ``proto``, made from ``source``; where ``sizes`` fix all that is open, its runs are CUDA graphs if they can be.
+
+    Raises ``ModelError`` with the reason, and says so where it is the source itself that ONNX Runtime refuses.
+    """
     with _blaming_whom(source):
-        return open_session(proto, providers)
+        return open_session(proto, providers, sizes=sizes, graph=sizes is not None)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ Example = np.ndarray | Mapping[str, np.ndarray] | None
 
 DEFAULT_METHOD = "fullgrad"
 
-RUN = ("providers", "tf32", "batch_size")
+RUN = ("providers", "tf32", "batch_size", "fixed_batch")
 """Fields that say how a model is run."""
 
 FED = ("labels", "preprocess")
@@ -64,8 +64,8 @@ class Ask:
     """What is asked of a model, by whatever verb. ``None`` (of ``prefix`` '', of switches ``False``) is not given.
 
     Fields with words are options of the command line too. ``parameters`` are the method's own. ``preprocess`` gives ``black`` and ``white``
-    where these are not given. Raises ``InputError`` for a ``batch_size`` that is no number of samples and
-    for an unknown ``runs_on``.
+    where these are not given. Raises ``InputError`` for a ``batch_size`` or ``fixed_batch`` that is no number of samples, for two that
+    differ, and for an unknown ``runs_on``.
     """
 
     model: Annotated[Source, Said("The ONNX model.")]
@@ -162,6 +162,7 @@ class Ask:
     providers: Annotated[Providers, Said("ONNX Runtime's execution provider; 'cuda,cpu' accepts the CPU where there is no GPU.")] = None
     tf32: Annotated[bool, Said("Let CUDA round float32 to TF32 (10 bits of mantissa): faster, and a map may be far off.")] = False
     batch_size: Annotated[int | None, Said("Samples in one run.")] = None
+    fixed_batch: int | None = None
     parameters: Annotated[
         Mapping[str, Any],
         Said("A parameter of the method (`onnxsal methods NAME`); --n-steps 25 is the same as -p n_steps=25."),
@@ -197,6 +198,7 @@ class Ask:
         providers: Providers = None,
         tf32: bool = False,
         batch_size: int | None = None,
+        fixed_batch: int | None = None,
         **parameters: Any,
     ) -> Ask:
         """The one place where all of it is spelled; what is left over is the method's."""
@@ -204,9 +206,12 @@ class Ask:
         return given.pop("cls")(**given)
 
     def __post_init__(self) -> None:
-        size = self.batch_size
-        if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
-            raise InputError(f"batch_size={size!r} is not a number of samples; give a whole number of 1 or more.")
+        for name in ("batch_size", "fixed_batch"):
+            size = getattr(self, name)
+            if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
+                raise InputError(f"{name}={size!r} is not a number of samples; give a whole number of 1 or more.")
+        if None not in (self.batch_size, self.fixed_batch) and self.batch_size != self.fixed_batch:
+            raise InputError(f"batch_size={self.batch_size} and fixed_batch={self.fixed_batch} differ: give one of them.")
         if self.runs_on is not None and self.runs_on not in RUNS_ON:
             raise InputError(f"runs_on={self.runs_on!r} is no place where files run; give one of {', '.join(RUNS_ON)}.")
 

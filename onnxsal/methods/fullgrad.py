@@ -20,7 +20,7 @@ from onnxsal.facts.reach import data_tensors
 from onnxsal.facts.wild import level_axis
 from onnxsal.forms.masks import channel_sums
 from onnxsal.graph import Emit, NodeView, Value
-from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_shape, recast, signal_type, times, zeros_like
+from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, like_shape, recast, reshape_target, signal_type, times, zeros_like
 from onnxsal.graph.infer import Shape
 from onnxsal.methods.build import Build, Result, wrap
 from onnxsal.methods.head import emit_seed
@@ -312,7 +312,7 @@ class Painter:
         epsilon = EPSILON[self.rescale]
         low, high = op.ReduceMin(strength, spatial, keepdims=1), op.ReduceMax(strength, spatial, keepdims=1)
         if self.rescale == "channel":
-            return self._each_channel(op.Sub(strength, low), op.Sub(high, low), weight, channel)
+            return self._each_channel(op.Sub(strength, low), op.Sub(high, low), weight, channel, shape)
         if weight is not None:
             low, high = op.Mul(low, weight), op.Mul(high, weight)
         low, high = op.ReduceMin(low, [channel], keepdims=1), op.ReduceMax(high, [channel], keepdims=1)
@@ -320,14 +320,15 @@ class Painter:
         summed = self._weighted_sum(strength, weight, channel, shape)
         return op.Squeeze(op.Div(op.Sub(summed, op.Mul(low, count)), op.Add(op.Sub(high, low), epsilon)), [channel])
 
-    def _each_channel(self, above: Value, span: Value, weight: Value | None, channel: int) -> Value:
+    def _each_channel(self, above: Value, span: Value, weight: Value | None, channel: int, shape: Shape) -> Value:
         """sum_c w_c a_c / (w_c span_c + eps): a factor for each channel, so a row times a matrix where channels come first."""
         op, epsilon = self.op, EPSILON["channel"]
         factor = op.Div(1.0 if weight is None else weight, op.Add(span if weight is None else op.Mul(span, weight), epsilon))
         if channel != 1:
             return op.ReduceSum(op.Mul(above, factor), [channel], keepdims=0)
         summed = op.MatMul(op.Reshape(factor, [0, 1, -1]), op.Reshape(above, [0, 0, -1]))
-        return op.Reshape(summed, op.Concat(op.Shape(above, end=1), op.Shape(above, start=2), axis=0))
+        target = reshape_target(op, (shape[0], *shape[2:])) if shape else None
+        return op.Reshape(summed, target or op.Concat(op.Shape(above, end=1), op.Shape(above, start=2), axis=0))
 
     def _weighted_sum(self, strength: Value, weight: Value | None, channel: int, shape: Shape) -> Value:
         """sum_c w_c |f|_c, keeping the axis."""

@@ -24,7 +24,7 @@ from onnxsal.ops.windows import Window, gather, spread, window_of
 def _flat_zeros(op: Emit, x: Value) -> Value:
     """As many zeros as ``x`` has elements."""
     zero = helper.make_tensor("zero", op.dtype, [1], [0.0])
-    return op.ConstantOfShape([math.prod(x.static)] if x.static else op.Reshape(op.Size(op.raw(x)), [1]), value=zero)
+    return op.ConstantOfShape([math.prod(x.static)], value=zero) if x.static else op.Reshape(zeros_like(op, x), [-1])
 
 
 @gradient_of(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,12 +18,15 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from onnxsal.disk import regular
-from onnxsal.errors import InputError, ModelError, OnnxsalError, TargetError, near_miss
+from onnxsal.errors import InputError, ModelError, TargetError, near_miss
 from onnxsal.large import Apart, serialised, write_in_two
 from onnxsal.limits import limit, refuse_over
 from onnxsal.litter import temporary_folder
 from onnxsal.protos import graphs_of
-from onnxsal.runtime.providers import Providers, Resolved, not_obtained, resolve, rounds, silent_loading
+from onnxsal.runtime import capture
+from onnxsal.runtime.on_device import DTYPES, OnDevice
+from onnxsal.runtime.providers import CUDA, Device, Providers, Resolved, device_of, not_obtained, resolve, rounds, silent_loading
+from onnxsal.runtime.refusals import open_error, run_error
 from onnxsal.untrusted import library_text
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -59,17 +61,22 @@ class Session:
 
     ``providers`` are those it really has, ``provider_options`` what was set for them, as ONNX Runtime reports it; ``obtained`` is both, as
     ``open_session`` takes it for a session like this one; ``weights`` are fed to it in every run. ``rounds`` says why results may be less
-    exact than float32 ('' = they are not).
+    exact than float32 ('' = they are not). ``device`` is the one that its tensors lie on. ``hindered`` says why runs that were to be CUDA
+    graphs are none ('' = nothing hinders, or nobody asked).
     """
 
     def __init__(self, session: ort.InferenceSession, wanted: Resolved, weights: Mapping[str, Array] | None = None) -> None:
         self._session = session
         self._weights = dict(weights or {})
+        self.hindered = ""
+        self._capture: capture.Capture | None = None
+        self._reopen: Callable[[], ort.InferenceSession] | None = None
         self.providers: list[str] = session.get_providers()
         asked, told = dict(wanted), session.get_provider_options()
         options = {name: {k: told.get(name, {}).get(k, v) for k, v in asked.get(name, {}).items()} for name in self.providers}
         self.provider_options: dict[str, dict[str, str]] = {name: set_ for name, set_ in options.items() if set_}
         self.obtained: Resolved = list(options.items())
+        self.device = device_of(self.obtained)
         self.rounds = rounds(self.obtained)
         self.inputs = tuple(t for t in map(_tensor, session.get_inputs()) if t.name not in self._weights)
         self.optional = tuple(map(_tensor, session.get_overridable_initializers()))
@@ -88,25 +95,50 @@ class Session:
         self._bound = "loop_seconds" if has_loop(model.light if isinstance(model, Apart) else model) else "probe_seconds"
         return self
 
-    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """The named outputs (all, in the model's order, where none are named); arrays must have the declared types and shapes."""
+    def captured(self, reopen: Callable[[], ort.InferenceSession]) -> Session:
+        """The same session, whose runs are CUDA graphs; where one cannot be captured, it goes on as what ``reopen`` returns, without."""
+        self._capture, self._reopen = capture.Capture(self._session, self.device), reopen
+        return self
+
+    @property
+    def how(self) -> str:
+        """How runs are sent to the card, where that was to be a CUDA graph ('' = it was not)."""
+        return f"without a CUDA graph: {self.hindered}" if self.hindered else "as a CUDA graph" if self._capture else ""
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None, staying: Collection[str] = ()) -> dict[str, Any]:
+        """The named outputs (all, in the model's order, where none are named); arrays must have the declared types and shapes.
+
+        Outputs that are ``staying`` are left on the session's device.
+        """
         names = [t.name for t in self.outputs] if outputs is None else list(outputs)
         self._check_outputs(names)
         arrays = self._check_feed(feed)
-        options, begin = ort.RunOptions(), time.monotonic()
+        options, begin = capture.plain(ort.RunOptions()), time.monotonic()
         options.log_severity_level = _SILENT
         if self._bound:
             refuse_over(self._bound, self._spent, "runs on random data", ModelError)
         try:
             with _stopped(options, limit(self._bound) - self._spent if self._bound else None):
-                values = self._session.run(names, self._weights | arrays, options)
+                values = self._values(names, arrays, options, staying)
         except _RAISED as error:
             self._spent += time.monotonic() - begin
             if options.terminate:
                 refuse_over(self._bound, self._spent, "runs on random data", ModelError)
-            raise _run_error(error, arrays) from error
+            raise run_error(error, arrays) from error
         self._spent += time.monotonic() - begin
         return dict(zip(names, values, strict=True))
+
+    def _values(self, names: Sequence[str], arrays: dict[str, Any], options: ort.RunOptions, staying: Collection[str]) -> Sequence[Any]:
+        """The outputs, by the first way that is open to this run: a CUDA graph, bound to where its arrays lie, or copied both ways."""
+        try:
+            if self._capture is not None and (values := self._capture.run(names, arrays, staying)) is not None:
+                return values
+        except capture.NotCaptured as refused:
+            assert self._reopen is not None
+            self._capture, self.hindered, self._session = None, library_text(refused), self._reopen()
+        if staying or any(isinstance(array, OnDevice) for array in arrays.values()):
+            return capture.run_bound(self._session, names, self._weights | arrays, options, self.device, staying)
+        return self._session.run(names, self._weights | arrays, options)
 
     def _check_outputs(self, names: Iterable[str]) -> None:
         known = {t.name: t for t in self.outputs}
@@ -119,15 +151,21 @@ class Session:
                     f"output '{name}' is {kind}, which numpy cannot hold; append a Cast to float32 to the model, or leave it out."
                 )
 
-    def _check_feed(self, feed: Feed) -> dict[str, Array]:
-        for name in feed:
+    def _check_feed(self, feed: Feed) -> dict[str, Any]:
+        for name, value in feed.items():
             if name not in self._accepted:
                 listing = ", ".join(map(str, self._accepted.values()))
                 raise InputError(f"the model has no input '{name}', only {listing}{near_miss(name, self._accepted)}.")
+            if isinstance(value, OnDevice) and value.device != self.device:
+                raise InputError(f"input '{name}' lies on {_at(value.device)}, and the session runs on {_at(self.device)}: move it there.")
         missing = [str(t) for t in self.inputs if t.name not in feed]
         if missing:
             raise InputError(f"inputs are missing: {', '.join(missing)}. Given: {', '.join(feed) or 'none'}.")
         return {name: _checked(self._accepted[name], value) for name, value in feed.items()}
+
+
+def _at(device: Device) -> str:
+    return ":".join(map(str, device))
 
 
 def has_loop(model: onnx.ModelProto) -> bool:
@@ -161,13 +199,17 @@ def open_session(
     threads: int | None = None,
     spinning: bool = True,
     planned: bool = True,
+    sizes: Mapping[str, int] | None = None,
+    graph: bool = False,
 ) -> Session:
     """Open a path, bytes, ``ModelProto`` or ``Apart`` on the first provider that can be had (``providers.resolve`` says what may be named).
 
     A provider asked for and not obtained is an error unless a fallback was listed after it. ``optimise=False`` runs the graph as it is
     written; ``threads`` limits the threads of one operator (default: one per core). ``spinning=False`` lets threads without work
     sleep: sessions that take turns, as in a timing, then do not slow each other. ``planned=False`` leaves out the plan of which tensors
-    share memory, most of the time of opening a large graph, for a session that hardly runs.
+    share memory, most of the time of opening a large graph, for a session that hardly runs. ``sizes`` gives dimensions that have a name one
+    size for good: what is computed of them is computed at opening. ``graph`` lets runs on CUDA be CUDA graphs, where the model allows it;
+    ``Session.hindered`` says why they are not.
 
     A model whose weights are ``Apart`` is opened without them and fed with them in every run: quick to open and nothing is copied, for a
     session that runs a few times. What is refused so is opened as a whole, which tells whether the model itself is at fault.
@@ -179,34 +221,68 @@ def open_session(
             return open_session(model.whole(), providers, optimise, threads, spinning, planned)
         return opened.fed_with(model.arrays())
     wanted = resolve(providers)
-    with _openable(model) as (what, source):
-        options = ort.SessionOptions()
-        options.log_severity_level = _SILENT
-        levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-        options.enable_mem_pattern = options.enable_mem_reuse = planned
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if not spinning:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        with silent_loading(wanted):
-            session = _create(what, source, options, wanted)
-    return Session(session, wanted)
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.enable_mem_pattern = options.enable_mem_reuse = planned
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, size in (sizes or {}).items():
+        options.add_free_dimension_override_by_name(name, size)
+    if graph and isinstance(model, onnx.ModelProto):
+        return _open_captured(model, options, wanted)
+    wanted = capture.disabled(wanted)
+    return Session(_create(model, options, wanted), wanted)
+
+
+def _open_captured(model: onnx.ModelProto, options: ort.SessionOptions, wanted: Resolved) -> Session:
+    """A session whose runs are CUDA graphs where it is on CUDA and nothing hinders; else a plain one, which says what does."""
+    asked, wanted = capture.graphs(wanted), capture.disabled(wanted)
+
+    def opened() -> ort.InferenceSession:
+        return _create(model, options, wanted)
+
+    if not asked:
+        return Session(opened(), wanted)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    why = capture.control_flow(model)
+    if not why:
+        try:
+            session = _create(model, options, capture.enabled(wanted))
+            if session.get_providers()[0] != CUDA:  # what was asked for first is not to be had here, and the caller allowed another
+                return Session(session, wanted)
+            why = capture.open_sizes(session) or capture.on_the_cpu(session)
+            if not why:
+                return Session(session, wanted).captured(opened)
+        except capture.NotCaptured as refused:
+            why = library_text(refused)
+    found = Session(opened(), wanted)
+    found.hindered = why if found.providers[0] == CUDA else ""
+    return found
 
 
 def optimised(model: Source) -> onnx.ModelProto:
     """The graph that ONNX Runtime's default optimisation makes of a model for the CPU of this machine, and no other."""
-    with _openable(model) as (what, source), temporary_folder() as folder:
+    with temporary_folder() as folder:
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.enable_mem_pattern = options.enable_mem_reuse = False
         options.optimized_model_filepath = str(Path(folder) / "model.onnx")
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.data")
-        _create(what, source, options, resolve(None))
+        _create(model, options, resolve(None))
         return onnx.load(options.optimized_model_filepath)
 
 
-def _create(what: str, source: str | bytes, options: ort.SessionOptions, wanted: Resolved) -> ort.InferenceSession:
+def _create(model: Source, options: ort.SessionOptions, wanted: Resolved) -> ort.InferenceSession:
+    """What ONNX Runtime makes of a model. Raises ``ModelError``, ``ProviderError``, and ``NotCaptured`` where it is asked for graphs."""
+    with _openable(model) as (what, source), silent_loading(wanted):
+        return _first_obtained(what, source, options, wanted)
+
+
+def _first_obtained(what: str, source: str | bytes, options: ort.SessionOptions, wanted: Resolved) -> ort.InferenceSession:
     """Try the providers in order. ``get_providers()`` of the finished session is the only true answer: ONNX Runtime falls back silently."""
     built_in = ort.get_available_providers()
     left = [choice for choice in wanted if choice[0] in built_in]
@@ -215,8 +291,10 @@ def _create(what: str, source: str | bytes, options: ort.SessionOptions, wanted:
         try:
             session = ort.InferenceSession(source, options, providers=left, enable_fallback=0)
         except _RAISED as error:
+            if capture.refuses_graph(str(error)):
+                raise capture.NotCaptured(library_text(error)) from error
             if left[0][0] == "CPUExecutionProvider" or _is_about_the_model(error):
-                raise _open_error(error, what) from error
+                raise open_error(error, what) from error
             detail = library_text(error)  # the provider itself failed: go on with what the caller listed after it
             left = left[1:]
             continue
@@ -253,24 +331,19 @@ def _openable(model: Source) -> Iterator[tuple[str, str | bytes]]:
 def _tensor(arg: Any) -> Tensor:
     shape = arg.shape
     sizes = None if shape is None else tuple(None if isinstance(d, int) and d < 0 else d for d in shape)
-    return Tensor(arg.name, arg.type, _DTYPES.get(arg.type), sizes)
+    return Tensor(arg.name, arg.type, DTYPES.get(arg.type), sizes)
 
 
-_SAME_NAME = ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool", "complex64", "complex128")
-_DTYPES = {f"tensor({name})": np.dtype(name) for name in _SAME_NAME}
-_DTYPES |= {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64), "tensor(string)": np.dtype(object)}
-
-
-def _checked(tensor: Tensor, value: Any) -> Array:
+def _checked(tensor: Tensor, value: Any) -> Any:
     """``value`` as an array of the declared type and shape, or an error; nothing is converted behind the caller's back but plain lists."""
     if not tensor.type.startswith("tensor("):
         return value  # a sequence or map: ONNX Runtime's to judge
-    array = value if isinstance(value, np.ndarray) else _from_list(tensor, value)
+    array = value if isinstance(value, np.ndarray | OnDevice) else _from_list(tensor, value)
     if tensor.dtype is None:
         raise InputError(
             f"input '{tensor.name}' is {tensor.type}, which numpy cannot hold; put a Cast from float32 before it in the model."
         )
-    strings = tensor.dtype == object and array.dtype.kind in "OUS"
+    strings = tensor.dtype == object and isinstance(array, np.ndarray) and array.dtype.kind in "OUS"
     if array.dtype != tensor.dtype and not strings:
         raise InputError(f"input '{tensor.name}' takes {tensor.dtype}, not {array.dtype}: convert it with .astype('{tensor.dtype}').")
     declared = tensor.shape
@@ -294,56 +367,3 @@ def _from_list(tensor: Tensor, value: Any) -> Array:
 def _is_about_the_model(error: BaseException) -> bool:
     kinds = (state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile, state.NotImplemented, state.InvalidArgument, state.Fail)
     return isinstance(error, kinds) and "ExecutionProvider" not in str(error)
-
-
-_OPENING = (
-    (r"rotobuf parsing failed|No graph was found", "it is not an ONNX model, or is cut short. Export or download it again."),
-    (
-        r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
-        "its IR version is {1} and this onnxruntime reads up to {2}. Save it with an older ir_version (10 suits every opset up to 22).",
-    ),
-    (
-        r"Opset (\d+) is under development.*for domain (\S+) is till opset (\d+)",
-        "it uses opset {1} of {2} and this onnxruntime knows up to {3}. Export it with an older opset, or install a newer onnxruntime.",
-    ),
-    (
-        r"not a registered function/op|No Op registered",
-        "{0}. Custom operators cannot be run: export the model with standard ONNX operators.",
-    ),
-    (r"[Ee]xternal data", "{0}. Its weights are in another file: open it by path, with that file beside it."),
-    (r"Could not find an implementation", "{0}. ONNX Runtime lacks that operator in this type: export the model as float32."),
-    (r"", "{0}. Run onnx.checker.check_model on it, or export it again."),
-)
-"""What ONNX Runtime says when it refuses a model, and what we make of it ({0} is its text, {1} ... the groups)."""
-
-
-def _open_error(error: BaseException, what: str) -> ModelError:
-    text = library_text(error)
-    found, advice = next((m, advice) for pattern, advice in _OPENING if (m := re.search(pattern, text)))
-    return ModelError(f"{what} cannot be opened: {advice.format(text, *found.groups())}")
-
-
-def lacks_kernel(error: BaseException) -> str:
-    """The operator and opset, as in 'Conv(22)', if a model was refused only because this provider has no kernel for one of its nodes ('' =
-    for another reason): the model itself is in order."""
-    found = re.search(r"Could not find an implementation for (\S+)", str(error))
-    return found[1] if found and isinstance(error.__cause__, state.NotImplemented) else ""
-
-
-def without_kernel(error: BaseException) -> str:
-    """The name of the operator for which ONNX Runtime said it has no kernel at all, or no schema ('' = it said something else)."""
-    found = re.search(r"Could not find an implementation for (\w+)\(|\S+:(\w+)\(-?\d+\) is not a registered", str(error))
-    return next(filter(None, found.groups())) if found else ""
-
-
-def _run_error(error: BaseException, arrays: Mapping[str, Array]) -> OnnxsalError:
-    text = library_text(error)
-    given = ", ".join(f"{n} {a.dtype}{list(a.shape)}" if isinstance(a, np.ndarray) else n for n, a in arrays.items())
-    if re.search(r"[Ff]ailed to allocate|out of memory|bad_alloc|bad allocation", text):
-        return InputError(f"not enough memory for inputs {given}: use a smaller batch ({text}).")
-    node = re.search(r"while running (\S+) node\. Name:'(.*?)' Status Message: (.*)", text)
-    if node:
-        failed = ModelError(f"{node[1]} '{node[2]}' failed on inputs {given}: {node[3]}. Check that the input sizes fit the model.")
-        failed.node = node[2]
-        return failed
-    return ModelError(f"the model failed on inputs {given}: {text}.")
