@@ -425,7 +425,7 @@ def smooth_fullgrad(build: Build) -> Result:
 
     count = int(build.settings["n_samples"])
     zeros = [zeros_like(op, question.x), *(zeros_like(op, s.y) for s in chosen)]
-    samples = Samples(count, build.settings["chunk"])
+    samples = Samples(count)
     sums = sampled_walks(build, samples, noisy_points(build), zeros, update, partial(noting, sites, terms))
     attribution, *layers = (op.Div(s, float(count)) for s in sums)
     if brush is None:
