@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import TensorProto
-
 from onnxsal.ask.question import Question
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import Visit, traverse
