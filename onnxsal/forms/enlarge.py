@@ -44,7 +44,7 @@ def _pattern(op: Emit, g: Value, strides: Sequence[int], like: Value) -> Value:
     batch, places = (like.shape or (None,))[0], places_of(like)
 
     def build() -> Value:
-        one = op.cached(("one of each sample", batch), lambda: _one(op, g, like))
+        one = op.cached(("one of each sample", batch or g.name), lambda: _one(op, g, like))
         rows, columns = (np.tile(np.eye(1, s, dtype=op.np_dtype)[0], n // s) for s, n in zip(strides, places, strict=True))
         flat = op.declared(op.Mul(one, (rows[:, None] * columns)[None, None]), op.dtype, Value("", 0, (batch, 1, *places)))
         return op.declared(op.Conv(flat, np.ones((like.dim(1), 1, 1, 1), op.np_dtype)), op.dtype, like)

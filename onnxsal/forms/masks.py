@@ -41,9 +41,11 @@ def keeps_top(op: Emit, node: NodeView, y: Value, top: float, rest: Value) -> Va
     """
     if products(op, node, y):
         count = float(math.prod(places_of(y)))
-        op.cached(
-            ("sums", rest.name), lambda: lambda dy: op.Mul(op.Sub(_mean(op, dy, y), _mean(op, _under(op, y, dy, top), y)), top * count)
-        )
+
+        def sums(dy: Value) -> Value:
+            return op.Mul(op.Sub(_mean(op, dy, y), _mean(op, _under(op, y, dy, top), y)), top * count)
+
+        op.cached(("sums", rest.name), lambda: sums)
     return rest
 
 

@@ -206,8 +206,8 @@ class Emit:
         return value
 
     def declarations(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.ValueInfoProto]:
-        """What is ``declared`` of the tensors that ``nodes`` make, if these are ``MANY``, or if they run on the CPU: there a product or a sum
-        stays in the blocked layout only if ONNX Runtime sees that its operands have the same shape.
+        """What is ``declared`` of the tensors that ``nodes`` make, if these are ``MANY``; of pictures on the CPU always: there a product or
+        a sum stays in the blocked layout only if ONNX Runtime sees that its operands have the same shape.
         """
         made = {name for node in nodes for name in node.output} if len(nodes) > MANY or self.runs_on == ON_CPU else set()
         every = len(nodes) > MANY
