@@ -8,6 +8,8 @@ from onnx import TensorProto, helper
 
 import onnxsal
 from onnxsal.errors import OnnxsalError
+from onnxsal.ops.cells import GATES
+from onnxsal.ops.recurrent import GATE_NAMES
 from onnxsal.ops.registry import REGISTRY, Case
 from tests.oracle import Evaluator, one_node_model, random_like, run, session_of
 
@@ -48,6 +50,26 @@ def test_fullgrad_is_complete_through_every_output(op_type: str, test: Case) -> 
     assert found["residual"].max() < 1e-6
     told = [found[f"fullgrad/n{f':{j}' if j else ''}"] for j in range(test.outputs)]
     assert all(np.abs(t).max() > 0 for t in told)
+
+
+@pytest.mark.parametrize(("op_type", "test"), [one for one in CASES if len(one.values[1].inputs) > 3 and one.values[1].inputs[3]])
+def test_fullgrad_tells_what_the_bias_of_each_gate_adds(op_type: str, test: Case) -> None:
+    """It is the slope of the score along the rows of B that belong to the gate, times these: a finite difference."""
+    model, feed, _ = one_node_model(REGISTRY["", op_type], test)
+    for j, y in enumerate(model.graph.output):
+        model.graph.node.append(helper.make_node("ReduceSumSquare", [y.name], [f"s{j}"], name=f"s{j}", keepdims=0))
+    model.graph.node.append(helper.make_node("Sum", [f"s{j}" for j in range(test.outputs)], ["score"], name="score"))
+    model.graph.output.append(helper.make_tensor_value_info("score", TensorProto.DOUBLE, []))
+    made = onnxsal.convert(model, "fullgrad", input="x0", output="score", batched=False, target=0, components=True)
+    found, count = run(made, feed), GATES[op_type]
+    bias, step = feed["x3"], 1e-6
+    for k, gate in enumerate(GATE_NAMES[op_type]):
+        rows = np.zeros((2 * count, bias.shape[1] // (2 * count)))
+        rows[[k, count + k]] = 1
+        moved = bias * rows.reshape(-1)
+        near = [float(run(model, feed | {"x3": bias + sign * step * moved})["score"]) for sign in (1, -1)]
+        got = sum(float(found[f"fullgrad/n{f':{j}' if j else ''}/{gate}"].sum()) for j in range(test.outputs))
+        assert got == pytest.approx((near[0] - near[1]) / (2 * step), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(("attributes", "message"), [({"layout": 1}, "layout"), ({"activations": ["Affine"]}, "activation_alpha")])

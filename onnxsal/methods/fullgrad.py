@@ -189,6 +189,26 @@ def term_sum(build: Build, term: BiasTerm) -> Value:
     return recast(op, total, signal_type(site.y), op.dtype)
 
 
+def stored_in_gates(build: Build, term: BiasTerm, gate: str | None = None) -> Value | None:
+    """What the stored biases of a layer with gates, or of one gate, contribute to the score, per sample [N]; ``None`` of any other node,
+    and where gates are held constant, as biases are then all that such a layer keeps.
+    """
+    step, op = term.site.step, build.op
+    spec = spec_of(step.node)
+    if spec is None or spec.gates is None or step.rule.name == "held":
+        return None
+    with op.at(step.node):
+        kept = spec.gates.stored(op, step.node, gate)
+    bias = None if kept is None else kept[term.site.output]
+    return None if bias is None else term_sum(build, replace(term, bias=bias))
+
+
+def gates_of(term: BiasTerm) -> tuple[str, ...]:
+    """The names of the gates of a layer that has some."""
+    spec = spec_of(term.site.step.node)
+    return () if spec is None or spec.gates is None else spec.gates.names(term.site.step.node)
+
+
 PARTS = ("input term (gradient x input)", "stored biases", "implicit biases of other nodes")
 
 
@@ -198,7 +218,8 @@ def fullgrad(build: Build) -> Result:
 
     ``psi`` = bilinear upsampling of the rescaled absolute value, summed over channels. The residual counts every bias, implicit
     ones too; ``biases`` chooses those in the map. Component ``fullgrad/shares`` [N, 3]: what the input, the explicit and the implicit
-    biases contribute to the score; ``parts`` say the same by what the biases are.
+    biases contribute to the score; ``parts`` say the same by what the biases are. Of a layer with gates the component
+    ``fullgrad/NODE/GATE`` [N] is what that gate's stored bias contributes of the node's term.
     """
     op = build.op
     attribution, terms, seed = decompose(build, survey(build))
@@ -214,6 +235,10 @@ def fullgrad(build: Build) -> Result:
     residual = build.relative_error(add_up(op, parts), build.head.score)
     build.component("fullgrad/shares", lambda: columns(op, own, explicit, rest), 2)
     total = _paint(build, attribution, terms, with_bias=True)
+    for term in terms if build.want_components else ():
+        for gate in gates_of(term):
+            if (stored := stored_in_gates(build, term, gate)) is not None:
+                build.component(f"fullgrad/{term.site.name}/{gate}", partial(Value, stored.name), 1)
     for site, value in reversed(sums):
         if total is None or not is_shown(build, site):
             build.component(f"fullgrad/{site.name}", partial(Value, value.name), 1)
@@ -235,6 +260,9 @@ def parts_of(build: Build, attribution: Value, told: Sequence[tuple[BiasTerm, Va
         found[booked.CLASS_TOKEN] = [op.Sub(every, own)]
     for term, rest in told:
         plain = replace(term.site, channel=None)
+        if (stored := stored_in_gates(build, term)) is not None:
+            rest = op.Sub(rest, stored)
+            found.setdefault(booked.BIASES, []).append(stored)
         for part in names.parts(term.site.step.node, held=term.site.step.rule.name == "held"):
             value = rest if part.constant is None else term_sum(build, replace(term, site=plain, bias=part.constant))
             rest = op.Sub(rest, value) if part.constant is not None else rest
