@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,19 +13,19 @@ import pytest
 
 import onnxsal
 from onnxsal.errors import InputError, MethodError
-from onnxsal.forms import choice
+from onnxsal.forms import choice, max_pool
 from onnxsal.ops.registry import REGISTRY, Case
 from onnxsal.runtime.session import open_session, optimised
 from tests.nets import light
 from tests.oracle import draw
-from tests.runtimes import RUNTIMES, ran
+from tests.runtimes import REFERENCE, RUNTIMES, ran
 from tests.small_models import draw as weights
 from tests.small_models import make, node
 
 LITE0 = Path(__file__).parent.parent / "models" / "efficientnet_lite0.onnx"
 
 BLOCKED = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Swish", "Conv")
-BLOCKED += ("GlobalAveragePool", "AveragePool", "LpPool")
+BLOCKED += ("GlobalAveragePool", "AveragePool", "LpPool", "MaxPool")
 """Operators that have a form of their own in the blocked layout. (That of BatchNormalization is part of the convolution before it.)"""
 
 
@@ -38,7 +39,7 @@ def cases() -> list[tuple[str, Case]]:
                 continue
             if spec.family == "activation" and all(not isinstance(other, tuple) for other in one.inputs[1:]):
                 found.append((name, replace(one, inputs=((2, 8, 3, 4), *one.inputs[1:]))))
-            elif len(first) == 4 and name in (*BLOCKED, "ConvTranspose", "MaxPool", "GlobalMaxPool"):
+            elif len(first) == 4 and name in (*BLOCKED, "ConvTranspose", "GlobalMaxPool"):
                 found.append((name, one))
     return found
 
@@ -72,9 +73,11 @@ def kinds(model: onnx.ModelProto) -> Counter[str]:
 
 @pytest.fixture
 def everything_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layout holds small tensors too, as far as the choice of forms is concerned."""
+    """The layout holds small tensors too, as far as the choice of forms is concerned, and every form pays."""
     monkeypatch.setattr(choice, "ALIGNED", 1)
     monkeypatch.setattr(choice, "SMALLEST_BLOCK", 1)
+    monkeypatch.setattr(max_pool, "FEWEST_CELLS", 1)
+    monkeypatch.setattr(max_pool, "LONGEST_STRIDE", 9)
 
 
 @pytest.mark.parametrize(("name", "one"), [pytest.param(n, c, id=f"{n}-{i}") for i, (n, c) in enumerate(cases())])
@@ -114,6 +117,51 @@ def test_masks_are_exact_at_their_bounds(name: str):
     plain, own = (explained(model, x, where)[1]["attribution"] for where in ("any", "cpu"))
     assert ((own == 0) == (plain == 0)).all()
     np.testing.assert_allclose(own, plain, rtol=1e-6)
+
+
+POOLS: list[tuple[tuple[int, int], dict[str, Any]]] = [
+    ((9, 8), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ((7, 7), {"kernel_shape": [3, 3], "strides": [2, 2]}),
+    ((8, 6), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    ((7, 5), {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+    ((8, 8), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+    ((7, 9), {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+    ((8, 7), {"kernel_shape": [2, 3], "strides": [1, 2], "pads": [1, 0, 0, 1]}),
+    ((9, 10), {"kernel_shape": [5, 5], "strides": [2, 1], "pads": [3, 2, 2, 4]}),
+    ((6, 5), {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ((6, 7), {"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+    ((5, 6), {"kernel_shape": [1, 1], "strides": [2, 2]}),
+    ((8, 7), {"kernel_shape": [2, 2], "strides": [3, 3]}),
+]
+
+
+def pooled(places: tuple[int, int], attributes: dict[str, Any]) -> onnx.ModelProto:
+    """A max pool between a convolution that keeps x and sums with whole numbers, so that every sum of signals is exact."""
+    rng = np.random.default_rng(0)
+    pool = [node("Conv", "x k", "z", group=16), node("MaxPool", "z", "p", **attributes)]
+    count = open_session(make(pool, {"x": [1, 16, *places]}, {"p": None}, {"k": np.ones((16, 1, 1, 1), np.float32)}))
+    size = count.run({"x": np.zeros((1, 16, *places), np.float32)})["p"].size
+    given = {"k": np.ones((16, 1, 1, 1), np.float32), "w": rng.integers(1, 9, (size, 3)).astype(np.float32)}
+    nodes = [*pool, node("Flatten", "p", "f"), node("MatMul", "f w", "y")]
+    return make(nodes, {"x": ["N", 16, *places]}, {"y": ["N", 3]}, given, opset=18)
+
+
+def with_ties(places: tuple[int, int]) -> np.ndarray:
+    """Samples with many equal elements: of either sign, all one negative number, all 0, tiny steps, and the largest numbers."""
+    rng = np.random.default_rng(0)
+    whole = rng.integers(-2, 3, (16, *places))
+    steps = np.nextafter(np.float32(-1), np.where(whole > 0, 0, -9).astype(np.float32))
+    most = np.clip(whole * 2e38, *(np.finfo(np.float32).max * np.float64([-1, 1])))
+    return np.stack([whole, whole - 3, np.full_like(whole, -1), np.zeros_like(whole), steps, most, -np.abs(most)]).astype(np.float32)
+
+
+@pytest.mark.parametrize(("places", "attributes"), POOLS)
+@pytest.mark.usefixtures("everything_fits")
+def test_the_first_of_several_largest_elements_has_it_all(places: tuple[int, int], attributes: dict[str, Any]):
+    model, x = pooled(places, attributes), with_ties(places)
+    made, own = explained(model, x, "cpu")
+    assert "ScatterElements" not in kinds(made)
+    np.testing.assert_array_equal(own["attribution"], explained(model, x, "any")[1]["attribution"])
 
 
 def test_where_a_slope_can_be_infinite_masks_stay_choices():
@@ -175,7 +223,7 @@ def test_a_network_has_one_map_wherever_it_is_to_run(method: str, rows: int):
             np.testing.assert_allclose(own["residual"], plain["residual"], atol=2e-5)
 
 
-@pytest.mark.parametrize(("model", "most"), [(LITE0, 13), ("residual", 13)], ids=["lite0", "residual"])
+@pytest.mark.parametrize(("model", "most"), [(LITE0, 13), ("residual", 10)], ids=["lite0", "residual"])
 def test_the_backward_part_stays_in_the_blocked_layout(model: Path | str, most: int):
     source = residual_network(np.zeros((1, 3, 64, 64), np.float32)) if model == "residual" else model
     assert reorders(onnxsal.convert(source, "gradient", runs_on="cpu")) <= most
@@ -201,6 +249,19 @@ def test_other_runtimes_agree(runtime: str, tmp_path: Path):
         assert not isinstance(got, str), got
         for name in ("attribution", "saliency_map"):
             np.testing.assert_allclose(got[name], wanted[name], atol=1e-4 * np.abs(wanted[name]).max())
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.usefixtures("everything_fits")
+def test_other_runtimes_find_the_same_largest_elements(runtime: str, tmp_path: Path):
+    strided, others = (POOLS[0], POOLS[2], POOLS[4]), (POOLS[5], POOLS[8])
+    pools = strided if runtime == REFERENCE else strided + others  # at stride 1 it cannot pad one axis alone
+    cases = [(pooled(*pool), {"x": with_ties(pool[0]), "target": np.arange(7) % 3}) for pool in pools]
+    found = ran(runtime, [onnxsal.convert(m, "gradient", runs_on="cpu") for m, _ in cases], [[feed] for _, feed in cases], tmp_path)
+    for (model, feed), one in zip(cases, found, strict=True):
+        (got,) = one.answers
+        assert not isinstance(got, str), got
+        np.testing.assert_array_equal(got["attribution"], explained(model, feed["x"], "any")[1]["attribution"])
 
 
 def test_no_operator_of_a_runtime_is_in_a_file():

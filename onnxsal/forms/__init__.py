@@ -10,6 +10,7 @@ indices, HardSigmoid, Add and Mul of two tensors of one shape, Concat over chann
 
     choice.py    which tensors the blocked layout can hold; the gate through which a tensor enters it
     masks.py     a signal where an activation passes it, as products with 0/1
+    max_pool.py  the adjoint of a max pool, without indices
     enlarge.py   the adjoints of means over all places and of strided convolutions
     scale.py     a factor per channel, within the kernel that follows
 """

@@ -44,7 +44,7 @@ def _pattern(op: Emit, g: Value, strides: Sequence[int], like: Value) -> Value:
     batch, places = (like.shape or (None,))[0], places_of(like)
 
     def build() -> Value:
-        one = op.cached(("one of each sample", batch or g.name), lambda: _one(op, g, like))
+        one = one_of_each_sample(op, g, like)
         rows, columns = (np.tile(np.eye(1, s, dtype=op.np_dtype)[0], n // s) for s, n in zip(strides, places, strict=True))
         flat = op.declared(op.Mul(one, (rows[:, None] * columns)[None, None]), op.dtype, Value("", 0, (batch, 1, *places)))
         return op.declared(op.Conv(flat, np.ones((like.dim(1), 1, 1, 1), op.np_dtype)), op.dtype, like)
@@ -52,10 +52,14 @@ def _pattern(op: Emit, g: Value, strides: Sequence[int], like: Value) -> Value:
     return op.cached(("pattern", tuple(like.shape or ()), tuple(strides)), build)
 
 
-def _one(op: Emit, g: Value, like: Value) -> Value:
+def one_of_each_sample(op: Emit, g: Value, like: Value) -> Value:
     """[N, 1, 1, 1] ones that are no constants, from a tensor with as many channels as ``like``."""
-    mean = op.declared(op.GlobalAveragePool(g), op.dtype, small_of(like))
-    return op.HardSigmoid(op.Slice(mean, [0], [1], [1]), alpha=1e-30, beta=1.0)  # OpenVINO takes its default for an alpha of 0
+
+    def build() -> Value:
+        mean = op.declared(op.GlobalAveragePool(g), op.dtype, small_of(like))
+        return op.HardSigmoid(op.Slice(mean, [0], [1], [1]), alpha=1e-30, beta=1.0)  # OpenVINO takes its default for an alpha of 0
+
+    return op.cached(("one of each sample", (like.shape or (None,))[0] or g.name), build)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def strided(op: Emit, g: Value, kernel: Callable[[], Value], taps: Ints, strides
     if len(rows) < strides[0] or len(columns) < strides[1]:
         return None
     parts = [[_of_phase(op, g, kernel(), [int(s) for s in strides], (row, column)) for column in columns] for row in rows]
-    return gate(op, _interleaved(op, parts, like), like)
+    return gate(op, interleaved(op, parts, like), like)
 
 
 def _of_phase(op: Emit, g: Value, kernel: Value, steps: Sequence[int], phase: tuple[_Phase, _Phase]) -> Value:
@@ -105,7 +109,7 @@ def _of_phase(op: Emit, g: Value, kernel: Value, steps: Sequence[int], phase: tu
     return op.Transpose(op.Conv(g, own, pads=pads), perm=[0, 2, 3, 1])
 
 
-def _interleaved(op: Emit, parts: Sequence[Sequence[Value]], like: Value) -> Value:
+def interleaved(op: Emit, parts: Sequence[Sequence[Value]], like: Value) -> Value:
     """[N, C, H, W] of the parts [N, h, w, C] by the remainders of their rows and columns: laid together where the channels lie together."""
     channels, (height, width) = like.dim(1) or 0, places_of(like)
     lines = [op.Reshape(op.Concat(*row, axis=3), [0, height // len(parts), width, channels]) for row in parts]

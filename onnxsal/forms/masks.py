@@ -24,7 +24,7 @@ FIRM = 2.0**40
 def where_positive(op: Emit, node: NodeView, y: Value, dy: Value) -> Value:
     """dy where y > 0, else 0, for a y that is never negative."""
     if products(op, node, y):
-        return op.Mul(dy, _positive(op, y))
+        return op.Mul(dy, positive(op, y))
     return mask(op, op.Greater(y, 0.0), dy)
 
 
@@ -32,7 +32,7 @@ def where_inside(op: Emit, node: NodeView, y: Value, dy: Value, top: float) -> V
     """dy where 0 < y < ``top``, else 0, for a y between these; ``None`` where the layout cannot hold them."""
     if not products(op, node, y):
         return None
-    return op.Mul(_under(op, y, dy, top), _positive(op, y))
+    return op.Mul(_under(op, y, dy, top), positive(op, y))
 
 
 def keeps_top(op: Emit, node: NodeView, y: Value, top: float, rest: Value) -> Value:
@@ -67,7 +67,7 @@ def _under(op: Emit, y: Value, dy: Value, top: float) -> Value:
 def leaky(op: Emit, node: NodeView, sign: Value, dy: Value, alpha: float) -> Value:
     """dy where ``sign`` > 0, else alpha dy."""
     if products(op, node, sign):
-        return op.Mul(dy, gate(op, _positive(op, sign), sign, 1.0 - alpha, alpha))
+        return op.Mul(dy, gate(op, positive(op, sign), sign, 1.0 - alpha, alpha))
     return op.Where(op.Greater(sign, 0.0), dy, op.Mul(dy, alpha))
 
 
@@ -85,8 +85,8 @@ def complement(op: Emit, y: Value, like: Value) -> Value:
     return gate(op, y, like, -1.0, 1.0) if blocked(op, like) else op.Sub(1.0, y)
 
 
-def _positive(op: Emit, y: Value) -> Value:
-    """1 where y > 0, else 0."""
+def positive(op: Emit, y: Value) -> Value:
+    """1 where y > 0, else 0, for a tensor in the layout."""
     return op.cached(("positive", y.name), lambda: op.HardSigmoid(y, alpha=STEEP, beta=-1.0))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import helper
 
 from onnxsal.forms.enlarge import repeated
+from onnxsal.forms.max_pool import Sliding, first_largest
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import calc, join
 from onnxsal.graph.helpers import cast, like_shape, mask, reshape_like, zeros_like
@@ -25,6 +26,17 @@ def _flat_zeros(op: Emit, x: Value) -> Value:
     """As many zeros as ``x`` has elements."""
     zero = helper.make_tensor("zero", op.dtype, [1], [0.0])
     return op.ConstantOfShape([math.prod(x.static)], value=zero) if x.static else op.Reshape(zeros_like(op, x), [-1])
+
+
+def _axes(op: Emit, node: NodeView) -> list[Sliding] | None:
+    """The windows along each axis of places, where sizes and padding are known and taps lie side by side."""
+    if any(d != 1 for d in node.attr("dilations") or ()):
+        return None
+    window = window_of(op, node)
+    numbers = [window.large, window.small, window.kernel, window.strides, window.begin]
+    if not all(isinstance(n, np.ndarray) for n in numbers):
+        return None
+    return [Sliding(*map(int, n)) for n in zip(*numbers, strict=True)]
 
 
 @gradient_of(
@@ -51,9 +63,11 @@ def _flat_zeros(op: Emit, x: Value) -> Value:
 )
 def max_pool(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx = dy added at the element that each window chose: its largest, the first of several."""
-    indices = node.outputs[1] if len(node.outputs) > 1 and not node.attr("storage_order") else None
-    if indices is None or node.x.name != node.proto.input[0]:
-        # Not given, given column by column, or given for another input than a rule now asks about.
+    own = node.x.name == node.proto.input[0]  # else a rule asks about another input
+    if own and len(node.outputs) == 1 and (largest := first_largest(op, node, dy, lambda: _axes(op, node))) is not None:
+        return [largest]
+    indices = node.outputs[1] if own and len(node.outputs) > 1 and not node.attr("storage_order") else None
+    if indices is None:  # not given, given column by column, or given for another input
         indices = op.clone(node, [node.x], outputs=2, storage_order=None)[1]
     kernel = np.asarray(node.attr("kernel_shape"))
     apart = np.all((np.asarray(node.attr("strides") or 1) >= kernel) & (np.asarray(node.attr("dilations") or 1) == 1))
