@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import io
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,10 +12,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from onnx import TensorProto, helper, numpy_helper
 
 WEIGHT = 1024
 """Initialisers with more elements are weights; the smaller ones may be shapes and axes, which inference and rewrites need to read."""
+
+LARGEST = 2**31 - 1
+"""Bytes that one protobuf message holds at most; larger models keep their weights in a file beside it."""
 
 SMALLEST = 1024
 """Weights of fewer bytes stay in the model file."""
@@ -22,12 +28,77 @@ ALIGNMENT = 4096
 
 
 def serialised(model: onnx.ModelProto) -> bytes | None:
-    """The model as bytes, or None where it outgrows one message (its size cannot be asked then: protobuf raises instead)."""
+    """The model as bytes, or None where it outgrows one message."""
+    parts = pieces(model)
+    if parts is None:
+        return None
+    file = io.BytesIO()
+    for part in parts:
+        file.write(part)
+    return file.getvalue()
+
+
+def pieces(model: onnx.ModelProto) -> Iterator[bytes] | None:
+    """The bytes of the model one after the other, or None where they outgrow one message.
+
+    protobuf itself holds a message three times when it writes it. A length stands before the graph, so each weight is written twice: for
+    its size, and when its turn comes.
+    """
+    if UnknownFieldSet(model) or UnknownFieldSet(model.graph):
+        return _at_once(model)  # fields of a newer onnx have no name here, by which they could be copied
+    head, tail = (part.SerializeToString() for part in _around(model, "graph"))
+    first, last = (part.SerializeToString() for part in _around(model.graph, "initializer"))
     try:
-        data: bytes = model.SerializeToString()
+        sizes = [sum(map(len, _pieces_of(tensor))) for tensor in model.graph.initializer]
     except (EncodeError, ValueError):
         return None
-    return data
+    before = [_prefix(model.graph, "initializer", size) for size in sizes]
+    length = len(first) + sum(map(len, before)) + sum(sizes) + len(last)
+    begin = _prefix(model, "graph", length)
+    if len(head) + len(begin) + length + len(tail) > LARGEST:
+        return None
+    weights = ((prefix, *_pieces_of(tensor)) for prefix, tensor in zip(before, model.graph.initializer, strict=True))
+    return itertools.chain((head, begin, first), itertools.chain.from_iterable(weights), (last, tail))
+
+
+_OTHER_DATA = ("segment", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+
+
+def _pieces_of(tensor: TensorProto) -> tuple[bytes, ...]:
+    """The bytes of a tensor: what stands before its data, these, what stands behind them."""
+    other = any(tensor.HasField(name) if name == "segment" else getattr(tensor, name) for name in _OTHER_DATA)
+    if other or not tensor.HasField("raw_data") or UnknownFieldSet(tensor):
+        return (tensor.SerializeToString(),)
+    first, last = (part.SerializeToString() for part in _around(_described(tensor), "raw_data"))
+    data = tensor.raw_data
+    return first + _prefix(tensor, "raw_data", len(data)), data, last
+
+
+def _at_once(model: onnx.ModelProto) -> Iterator[bytes] | None:
+    try:
+        return iter((model.SerializeToString(),))
+    except (EncodeError, ValueError):
+        return None
+
+
+def _around(message: Any, name: str) -> tuple[Any, Any]:
+    """Copies of ``message`` with the fields before the one called ``name`` and with those behind it."""
+    number, parts = message.DESCRIPTOR.fields_by_name[name].number, (type(message)(), type(message)())
+    for field, value in message.ListFields():
+        if field.number != number:
+            _copy_field(field.name, value, parts[field.number > number])
+    return parts
+
+
+def _prefix(message: Any, name: str, length: int) -> bytes:
+    """What stands before ``length`` bytes that are the field ``name`` of a message: the field's number and kind, and the length."""
+    found = bytearray()
+    for number in (message.DESCRIPTOR.fields_by_name[name].number << 3 | 2, length):
+        while number > 127:
+            found.append(number & 127 | 128)
+            number >>= 7
+        found.append(number)
+    return bytes(found)
 
 
 def write_in_two(model: onnx.ModelProto, path: Path) -> Path:
@@ -45,14 +116,26 @@ def write_in_two(model: onnx.ModelProto, path: Path) -> Path:
 
 def _copy_fields(source: Any, target: Any, but: str) -> None:
     for field, value in source.ListFields():
-        if field.name == but:
-            continue
-        if isinstance(value, str | bytes | int | float):
-            setattr(target, field.name, value)
-        elif hasattr(value, "CopyFrom"):
-            getattr(target, field.name).CopyFrom(value)
-        else:
-            getattr(target, field.name).extend(value)
+        if field.name != but:
+            _copy_field(field.name, value, target)
+
+
+def _copy_field(name: str, value: Any, target: Any) -> None:
+    if isinstance(value, str | bytes | int | float):
+        setattr(target, name, value)
+    elif hasattr(value, "CopyFrom"):
+        getattr(target, name).CopyFrom(value)
+    else:
+        getattr(target, name).extend(value)
+
+
+def _described(tensor: TensorProto) -> TensorProto:
+    """What is said of a tensor, without its data: to list its fields, as ``_copy_fields`` does, would copy these."""
+    described = TensorProto(dims=tensor.dims, external_data=tensor.external_data, metadata_props=tensor.metadata_props)
+    for name in ("name", "data_type", "doc_string", "data_location"):
+        if tensor.HasField(name):
+            setattr(described, name, getattr(tensor, name))
+    return described
 
 
 def _moved(tensor: onnx.TensorProto, file: BinaryIO, location: str) -> onnx.TensorProto:
@@ -63,7 +146,7 @@ def _moved(tensor: onnx.TensorProto, file: BinaryIO, location: str) -> onnx.Tens
     if len(raw) < SMALLEST:
         return tensor
     file.write(b"\0" * (-file.tell() % ALIGNMENT))
-    moved = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string)
+    moved = _described(tensor)
     moved.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", file.tell()), ("length", len(raw))):
         moved.external_data.add(key=key, value=str(value))
@@ -104,7 +187,8 @@ def separable(model: onnx.ModelProto) -> set[str]:
     twice, seen = set[str](), set[str]()
     for tensor in model.graph.initializer:
         (twice if tensor.name in seen else seen).add(tensor.name)
-    return {t.name for t in model.graph.initializer if t.name not in taken | twice and is_weight(t) and _is_whole(t)}
+    taken |= twice
+    return {t.name for t in model.graph.initializer if t.name not in taken and is_weight(t) and _is_whole(t)}
 
 
 _SAME_NAME = ("float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
@@ -159,7 +243,7 @@ def apart(model: onnx.ModelProto, like: Apart | None = None) -> Apart:
         if tensor.name not in gone:
             light.graph.initializer.append(tensor)
             continue
-        _copy_fields(tensor, light.graph.initializer.add(), but="raw_data")
+        light.graph.initializer.append(_described(tensor))
         data, known = tensor.raw_data, None if like is None else like.weights.get(tensor.name)
         weights[tensor.name] = known if known is not None and known == data else data
     return Apart(light, weights)

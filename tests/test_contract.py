@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxsal
 from onnxsal.engine.method import get_method
 from onnxsal.errors import ModelError, OnnxsalError
-from onnxsal.graph import load
 from onnxsal.graph.load import load_model, save_model
 from onnxsal.methods.build import wrapper_of
 from onnxsal.passes.raise_opset import HIGHEST
@@ -416,7 +415,7 @@ def test_a_model_over_the_limit_keeps_its_weights_beside_it(method: str, tmp_pat
     assert source.stat().st_size < 5000 < (source.parent / "weights.bin").stat().st_size
     result = convert(source, method)
     expected = run(convert(model, method), {"x": X})
-    monkeypatch.setattr(load, "PROTOBUF_LIMIT", 20_000)
+    monkeypatch.setattr("onnxsal.large.LARGEST", 20_000)
     save_model(result, target)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out.onnx", "out.onnx.data"]
     assert target.stat().st_size < 20_000

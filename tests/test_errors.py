@@ -26,7 +26,6 @@ from onnxsal.errors import (
     ProviderError,
     TargetError,
 )
-from onnxsal.graph import load
 from onnxsal.graph.load import load_model, save_model
 from onnxsal.report.audit import read_limits
 from tests.small_models import cnn, draw, make, node, tokens, two_inputs, unbatched
@@ -418,7 +417,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_file_as_it_was(tmp_path: 
     """Once with the weights in the file, once beside it."""
     path = tmp_path / "out.onnx"
     path.write_text("the old one")
-    monkeypatch.setattr(load, "PROTOBUF_LIMIT", limit)
+    monkeypatch.setattr("onnxsal.large.LARGEST", limit)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import cProfile
 import dataclasses
+import itertools
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 import onnxsal
 from onnxsal.graph import Model
 from onnxsal.graph.infer import Shape
+from onnxsal.graph.load import load_model, size_on_disk
+from onnxsal.graph.model import captured
+from onnxsal.large import _prefix, pieces, serialised
 from onnxsal.ops.registry import REGISTRY, OpSpec
+from onnxsal.runtime.session import open_session
 from tests.oracle import one_node_model
-from tests.small_models import cnn
+from tests.small_models import cnn, make, node
 
 STRETCH = 512
 """An axis of a few entries becomes one of about a thousand, whose square no tensor of the model comes near."""
@@ -61,6 +69,7 @@ import onnx
 import pydantic  # imported at the first use: what a library takes is no matter of a model
 from onnx import TensorProto, helper, numpy_helper
 import onnxsal
+from onnxsal.graph.load import save_model
 
 FLOAT = TensorProto.FLOAT
 
@@ -125,6 +134,7 @@ for opset, last in ((18, "Identity"), (13, "Identity"), (18, "Cos")):  # opened 
     path = f"{folder}/{opset}{last}.onnx"
     onnx.save(heavy(opset, last), path)
     TASKS[f"convert {opset} {last}"] = lambda path=path: onnxsal.convert(path, "fullgrad")
+    TASKS[f"convert and save {opset} {last}"] = lambda path=path: save_model(onnxsal.convert(path, "fullgrad"), f"{path}.out.onnx")
 for mode, method in (("reflect", "gradient"), ("edge", "fullgrad")):
     TASKS[f"explain {mode} {method}"] = lambda mode=mode, method=method: explain(sound(mode), method)
 TASKS["check"] = lambda: onnxsal.check(relu(), "cpu", "fullgrad")
@@ -135,14 +145,114 @@ for task in TASKS:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from Linux")
 def test_peaks(tmp_path):
-    """A conversion takes at most 4 x the file; an explanation and a check take no more than the samples and a session."""
+    """A conversion takes at most 4 x the file, written or not; an explanation and a check take no more than the samples and a session."""
     done = subprocess.run([sys.executable, "-c", PEAKS, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300)
     peaks = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()}
     size = (tmp_path / "18Identity.onnx").stat().st_size / 1e6
     assert size > 35
     assert {task: value for task, value in peaks.items() if task.startswith("convert") and value > 4 * size} == {}
     assert {task: value for task, value in peaks.items() if not task.startswith("convert") and value > 150} == {}
-    assert len(peaks) == 6
+    assert len(peaks) == 9
+
+
+# ----- a model as bytes -----
+
+
+def weighty() -> onnx.ModelProto:
+    """A model with fields on both sides of its graph and of its weights."""
+    model = load_model(cnn(size=12))
+    model.metadata_props.add(key="before", value="and after")
+    model.producer_name = "test"
+    model.graph.doc_string = "behind the weights"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(5000, dtype=np.float32), "unread"))
+    model.graph.initializer[-1].doc_string = "behind the data"
+    model.graph.initializer.append(onnx.TensorProto(name="listed", data_type=1, dims=[2], float_data=[1, 2]))
+    return model
+
+
+def test_pieces_are_the_bytes_that_protobuf_writes():
+    model = weighty()
+    parts = list(pieces(model))
+    assert b"".join(parts) == serialised(model) == model.SerializeToString()
+    assert max(map(len, parts)) < 5000 * 4 + 100 < len(model.SerializeToString())
+
+
+def test_pieces_hold_what_this_onnx_has_no_name_for():
+    later = onnx.ModelProto.FromString(weighty().SerializeToString() + bytes([*_prefix(weighty(), "graph", 0)[:-1], 4, 0xF2, 0x7F, 1, 65]))
+    assert len(UnknownFieldSet(later.graph)) == 1
+    assert serialised(later) == later.SerializeToString()
+
+
+def test_a_model_that_outgrows_one_message_has_no_pieces(monkeypatch: pytest.MonkeyPatch):
+    size = len(weighty().SerializeToString())
+    for limit in (size, size - 1):
+        monkeypatch.setattr("onnxsal.large.LARGEST", limit)
+        assert (pieces(weighty()) is None) == (limit < size)
+
+
+def test_the_size_on_disk_counts_the_files_beside(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(weighty(), path)
+    assert size_on_disk(path) == path.stat().st_size
+    onnx.save(weighty(), path, save_as_external_data=True, location="weights.bin", size_threshold=100)
+    assert (tmp_path / "weights.bin").stat().st_size > 20_000
+    assert size_on_disk(path) == sum(p.stat().st_size for p in tmp_path.iterdir())
+
+
+# ----- many nodes -----
+
+
+def chain(count: int) -> onnx.ModelProto:
+    names = ["x", *(f"t{i}" for i in range(count - 1)), "y"]
+    nodes = [node("Relu" if i % 2 else "Add", f"{a} {'' if i % 2 else 'w'}", b) for i, (a, b) in enumerate(itertools.pairwise(names))]
+    return make(nodes, {"x": ["N", 4]}, {"y": ["N", 4]}, {"w": np.full(4, 0.1, np.float32)})
+
+
+def calls(model: onnx.ModelProto) -> int:
+    """How many functions a conversion calls."""
+    profile = cProfile.Profile()
+    profile.runcall(onnxsal.convert, model, "gradient")
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+def test_a_conversion_takes_as_many_steps_for_each_node_of_a_long_model_as_of_a_short_one():
+    calls(chain(10))
+    short, long = calls(chain(200)), calls(chain(800))
+    assert long < 4.1 * short
+
+
+def waiting(graph: onnx.GraphProto) -> int:
+    """How many nodes could run at most before their turn comes, when nodes run in their order."""
+    made = {name: i for i, n in enumerate(graph.node) for name in n.output}
+    ready = [max((made.get(name, -1) for name in n.input), default=-1) for n in graph.node]
+    assert all(since < i for i, since in enumerate(ready)), "not in topological order"
+    begun = np.bincount(np.array(ready) + 1, minlength=len(ready))
+    return int((np.cumsum(begun) - np.arange(len(begun))).max())
+
+
+def test_many_added_nodes_do_not_wait_until_the_forward_part_is_through(monkeypatch: pytest.MonkeyPatch):
+    """ONNX Runtime's sorting takes time by the product of all nodes and those that wait. The same nodes say the same."""
+    behind = onnxsal.convert(chain(60), "gradient")
+    monkeypatch.setattr("onnxsal.graph.assemble.MANY", 0)
+    between = onnxsal.convert(chain(60), "gradient")
+    assert waiting(behind.graph) > 30
+    assert waiting(between.graph) < 8
+    assert sorted(n.SerializeToString() for n in between.graph.node) == sorted(n.SerializeToString() for n in behind.graph.node)
+    own = [n.name for n in chain(60).graph.node]
+    assert [n.name for n in between.graph.node if n.name in own] == own
+    fed = {"x": np.linspace(-3, 3, 8, dtype=np.float32).reshape(2, 4), "target": np.array([-1])}
+    results = [open_session(model, "cpu").run(fed) for model in (behind, between)]
+    for name, value in results[0].items():
+        np.testing.assert_array_equal(value, results[1][name], err_msg=name)
+
+
+def test_a_graph_inside_an_added_node_waits_for_what_it_reads(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("onnxsal.graph.assemble.MANY", 0)
+    converted = onnxsal.convert(cnn(size=12), "integrated_gradients", n_steps=3)
+    made: set[str] = {i.name for i in converted.graph.input} | {t.name for t in converted.graph.initializer}
+    for one in converted.graph.node:
+        assert {name for name in (*one.input, *captured(one)) if name} <= made, one.name
+        made.update(one.output)
 
 
 def test_a_signal_has_the_declared_shape_of_what_it_explains(monkeypatch: pytest.MonkeyPatch):

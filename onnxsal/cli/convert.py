@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import onnx
 import typer
 
 from onnxsal.ask.request import RUN, Ask
@@ -17,7 +16,7 @@ from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED
 from onnxsal.graph.assemble import set_metadata
-from onnxsal.graph.load import load_model, save_model
+from onnxsal.graph.load import save_model, size_on_disk
 from onnxsal.runtime.beside import as_metadata
 
 TOLD = {
@@ -86,16 +85,3 @@ def _told(facts: dict[str, Any]) -> str:
         ("time", f"{facts['seconds']:.2f} s"),
     ]
     return "\n".join([facts["converted"], *(f"  {name:<15}  {text}" for name, text in lines)])
-
-
-def size_on_disk(path: Path) -> int:
-    """Bytes of a model file and of the files that hold its weights."""
-    outside: set[str] = set()
-    for tensor in _light(path).graph.initializer:
-        outside |= {entry.value for entry in tensor.external_data if entry.key == "location"}
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in outside)
-
-
-def _light(path: Path) -> onnx.ModelProto:
-    """The model without the weights it keeps in other files."""
-    return onnx.load(path, format="protobuf", load_external_data=False) if path.stat().st_size < 2**31 else load_model(path)

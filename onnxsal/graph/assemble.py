@@ -10,9 +10,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxsal.errors import ModelError
-from onnxsal.graph.emit import Emit
+from onnxsal.graph.emit import MANY, Emit
 from onnxsal.graph.infer import Shape
-from onnxsal.graph.model import Model, Value, all_names
+from onnxsal.graph.model import Model, Value, all_names, captured
 from onnxsal.graph.put_back import put_back
 
 
@@ -44,7 +44,10 @@ def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[P
             f"the model already uses the name(s) {sorted(clash)[:5]}, which onnxsal needs for what it adds. "
             "Choose another prefix for them (--prefix on the command line, prefix= in Python)."
         )
-    proto.graph.node.extend(nodes)
+    if len(nodes) > MANY:
+        put_between(proto.graph, nodes)
+    else:
+        proto.graph.node.extend(nodes)
     proto.graph.initializer.extend(initializers)
     proto.graph.value_info.extend(op.declarations(nodes))
     for port in inputs:
@@ -55,6 +58,27 @@ def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[P
     proto.graph.output.extend(_declare(p) for p in outputs)
     put_back(proto, model.originals)
     return proto
+
+
+def put_between(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Put each of ``nodes``, which stand in topological order, into the graph right behind the last of its own nodes that it waits for.
+
+    ONNX Runtime sorts a graph many times while it opens it, and goes through a list of all nodes that could run now for each that it adds
+    to it. The masks of a backward part could all run as soon as the forward part has, which is at its end, and opening takes time by the
+    square of their number: 11 s for 7,500 nodes behind 5,000, and 1.4 s for the same between them.
+    """
+    own = [*graph.node]
+    made = {name: place for place, node in enumerate(own, 1) for name in node.output}
+    behind: list[list[onnx.NodeProto]] = [[] for _ in range(len(own) + 1)]
+    for node in nodes:
+        place = max((made.get(name, 0) for name in (*node.input, *captured(node))), default=0)
+        made |= dict.fromkeys(node.output, place)
+        behind[place].append(node)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in own]
+    del graph.node[:]
+    graph.node.extend(behind[0])
+    for node, added in zip(copies, behind[1:], strict=True):
+        graph.node.extend([node, *added])
 
 
 def _declare(port: Port) -> onnx.ValueInfoProto:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnxsal.disk import place, read_bytes, reads, refuse_input, refuse_loss, replacing
+from onnxsal.disk import open_regular, place, read_bytes, reads, refuse_input, refuse_loss, replacing
 from onnxsal.errors import ModelError, OutputError
 from onnxsal.graph.admit import admit
 from onnxsal.graph.admit_data import bytes_of, sizes_fault
 from onnxsal.graph.admit_sizes import refuse_negative_sizes
 from onnxsal.graph.standard import in_usual_form, tensors
-from onnxsal.large import serialised, write_in_two
+from onnxsal.large import pieces, write_in_two
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
-
-PROTOBUF_LIMIT = 2**31 - 1
-"""A protobuf message holds less than 2 GiB; larger models keep their weights in a file beside it."""
 
 
 def load_model(source: Source) -> onnx.ModelProto:
@@ -73,6 +72,45 @@ def read_metadata(source: Source) -> dict[str, str]:
     else:
         proto = _parse(_read(_path(source)), f"'{source}'")
     return {p.key: p.value for p in proto.metadata_props}
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a model file and of the files that hold its weights. The message is passed over, not read: most of it is weights."""
+    outside: set[str] = set()
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for entry in _inside(data, [onnx.ModelProto.DESCRIPTOR, "graph", "initializer", "external_data"], 0, len(data)):
+            said = onnx.StringStringEntryProto.FromString(data[slice(*entry)])
+            outside |= {said.value} if said.key == "location" else set()
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in outside)
+
+
+def _inside(data: mmap.mmap, way: Sequence[Any], begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the messages begin and end that are found by ``way``: the kind of the message between ``begin`` and ``end``, and the names of
+    the fields that lead inwards."""
+    kind, name, *further = way
+    wanted = kind.fields_by_name[name]
+    while begin < end:
+        key, begin = _number(data, begin)
+        size = _FIXED.get(key & 7, 0)
+        if key & 7 not in _FIXED:
+            size, begin = _number(data, begin)
+        if key == wanted.number << 3 | _SIZED:
+            found = (begin, begin + size)
+            yield from _inside(data, [wanted.message_type, *further], *found) if further else (found,)
+        begin += size if key & 7 != _VARINT else 0
+
+
+_VARINT, _SIZED, _FIXED = 0, 2, {1: 8, 5: 4}
+"""How protobuf writes a field: as a number, as a number and so many bytes, as so many bytes."""
+
+
+def _number(data: mmap.mmap, begin: int) -> tuple[int, int]:
+    """A number of protobuf's, seven bits in a byte, and where it ends."""
+    number = shift = 0
+    while data[begin] > 127:
+        number |= (data[begin] & 127) << shift
+        shift, begin = shift + 7, begin + 1
+    return number | data[begin] << shift, begin + 1
 
 
 def _path(source: object) -> Path:
@@ -148,9 +186,10 @@ def save_model(proto: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     if not target.parent.is_dir():
         raise OutputError(f"'{target}' cannot be written: there is no folder '{target.parent}'. Nothing was left behind.")
     with replacing(target) as partial:
-        data = serialised(proto)
-        if data is not None and len(data) <= PROTOBUF_LIMIT:
-            partial.write_bytes(data)
+        parts = pieces(proto)
+        if parts is not None:
+            with partial.open("wb") as file:
+                file.writelines(parts)
             return
         write_in_two(proto, partial)
         weights = target.with_name(f"{target.name}.data")
