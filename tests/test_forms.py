@@ -27,6 +27,7 @@ BLOCKED = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "
 BLOCKED += ("GlobalAveragePool", "AveragePool", "LpPool")
 """Operators that have a form of their own in the blocked layout. (That of BatchNormalization is part of the convolution before it.)"""
 
+
 def cases() -> list[tuple[str, Case]]:
     """Every case on pictures, and those of functions of one tensor made to be such."""
     found = []
@@ -58,7 +59,9 @@ def network(name: str, one: Case, seed: int = 0) -> tuple[onnx.ModelProto, np.nd
     return make(nodes, {"x": shape}, {"scores": ["N", 3]}, given | {"w": weights(size, 3)}, opset=opset), x
 
 
-def explained(model: onnx.ModelProto, x: np.ndarray, runs_on: str, method: str = "gradient") -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def explained(
+    model: onnx.ModelProto, x: np.ndarray, runs_on: str, method: str = "gradient"
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     made = onnxsal.convert(model, method, runs_on=runs_on)
     return made, open_session(made).run({made.graph.input[0].name: x, "target": np.arange(len(x)) % 3})
 

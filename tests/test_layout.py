@@ -228,7 +228,7 @@ def test_no_circles():
 def test_methods_hold_walks_and_wraps_only():
     """What asks a question of a model, and what a user calls, have rooms of their own."""
     lines = sum(len(p.read_text(encoding="utf-8").splitlines()) for p in sources() if room(p) == "methods")
-    assert lines <= 4600
+    assert lines <= 4800
 
 
 def test_room_sizes(capsys: pytest.CaptureFixture[str]):

@@ -90,7 +90,7 @@ LEFT_OUT = {
     "convert": RUN,
     "plan": RUN,
     "check": (*RUN, "example"),
-    "explain": ("target_input",),
+    "explain": ("target_input", "runs_on"),
     "evaluate": ("method", "parameters", *set(IDLE) - {"target"}),
     "audit": ("method", "parameters", "batch_size", *set(IDLE) - {"against"}),
     "fit-patterns": tuple(SAID - {"model", "preprocess", *RUN}),

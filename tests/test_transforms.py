@@ -96,6 +96,22 @@ def test_a_crop_has_a_derivative_by_its_region(mode: str, exclude: int):
     np.testing.assert_allclose(got, expected, rtol=2e-3, atol=2e-3)
 
 
+def test_a_crop_whose_places_are_elements_has_the_slope_towards_larger_places():
+    """A linear interpolation has two slopes there; 0, between them, is none of them."""
+    how = {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}
+    model = make(
+        [node("Resize", "x roi . sizes", "y", axes=[2, 3], **how)],
+        {"x": [1, 2, 5, 6], "roi": [4]},
+        {"y": None},
+        {"sizes": np.array([3, 4])},
+    )
+    x, roi, u = draw(1, 2, 5, 6), np.array([0.25, 0.2, 0.75, 0.8], np.float32), draw(1, 2, 3, 4, seed=1)
+    got = pulled(model, {"x": x, "roi": roi}, u, "roi")
+    here, step = run(model, {"x": x, "roi": roi})["y"], np.float32(0.02)
+    ahead = [float(((run(model, {"x": x, "roi": roi + step * one})["y"] - here) * u).sum() / step) for one in np.eye(4, dtype=np.float32)]
+    np.testing.assert_allclose(got, ahead, rtol=1e-3, atol=1e-3)
+
+
 def test_training_dropout_has_a_derivative_by_its_ratio():
     """Which elements are dropped stays; those kept are divided by 1 - ratio."""
     model = make(

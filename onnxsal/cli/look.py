@@ -23,7 +23,7 @@ from onnxsal.ops.registry import OpSpec
 from onnxsal.runtime.kernels import PROVIDERS
 
 
-@o.takes_ask(without=(*RUN, "runs_on"))
+@o.takes_ask(without=RUN)
 def plan(ask: Ask, json: o.Json = False) -> None:
     """Show what is known of the model and how, then which rule crosses which node, and why; nothing is converted."""
     with progress(f"planning {ask.name}"):
@@ -49,7 +49,7 @@ def _plan_facts(made: Plan) -> dict[str, Any]:
     return {"method": made.method, "wrt": made.wrt, "starts": made.starts, **known, "steps": steps, "stops": ends, "notes": made.notes}
 
 
-@o.takes_ask(without=(*RUN, "example", "runs_on"))
+@o.takes_ask(without=(*RUN, "example"))
 def check(
     ask: Ask,
     on: Annotated[list[Path] | None, o.option("example")] = None,

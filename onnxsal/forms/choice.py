@@ -25,9 +25,18 @@ def blocked(op: Emit, *values: Value) -> bool:
 def _fits(value: Value) -> bool:
     if value.shape is None or len(value.shape) != 4 or value.dtype not in (0, TensorProto.FLOAT):
         return False
-    _, channels, *places = value.shape
-    known = isinstance(channels, int) and all(isinstance(d, int) for d in places)
-    return known and int(channels or 0) % ALIGNED == 0 and int(channels or 0) >= SMALLEST_BLOCK and math.prod(value.shape[2:]) > 1
+    channels, places = value.dim(1) or 0, places_of(value)
+    return len(places) == 2 and math.prod(places) > 1 and channels % ALIGNED == 0 and channels >= SMALLEST_BLOCK
+
+
+def places_of(value: Value) -> list[int]:
+    """The sizes of the axes of places of a tensor that is ``blocked``."""
+    return [d for d in (value.shape or ())[2:] if isinstance(d, int)]
+
+
+def small_of(value: Value) -> Value:
+    """What one number per channel of such a tensor has for a shape, [N, C, 1, 1]; nameless."""
+    return Value("", 0, (*(value.shape or ())[:2], *[1] * len(places_of(value))))
 
 
 def products(op: Emit, node: NodeView, *values: Value) -> bool:
@@ -39,11 +48,11 @@ def products(op: Emit, node: NodeView, *values: Value) -> bool:
 
 
 def gate(op: Emit, value: Value, like: Value, factor: float = 1.0, shift: float = 0.0) -> Value:
-    """``factor`` times ``value`` plus ``shift``, shaped like a tensor that the layout can hold, by a convolution: the one way into the layout.
+    """``factor`` times ``value`` plus ``shift``, shaped like a tensor that the layout can hold, by a convolution: the one way into it.
 
     Without it a plain tensor that is added to others pulls them all out of it; ONNX Runtime makes such an addition part of the convolution.
     """
-    channels = like.dim(1)
+    channels = like.dim(1) or 0
     weight = op.const(np.full((channels, 1, 1, 1), factor, op.np_dtype))
     bias = op.const(np.full(channels, shift, op.np_dtype)) if shift else None
     return op.declared(op.Conv(value, weight, bias, group=channels), op.dtype, like)

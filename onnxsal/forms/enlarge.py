@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxsal.forms.choice import blocked, gate
+from onnxsal.forms.choice import blocked, gate, places_of, small_of
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.adjoints import END
 from onnxsal.graph.helpers import like_shape
@@ -18,8 +18,7 @@ Ints = np.ndarray
 def repeated(op: Emit, g: Value, like: Value, factor: float) -> Value:
     """``factor g`` [N, C, 1, 1], repeated over all places of ``like``."""
     if blocked(op, like):
-        small = Value(g.name, 0, (*(like.shape or ())[:2], 1, 1))
-        return nearest(op, gate(op, small, small, factor), [int(d) for d in (like.shape or ())[2:]], like)
+        return nearest(op, gate(op, g, small_of(like), factor), places_of(like), like)
     return like_shape(op, op.Mul(g, factor), like)
 
 
@@ -42,20 +41,20 @@ def spaced(op: Emit, g: Value, strides: Sequence[int], like: Value) -> Value:
 
 def _pattern(op: Emit, g: Value, strides: Sequence[int], like: Value) -> Value:
     """1 at the first place of every box of ``strides``, else 0, in the shape of ``like``."""
-    batch, channels, *places = like.shape or ()
+    batch, places = (like.shape or (None,))[0], places_of(like)
 
     def build() -> Value:
-        one = op.cached(("one of each sample", batch), lambda: _one(op, g, like))
-        rows, columns = (np.tile(np.eye(1, s, dtype=op.np_dtype)[0], int(n) // s) for s, n in zip(strides, places, strict=True))
+        one = op.cached(("one of each sample", batch or g.name), lambda: _one(op, g, like))
+        rows, columns = (np.tile(np.eye(1, s, dtype=op.np_dtype)[0], n // s) for s, n in zip(strides, places, strict=True))
         flat = op.declared(op.Mul(one, (rows[:, None] * columns)[None, None]), op.dtype, Value("", 0, (batch, 1, *places)))
-        return op.declared(op.Conv(flat, np.ones((int(channels), 1, 1, 1), op.np_dtype)), op.dtype, like)
+        return op.declared(op.Conv(flat, np.ones((like.dim(1), 1, 1, 1), op.np_dtype)), op.dtype, like)
 
     return op.cached(("pattern", tuple(like.shape or ()), tuple(strides)), build)
 
 
 def _one(op: Emit, g: Value, like: Value) -> Value:
     """[N, 1, 1, 1] ones that are no constants, from a tensor with as many channels as ``like``."""
-    mean = op.declared(op.GlobalAveragePool(g), op.dtype, Value("", 0, (*(like.shape or ())[:2], 1, 1)))
+    mean = op.declared(op.GlobalAveragePool(g), op.dtype, small_of(like))
     return op.HardSigmoid(op.Slice(mean, [0], [1], [1]), alpha=1e-30, beta=1.0)  # OpenVINO takes its default for an alpha of 0
 
 
@@ -85,7 +84,7 @@ def strided(op: Emit, g: Value, kernel: Callable[[], Value], taps: Ints, strides
     Of the places i = s q + r, those of one remainder r meet every s-th tap only, so each remainder has a convolution of its own on the
     small side, without a product too many. A kernel of one tap meets one remainder: its result is spaced.
     """
-    places, small = np.asarray((like.shape or ())[2:]), np.asarray((g.shape or ())[2:])
+    places, small = np.asarray(places_of(like)), np.asarray(places_of(g))
     if not blocked(op, like, g) or np.any(places % strides) or np.any(places != small * strides):
         return None
     if np.all(np.asarray(taps) == 1) and not np.any(begin):
@@ -108,7 +107,7 @@ def _of_phase(op: Emit, g: Value, kernel: Value, steps: Sequence[int], phase: tu
 
 def _interleaved(op: Emit, parts: Sequence[Sequence[Value]], like: Value) -> Value:
     """[N, C, H, W] of the parts [N, h, w, C] by the remainders of their rows and columns: laid together where the channels lie together."""
-    _, channels, height, width = like.shape or ()
+    channels, (height, width) = like.dim(1) or 0, places_of(like)
     lines = [op.Reshape(op.Concat(*row, axis=3), [0, height // len(parts), width, channels]) for row in parts]
     whole = op.Reshape(op.Concat(*lines, axis=2), [0, height, width, channels])
     return op.Transpose(whole, perm=[0, 3, 1, 2])

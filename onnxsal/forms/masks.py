@@ -1,8 +1,8 @@
 """A signal times the slope of an activation, where that is 0, 1 or made of few numbers.
 
 The blocked forms multiply by HardSigmoid(y) = max(0, min(1, alpha y + beta)), which with a huge alpha is 1 on one side of a bound and 0 on
-the other: the smallest normal number times ``STEEP`` is above 2, and the next number to 1, 3 or 6 is at least 2^-24 away, times ``FIRM`` far
-above 1. (A y below the smallest normal number counts as 0.) No beta is 0: OpenVINO takes its default for that. What asks y, and not the
+the other: the smallest normal number times ``STEEP`` is above 2, and the next number to 1, 3 or 6 is at least 2^-24 away, times ``FIRM``
+far above 1. (A y below the smallest normal number counts as 0.) No beta is 0: OpenVINO takes its default for that. What asks y, and not the
 activation's input, leaves the activation fused into the convolution before it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from onnxsal.forms.choice import blocked, gate, products
+from onnxsal.forms.choice import blocked, gate, places_of, products, small_of
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.helpers import mask
 
@@ -40,8 +40,12 @@ def keeps_top(op: Emit, node: NodeView, y: Value, top: float, rest: Value) -> Va
     times it is known without either: ``top`` times what of the signal is lost there.
     """
     if products(op, node, y):
-        count = float(math.prod(d for d in (y.shape or ())[2:] if isinstance(d, int)))
-        op.cached(("sums", rest.name), lambda: lambda dy: op.Mul(op.Sub(_mean(op, dy, y), _mean(op, _under(op, y, dy, top), y)), top * count))
+        count = float(math.prod(places_of(y)))
+
+        def sums(dy: Value) -> Value:
+            return op.Mul(op.Sub(_mean(op, dy, y), _mean(op, _under(op, y, dy, top), y)), top * count)
+
+        op.cached(("sums", rest.name), lambda: sums)
     return rest
 
 
@@ -52,7 +56,7 @@ def channel_sums(op: Emit, dy: Value, kept: Value) -> Value | None:
 
 
 def _mean(op: Emit, value: Value, like: Value) -> Value:
-    return op.declared(op.GlobalAveragePool(value), op.dtype, Value("", 0, (*(like.shape or ())[:2], 1, 1)))
+    return op.declared(op.GlobalAveragePool(value), op.dtype, small_of(like))
 
 
 def _under(op: Emit, y: Value, dy: Value, top: float) -> Value:

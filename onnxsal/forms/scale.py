@@ -18,7 +18,7 @@ def per_channel(op: Emit, g: Value, factor: Value, lifted: Value) -> Value:
 
 
 def taken_in(op: Emit, g: Value, weight: Value) -> tuple[Value, Value]:
-    """A signal and the kernel [C, ...] that it meets: where the signal is ``per_channel``, what was scaled, and the kernel times the factor.
+    """A signal and the kernel [C, ...] that it meets: where the signal is ``per_channel``, what was scaled, and the kernel with it.
 
     The product is then read by nobody, and so not emitted.
     """

@@ -206,13 +206,12 @@ class Emit:
         return value
 
     def declarations(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.ValueInfoProto]:
-        """What is ``declared`` of the tensors that ``nodes`` make, if these are ``MANY``, or if they run on the CPU: there a product or a sum
-        stays in the blocked layout only if ONNX Runtime sees that its operands have the same shape.
+        """What is ``declared`` of the tensors that ``nodes`` make, if these are ``MANY``; of pictures on the CPU always: there a product or
+        a sum stays in the blocked layout only if ONNX Runtime sees that its operands have the same shape.
         """
-        if len(nodes) <= MANY and self.runs_on != ON_CPU:
-            return []
-        made = {name for node in nodes for name in node.output}
-        return [info for name, info in self._declared.items() if name in made]
+        made = {name for node in nodes for name in node.output} if len(nodes) > MANY or self.runs_on == ON_CPU else set()
+        every = len(nodes) > MANY
+        return [info for name, info in self._declared.items() if name in made and (every or len(info.type.tensor_type.shape.dim) == 4)]
 
     def insert(self, node: NodeView) -> None:
         """A node as it is, with its own tensor names (``replay``)."""

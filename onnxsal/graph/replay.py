@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from onnxsal.graph.emit import Emit
 from onnxsal.graph.infer import Inferred
-from onnxsal.graph.model import Model, NodeView, Value, captured
+from onnxsal.graph.model import GRID, Model, NodeView, Value, captured
 from onnxsal.graph.originals import Original, as_run
 from onnxsal.protos import graphs_of
 
@@ -54,6 +54,16 @@ def replica(model: Model, source: str, targets: Iterable[str], prefix: str, othe
     return view
 
 
+def in_a_row(view: Model, source: Value, runs: str) -> None:
+    """From here on a ``replica`` is of several runs in a row: what had as many rows as ``source`` has as many as there are ``runs``."""
+    one = source.shape[0] if source.shape else None
+    types = {
+        name: (kind, None if shape is None else tuple(runs if isinstance(d, str) and d == one else d for d in shape))
+        for name, (kind, shape) in view.types.items()
+    }
+    view.take(Inferred(types))
+
+
 def _moved(original: Original, prefix: str, renamed: Mapping[str, str]) -> Original:
     """The original on renamed tensors; none of its outputs keeps its name."""
     names = {**{name: f"{prefix}/{name}" for name in (*original.outputs, *original.inner)}, **renamed}
@@ -73,6 +83,22 @@ def _whole(model: Model, original: Original, source: str) -> bool:
             node = model.producer.get(name)
             todo += [] if node is None else [n for n in (*node.proto.input, *captured(node.proto)) if n]
     return source not in inner - set(original.outputs)
+
+
+def constants(model: Model) -> set[str]:
+    """Tensors that ONNX Runtime makes constants when it opens the file: what no input can change and is not computed from a grid, found
+    once. (It keeps weights that are quantised as they are.)
+    """
+    return model.once("constants", lambda: _constants(model))
+
+
+def _constants(model: Model) -> set[str]:
+    found = {name for name in model.initializers if not model.overridable(name)}
+    for node in model.nodes:
+        plain = all(name in found and model.value(name).dtype not in GRID for name in node.proto.input if name)
+        if plain and not captured(node.proto):
+            found.update(filter(None, node.proto.output))
+    return found
 
 
 def reads_inputs(model: Model, view: Model) -> bool:

@@ -30,7 +30,7 @@ def feature_ablation(build: Build) -> Result:
         return [chunk.body.Concat(states[0], chunk.scores, axis=0)]
 
     clean = op.Unsqueeze(build.head.score, [0])  # a first row, so that the state is never empty
-    samples = Samples(groups.count, build.settings["chunk"], groups.what)
+    samples = Samples(groups.count, groups.what)
     beside = {one.name: hidden(one) for one in others}
     (rows,) = sampled_scores(build, samples, hidden(first), [clean], update, beside=beside)
     left = op.Transpose(op.Slice(rows, [1], [LAST], [0]), perm=[1, 0])

@@ -176,7 +176,7 @@ def scorecam(build: Build) -> Result:
         return [chunk.body.Concat(states[0], chunk.scores, axis=0)]
 
     clean = op.Unsqueeze(build.head.score, [0])  # a first row, so that the state is never empty
-    samples = Samples(count, build.settings["chunk"], "channel")
+    samples = Samples(count, "channel")
     (rows,) = sampled_scores(build, samples, points, [clean], update, probabilities if official else None)
     weights = op.Transpose(op.Slice(rows, [1], [2**31], [0]), perm=[1, 0])
     if not official:

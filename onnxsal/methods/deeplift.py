@@ -50,6 +50,6 @@ def _reference(build: Build, baseline: Value, view: Model) -> Value:
     x = question.x
     if not question.batched or question.fixed_batch or reads_inputs(question.model, view):
         return like_shape(op, baseline, x)
-    tail = (x.shape or ())[1:]
-    known = op.const([1, *tail]) if all(isinstance(d, int) for d in tail) else op.Concat([1], op.Shape(op.raw(x), start=1), axis=0)
-    return op.Expand(baseline, known)
+    tail = [d for d in (x.shape or ())[1:] if isinstance(d, int)]
+    whole = op.const([1, *tail]) if len(tail) == x.rank - 1 else op.Concat([1], op.Shape(op.raw(x), start=1), axis=0)
+    return op.Expand(baseline, whole)

@@ -11,9 +11,9 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import traverse
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, recast, signal_type
+from onnxsal.methods.bias_terms import BiasTerm
 from onnxsal.methods.build import Build, Result, over_channels, places_axes, stretched, wrap
 from onnxsal.methods.cam import over_places, target_layer, weighted_sum
-from onnxsal.methods.fullgrad import BiasTerm
 from onnxsal.methods.head import emit_seed
 from onnxsal.methods.maps import picture_axes, places_of, positive, share_among_channels, upsample
 from onnxsal.methods.placed import Canvas, crossings

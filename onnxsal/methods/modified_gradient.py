@@ -11,8 +11,9 @@ from onnxsal.backward.book import Book
 from onnxsal.engine.plan import Plan, Step
 from onnxsal.graph import Value
 from onnxsal.graph.helpers import add_up, columns, recast, signal_type
+from onnxsal.methods.bias_terms import BiasTerm, TermVisit, beyond_scores, decompose, survey, term_sum
 from onnxsal.methods.build import Build, Result, wrap
-from onnxsal.methods.fullgrad import BiasTerm, TermVisit, beyond_scores, decompose, parts_of, survey, term_sum
+from onnxsal.methods.fullgrad import parts_of
 from onnxsal.methods.relevance import cuts_of
 
 

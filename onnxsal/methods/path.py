@@ -58,7 +58,7 @@ def integrated_gradients(build: Build) -> Result:
         weighted = chunk.body.Mul(chunk.signals, column(chunk.body, weights, chunk.numbers))
         return [chunk.body.Add(states[0], chunk.body.ReduceSum(weighted, [0], keepdims=0))]
 
-    samples = Samples(len(alphas), build.settings["chunk"])
+    samples = Samples(len(alphas))
     (total,) = sampled_walks(build, samples, points, [zeros_like(op, question.x)], update)
     attribution = build.contribution(op.Mul(delta, total), delta)
     gained = op.Sub(head.score, _score_at_baseline(build, baseline))

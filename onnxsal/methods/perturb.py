@@ -145,7 +145,7 @@ def occlusion(build: Build) -> Result:
         hidden = body.Unsqueeze(reduce(body.And, along), [a + 1 for a in places.whole])
         return body.Where(hidden, value, x)
 
-    samples = Samples(times(op, counts), build.settings["chunk"], "window")
+    samples = Samples(times(op, counts), "window")
     watched = watch(build, places) if build.want_components else []
 
     def update(chunk: Scored, states: Sequence[Value]) -> list[Value]:
@@ -272,7 +272,7 @@ def rise(build: Build) -> Result:
         shape = body.Concat(body.const([-1]), body.Shape(seen, start=1), axis=0)
         return [body.Add(states[0], body.Reshape(weighted, shape))]
 
-    samples = Samples(count, settings["chunk"], "random mask")
+    samples = Samples(count, "random mask")
     (total,) = sampled_scores(build, samples, points, [zeros_at(build, places)], update, probabilities)
     map_ = op.Div(total, float(count) * float(density))
     return Result(over_places(build, places, map_), None, map_ if places.pictured else None)

@@ -14,8 +14,8 @@ from onnxsal.facts.reach import separators
 from onnxsal.facts.tags import RESIDUAL
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, channel_sum, columns, dim_of, recast, signal_type, times
+from onnxsal.methods.bias_terms import BiasTerm, Site, beyond_scores, decompose, survey, term_sum
 from onnxsal.methods.build import Build, Result, over_channels, places_axes, wrap
-from onnxsal.methods.fullgrad import BiasTerm, Site, beyond_scores, decompose, survey, term_sum
 from onnxsal.methods.maps import picture_axes, places_of, share_among_channels, sides_of, spread, without_single
 
 

@@ -6,17 +6,16 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
-from onnx import TensorProto, helper
-
 from onnxsal.ask.question import Question
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import Visit, traverse
 from onnxsal.facts.bodies import data_decides
 from onnxsal.graph import Emit, Model, Value
+from onnxsal.graph.body import Body
 from onnxsal.graph.helpers import recast, shape_of, signal_type
-from onnxsal.graph.replay import reads_inputs, replay, replica
+from onnxsal.graph.replay import in_a_row, reads_inputs, replay, replica
 from onnxsal.methods.build import Build
+from onnxsal.methods.chunks import Chunk, settled
 from onnxsal.methods.head import Chosen, emit_seed, score_of, scores
 
 Points = Callable[[Emit, Value], Value]
@@ -62,22 +61,19 @@ class Scored:
 
 @dataclass(frozen=True)
 class Samples:
-    """``count`` runs (a number, or a scalar of the graph), ``chunk`` of them (times the batch) at once; ``what`` names one.
-
-    One by one where the model's batch is fixed, where the replayed part also reads another input, which holds N samples only, or where data
-    decides what runs: that is decided once for all that is fed.
-    """
+    """``count`` runs (a number, or a scalar of the graph), in chunks as the setting ``chunk`` says; ``what`` names one."""
 
     count: int | Value
-    chunk: int
     what: str = "perturbation"
 
-    def size(self, question: Question, view: Model) -> int:
-        """Samples per iteration."""
+    def settled(self, build: Build, view: Model) -> Chunk:
+        """How many at once: one by one where the model's batch is fixed, where the replayed part also reads another input, which holds N
+        samples only, or where data decides what runs: that is decided once for all that is fed.
+        """
+        question = build.question
         one = question.fixed_batch or not question.batched
         alone = one or reads_inputs(question.model, view) or data_decides(question.model)
-        most = self.chunk if isinstance(self.count, Value) else min(self.chunk, self.count)
-        return 1 if alone else max(1, most)
+        return settled(build, view, self.count, alone)
 
 
 def sampled_walks(
@@ -135,7 +131,7 @@ def sampled_scores(
     return _loop(build, samples, [build.question.start.name, *also], states, step, list(beside or ()))
 
 
-ChunkStep = Callable[[Emit, Question, Value, Sequence[Value]], Sequence[Value]]
+ChunkStep = Callable[[Body, Question, Value, Sequence[Value]], Sequence[Value]]
 """(body, the question in the replica, sample numbers, states) -> new states."""
 
 
@@ -146,21 +142,17 @@ def _loop(
     op, question = build.op, build.question
     prefix = op.apart("sample")
     view = replica(question.model, question.x.name, targets, prefix, beside)
+    chunk = samples.settled(build, view)
+    if chunk.several:
+        in_a_row(view, question.x, f"{prefix}/runs")
     inner = dataclasses.replace(
         question, model=view, x=view.value(f"{prefix}/{question.x.name}"), start=view.value(f"{prefix}/{question.start.name}")
     )
-    body = Emit(view, prefix, op.runs_on)
-    body.dtype = op.dtype
-    iteration, condition = Value(f"{prefix}/iteration", TensorProto.INT64, ()), Value(f"{prefix}/condition", TensorProto.BOOL, ())
-    size, count = samples.size(question, view), samples.count
-    begin = body.Mul(iteration, size)
-    numbers = body.Range(begin, body.Min(body.Add(begin, size), count), 1) if size > 1 else body.Unsqueeze(iteration, [0])
+    body = Body(view, question.x, prefix, op.runs_on, op.dtype)
     carried = [Value(f"{prefix}/state{i}") for i in range(len(states))]
-    outputs = [body.Identity(condition), *(body.Identity(s) for s in step(body, inner, numbers, carried))]
-    graph = _graph(body, prefix, [iteration, condition, *carried], outputs, op.dtype)
-    trips = op.Div(op.Add(count, size - 1), size) if isinstance(count, Value) else -(-count // size)
+    graph = body.graph(carried, step(body, inner, body.numbers(chunk.size(body, samples.count), samples.count), carried))
     # what is emitted here: the one node with a body
-    return list(op.subgraph("Loop", [trips, op.const(True), *states], {"body": graph}, outputs=len(states)))
+    return list(op.subgraph("Loop", [chunk.turns(op, samples.count), op.const(True), *states], {"body": graph}, outputs=len(states)))
 
 
 def _replay(
@@ -195,17 +187,3 @@ def _rows(body: Emit, value: Value, numbers: Value) -> Value:
 
 def _static_tail(x: Value) -> bool:
     return x.shape is not None and all(isinstance(d, int) for d in x.shape[1:])
-
-
-def _graph(body: Emit, prefix: str, inputs: Sequence[Value], outputs: Sequence[Value], dtype: int) -> onnx.GraphProto:
-    """The loop body; its states have the compute type and any shape."""
-    nodes, initializers = body.finish(outputs)
-    kinds = [TensorProto.INT64, TensorProto.BOOL, *[dtype] * (len(inputs) - 2)]
-    shapes: list[list[int] | None] = [[], [], *[None] * (len(inputs) - 2)]
-    return helper.make_graph(
-        nodes,
-        f"{prefix}/body",
-        [helper.make_tensor_value_info(v.name, k, s) for v, k, s in zip(inputs, kinds, shapes, strict=True)],
-        [helper.make_tensor_value_info(v.name, k, s) for v, k, s in zip(outputs, kinds[1:], shapes[1:], strict=True)],
-        initializers,
-    )

@@ -201,7 +201,7 @@ def enumerated(build: Build, game: Game) -> tuple[Value, None, Value]:
     start = op.Expand(op.Unsqueeze(zero, [1]), op.const([1, count]))
     everything = 2**count
     what = f"of {everything:,} coalitions of {count} groups (all of them: exact){_of_rows(rows)}"
-    samples = Samples(times(op, [everything, rows]), build.settings["chunk"], what)
+    samples = Samples(times(op, [everything, rows]), what)
     total, empty = sampled_scores(build, samples, game.points(0, drawn), [start, zero], update, beside=game.beside(drawn))
     return _over(op, total, rows), None, op.Add(build.head.score, _over(op, empty, rows))
 
@@ -287,7 +287,7 @@ def sampled(build: Build, game: Game) -> tuple[Value, Value, Value]:
     start = op.Expand(op.Unsqueeze(zero, [1]), op.Concat(op.const([1]), as_row(op, count), axis=0))
     told = f"{count} groups" if isinstance(count, int) else f"groups, each a {groups.what}"
     what = f"prefix of each of {build.settings['n_samples']:,} random orders of {told}{_of_rows(rows)} alone"
-    samples = Samples(plus(op, times(op, [orders, count]), rows), build.settings["chunk"], what)
+    samples = Samples(plus(op, times(op, [orders, count]), rows), what)
     states, others = [zero, zero, start, start, nothing], game.beside(present)
     _, empty, mean, squares, seen = sampled_scores(build, samples, game.points(0, present), states, update, beside=others)
     variance = op.Div(squares, op.Max(op.Mul(seen, op.Sub(seen, 1.0)), 1.0))

@@ -92,7 +92,7 @@ def smoothgrad(build: Build) -> Result:
     count = int(build.settings["n_samples"])
     zero = zeros_like(op, build.question.x)
     states = [zero] if variant == "mean" else [zero, zero]
-    samples = Samples(count, build.settings["chunk"])
+    samples = Samples(count)
     done = sampled_walks(build, samples, noisy_points(build), states, partial(_moments, variant))
     return Result(done[0] if variant == "mean" else op.Div(done[1], float(count)))
 
@@ -100,8 +100,8 @@ def smoothgrad(build: Build) -> Result:
 def _moments(variant: str, chunk: Walked, states: Sequence[Value]) -> list[Value]:
     """The running mean and, where asked for, the sum of squares or of squared deviations, by Chan's update."""
     body, signals = chunk.body, chunk.signals
-    size = cast(body, body.Size(chunk.numbers))
-    before = cast(body, body.Gather(chunk.numbers, 0))
+    before, last = (cast(body, body.Gather(chunk.numbers, i)) for i in (0, -1))
+    size = body.Add(body.Sub(last, before), 1.0)
     mean = body.ReduceMean(signals, [0], keepdims=0)
     share = body.Div(size, body.Add(before, size))
     gap = body.Sub(mean, states[0])

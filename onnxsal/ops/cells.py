@@ -72,6 +72,8 @@ class Direction:
     dy: Value | None
     dh: Value
     dc: Value | None
+    moving: tuple[Value, Value] | None = None
+    """The biases as a tangent moves them, where it does not move all of them."""
 
     def gates(self, t: Value, count: int) -> list[Value]:
         """The parts of a tensor whose last axis holds ``count`` gates."""

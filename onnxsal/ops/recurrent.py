@@ -7,7 +7,9 @@ products with the inputs and for the weights stay outside of it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from onnxsal.ops.cell_activation import activations
 from onnxsal.ops.cells import GATES, Direction, direction_of, gru_parts, gru_slopes, lstm_parts, lstm_slopes, plus, product, rnn_slope
 from onnxsal.ops.held_cells import LinearCell, held_cell, joined
 from onnxsal.ops.registry import Case, Held, case, gradient_of
-from onnxsal.ops.statements import APART, MIXED, SUMMED, Moved
+from onnxsal.ops.statements import APART, MIXED, SUMMED, Gates, Moved
 from onnxsal.ops.tangent_cells import tangents
 
 # ----- the three cells -----
@@ -199,6 +201,23 @@ def _bias(op: Emit, node: NodeView) -> list[Value | None]:
     return [None if y is None or t is None else op.Sub(y, t) for y, t in zip(node.outputs, moved, strict=True)]
 
 
+GATE_NAMES = {"RNN": ("hidden",), "GRU": ("update", "reset", "hidden"), "LSTM": ("input", "output", "forget", "cell")}
+"""In the order in which weights and biases hold them."""
+
+
+def _stored(op: Emit, node: NodeView, gate: str | None) -> list[Value | None] | None:
+    """J_B B, of all of B or of the rows of one gate: the tangent of every output where these alone move."""
+    if node.optional(3) is None or node.want(3):
+        return None
+    view, names = copy.copy(node), GATE_NAMES[node.op_type]
+    view.wants = tuple(i == 3 for i in range(len(node.inputs)))
+    layers = list(_directions(op, view, [None] * 3))
+    if gate is not None:
+        own = [np.repeat(np.eye(len(names), dtype=op.np_dtype)[names.index(gate)], layer.hidden) for layer in layers]
+        layers = [replace(n, moving=tuple(op.Mul(b, rows) for b in n.biases or ())) for n, rows in zip(layers, own, strict=True)]
+    return joined(op, [tangents(layer) for layer in layers], node)
+
+
 @gradient_of(
     "RNN",
     "GRU",
@@ -208,6 +227,7 @@ def _bias(op: Emit, node: NodeView) -> list[Value | None]:
     trained=(1, 2, 3),
     bias=_bias,
     held=Held(_held, _left_over),
+    gates=Gates(lambda node: GATE_NAMES[node.op_type], _stored),
     cases={k: _cases(k) for k in GATES},
     many=True,
 )

@@ -26,6 +26,7 @@ from onnxsal.ops.statements import (
     Edge,
     EdgeRule,
     Facts,
+    Gates,
     Keeps,
     PickRule,
     Range,
@@ -131,6 +132,7 @@ class OpSpec:
     scaling: Scaling | None = None
     units: Units | None = None
     held: Held | None = None
+    gates: Gates | None = None
     origin: Callable[[NodeView], float | None] = lambda node: None
     trained: tuple[int, ...] = ()
     keeps: Keeps = ""
@@ -168,6 +170,8 @@ class OpOptions(TypedDict, total=False):
     """Where a layer keeps the weights of each of its units."""
     held: Held
     """What it is while the statistic that it divides by, or its gates, are held constant."""
+    gates: Gates
+    """What the stored biases of its gates make of its outputs."""
     origin: Callable[[NodeView], float | None] | float
     """The slope at 0 of a function of its first input that is 0 there; ``None`` where it is not."""
     trained: Sequence[int]

@@ -23,11 +23,13 @@ def _length(op: Emit, tensor: Value, axis: int) -> Value:
 
 
 def _weight(op: Emit, node: NodeView, away: Value) -> tuple[Value, Value]:
-    """The weight of an element that lies ``away`` from the place, and its slope."""
+    """The weight of an element that lies ``away`` from the place, and its slope: linear weights have two at elements, and it is the one
+    towards larger places, as in PyTorch's ``grid_sample``.
+    """
     size, side = op.Abs(away), op.Sign(away)
     if node.attr("mode") == "linear":
-        near = op.Less(size, 1.0)
-        return mask(op, near, op.Sub(1.0, size)), op.Neg(mask(op, near, side))
+        near = op.And(op.Greater(away, -1.0), op.LessOrEqual(away, 1.0))
+        return op.Relu(op.Sub(1.0, size)), mask(op, near, op.Where(op.Greater(away, 0.0), -1.0, 1.0))
     a = float(node.attr("cubic_coeff_a"))
 
     def cubic(c3: float, c2: float, c1: float, c0: float) -> tuple[Value, Value]:

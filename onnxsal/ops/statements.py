@@ -55,6 +55,16 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class Gates:
+    """The gates of a layer that carries a state: their ``names``, and what the ``stored`` bias of one of them (``None``: of all) makes of
+    every output, ``J_b b`` (``None``: there is none, or it carries a signal itself). Of an output that is not there it is ``None``.
+    """
+
+    names: Callable[[NodeView], tuple[str, ...]]
+    stored: Callable[[Emit, NodeView, str | None], Sequence[Value | None] | None]
+
+
+@dataclass(frozen=True)
 class Units:
     """A layer of units: ``y = scale W x + bias``, each unit with weights of its own in input 1 of the node.
 

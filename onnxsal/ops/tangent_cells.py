@@ -44,7 +44,7 @@ def _weights(layer: Direction, h: Value, r: Value) -> Value | None:
 
 def _biases(layer: Direction) -> tuple[Value | None, Value | None]:
     """Of both halves of B."""
-    return layer.biases if layer.biases is not None and layer.node.want(3) else (None, None)
+    return layer.moving or layer.biases or (None, None) if layer.node.want(3) else (None, None)
 
 
 def _rnn(layer: Direction) -> Tangents:

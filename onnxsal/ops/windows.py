@@ -177,9 +177,7 @@ def transposed_window_of(op: Emit, node: NodeView) -> Window:
 # ----- the three maps -----
 
 
-def spread(
-    op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mirrored: bool = False, like: Value | None = None
-) -> Value:
+def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mirrored: bool = False, like: Value | None = None) -> Value:
     """large[s p + d k - b] += g[p] W[k], the adjoint of a convolution with ``weight`` [channels of g, channels of large / group, *kernel].
 
     At stride 1 a Conv with the kernel turned around, which ONNX Runtime does about twice as fast as ConvTranspose (and which takes
