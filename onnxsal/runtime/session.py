@@ -225,7 +225,9 @@ def open_session(
     options.log_severity_level = _SILENT
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-    options.enable_mem_pattern = options.enable_mem_reuse = planned
+    options.enable_mem_reuse = planned
+    # a pattern lays all tensors of a run into one block from the second run on, beside what the first one took: twice the memory, no time
+    options.enable_mem_pattern = False
     if threads is not None:
         options.intra_op_num_threads = threads
     if not spinning:
