@@ -19,9 +19,9 @@ from onnxsal.ask.request import Ask, Target, spelled
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.explanation import Explanation
 from onnxsal.facade.adopt import adopt, original_outputs
-from onnxsal.facade.answer import Answer, Fed
 from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.memory import bytes_per_sample
+from onnxsal.facade.returned import Fed, Returned
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, place_index, refuse_other_class, target_index
 from onnxsal.facts.gaps import takes_gaps
 from onnxsal.graph.emit import ON_CUDA, PREFIX
@@ -363,12 +363,12 @@ class Explainer:
                 f"{shape_text(start.shape)}, and the run makes more axes. Say that what is fed is one sample (batched=False in Python, "
                 "--one-sample), or put the declaration of the file right."
             )
-        answer = Answer(self.conversion, self._providers, fed)
+        returned = Returned(self.conversion, self._providers, fed)
         for name in ("explained_score", "attribution", "saliency_map", "residual"):
             if (array := added[name]) is not None:
-                answer.refuse_infinite(name.removeprefix("explained_").replace("_", " "), array, f"{self._prefix}{name}")
+                returned.refuse_infinite(name.removeprefix("explained_").replace("_", " "), array, f"{self._prefix}{name}")
         if (own := arrays.get(self.conversion.question.output)) is not None:
-            answer.refuse_contradiction(np.asarray(own), target, score, self._adopted)
+            returned.refuse_contradiction(np.asarray(own), target, score, self._adopted)
         components = {k: v for k, v in arrays.items() if k not in self._own}
         outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}

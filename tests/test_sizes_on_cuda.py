@@ -72,7 +72,7 @@ def test_nothing_is_computed_of_a_batch_that_is_fixed(name: str, method: str, tm
 
 
 MOST = {"fullgrad": 5, "lrp_epsilon": 1, "lrp_epsilon_plus": 1, "lrp_resnet": 1, "deeplift": 1, "gradcam": 1, "attnlrp": 1}
-"""Sizes that are put together for a Resize (of which FullGrad has one for each resolution), for a sum of what leaks, or for one reference of all samples."""
+"""Sizes that are put together: for a Resize (FullGrad has one for each resolution), a sum of what leaks, one reference of all samples."""
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -20,7 +20,7 @@ Fed = Callable[[int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Returned:
     """A run of a converted model on ``providers``: ``fed`` says on what."""
 
     made: Conversion
