@@ -8,12 +8,12 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from onnxsal.graph.emit import ON_CPU, ON_CUDA, Emit, Operand
+from onnxsal.graph.emit import ON_CPU, Emit, Operand
 from onnxsal.graph.model import Model, Value
 from onnxsal.graph.replay import constants
 
 
-class Body(Emit):
+class LoopBody(Emit):
     """Collects the nodes of a loop's body over a ``replica`` of what is computed from ``around``; ``iteration`` and ``condition`` are what
     every body is given.
     """
@@ -30,8 +30,8 @@ class Body(Emit):
         return super()._operand(self._own(operand) if isinstance(operand, Value) and self._is_weight(operand.name) else operand)
 
     def _is_weight(self, name: str) -> bool:
-        """Whether the tensor is a weight of a convolution, a bias, a scale: a constant around the body that is no matrix. ONNX Runtime packs
-        the matrices of products wherever they lie.
+        """Whether the tensor is a weight of a convolution, a bias, a scale: a constant around the body that is no matrix. ONNX Runtime
+        packs the matrices of products wherever they lie.
         """
         around = self.model.outer
         if self.runs_on != ON_CPU or around is None or name not in constants(around):
@@ -47,23 +47,23 @@ class Body(Emit):
         """
         if weight.name not in self._weights:
             self._weights[weight.name] = weight  # what the node itself reads
-            self._weights[weight.name] = self.Max(weight, name=f"{self.prefix}/{weight.name}")
+            self._weights[weight.name] = self.Max(weight, name=f"{self.prefix}/own/{weight.name}")
         return self._weights[weight.name]
 
     def counter(self) -> Value:
         """The number of the iteration, int64 scalar.
 
-        For CUDA a 0 that is computed from a size is added. ONNX Runtime computes on the host what depends on sizes only, and on the card
-        what does not; the bounds of a Range and the condition are read on the host, and would be copied there at every turn.
+        Where a card may run it, a 0 that is computed from a size is added. ONNX Runtime computes on the host what depends on sizes only,
+        and on the card all else; the bounds of a Range and the condition are read on the host, and would be copied there at every turn.
         """
-        if self.runs_on != ON_CUDA:
+        if self.runs_on == ON_CPU:
             return self.iteration
         size = self.cached("size around", lambda: self.Size(self.raw(self.around)))
         return self.cached("counter", lambda: self.Add(self.iteration, self.Sub(size, size)))
 
     def numbers(self, size: Value | int, count: Value | int) -> Value:
         """``size`` whole numbers from the iteration times ``size`` on, those below ``count``: int64 [c]."""
-        if size == 1 and self.runs_on != ON_CUDA:
+        if size == 1 and self.runs_on == ON_CPU:
             return self.Unsqueeze(self.iteration, [0])
         begin = self.counter() if size == 1 else self.Mul(self.counter(), size)
         end = self.Add(begin, size)
@@ -72,7 +72,7 @@ class Body(Emit):
 
     def goes_on(self) -> Value:
         """The condition, which never changes."""
-        return self.GreaterOrEqual(self.counter(), 0) if self.runs_on == ON_CUDA else self.Identity(self.condition)
+        return self.Identity(self.condition) if self.runs_on == ON_CPU else self.GreaterOrEqual(self.counter(), 0)
 
     def graph(self, states: Sequence[Value], outputs: Sequence[Value]) -> onnx.GraphProto:
         """The body, which turns ``states`` of the compute type and any shape into ``outputs``."""
@@ -93,8 +93,10 @@ class Body(Emit):
 
     def declarations(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.ValueInfoProto]:
         """The shapes of the replica's tensors and what is ``declared``: inference alone loses them where runs are put in a row, and with
-        them go the layout that elementwise nodes could have shared, and memory that could have been used again.
+        them goes the layout that elementwise nodes could have shared on the CPU.
         """
+        if self.runs_on != ON_CPU:
+            return super().declarations(nodes)
         made = {name for node in nodes for name in node.output}
         known = {name: (kind, shape) for name, (kind, shape) in self.model.types.items() if name in made and shape is not None}
         replayed = [helper.make_tensor_value_info(name, kind, list(shape)) for name, (kind, shape) in known.items()]

@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from onnxsal.ask.question import Question
 from onnxsal.engine.plan import make_plan
 from onnxsal.engine.traverse import Visit, traverse
+from onnxsal.errors import MethodError
 from onnxsal.facts.bodies import data_decides
+from onnxsal.facts.footprint import bytes_of_row
 from onnxsal.graph import Emit, Model, Value
-from onnxsal.graph.body import Body
+from onnxsal.graph.body import LoopBody
+from onnxsal.graph.chunk import Chunk, rows_within
+from onnxsal.graph.emit import ON_CUDA
 from onnxsal.graph.helpers import recast, shape_of, signal_type
 from onnxsal.graph.replay import in_a_row, reads_inputs, replay, replica
 from onnxsal.methods.build import Build
-from onnxsal.methods.chunks import Chunk, settled
 from onnxsal.methods.head import Chosen, emit_seed, score_of, scores
+from onnxsal.settings import shown
+
+AUTO = "auto"
 
 Points = Callable[[Emit, Value], Value]
 """(body, int64 sample numbers [c]) -> inputs to evaluate, broadcastable to [c, N, ...]."""
@@ -66,14 +72,26 @@ class Samples:
     count: int | Value
     what: str = "perturbation"
 
-    def settled(self, build: Build, view: Model) -> Chunk:
-        """How many at once: one by one where the model's batch is fixed, where the replayed part also reads another input, which holds N
-        samples only, or where data decides what runs: that is decided once for all that is fed.
+    def chunk(self, build: Build, view: Model) -> Chunk:
+        """As the setting says, which from here on tells what "auto" is. Raises ``MethodError`` where it says nothing that there is.
+
+        One by one where the model's batch is fixed, where the replayed part also reads another input, which holds N samples only, or where
+        data decides what runs: that is decided once for all that is fed.
         """
-        question = build.question
+        question, place = build.question, build.op.runs_on
         one = question.fixed_batch or not question.batched
         alone = one or reads_inputs(question.model, view) or data_decides(question.model)
-        return settled(build, view, self.count, alone)
+        if build.settings["chunk"] == AUTO:
+            rows = 1 if alone else rows_within(place, bytes_of_row(question.model, question.x, view.copies))
+            build.settings["chunk"] = 1 if rows == 1 else f"{rows} rows"
+        said = build.settings["chunk"]
+        chunk = Chunk.read(said)
+        if chunk is None:
+            raise MethodError(
+                f"method '{build.method.name}': chunk={shown(said)} is no number of samples in one turn; give a whole number of 1 or "
+                f'more (times the batch), "64 rows" for as many as make 64 with the batch, or "{AUTO}".'
+            )
+        return Chunk() if alone else dataclasses.replace(chunk, x=question.x, even=place == ON_CUDA)
 
 
 def sampled_walks(
@@ -131,7 +149,7 @@ def sampled_scores(
     return _loop(build, samples, [build.question.start.name, *also], states, step, list(beside or ()))
 
 
-ChunkStep = Callable[[Body, Question, Value, Sequence[Value]], Sequence[Value]]
+ChunkStep = Callable[[LoopBody, Question, Value, Sequence[Value]], Sequence[Value]]
 """(body, the question in the replica, sample numbers, states) -> new states."""
 
 
@@ -142,13 +160,13 @@ def _loop(
     op, question = build.op, build.question
     prefix = op.apart("sample")
     view = replica(question.model, question.x.name, targets, prefix, beside)
-    chunk = samples.settled(build, view)
+    chunk = samples.chunk(build, view)
     if chunk.several:
         in_a_row(view, question.x, f"{prefix}/runs")
     inner = dataclasses.replace(
         question, model=view, x=view.value(f"{prefix}/{question.x.name}"), start=view.value(f"{prefix}/{question.start.name}")
     )
-    body = Body(view, question.x, prefix, op.runs_on, op.dtype)
+    body = LoopBody(view, question.x, prefix, op.runs_on, op.dtype)
     carried = [Value(f"{prefix}/state{i}") for i in range(len(states))]
     graph = body.graph(carried, step(body, inner, body.numbers(chunk.size(body, samples.count), samples.count), carried))
     # what is emitted here: the one node with a body

@@ -14,7 +14,7 @@ from onnxsal.methods.points import Points, Samples, Walked, sampled_walks
 
 _PRIME = 2**31 - 1
 _MIX = (1_407_677_000, 950_706_376, 742_938_285, 1_226_874_159)
-"""Odd constants between rounds; any would do. Products of two numbers below the prime fit int64."""
+"""Constants between rounds; any would do."""
 
 
 def normal_noise(body: Emit, numbers: Value, elements: Value, seed: Value) -> Value:
@@ -48,9 +48,8 @@ def numbers_column(body: Emit, numbers: Value) -> Value:
 
 
 def _mix(body: Emit, state: Value, round_: int) -> Value:
-    """One round of a quadratic hash modulo a prime: s (s + a) + b."""
-    reduced = body.Mod(state, _PRIME)
-    squared = body.Mod(body.Mul(reduced, body.Add(reduced, _MIX[round_])), _PRIME)
+    """One round of a quadratic hash modulo a prime: s (s + a) + b. The state may be 2^28 larger than the prime: the product fits int64."""
+    squared = body.Mod(body.Mul(state, body.Add(state, _MIX[round_])), _PRIME)
     return body.Mod(body.Add(body.Mul(squared, 48_271), _MIX[round_ - 1]), _PRIME)
 
 
