@@ -14,6 +14,7 @@ import pytest
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 import onnxsal
+from onnxsal.ask.layers import Layers
 from onnxsal.graph import Model
 from onnxsal.graph.infer import Shape
 from onnxsal.graph.load import load_model, size_on_disk
@@ -23,6 +24,7 @@ from onnxsal.ops.registry import REGISTRY, OpSpec
 from onnxsal.runtime.session import open_session
 from tests.oracle import one_node_model
 from tests.small_models import cnn, make, node
+from tools.speed.nets import vit
 
 STRETCH = 512
 """An axis of a few entries becomes one of about a thousand, whose square no tensor of the model comes near."""
@@ -268,3 +270,16 @@ def test_a_signal_has_the_declared_shape_of_what_it_explains(monkeypatch: pytest
     ]
     assert [n.name for n in lost] == []
     assert sum(n.y.rank == 4 for n in converted.nodes) > 8
+
+
+def test_the_last_layer_of_tokens_is_looked_for_from_the_end(monkeypatch: pytest.MonkeyPatch):
+    """Each look is a walk through the whole model: as many for a deep transformer as for a shallow one, not one for each of its tensors."""
+    looked: list[str] = []
+    reaches = Layers._reaches
+    monkeypatch.setattr(Layers, "_reaches", lambda self, name, without="": looked.append(name) or reaches(self, name, without))
+    counts = []
+    for depth in (2, 5):
+        onnxsal.convert(vit(depth, 48, 3), "gradcam")
+        counts.append(len(looked))
+        looked.clear()
+    assert counts[0] == counts[1] > 0

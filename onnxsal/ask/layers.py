@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 from onnxsal.ask.place import BOX
 from onnxsal.ask.question import Question
@@ -227,7 +227,7 @@ class Layers:
             layer = self.found[node.x.name]
         return layer
 
-    def _no_layer(self) -> None:
+    def _no_layer(self) -> NoReturn:
         given, start = self.question.grid, f"between '{self.question.x.name}' and '{self.question.start.name}'"
         if given is not None:
             tokens = [y for y in self._behind_linear if y.rank == 3]
@@ -262,15 +262,18 @@ class Layers:
         """
         if len(hits) == 1 and self._reaches(hits[0])[0]:
             return self.found[hits[0]]
-        full = [name for name in hits if self._reaches(name)[1]] or [name for name in self._by_depth if self._reaches(name)[1]]
-        some = full or [name for name in self._by_depth if self._reaches(name)[0]]
-        if not some:
+        for among, every in (({*hits}, 1), (self.found, 1), (self.found, 0)):
+            # from the end, and no farther than needed: each is a walk through the whole model
+            name = next((n for n in reversed(self._by_depth) if n in among and self._reaches(n)[every]), None)
+            if name is not None:
+                break
+        else:
             self._no_layer()
-        last = self.found[max(some, key=self._by_depth.index)]
+        last = self.found[name]
         if last.grid is None:
             return last
-        crossed = [self.found[name] for name in self._crossed() if name in some]
-        return next((layer for layer in reversed(crossed) if layer.size == last.size), last)
+        crossed = (n for n in reversed(self._crossed()) if n in among and self.found[n].size == last.size and self._reaches(n)[every])
+        return self.found[next(crossed, name)]
 
     @cached_property
     def _depth(self) -> dict[str, int]:

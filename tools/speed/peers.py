@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from tools.speed.measure import Found, feed, pairs, ratios, session
@@ -38,6 +40,9 @@ def captum(name: str, **fixed: Any) -> Callable[..., Run]:
 def epsilon_plus(network: Any, x: Any, target: Any) -> Run:
     """Zennit's composite EpsilonPlus."""
     import torch
+
+    with suppress(ModuleNotFoundError):  # it wants torchvision, for networks that are not used here; its modules do not
+        importlib.import_module("zennit")
     from zennit.attribution import Gradient
     from zennit.composites import EpsilonPlus
 
