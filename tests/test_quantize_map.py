@@ -43,7 +43,7 @@ def test_any_map_can_be_quantized(method: str) -> None:
         assert len(np.unique(after)) <= 8
         assert (after <= before + 1e-6 * np.abs(before).max()).all()
         assert after.max() == pytest.approx(before.max(), rel=1e-5)
-    again = onnxsal.Explainer(onnxsal.convert(exported, method, quantize=8), quantize=8).explain(x)
+    again = onnxsal.Explainer(onnxsal.convert(exported, method, quantize=8, runs_on="cpu"), quantize=8).explain(x)
     np.testing.assert_array_equal(again.saliency_map, coarse.saliency_map)
     with pytest.raises(onnxsal.OnnxsalError, match="cannot be changed afterwards"):
         onnxsal.Explainer(onnxsal.convert(exported, method, quantize=8), quantize=4)

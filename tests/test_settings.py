@@ -256,7 +256,7 @@ def test_rule_files_of_wrong_types(line: str, message: str):
         ('name = "m"\nextends = "lrp_epsilon_gamma_box"\n[parameters.low]\ndefault = {a = 1}\n', "low = {'a': 1} is not a number"),
         (
             'name = "m"\nextends = "occlusion"\nparameters = {chunk = {default = [1], kind = "anything"}}\n',
-            "parameter 'chunk': its default [1]",
+            "chunk=[1] is no number of samples in one turn",
         ),
         ('name = "m"\ntitle = "t"\nsource = "s"\nwrap = "occlusion"\n', "no parameter 'window', which wrap 'occlusion' needs"),
     ],
