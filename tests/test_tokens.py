@@ -406,7 +406,10 @@ def test_padding_is_nothing(method: str, mask: str):
 
 @pytest.mark.parametrize("method", known_methods())
 def test_later_tokens_are_nothing(method: str):
-    """Of a decoder the score of one place depends on the tokens up to it: the later ones get exactly 0."""
+    """Of a decoder the score of one place depends on the tokens up to it: the later ones get exactly 0, or where scores of several turns
+    are compared, their rounding, as a product of more rows may add in another order.
+    """
+    slack = 1e-5 if "chunk" in known_methods()[method].parameters else 0.0
     if not isinstance(converted(method, "added"), onnx.ModelProto) or method in SEEN:
         return
     if method == "class_competition":  # how many classes only the run tells
@@ -415,7 +418,7 @@ def test_later_tokens_are_nothing(method: str):
     for place in (1, 4):
         got = explainer.explain(FEED, target=np.asarray([place * 3 + 2]))
         assert np.abs(got.token_attribution[:, : place + 1]).max() > 0
-        assert not got.attribution[:, place + 1 :].any()
+        assert np.abs(got.attribution[:, place + 1 :]).max(initial=0) <= slack * np.abs(got.attribution).max()
 
 
 def test_methods_that_explain_texts():
