@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -41,15 +42,21 @@ def test_a_layer_that_only_returns_its_last_state(op_type: str) -> None:
         np.testing.assert_allclose(bare[f"vjp/{w}"], full[f"vjp/{w}"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("op_type", "test"), CASES)
-def test_fullgrad_is_complete_through_every_output(op_type: str, test: Case) -> None:
-    """The score is the sum of squares of all outputs; inputs, weights and biases are fed, and X alone is explained."""
+def explained_squares(op_type: str, test: Case) -> tuple[onnx.ModelProto, onnx.ModelProto, dict[str, np.ndarray]]:
+    """A case whose score is the sum of squares of all outputs, the same with its FullGrad at X, and what both are fed with."""
     model, feed, _ = one_node_model(REGISTRY["", op_type], test)
     for j, y in enumerate(model.graph.output):
         model.graph.node.append(helper.make_node("ReduceSumSquare", [y.name], [f"s{j}"], name=f"s{j}", keepdims=0))
     model.graph.node.append(helper.make_node("Sum", [f"s{j}" for j in range(test.outputs)], ["score"], name="score"))
     model.graph.output.append(helper.make_tensor_value_info("score", TensorProto.DOUBLE, []))
     made = onnxsal.convert(model, "fullgrad", input="x0", output="score", batched=False, target=0, components=True)
+    return model, made, feed
+
+
+@pytest.mark.parametrize(("op_type", "test"), CASES)
+def test_fullgrad_is_complete_through_every_output(op_type: str, test: Case) -> None:
+    """The score is the sum of squares of all outputs; inputs, weights and biases are fed, and X alone is explained."""
+    _, made, feed = explained_squares(op_type, test)
     found = run(made, feed)
     assert found["residual"].max() < 1e-6
     told = [found[f"fullgrad/n{f':{j}' if j else ''}"] for j in range(test.outputs)]
@@ -59,12 +66,7 @@ def test_fullgrad_is_complete_through_every_output(op_type: str, test: Case) -> 
 @pytest.mark.parametrize(("op_type", "test"), [one for one in CASES if len(one.values[1].inputs) > 3 and one.values[1].inputs[3]])
 def test_fullgrad_tells_what_the_bias_of_each_gate_adds(op_type: str, test: Case) -> None:
     """It is the slope of the score along the rows of B that belong to the gate, times these: a finite difference."""
-    model, feed, _ = one_node_model(REGISTRY["", op_type], test)
-    for j, y in enumerate(model.graph.output):
-        model.graph.node.append(helper.make_node("ReduceSumSquare", [y.name], [f"s{j}"], name=f"s{j}", keepdims=0))
-    model.graph.node.append(helper.make_node("Sum", [f"s{j}" for j in range(test.outputs)], ["score"], name="score"))
-    model.graph.output.append(helper.make_tensor_value_info("score", TensorProto.DOUBLE, []))
-    made = onnxsal.convert(model, "fullgrad", input="x0", output="score", batched=False, target=0, components=True)
+    model, made, feed = explained_squares(op_type, test)
     found, count = run(made, feed), GATES[op_type]
     bias, step = feed["x3"], 1e-6
     for k, gate in enumerate(GATE_NAMES[op_type]):

@@ -176,10 +176,10 @@ def step(op: Emit, affine: Affine, part: Division) -> Value:
         s = over(op, affine.node, part.relevance, op.Add(total, signed))
         enter(op, affine, s, part.bias, lambda book: book.total(op, affine.node.y, s, signed))
     else:
-        alive = _alive(op, total, part.sign)
+        alive = _alive(op, total, 0)
         s = op.Div(part.relevance, op.Where(alive, total, float("inf")))
         enter(op, affine, s, part.bias, lost(op, affine, part.relevance, s, total))
-    return _sent(op, affine, part, s, None)
+    return _sent(op, affine, part, s)
 
 
 def _by_signed_sum(op: Emit, affine: Affine, part: Division) -> Value:
@@ -191,7 +191,7 @@ def _by_signed_sum(op: Emit, affine: Affine, part: Division) -> Value:
         enter(op, affine, s, part.bias, None)
         return _sent(op, affine, part, s, share_among_inputs(op, affine, s, added))
     leaks(op, affine, s, part.bias, added)
-    return _sent(op, affine, part, s, None)
+    return _sent(op, affine, part, s)
 
 
 def leaks(op: Emit, affine: Affine, s: Value, bias: Value | None, added: float) -> None:
@@ -216,7 +216,7 @@ def _sum(op: Emit, affine: Affine, part: Division, added: float) -> Value:
     return Value(total.name, 0, affine.z.shape)
 
 
-def _sent(op: Emit, affine: Affine, part: Division, s: Value, sent: Value | None) -> Value:
+def _sent(op: Emit, affine: Affine, part: Division, s: Value, sent: Value | None = None) -> Value:
     """sum_t a_t * J(w_t)^T s, beside what was ``sent`` already."""
     for a, w in part.terms:
         back = affine.backward(op, s, w)
