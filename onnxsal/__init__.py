@@ -1,9 +1,12 @@
 """onnxsal explains deployed models: an ONNX file goes in, the same model with its explanation built in comes out."""
 
+import logging
+from typing import TYPE_CHECKING, Any
+
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import OnnxsalError
-from onnxsal.explainer import Explainer
+from onnxsal.explainer import Explainer, explain
 from onnxsal.explanation import Explanation
 from onnxsal.facade.check import Report, check
 from onnxsal.facade.convert import convert
@@ -12,7 +15,13 @@ from onnxsal.facade.inspect import methods, ops, plan
 from onnxsal.facade.vjp import vjp
 from onnxsal.methods.patterns.file import Patterns
 
+if TYPE_CHECKING:
+    from onnxsal.metrics import Evaluation, evaluate
+    from onnxsal.report.audit import Audit, audit
+
 __all__ = [
+    "Audit",
+    "Evaluation",
     "Explainer",
     "Explanation",
     "Method",
@@ -20,11 +29,31 @@ __all__ = [
     "Patterns",
     "Plan",
     "Report",
+    "audit",
     "check",
     "convert",
+    "evaluate",
+    "explain",
     "fit_patterns",
     "methods",
     "ops",
     "plan",
     "vjp",
 ]
+
+LATER = {"Evaluation": "onnxsal.metrics", "evaluate": "onnxsal.metrics", "Audit": "onnxsal.report.audit", "audit": "onnxsal.report.audit"}
+"""What is imported when it is first asked for: who converts and explains needs no measures, pages and charts."""
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})

@@ -29,8 +29,16 @@ Name: TypeAlias = str | os.PathLike[str]
 
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
-MARKS = (b"Software\0onnxsal", b'name="generator" content="onnxsal', b'\n  "onnxsal": "', b"onnxsal.version", b"onnxsal-arrays")
-"""What a file of ours says of itself: a picture, a page, a JSON, a model, an archive of arrays."""
+MARKS = (
+    b"Software\0onnxsal",
+    b'name="generator" content="onnxsal',
+    b'\n  "onnxsal": "',
+    b"<dc:title>onnxsal",
+    b"onnxsal.version",
+    b"// onnxsal-data",
+    b"onnxsal-arrays",
+)
+"""What a file of ours says of itself: a picture, a page, a JSON, an SVG, a model, an archive of arrays."""
 
 ARCHIVE_MARK = MARKS[-1]
 """The comment of an archive that onnxsal wrote."""

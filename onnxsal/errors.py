@@ -21,7 +21,7 @@ class ModelTooLarge(ModelError):
 
 
 class ExampleNeeded(ModelError):
-    """The model alone does not tell what is needed here; a run on data of its kind would: ``example=`` in Python, ``--on`` FILE."""
+    """The model alone does not tell what is needed here; a run on data of its kind would: ``example=`` in Python, ``--example`` FILE."""
 
 
 class UnsupportedError(OnnxsalError):
@@ -52,7 +52,10 @@ class OutputError(OnnxsalError):
     """A result could not be written."""
 
 
-def near_miss(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"`` for the closest known word, or an empty string; the sentence goes on after it."""
-    hits = difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)
+def near_miss(word: str, known: Iterable[str], least: float = 0.65) -> str:
+    """``" (did you mean 'x'?)"`` for the closest known word, or an empty string; the sentence goes on after it.
+
+    ``least``: how alike they are, from 0 to 1 (twice the characters that match, by all characters of both).
+    """
+    hits = difflib.get_close_matches(word, list(known), n=1, cutoff=least)
     return f" (did you mean '{hits[0]}'?)" if hits else ""

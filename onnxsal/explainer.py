@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,44 +16,36 @@ from onnx import numpy_helper
 from onnxsal.ask.class_names import classes_of, names_in, refuse_misfit
 from onnxsal.ask.guard import open_converted
 from onnxsal.ask.place import places_of
-from onnxsal.ask.request import Ask, Target, spelled
+from onnxsal.ask.request import Ask, Target, spelled, with_given
 from onnxsal.errors import ExampleNeeded, InputError, TargetError
 from onnxsal.explanation import Explanation
 from onnxsal.facade.adopt import adopt, original_outputs
+from onnxsal.facade.class_words import class_words
 from onnxsal.facade.convert import Conversion, conversion
 from onnxsal.facade.memory import bytes_per_sample
-from onnxsal.facade.returned import Fed, Returned
+from onnxsal.facade.returned import ADDED, TOLD, Fed, Returned
 from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED, place_index, refuse_other_class, target_index
 from onnxsal.facts.gaps import takes_gaps
+from onnxsal.given.checked import checked_feed, sample_count
+from onnxsal.given.from_files import Feeding
+from onnxsal.given.gather import example_of, gather, is_many
+from onnxsal.given.known import with_known
+from onnxsal.given.text import AnyText
+from onnxsal.given.texts import AnyTokenizer, Texts
 from onnxsal.graph.emit import ON_CUDA, PREFIX
 from onnxsal.graph.infer import shape_text
 from onnxsal.graph.load import Source
-from onnxsal.runtime.batches import Batches, batch_names, fixed_batch, joined, row_count
-from onnxsal.runtime.finite import all_finite
+from onnxsal.runtime.batches import Arrays, Batches, Portion, batch_names, fixed_batch, joined, row_count
 from onnxsal.runtime.labels import find_label
-from onnxsal.runtime.on_device import OnDevice, rows_at, where_it_lies
-from onnxsal.runtime.providers import runs_on
+from onnxsal.runtime.on_device import OnDevice, rows_at
+from onnxsal.runtime.progress import Bar, counted
+from onnxsal.runtime.progress import progress as reading
+from onnxsal.runtime.providers import as_text, runs_on
 from onnxsal.runtime.session import Session, Tensor
+from onnxsal.runtime.table_files import is_table
+from onnxsal.runtime.timed import timed
 
-Arrays = Mapping[str, Any]
-"""Arrays by name, each of numpy or ``OnDevice``."""
-
-TOLD = ("explained_score", "residual", "reached", "parts")
-"""Outputs that are a few numbers for each sample."""
-
-ADDED = (
-    "attribution",
-    "token_attribution",
-    "saliency_map",
-    "explained_class",
-    "compared_class",
-    "explained_score",
-    "residual",
-    "standard_error",
-    "reached",
-    "parts",
-)
-"""Outputs that the contract adds; everything else a converted model returns is the original's."""
+log = logging.getLogger(__name__)
 
 MOST_BOXES = 1000
 """Boxes of one sample that are explained where all are asked for."""
@@ -61,30 +54,21 @@ BATCH = 16
 """Samples in one run, where nothing else is asked for."""
 
 
-@dataclass(frozen=True)
-class Portion:
-    """The samples from ``begin`` to ``end`` of ``count``: the model's inputs, the other inputs, and the classes asked for."""
-
-    feed: Arrays
-    extra: Arrays
-    targets: np.ndarray | None
-    begin: int
-    end: int
-    count: int
-
-
 class Explainer:
     """Explains batches with one method, in one session that stays open; nothing is kept between calls.
 
     What is given is as for ``convert``, and how it is run: ``providers`` is what ONNX Runtime takes, or a short word
     ("cpu", "cuda"): what is asked for and not obtained is an error. Float32 is computed as float32; ``tf32=True`` lets CUDA round to
-    10 bits of mantissa, which is faster and can spoil a map. A model that is already converted is run as it is: leave
+    10 bits of mantissa, which is faster and can spoil a map. ``threads`` bounds the threads of the CPU that one run takes (one for each
+    core where it is not given): several processes on one machine take 1 each. A model that is already converted is run as it is: leave
     ``method`` out, or name the one that is built in. ``batch_size`` bounds the samples per run (a model with a
     fixed batch is run with that one, its last batch filled up). ``fixed_batch`` fixes the batch of a model that leaves it open: every run
     has that many rows, and what is computed of the batch is computed at opening. Where no input is of open size, runs on CUDA are CUDA
     graphs, whose kernels are sent to the card as one (``how`` says so, or what hinders it); with an open batch, a run on CUDA is filled up
     to a size that was run before (``runtime.batches``). ``labels`` lets a target be named; one for each class, else
-    ``InputError`` (where none are given, what a classical classifier itself calls its classes). A model that does not tell the number of
+    ``InputError``; ``preprocess`` says how pictures become the input. Of a model in a file both are looked for beside it and in its
+    metadata where they are not given (``given.prepared``), as the command line does; where no labels are found, they are what a classical
+    classifier itself calls its classes. A model that does not tell the number of
     axes of its input is converted by the first ``explain``, with its data as the ``example``. ``target_input`` is "optional" where it is
     not given, as ONNX Runtime's own API runs the model: ``target`` is then the class where ``explain`` is given none.
     """
@@ -102,6 +86,7 @@ class Explainer:
 
     def _begin(self, ask: Ask) -> None:
         """Convert and open, or wait for the first data where these are needed for it."""
+        ask = with_known(ask)
         self.labels = list(ask.labels) if ask.labels is not None else None
         ask = replace(ask, labels=self.labels)
         built_in = adopt(ask)
@@ -127,7 +112,11 @@ class Explainer:
         self._own = original_outputs(made.proto, self._prefix)
         self._per_sample = set(made.question.samples)
         fixed, sizes = self._sizes(made.proto, ask.fixed_batch)
-        self.session: Session = open_converted(ask.model, made.proto, self._providers, sizes)
+        with timed(log, f"{ask.name or 'a model'}: opened"):
+            self.session: Session = open_converted(ask.model, made.proto, self._providers, sizes, ask.threads)
+        log.info("%s runs on %s", made.method.name, as_text(self.session.providers, self.session.provider_options))
+        for doubt in filter(None, (made.question.doubt, self.session.rounds)):
+            log.warning("%s: %s", ask.name or "a model", doubt)
         self._target, self._told_by = f"{self._prefix}target", made.target_input
         self._gaps = {t.name for t in self.session.inputs if takes_gaps(made.question.model, t.name)}
         self._by_sample = {self._target, f"{self._prefix}baseline"}
@@ -161,6 +150,13 @@ class Explainer:
             raise waiting[0]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def __repr__(self) -> str:
+        if self._waiting is not None:
+            return f"Explainer of {self._waiting[1].name or 'a model'}, which is converted when it is given the first data"
+        made = self.conversion
+        what = f"{made.question.output} at {made.question.x.name} of {made.ask.name or 'a model'}"
+        return f"Explainer of {what} by {self.method}, on {', '.join(self.providers)}"
+
     @property
     def method(self) -> str:
         """The method's name."""
@@ -175,6 +171,16 @@ class Explainer:
     def inputs(self) -> tuple[Tensor, ...]:
         """The model's own inputs that ``explain`` must be given."""
         return tuple(t for t in self.session.inputs if t.name != self._target)
+
+    @property
+    def fed(self) -> Feeding:
+        """How the model is fed, for what reads samples from files (``given``)."""
+        return Feeding(self.conversion.question, self.inputs)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """What turns texts into the model's inputs, by the tokenizer beside it."""
+        return Texts(self.conversion.ask.model, self.fed, self._providers)
 
     @property
     def batch_size(self) -> int:
@@ -195,39 +201,85 @@ class Explainer:
         """The same method, parameters and providers on another model, such as one with other weights."""
         return Explainer.of(replace(self.conversion.ask, model=model))
 
-    def explain(self, x: Any, target: Target = None, *, on_device: bool = False, **optional: np.ndarray) -> Explanation:
-        """Explain a batch: ``x`` is the model's input [N, ...], or a dict of its inputs: arrays, or what hands its memory on by DLPack,
-        such as torch tensors. What lies on the card that the session runs on stays there.
+    def explain(
+        self,
+        x: Any = None,
+        target: Target = None,
+        *,
+        text: AnyText | None = None,
+        like: AnyText | None = None,
+        tokenizer: AnyTokenizer = None,
+        truncate: bool = False,
+        on_device: bool = False,
+        progress: Bar = None,
+        **optional: np.ndarray,
+    ) -> Explanation:
+        """Explain a batch. ``x`` is the model's input [N, ...] as an array, or what hands its memory on by DLPack, such as a torch tensor,
+        already prepared; or the path of a picture, a folder, a .npy or .npz, or a PIL image, which are prepared as is known of the model;
+        or a dict of arrays by input; or a list of any of these, which make one batch; or a table with named columns: the path of a CSV or
+        Parquet file, a DataFrame, a Table of pyarrow (``runtime.columns.by_column`` sums the attribution by column). What lies on the
+        card that the session runs on stays there, and no array is copied to be fed on the CPU.
 
         ``target`` is ``None`` (the predicted class of each sample, unless the conversion set another), an index, a label, a tuple
         into a score of higher rank, or one index per sample; or a place ("box:3", "point:120,80", "class:dog@mask") of the kind that the
         model was converted for. Several places of one sample, or every box ("box:*"), are explained in one run, a row for each.
         ``optional`` feeds the converted model's optional inputs, such as ``baseline``. Raises ``InputError`` for infinity, a wrong shape
-        or type, and NaN that the model does not replace itself; ``TargetError`` for an unknown class.
+        or type, NaN that the model does not replace itself, and samples of several sizes; ``TargetError`` for an unknown class.
+
+        ``Explanation.shown`` has what each sample is shown beside: pictures as the model saw them, on the whole picture where that was
+        given (of all samples together up to 2^27 pixels; of later ones what the model saw); of prepared arrays their pixels, where the
+        preprocessing is known, made of the array when they are looked at. ``progress``: a bar while files are read, and over several runs
+        (``None``: in a terminal or a notebook only).
+
+        ``text`` stands for ``x``: one, a pair (a tuple of two), or a list of these, read by the ``tokenizer`` beside the model, the file
+        named or a ``texts.reader()``; ``truncate`` cuts off what is too long; ``like`` is compared with each or all (score="cosine").
 
         ``on_device`` leaves maps, components and the model's outputs where the session wrote them, as ``OnDevice``, which
-        ``torch.from_dlpack`` takes without a copy; what is one number for each sample comes to the host. That needs one run: as many
-        samples as it takes at most, with a fixed batch exactly so many. Maps are checked on the device (one number of each comes back); the
-        output that is explained is read for its check.
+        ``torch.from_dlpack`` takes without a copy (so it takes numpy's arrays, which results are else); what is one number for each sample
+        comes to the host. That needs one run: as many samples as it takes at most, with a fixed batch exactly so many. Maps are checked on
+        the device (one number of each comes back); the output that is explained is read for its check.
         """
+        if text is not None or like is not None:
+            x, shown = self.texts.given(x, text, like, self.texts.reader(tokenizer, truncate))
+            return replace(self._explain(x, target, on_device, progress, optional), shown=shown)
+        return self._explain(x, target, on_device, progress, optional)
+
+    def _explain(self, x: Any, target: Target, on_device: bool, progress: Bar, optional: Mapping[str, np.ndarray]) -> Explanation:
+        """Read what is given, and run it in as many runs as it takes."""
         if self._waiting is not None:
-            ask = replace(self._waiting[1], example=x)
+            if is_table(x):  # how its columns are fed is part of what is not known yet
+                raise self._waiting[0]
+            ask = replace(self._waiting[1], example=example_of(x, self._waiting[1]))
             self._open(conversion(ask, opened=False), ask)
-        feed = self._feed(x)
-        count = self._count(feed)
-        feed, count, target = self._each_place(feed, count, target)
-        targets = self._targets(target, count)
-        extra = self._extra(optional, count)
+        with reading("reading", wanted=progress if is_many(x) else False) as step:
+            given = gather(x, self.conversion.ask, self.fed, step)
+        feed = checked_feed(given.feed, self.fed, self.session, self._gaps)
+        count = sample_count(feed, self._per_sample)
+        feed, rows, target = self._each_place(feed, count, target)
+        given = given if rows == count else given.again(rows)
+        targets, extra = self._targets(target, rows), self._extra(optional, rows)
         begin = time.perf_counter()
-        runs = [Portion(feed, extra, targets, begins, ends, count) for begins, ends in self._batches.cut(count)]
-        parts = [self._run_on_device(runs)] if on_device else [self._run(run) for run in runs]
+        runs = [Portion(feed, extra, targets, begins, ends, rows) for begins, ends in self._batches.cut(rows)]
+        parts = [self._run_on_device(runs)] if on_device else self._run_all(runs, progress)
         seconds = time.perf_counter() - begin
         arrays = joined(parts, [run.end - run.begin for run in runs])
         told, built_in = arrays[f"{self._prefix}explained_class"], self._target in self._constants
         refuse_other_class(self.conversion.question, told, targets, arrays, self._told_by == FIXED, built_in)
-        return self._explanation(
-            arrays, seconds, lambda i: self._fed(Portion(feed, extra, targets, i, i + 1, count), self._batches.fixed or 1)
+        found = self._explanation(
+            arrays, seconds, lambda i: self._fed(Portion(feed, extra, targets, i, i + 1, rows), self._batches.fixed or 1)
         )
+        doubt = "; ".join(filter(None, (found.doubt, given.doubt)))
+        return replace(found, shown=given.shown, sources=given.sources, doubt=doubt)
+
+    def _run_all(self, runs: Sequence[Portion], progress: Bar) -> list[dict[str, Any]]:
+        """The results of every run."""
+        parts = []
+        with counted("explaining", progress if len(runs) > 1 else False) as told:
+            for run in runs:
+                log.debug("samples %d to %d of %d", run.begin, run.end, run.count)
+                parts.append(self._run(run))
+                told(run.end, run.count)
+        return parts
 
     def _extra(self, optional: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         """What is fed beside the model's own inputs and the class, checked."""
@@ -241,40 +293,6 @@ class Explainer:
             if name in self._by_sample and self._per_sample and array.ndim and len(array) not in (1, count):
                 raise InputError(f"'{name}' has {len(array)} rows for {count} sample(s); give one, or one per sample.")
         return self._built_in | given
-
-    def _feed(self, x: Any) -> dict[str, Any]:
-        if isinstance(x, Mapping):
-            feed = {k: where_it_lies(v, k) for k, v in x.items()}
-        elif len(self.inputs) == 1:
-            feed = {self.inputs[0].name: where_it_lies(x, self.inputs[0].name)}
-        else:
-            names = ", ".join(map(str, self.inputs))
-            raise InputError(f"the model has {len(self.inputs)} inputs ({names}); give a dict with an array for each.")
-        for name, array in feed.items():
-            if bad := self._wild(name, array):
-                raise InputError(f"input '{name}' has {bad} value(s) that are NaN or infinite; a map of them would mean nothing.")
-            if name in self._per_sample and (array.ndim == 0 or len(array) == 0):
-                raise InputError(f"input '{name}' has shape {list(array.shape)}; it needs a batch axis with at least one sample.")
-        return feed
-
-    def _wild(self, name: str, array: np.ndarray | OnDevice) -> int:
-        """How many values of an input mean nothing; those of one that may have gaps are counted on the host, wherever it lies."""
-        if isinstance(array, OnDevice) and array.device != self.session.device:
-            return 0  # the session refuses it
-        if array.dtype is None or array.dtype.kind != "f" or (name not in self._gaps and all_finite(array, self.session.obtained)):
-            return 0
-        numbers = np.asarray(array)
-        return int((np.isinf(numbers) if name in self._gaps else ~np.isfinite(numbers)).sum())
-
-    def _count(self, feed: Arrays) -> int:
-        """The number of samples, of which every input with a batch axis holds one row each."""
-        sizes = {name: len(array) for name, array in feed.items() if name in self._per_sample}
-        if not sizes:
-            return 1
-        if len(set(sizes.values())) > 1:
-            listing = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise InputError(f"the inputs hold different numbers of samples ({listing}); give one row per sample in each.")
-        return next(iter(sizes.values()))
 
     def _each_place(self, feed: dict[str, Any], count: int, target: Target) -> tuple[dict[str, Any], int, Target]:
         """Of one sample and several places (or every box): the sample as often as there are places, and these."""
@@ -372,6 +390,7 @@ class Explainer:
         components = {k: v for k, v in arrays.items() if k not in self._own}
         outputs = {k: v for k, v in arrays.items() if k in self._own}
         parameters = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in self.conversion.settings.items()}
+        names = class_words(self.conversion.question, self.labels, target, added["compared_class"], components)
         return Explanation(
             attribution,
             added["saliency_map"],
@@ -393,4 +412,28 @@ class Explainer:
             added["compared_class"],
             added["standard_error"],
             self.how,
+            names=names,
         )
+
+
+OF_A_RUN = {"text": None, "like": None, "tokenizer": None, "truncate": False, "on_device": False, "progress": None}
+"""Keywords of ``explain`` that go to ``Explainer.explain``, and what stands for not given."""
+
+
+# mypy takes the name "model" as one that the method's own parameters might have too; Ask.of has it first, and so has the result
+@with_given(Ask.of, OF_A_RUN)  # type: ignore[arg-type]
+def explain(ask: Ask, given: Any, **run: Any) -> Explanation:
+    """What a model says about what is ``given``: ``Explainer(model, method, ...).explain(given, target)`` in one call.
+
+    ``given`` is a path (a picture, a folder, a .npy or .npz), a PIL image, an array, a tensor, a dict of arrays by input, or a list of any
+    of these; other keywords are those of ``convert``, ``Explainer`` and ``Explainer.explain``. The explanation is built into the model in
+    every call, which takes most of the time: for several calls keep an ``Explainer``. Raises as these do.
+    """
+    explainer = Explainer.of(told_in_runs(with_known(ask)))
+    return explainer.explain(given, ask.target, **run)
+
+
+def told_in_runs(ask: Ask) -> Ask:
+    """The request of an explainer that is told its class in each run: of places only the kind is built in, and of classes none."""
+    first = ask.target if isinstance(ask.target, str) else next(iter(ask.target or ())) if ask.places else None  # type: ignore[arg-type]
+    return replace(ask, target=first if ask.places else None)

@@ -31,6 +31,8 @@ class Limits:
     """A TOML file: rules, preprocessing, a manifest, a form."""
     table_bytes: int = _bound(2**30, "bytes")
     """A CSV table of samples, or the state of a run."""
+    table_columns: int = _bound(2**14, "columns")
+    """A table of rows to be explained, as many as a spreadsheet has."""
     nesting: int = _bound(64, "levels")
     """How deep tables and lists may lie in each other, or how many names one dotted key may join."""
     name_length: int = _bound(1000, "characters")

@@ -66,10 +66,9 @@ LINE = {
     **{"values": {"deletion": 0.25, "x": None}, "curves": {"deletion": [[0.0, 1.0], [0.5, None]]}, "flag": ""},
 }
 HEAD = {"key": "k", "sample": "a.png", "digest": "d", "way": "gradient"}
-MAP = {
-    **{**HEAD, "kind": "map", "target": 1, "score": 0.5, "residual": None, "reached": None, "warnings": ["w"], "rim": [0.1, 0.2]},
-    **{"cells": [0.5, 0.5], "picture": "data:image/png;base64,AAAA"},
-}
+ANY_MAP = {**HEAD, "kind": "map", "target": 1, "score": 0.5, "residual": None, "reached": None, "warnings": ["w"], "empty": ""}
+MAP = {**ANY_MAP, "rim": [0.1, 0.2], "cells": [0.5, 0.5], "picture": "data:image/png;base64,AAAA"}
+ROW_MAP = {**ANY_MAP, "columns": [0.5, -0.25]}
 BASE = {**HEAD, "kind": "base", "label": None, "size": [8, 8], "picture": "data:image/png;base64,AAAA", "top": [[1, 0.5], [0, 0.2]]}
 TABLE = "file,label,mask\na.png,1,\nb.png,tench,m.png\n"
 
@@ -274,6 +273,7 @@ def kinds() -> list[Kind]:
         Kind("table.csv", TABLE, str, dataset),
         Kind("state.jsonl", LINE, lambda v: json.dumps(v) + "\n", resumed),
         Kind("map.jsonl", MAP, lambda v: json.dumps(v) + "\n", looked_at),
+        Kind("row.jsonl", ROW_MAP, lambda v: json.dumps(v) + "\n", looked_at),
         Kind("base.jsonl", BASE, lambda v: json.dumps(v) + "\n", looked_at),
         Kind("roar.json", {"run": "r", "accuracy": {"10/0": 0.5}}, json.dumps, lambda p: retrain._Record(p, "r").get(10, 0)),
         Kind("meta.json", PATTERNS, json.dumps, patterns_file),

@@ -15,9 +15,13 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto
+from onnx import helper as oh
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from torch import Tensor, nn
+
+from tests.oracle import run
 
 
 class Matrix(nn.Module):
@@ -143,6 +147,16 @@ def data(name: str, count: int = 2, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *NETS[name][1])).astype(np.float32)
 
 
+@cache
+def saturates() -> bool:
+    """Whether this processor adds pairs of 8-bit products in 16 bits, as those without VNNI do: sums with 8-bit weights can be wrong."""
+    a, y = oh.make_tensor_value_info("a", TensorProto.UINT8, [1, 4]), oh.make_tensor_value_info("y", TensorProto.INT32, [1, 1])
+    weight = oh.make_tensor("w", TensorProto.INT8, [4, 1], [127] * 4)
+    graph = oh.make_graph([oh.make_node("MatMulInteger", ["a", "w"], ["y"])], "sum", [a], [y], [weight])
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 18)], ir_version=8)
+    return int(run(model, {"a": np.full((1, 4), 255, np.uint8)})["y"].item()) != 4 * 255 * 127
+
+
 class _Samples(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, name: str) -> None:
         self.feeds = iter([{"x": data(name, 2, seed)} for seed in range(3)])
@@ -164,7 +178,10 @@ def _quietly() -> Iterator[Path]:
 
 @cache
 def quantised(name: str, how: str, opset: int = 17) -> onnx.ModelProto:
-    """The network in one of the ``FORMATS``; "qdq" is as "static", with pairs around floating-point operators."""
+    """The network in one of the ``FORMATS``; "qdq" is as "static", with pairs around floating-point operators.
+
+    Weights have 8 bits, and 7 where the processor ``saturates``: no sum of two products leaves 16 bits then.
+    """
     model = floating(name, opset)[1]
     if how.endswith("bits"):
         quantiser = MatMulNBitsQuantizer(onnx.ModelProto.FromString(model.SerializeToString()), bits=int(how[0]), block_size=16)
@@ -175,7 +192,7 @@ def quantised(name: str, how: str, opset: int = 17) -> onnx.ModelProto:
         onnx.save(model, folder / "float.onnx")
         files = (folder / "float.onnx", folder / "quantised.onnx")
         if how == "dynamic":
-            quantize_dynamic(*files, per_channel=True, weight_type=QuantType.QInt8)
+            quantize_dynamic(*files, per_channel=True, weight_type=QuantType.QInt8, reduce_range=saturates())
         else:
             quantize_static(
                 *files,
@@ -184,5 +201,6 @@ def quantised(name: str, how: str, opset: int = 17) -> onnx.ModelProto:
                 per_channel="int8" not in how,
                 activation_type=QuantType.QInt8 if "int8" in how else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                reduce_range=saturates(),
             )
         return onnx.load(folder / "quantised.onnx")

@@ -22,9 +22,11 @@ from typer.testing import CliRunner, Result
 
 from onnxsal.ask.request import Ask
 from onnxsal.cli import app
+from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.evaluation import Way
 from onnxsal.metrics.two_models import dequantised
-from onnxsal.report.audit import Audit, Limit, Request, audit, schema
+from onnxsal.report.audit import Audit, Limit, Request, schema
+from onnxsal.report.audit import audited as run_audit
 from onnxsal.report.audit.checks.channels import Channels
 from onnxsal.report.audit.checks.law import Law
 from onnxsal.report.audit.checks.layers import LayerComparison
@@ -77,7 +79,7 @@ def audited(tmp_path: Path, *args: object, status: int = 0) -> dict:
 
 def test_a_good_model_and_its_good_int8_version_have_no_finding(place: Path, tmp_path: Path):
     facts = audited(tmp_path, place / "good.onnx", place / "data", "--against", place / "int8.onnx")
-    assert (facts["schema"], facts["findings"]) == ("onnxsal-audit/2", [])
+    assert (facts["schema"], facts["findings"]) == ("onnxsal-audit/4", [])
     assert facts["data"]["pictures"] == COUNT
     told = {name: check["facts"] for name, check in facts["checks"].items()}
     assert told["labels"]["own"]["top1"] > 0.8
@@ -200,7 +202,7 @@ def test_one_picture_without_a_number_breaks_a_limit(residuals: list[float | Non
             SimpleNamespace(name=str(i), maps={k: SimpleNamespace(residual=r, reached=None) for k, r in maps.items()})
             for i, maps in enumerate(both)
         ]
-        evidence: Any = SimpleNamespace(pictures=pictures, ways=[Way(m, m) for m in ("fullgrad", "gradcam")])
+        evidence: Any = SimpleNamespace(pictures=pictures, kind=PICTURES, ways=[Way(m, m) for m in ("fullgrad", "gradcam")])
         return judged(Limit("residual>1e-3", "residual", None, ">", 1e-3), Law.measure(evidence).value("residual", evidence))
 
     broken = told(residuals)
@@ -258,7 +260,7 @@ def asked_of(place: Path) -> Request:
 @pytest.fixture(scope="session")
 def whole(place: Path) -> Audit:
     """What a run finds that is not interrupted."""
-    return audit(asked_of(place))
+    return run_audit(asked_of(place))
 
 
 CUT = [
@@ -276,8 +278,8 @@ def test_an_interrupted_audit_goes_on_to_the_same_numbers(place: Path, whole: Au
             raise Stopped
 
     with pytest.raises(Stopped):
-        audit(asked_of(place), (), tmp_path, stop)
-    again = audit(asked_of(place), (), tmp_path)
+        run_audit(asked_of(place), (), tmp_path, stop)
+    again = run_audit(asked_of(place), (), tmp_path)
     assert {**again.facts, "created": ""} == {**whole.facts, "created": ""}
     assert again.maps == whole.maps
     assert again.other_maps == whole.other_maps
@@ -288,7 +290,7 @@ def test_a_killed_audit_goes_on_to_the_same_numbers(place: Path, tmp_path: Path)
     args = [str(place / "good.onnx"), str(place / "data"), "-m", "gradient", "--measured", "8"]
     command = [sys.executable, "-c", "from onnxsal.cli import main; main()", "audit", *args, "-o", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
-    state = tmp_path / "killed" / ".audit.work" / "pictures.jsonl"
+    state = tmp_path / "killed" / ".audit.work" / "samples.jsonl"
     begin = time.monotonic()
     while process.poll() is None and not (state.exists() and state.read_bytes().count(b"\n") > 8):
         assert time.monotonic() - begin < 120

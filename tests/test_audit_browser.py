@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import shutil
 import subprocess
@@ -21,29 +20,21 @@ from PIL import Image
 
 from onnxsal.ask.request import Ask
 from onnxsal.metrics.evaluation import Way
-from onnxsal.report.audit import Audit, Request, audit, read_limits
+from onnxsal.report.audit import Audit, Request, audited, read_limits
 from onnxsal.report.audit.map_notes import data_uri
 from onnxsal.report.audit.page import render
+from onnxsal.report.audit.page_cards import MOST_BYTES, MOST_CARDS
 from onnxsal.runtime.preprocess_files import load_preprocess
 from tests import audit_nets as nets
+from tests.browser import IN_A_BROWSER, SOCKETS, chromium, logged, requested
 
-selenium = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver: apt-get install chromium chromium-driver"
-)
+pytestmark = IN_A_BROWSER
 
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.select import Select  # noqa: E402
 
-OPTIONS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1300,1000"),
-)
 MANY = 500
-SOCKETS = ("Network.webSocketCreated", "Network.webTransportCreated")
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +52,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     ways = [Way(m, m) for m in ("gradient", "fullgrad", "gradcam")]
     limits = read_limits("deletion>0,agreement<=0", [w.name for w in ways], True)
     ask = Ask(model, preprocess=how)
-    return audit(Request(ask, folder / "data", ways, against=replace(ask, model=broken), measured=16), limits)
+    return audited(Request(ask, folder / "data", ways, against=replace(ask, model=broken), measured=16), limits)
 
 
 @pytest.fixture(scope="session")
@@ -73,33 +64,8 @@ def page(found: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (*OPTIONS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
-    driver.set_script_timeout(120)
-    alone(driver)
-    yield driver
-    driver.quit()
-
-
-def alone(driver: Any) -> None:
-    """
-    Leaves one empty tab and empty logs.
-
-    The tab that a browser begins with may hold a start page, which requests what it likes, also after the next page was asked for. Which
-    addresses that are depends on the browser, so nothing is filtered from the logs: the start page is closed, and the rest is the page's.
-    """
-    start = driver.current_window_handle
-    driver.switch_to.new_window("tab")
-    empty = driver.current_window_handle
-    driver.switch_to.window(start)
-    driver.close()
-    driver.switch_to.window(empty)
-    for log in ("performance", "browser"):
-        driver.get_log(log)
+    with chromium(tmp_path / "profile") as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -138,14 +104,6 @@ def test_nothing_is_requested_nothing_complains_and_everything_decodes(opened: A
     assert {url.split(":")[0] for url in asked if url != page.as_uri()} <= {"data"}
     assert not [e for e in events if e["method"] == "Network.loadingFailed"]
     assert not [e for e in events if e["method"] in SOCKETS]
-
-
-def logged(browser: Any) -> list[dict[str, Any]]:
-    return [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-
-
-def requested(events: list[dict[str, Any]]) -> list[str]:
-    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
 
 REQUESTS = {  # a page's ways to ask for something, each for an address of its own; no host is ever called "invalid"
@@ -361,7 +319,7 @@ def colours(sheet: np.ndarray) -> np.ndarray:
     return np.where(np.abs(sheet - level) <= 4, level, 255) @ 256 ** np.arange(3)
 
 
-def test_five_hundred_pictures_stay_usable(browser: Any, found: Audit, tmp_path: Path):
+def test_so_many_of_five_hundred_as_a_page_holds_stay_usable(browser: Any, found: Audit, tmp_path: Path):
     """The pictures of the small audit again and again, as photographs of the largest size that a page holds."""
     originals = found.document.pictures
     noise = photograph()
@@ -371,14 +329,16 @@ def test_five_hundred_pictures_stay_usable(browser: Any, found: Audit, tmp_path:
     many = replace(found, document=document, pictures={p.name: noise for p in pictures}, maps=maps, other_maps={})
     file = tmp_path / "many.html"
     file.write_text(render(many), encoding="utf-8")
-    assert file.stat().st_size / MANY < 120_000
+    held = len(re.findall('<article class="card"', file.read_text(encoding="utf-8")))
+    assert 80 < held <= MOST_CARDS
+    assert file.stat().st_size <= MOST_BYTES
     begin = time.monotonic()
     browser.get(file.as_uri())
     assert time.monotonic() - begin < 60
-    assert len(shown(browser)) == MANY
+    assert len(shown(browser)) == held
     begin = time.monotonic()
     browser.find_element(By.ID, "q").send_keys("00")
-    assert 0 < len(shown(browser)) < MANY
+    assert 0 < len(shown(browser)) < held
     Select(browser.find_element(By.ID, "order")).select_by_value("sure:1")
     assert time.monotonic() - begin < 20
     assert decoded(browser) == []

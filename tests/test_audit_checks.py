@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +22,9 @@ from onnxsal.methods.build import WRAPPERS, keeps_law, refined_by
 from onnxsal.methods.fullgrad import PARTS
 from onnxsal.metrics.baselines import BASELINES, CALLED
 from onnxsal.metrics.conservation import conservation
+from onnxsal.metrics.data_kind import PICTURES, ROWS, DataKind
 from onnxsal.metrics.evaluation import Way
-from onnxsal.report.audit import Audit, Request, audit, page
+from onnxsal.report.audit import Audit, Request, audited, page
 from onnxsal.report.audit.blocks import Cell, Table
 from onnxsal.report.audit.checking import CHECKS, Check, checks
 from onnxsal.report.audit.checks.border import Border
@@ -33,10 +34,11 @@ from onnxsal.report.audit.checks.law import Law
 from onnxsal.report.audit.checks.operators import OnModel, Operators
 from onnxsal.report.audit.checks.randomisation import Randomisation
 from onnxsal.report.audit.evidence import Evidence
-from onnxsal.report.audit.observe import MAP
+from onnxsal.report.audit.notes import MAP
 from onnxsal.report.audit.verdict import FEW, NAMED, Finding, Judgement, Outcome, Severity
 from onnxsal.runtime.preprocess_files import load_preprocess
 from tests.audit_evidence import AREA, LAWFUL, LAWLESS, METHOD, SUMMED, planted
+from tests.audit_words import foreign
 from tests.small_models import make, node
 
 PASSED, FAILED, TOO_FEW, NOT_APPLICABLE = Outcome.PASSED, Outcome.FAILED, Outcome.TOO_FEW, Outcome.NOT_APPLICABLE
@@ -69,8 +71,10 @@ def test_the_check_of_the_documentation_runs():
 @pytest.mark.parametrize("check", checks(), ids=lambda c: c.name)
 def test_a_check_says_what_it_asks_and_seeks(check: type[Check]):
     assert check.title.endswith("?")
-    assert check.seeks
-    assert check.seeks[0].islower()
+    for kind in (PICTURES, ROWS):
+        assert "{" not in kind.say(check.title + check.seeks)
+        assert kind.say(check.seeks)[0].islower()
+        assert bool(check.idle(kind)) == (check.of not in (None, kind))
     assert "." not in check.seeks
     assert check.__doc__
     assert "measure" in check.__dict__
@@ -118,7 +122,10 @@ def keeps_to_the_form(check: Check, judgements: Sequence[Judgement]) -> None:
     assert all(f.title and f.text and f.advice and len(f.pictures) <= NAMED for f in found), check.name
 
 
-ZERO, NAN = {"maps": [{"residual": 0.0, "reached": 1.0, "rim": [0.0, AREA]}]}, {"maps": [{"residual": math.nan, "reached": math.nan}]}
+ZERO, NAN = (
+    {"maps": [{"residual": 0.0, "reached": 1.0, "rim": [0.0, AREA], "columns": [0.0] * 4}]},
+    {"maps": [{"residual": math.nan, "reached": math.nan}]},
+)
 ODD: dict[str, dict[str, Any]] = {
     "good": {"count": 24},
     "two pictures": {"count": 2},
@@ -130,17 +137,53 @@ ODD: dict[str, dict[str, Any]] = {
     "no map": {"count": 2, "lost": {(MAP, METHOD, f"p{i}"): "NaN" for i in range(2)}},
     "no answer": {"count": 8, "failed": 3},
     "refused": {"count": 8, "refused": "no convolution"},
-    "flat": {"count": 24, "maps": [{"warnings": ["the map has one value everywhere"]}]},
+    "flat": {"count": 24, "maps": [{"empty": "there is one value everywhere", "columns": [0.0] * 4}]},
 }
 
 
+ASKED = [(c, k) for c in checks() if not c.costly for k in (PICTURES, ROWS) if not c.idle(k)]
+
+
 @pytest.mark.parametrize("given", ODD.values(), ids=ODD)
-@pytest.mark.parametrize("check", [c for c in checks() if not c.costly], ids=lambda c: c.name)
-def test_every_judgement_keeps_to_the_form(check: type[Check], given: dict[str, Any]):
-    evidence = planted(**given)
+@pytest.mark.parametrize(("check", "kind"), ASKED, ids=[f"{c.name}-{k.many}" for c, k in ASKED])
+def test_every_judgement_keeps_to_the_form(check: type[Check], kind: DataKind, given: dict[str, Any]):
+    evidence = planted(**given, kind=kind)
     made = check.measure(evidence)
     keeps_to_the_form(made, list(made.judge(evidence)))
     list(made.show(evidence))
+
+
+def sentences(check: Check, evidence: Evidence) -> Iterator[str]:
+    """All that a check says: its question, verdicts, findings, numbers of the gate that are missing, blocks and the first screen."""
+    yield from (evidence.kind.say(check.title), evidence.kind.say(check.seeks), check.tell(evidence))
+    for judgement in check.judge(evidence):
+        yield from (judgement.verdict.words, judgement.verdict.threshold)
+        if (found := judgement.finding) is not None:
+            yield from (found.title, found.text, found.advice)
+    for block in check.show(evidence):
+        yield from (str(value) for value in vars(block).values())
+    for name, quantity in check.limits.items():
+        yield evidence.kind.say(quantity.words)
+        yield from (v for v in check.value(name, evidence).values() if isinstance(v, str))
+
+
+WORSE: dict[str, dict[str, Any]] = {
+    **ODD,
+    "unfaithful": {"count": 24, "metrics": {("m", "insertion"): np.linspace(0.1, 0.2, 24), ("m", "deletion"): np.linspace(0.8, 0.9, 24)}},
+    "not its law": {"count": 24, "maps": [{"residual": 0.5, "likeness": 0.1}]},
+    "one value": {"count": 24, "curves": {}},
+    "weights": {"count": 24, "curves": {"spearman": [0.9, 0.9], "ssim": [0.9, 0.9]}},
+}
+
+
+@pytest.mark.parametrize("kind", [PICTURES, ROWS], ids=lambda k: k.many)
+@pytest.mark.parametrize("given", WORSE.values(), ids=WORSE)
+def test_every_sentence_has_the_nouns_of_the_data(kind: DataKind, given: dict[str, Any]):
+    evidence, told = planted(**given, kind=kind), []
+    for check in (c for c in checks() if not c.costly and not c.idle(kind)):
+        told += [f"{check.name}: {found}" for text in sentences(check.measure(evidence), evidence) for found in foreign(text, kind)]
+    told += [found for row in evidence.lost for found in foreign(evidence.gap(row.method, [row.what]), kind)]
+    assert told == []
 
 
 def test_a_verdict_by_its_number():
@@ -207,8 +250,8 @@ CASES: list[tuple[str, str, Callable[[], Evidence], Outcome, str]] = [
     ("law", "a sum, just above", of_method(SUMMED, residual=0.51), FAILED, "residual-m"),
     ("law", "no law", of_method(LAWLESS, residual=None, reached=None), NOT_APPLICABLE, ""),
     ("law", "no map", lambda: planted(lost=NO_MAP), TOO_FEW, ""),
-    ("flat", "a tenth", some(2, 20, warnings=["flat"]), PASSED, ""),
-    ("flat", "more than a tenth", some(3, 20, warnings=["flat"]), FAILED, "flat-m"),
+    ("flat", "a tenth", some(2, 20, empty="flat"), PASSED, ""),
+    ("flat", "more than a tenth", some(3, 20, empty="flat"), FAILED, "flat-m"),
     ("flat", "no map", lambda: planted(lost=NO_MAP), TOO_FEW, ""),
     ("border", "just below", many(rim=[1.59 * AREA, AREA]), PASSED, ""),
     ("border", "just above", many(rim=[1.61 * AREA, AREA]), FAILED, "border-m"),
@@ -388,7 +431,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     (folder / "m.toml").write_text('layout="NCHW"\nchannels="RGB"\nresize=[8,8]\nscale=0.00392156862745098\n')
     how = load_preprocess(folder / "m.toml")
     ways = [*(Way(n, n) for n in METHODS), Way("black", "integrated_gradients", {"baseline": "black"})]
-    return audit(Request(Ask(folder / "m.onnx", preprocess=how), folder / "data", ways, measured=2))
+    return audited(Request(Ask(folder / "m.onnx", preprocess=how), folder / "data", ways, measured=2))
 
 
 def test_every_check_of_a_real_audit_keeps_to_the_form(real: Audit):

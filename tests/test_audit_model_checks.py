@@ -11,6 +11,7 @@ import pytest
 
 from onnxsal.ask.request import Ask
 from onnxsal.errors import InputError
+from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.dataset import Sample
 from onnxsal.metrics.exchanged import ORDERS, ColourExchange, LabelledColours, PlaceExchange, coloured, exchange_place
 from onnxsal.metrics.statistics import Summary
@@ -29,7 +30,7 @@ from onnxsal.report.audit.verdict import Severity
 from onnxsal.runtime.preprocess import Preprocess
 
 FAILED, TOO_FEW, PASSED, NOT_APPLICABLE = "failed", "not enough data", "passed", "not applicable"
-OTHER: Any = SimpleNamespace(ask=Ask("somewhere/b.onnx"))
+OTHER: Any = SimpleNamespace(name="b.onnx")
 
 
 def evidence(other: Any = OTHER) -> Any:
@@ -37,8 +38,8 @@ def evidence(other: Any = OTHER) -> Any:
     seen = SimpleNamespace(names=[f"{i}.png" for i in range(10)], failed={n: {"label": 1, "why": "NaN"} for n in ("10.png", "11.png")})
     against = SimpleNamespace(agrees=False, mean_likeness=0.1)
     pictures = [SimpleNamespace(name=n, against=against if other else None, predicted=[SimpleNamespace(index=7)]) for n in seen.names]
-    own = SimpleNamespace(preprocess=Preprocess(1.0))
-    made = SimpleNamespace(own=own, other=other, seen=seen, pictures=pictures, read=12, request=SimpleNamespace(ask=Ask("")))
+    own = SimpleNamespace(preprocess=Preprocess(1.0), rows=None)
+    made = SimpleNamespace(own=own, other=other, seen=seen, pictures=pictures, read=12, kind=PICTURES, request=SimpleNamespace(ask=Ask("")))
     made.class_name, made.predicted = (lambda index: Evidence.class_name(made, index)), (lambda index: Evidence.predicted(made, index))
     return made
 

@@ -12,14 +12,16 @@ from markupsafe import escape
 
 from onnxsal.ask.request import Ask
 from onnxsal.errors import InputError
+from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.evaluation import Way
-from onnxsal.report.audit import Audit, Request, audit
-from onnxsal.report.audit.document import CheckReport, JudgedLimit, Why
+from onnxsal.report.audit import Audit, Request, audited
+from onnxsal.report.audit.document import CheckReport, JudgedLimit, Why, headline
 from onnxsal.report.audit.form import forms, read_form
-from onnxsal.report.audit.page import Explained, headline, overview_row, render, verdict_table
+from onnxsal.report.audit.page import Explained, overview_row, render, verdict_table
 from onnxsal.report.audit.verdict import Finding, Outcome, Severity, Verdict
 from onnxsal.runtime.preprocess_files import load_preprocess
 from tests import audit_nets as nets
+from tests.audit_words import foreign, texts, visible
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     how = load_preprocess(folder / "good.toml")
     ways = [Way(m, m) for m in ("fullgrad", "gradient")]
     command = ("onnxsal", "audit", "good.onnx", "<data>")
-    return audit(Request(Ask(model, preprocess=how), folder / "data", ways, measured=4, form=form, command=command))
+    return audited(Request(Ask(model, preprocess=how), folder / "data", ways, measured=4, form=form, command=command))
 
 
 def verdict(outcome: Outcome, **more: Any) -> Verdict:
@@ -146,6 +148,11 @@ def test_every_explained_term_leads_to_the_glossary(found: Audit):
     links = re.findall(r'<dfn><a href="#([^"]+)"', page)
     assert len(links) == len(set(links)) > 5
     assert [link for link in links if f'id="{link}"' not in page] == []
+
+
+def test_a_page_of_pictures_speaks_of_no_rows(found: Audit):
+    assert foreign(visible(render(found)), PICTURES) == []
+    assert [f for text in texts(found.facts) for f in foreign(text, PICTURES)] == []
 
 
 # ----- forms -----

@@ -14,7 +14,7 @@ import pytest
 from onnxsal.ask.request import Ask
 from onnxsal.metrics.evaluation import Way
 from onnxsal.metrics.exchanged import ORDERS, Reordered, colour_exchange, entropy
-from onnxsal.report.audit import Request, audit
+from onnxsal.report.audit import Request, audited
 from onnxsal.report.audit.checks.channels import Channels
 from onnxsal.report.audit.evidence import CONFIDENCE
 from onnxsal.runtime.preprocess_files import load_preprocess
@@ -58,7 +58,7 @@ def findings(
     asked = Request(
         Ask(model, preprocess=load_preprocess(where / "how.toml"), labels=labels), data, [Way(m, m) for m in methods], measured=1
     )
-    facts = audit(asked).facts
+    facts = audited(asked).facts
     return facts, facts["findings"]
 
 

@@ -15,6 +15,8 @@ from onnxsal.ask.question import Question, ask
 from onnxsal.errors import InputError, TargetError
 from onnxsal.facts.axes import row_axes
 from onnxsal.graph import Model
+from onnxsal.runtime import rows
+from onnxsal.runtime.feeds import accepted
 from tests.nets import image_input, light
 from tests.oracle import run
 from tests.small_models import cnn, cnn_nhwc, draw, make, node, segmenter, tokens, two_inputs, unbatched
@@ -276,6 +278,17 @@ def test_another_symbolic_axis_is_no_batch(count: int, rows: int):
 def test_a_second_input_under_another_name_that_holds_rows_all_the_same():
     model = make([node("Mul", "x m", "h"), node("MatMul", "h w", "y")], {"x": ["N", 4], "m": ["M", 4]}, {"y": ["N", 3]}, {"w": draw(4, 3)})
     assert asked(model, input="x").samples == ("x", "m")
+
+
+def test_a_column_an_input_and_none_says_how_many_rows_it_has(monkeypatch: pytest.MonkeyPatch):
+    """Thirty columns beside a memory that all rows read: one search for numbers that the model takes, then a run for each."""
+    columns = [f"c{i}" for i in range(30)]
+    nodes = [node("Concat", " ".join(columns), "x", axis=1), node("MatMul", "x w", "h"), node("Gemm", "h m", "y", transB=1)]
+    model = make(nodes, {name: [None, 1] for name in columns} | {"m": [None, 4]}, {"y": [None, None]}, {"w": draw(30, 4)})
+    searched: list[int] = []
+    monkeypatch.setattr(rows, "accepted", lambda *given: (searched.append(1), accepted(*given))[1])
+    assert asked(model, input="x").samples == tuple(columns)
+    assert len(searched) <= 2
 
 
 def test_an_output_without_rows_in_several_runs():

@@ -17,9 +17,9 @@ from onnxsal.ask.request import Ask
 from onnxsal.cli.conserve import check_conservation
 from onnxsal.errors import InputError
 from onnxsal.metrics.conservation import Conservation
-from onnxsal.metrics.libraries import MissingLibraryError
 from onnxsal.report import charts
 from onnxsal.report.charts import COLOURS, GREY, bar_chart, conservation_plot, line_chart
+from onnxsal.runtime.libraries import MissingLibraryError
 
 AXIS = np.linspace(0, 1, 30)
 LONG = r"lrp_resnet split=ratio identity=share, $\nosuch{$, as the authors have it"
@@ -161,9 +161,14 @@ import sys
 sys.modules["matplotlib"] = None
 import numpy as np
 import onnxsal.cli.app, onnxsal.cli.demo, onnxsal.cli.explain, onnxsal.cli.conserve
-from onnxsal.report.sheet import SheetCell, SheetRow, contact_sheet, tile
+from onnxsal.report.contact.html_page import contact_page
+from onnxsal.report.contact.table import PictureRow, Tile, contact_sheet
+from onnxsal.report.sheet import tile
+from onnxsal.runtime.heatmap import overlay, scale_map
+from onnxsal.runtime.shown import ShownPicture
 picture = np.zeros((8, 8, 3), np.uint8)
-print(tile([picture]).size, contact_sheet([SheetRow("p", picture, [SheetCell("m", np.eye(8))])]).width > 0)
+row = PictureRow("p", ShownPicture(picture), "", {"m": Tile(scale_map(np.eye(8)))})
+print(tile([picture]).size, overlay(picture, np.eye(8)).size == (8, 8) and b"<html" in contact_page(contact_sheet("t", [row]), "0"))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "(32, 32) True"), done.stderr

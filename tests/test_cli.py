@@ -20,9 +20,9 @@ from typer.testing import CliRunner, Result
 import onnxsal
 from onnxsal.ask.request import Ask
 from onnxsal.cli import app, look
-from onnxsal.cli.explain import file_names
 from onnxsal.cli.parameters import as_parameters, read_parameters
 from onnxsal.errors import MethodError
+from onnxsal.given.from_files import file_names
 from onnxsal.metrics import occlusion_correlation
 from onnxsal.runtime.preprocess_files import load_preprocess
 from onnxsal.runtime.quiet import _without_noise
@@ -174,12 +174,14 @@ def test_options_of_the_command_and_numbers_pass_through() -> None:
 # ----- explain -----
 
 
-def test_explain_writes_four_files_a_picture(here: Path) -> None:
+def test_explain_writes_five_files_a_picture_and_a_contact_sheet(here: Path) -> None:
     told = done("explain", here / "cnn.onnx", here / "pictures", "-o", here / "out", "--method", "input_x_gradient").stdout
     assert "one.png" in told
     assert "two.input_x_gradient.overlay.png" in told
-    names = [f"{name}.input_x_gradient.{kind}" for name in ("one", "two") for kind in ("json", "map.png", "npy", "overlay.png")]
-    assert sorted(p.name for p in (here / "out").iterdir()) == names
+    kinds = ("json", "map.png", "npy", "overlay.png", "slide.png")
+    names = [f"{name}.input_x_gradient.{kind}" for name in ("one", "two") for kind in kinds]
+    assert sorted(p.name for p in (here / "out").iterdir()) == ["contact_sheet.html", "contact_sheet.png", *names]
+    assert Image.open(here / "out" / "one.input_x_gradient.slide.png").size == (1920, 1080)
     facts = json.loads((here / "out" / "one.input_x_gradient.json").read_text())
     assert facts["method"] == "input_x_gradient"
     assert facts["parameters"] == {"reduce": "sum_abs", "score": "logit"}
@@ -191,7 +193,7 @@ def test_explain_writes_four_files_a_picture(here: Path) -> None:
     array = np.load(here / "out" / "one.input_x_gradient.npy")
     assert array.shape == (1, 3, 16, 16)
     assert array.min() < 0 < array.max()
-    assert Image.open(here / "out" / "one.input_x_gradient.overlay.png").size == (16, 16)
+    assert Image.open(here / "out" / "one.input_x_gradient.overlay.png").size == (24, 20)
 
 
 def test_explain_agrees_with_python(here: Path) -> None:
@@ -408,8 +410,8 @@ def test_demo_on_any_model(here: Path) -> None:
     common = ("demo", here / "cnn.onnx", here / "pictures", "-o", here / "out")
     facts = answer(*common)
     assert {r["method"] for r in facts["explained"]} | {r["method"] for r in facts["refused"]} == set(onnxsal.methods())
-    sheet = Image.open(facts["contact_sheet"])
-    assert sheet.width > 3 * 224
+    assert Image.open(facts["contact_sheet"]).size == (1753, 1240)
+    assert len([name for name in facts if name.startswith("contact_sheet")]) <= 2, "pages"
     told = run(*common).stdout
     lines = [line for line in told.splitlines() if not line.startswith("layers of ")]
     for name in ("one", "two"):
@@ -597,8 +599,9 @@ def test_preprocessing_is_never_guessed(here: Path) -> None:
     (here / "cnn.toml").unlink()
     message = mistake("explain", here / "cnn.onnx", here / "pictures", "-o", here / "out")
     assert "never guessed" in message
-    for word in ("--preprocess", "preprocessor_config.json", "cnn.toml", "mean = "):
+    for word in ("--preprocess", "preprocessor_config.json", "cnn.toml", "onnxsal init", "one.png", "imagenet"):
         assert word in message
+    assert "0.485" not in message  # numbers of another model are no example
     (here / "cnn.toml").write_text("mean = 0.5\n")
     assert "'scale' is missing" in mistake("explain", here / "cnn.onnx", here / "pictures", "-o", here / "out")
 

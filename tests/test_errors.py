@@ -263,7 +263,7 @@ def test_an_input_without_a_shape():
     assert np.array_equal(Explainer(model, "gradient").explain(x, 1).attribution, Explainer(cnn(), "gradient").explain(x, 1).attribution)
     bare = make([node("Tanh", "x", "y")], {"x": ["N", 3]}, {"y": None})
     bare.graph.input[0].type.tensor_type.ClearField("shape")
-    refusal(ExampleNeeded, lambda: convert(bare), "number of axes", "example=", "--on")
+    refusal(ExampleNeeded, lambda: convert(bare), "number of axes", "example=", "--example")
 
 
 def broken_models() -> dict[str, Callable[[onnx.ModelProto], object]]:

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 import onnxsal
 from onnxsal.cli import app
-from onnxsal.cli.evaluate import chosen_ways
+from onnxsal.cli.ways import chosen_ways
 from onnxsal.errors import InputError, MethodError, PlanError
 from onnxsal.metrics import faithfulness, localisation
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
@@ -335,7 +336,7 @@ def test_what_a_metric_needs_is_said_before_it_starts(model: Path, folder: Path,
         measured(model, tmp_path / "one.png", settings=Settings(protocol="keio"))
     np.save(tmp_path / "x.npy", np.zeros((1, 3, SIDE, SIDE), np.float32))
     with pytest.raises(InputError, match="nobody knows their value"):
-        evaluate(model, tmp_path / "x.npy", ["gradient"], ["pixel_perturbation"])
+        evaluate(onnx.load(model), tmp_path / "x.npy", ["gradient"], ["pixel_perturbation"])  # of a file it lies beside it
     with pytest.raises(InputError, match=r"metric 'deletoin' is not one of .*did you mean 'deletion'"):
         measured(model, folder, metrics=["deletoin"])
     with pytest.raises(InputError, match=r"ties 'randm' is not one of"):

@@ -218,9 +218,19 @@ def test_a_network_has_one_map_wherever_it_is_to_run(method: str, rows: int):
     for place in ("cpu", "cuda"):
         own = explained(model, x, place, method)[1]
         for name in ("attribution", "saliency_map"):
-            np.testing.assert_allclose(own[name], plain[name], rtol=1e-4, atol=1e-5 * np.abs(plain[name]).max())
+            close(own[name], plain[name], kinks=0.01 if method == "integrated_gradients" else 0.0)
         if "residual" in plain:
             np.testing.assert_allclose(own["residual"], plain["residual"], atol=2e-5)
+
+
+def close(own: np.ndarray, plain: np.ndarray, kinks: float = 0.0) -> None:
+    """One map up to rounding; up to a share ``kinks`` of its elements up to a hundredth of the largest: those below a unit that is within
+    rounding of its kink at one point of a path, which processors round differently.
+    """
+    largest = np.abs(plain).max()
+    off = np.abs(own - plain) > 1e-5 * largest + 1e-4 * np.abs(plain)
+    assert off.mean() <= kinks
+    np.testing.assert_allclose(own, plain, rtol=1e-4, atol=(1e-2 if kinks else 1e-5) * largest)
 
 
 @pytest.mark.parametrize(("model", "most"), [(LITE0, 13), ("residual", 10)], ids=["lite0", "residual"])

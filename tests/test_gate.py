@@ -17,15 +17,16 @@ from typer.testing import CliRunner, Result
 from onnxsal.ask.request import Ask
 from onnxsal.cli import app
 from onnxsal.errors import InputError
+from onnxsal.metrics.data_kind import PICTURES, DataKind
 from onnxsal.metrics.evaluation import Way
 from onnxsal.metrics.two_models import value_errors
 from onnxsal.report.audit import Request, quantities, schema
-from onnxsal.report.audit import audit as run_audit
+from onnxsal.report.audit import audited as run_audit
 from onnxsal.report.audit.checking import checks
 from onnxsal.report.audit.document import JudgedLimit
 from onnxsal.report.audit.evidence import Evidence
 from onnxsal.report.audit.gate import WHOLE, Limit, judged, judged_limits, read_limits
-from onnxsal.report.audit.observe import MAP
+from onnxsal.report.audit.notes import MAP
 from onnxsal.runtime.preprocess_files import load_preprocess
 from tests.audit_evidence import AREA, LAWLESS, METHOD, planted
 from tests.audit_evidence import MEASURED as COLUMNS
@@ -46,6 +47,11 @@ def limit_on(name: str, kept: bool = True) -> Limit:
     return Limit(name, name, None, "<" if known.larger else ">", bound)
 
 
+def kind_of(name: str) -> DataKind:
+    """The data that a limit can be on."""
+    return next((check.of for check in checks() if name in check.limits and check.of is not None), PICTURES)
+
+
 def told_of(name: str, evidence: Evidence, kept: bool = True) -> JudgedLimit:
     """What the gate says of one limit, from the facts of the check that it is on."""
     results = {check.name: check.measure(evidence) for check in checks() if name in check.limits}
@@ -55,10 +61,10 @@ def told_of(name: str, evidence: Evidence, kept: bool = True) -> JudgedLimit:
 
 @pytest.mark.parametrize("name", quantities())
 def test_every_quantity_is_read_from_the_facts(name: str):
-    told = told_of(name, planted())
+    told = told_of(name, planted(kind=kind_of(name)))
     assert not told.broken, told
     assert told.value is not None
-    assert told_of(name, planted(), kept=False).broken == (name not in COUNTS)
+    assert told_of(name, planted(kind=kind_of(name)), kept=False).broken == (name not in COUNTS)
 
 
 MEASURED = [n for n in quantities() if n not in COUNTS]
@@ -69,7 +75,7 @@ MEANS = [n for n in BY_METHOD if n not in ("residual", "unreached")]
 def without(number: float | None) -> dict[str, Any]:
     """Answers, maps, metrics and curves that hold ``number`` (NaN, or none) in place of every number."""
     nan = math.nan if number is None else number
-    lines = {"residual": number, "reached": number, "likeness": number, "rim": [nan, AREA]}
+    lines = {"residual": number, "reached": number, "likeness": number, "rim": [nan, AREA], "columns": [nan] * 4}
     return {"maps": [lines], "metrics": {(METHOD, c): nan for c in COLUMNS}, "curves": {"spearman": [nan], "ssim": [nan]}, "sure": nan}
 
 
@@ -78,7 +84,7 @@ NOTHING: dict[str, Any] = {**without(None), "curves": {}, "labelled": False, "co
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_what_is_missing_breaks_its_limit(name: str):
-    told = told_of(name, planted(**NOTHING))
+    told = told_of(name, planted(**NOTHING, kind=kind_of(name)))
     assert told.broken
     assert told.value is None
     assert "was not measured" in told.text
@@ -87,7 +93,7 @@ def test_what_is_missing_breaks_its_limit(name: str):
 @pytest.mark.parametrize("name", BY_METHOD)
 @pytest.mark.parametrize("number", [None, math.nan])
 def test_what_is_no_number_breaks_its_limit(name: str, number: float | None):
-    told = told_of(name, planted(**without(number)))
+    told = told_of(name, planted(**without(number), kind=kind_of(name)))
     assert told.broken
     assert told.value is None
     assert "was not measured" in told.text
@@ -116,19 +122,20 @@ def test_no_limit_is_kept_by_what_is_no_number(name: str, values: dict[str, floa
 
 @pytest.mark.parametrize("name", MEANS)
 def test_a_mean_that_most_pictures_are_missing_from_is_not_enough(name: str):
-    missing = {"rim": [math.nan, AREA], "likeness": None}
+    missing = {"rim": [math.nan, AREA], "likeness": None, "columns": [math.nan] * 4}
     metrics = {(METHOD, c): [0.5, math.nan, math.nan] for c in COLUMNS}
-    told = told_of(name, planted(3, maps=[{}, missing], metrics=metrics, curved=1))
+    told = told_of(name, planted(3, maps=[{}, missing], metrics=metrics, curved=1, kind=kind_of(name)))
     assert told.broken
-    assert "not enough data, 1 of 3 pictures" in told.text
+    assert "not enough data, 1 of 3 have a value" in told.text
 
 
 @pytest.mark.parametrize("name", BY_METHOD)
 def test_a_picture_without_an_answer_a_lost_map_and_a_refused_method_break_the_limits_on_maps(name: str):
-    assert "no answer to 1 of 3 pictures" in told_of(name, planted(failed=1)).text
-    assert "map of 1 pictures could not be had" in told_of(name, planted(lost={(MAP, METHOD, "p0"): "NaN"})).text
-    assert not told_of(name, planted(lost={(MAP, "other", "p0"): "NaN"})).broken
-    told = told_of(name, planted(refused="no convolution"))
+    kind = kind_of(name)
+    assert f"no answer to 1 of 3 {kind.many}" in told_of(name, planted(failed=1, kind=kind)).text
+    assert f"{kind.map} of 1 {kind.one} could not be had" in told_of(name, planted(lost={(MAP, METHOD, "p0"): "NaN"}, kind=kind)).text
+    assert not told_of(name, planted(lost={(MAP, "other", "p0"): "NaN"}, kind=kind)).broken
+    told = told_of(name, planted(refused="no convolution", kind=kind))
     assert told.broken
     assert "was not measured for n: it cannot explain the model (no convolution)" in told.text
 
@@ -141,7 +148,7 @@ def test_a_limit_on_a_law_is_no_matter_of_a_method_without_one():
 @pytest.mark.parametrize("name", [n for n in MEASURED if quantities()[n].lost])
 def test_what_a_metric_could_not_measure_breaks_its_limit(name: str):
     what = quantities()[name].lost[0]
-    assert f"{what} of 1 pictures could not be had" in told_of(name, planted(lost={(what, METHOD, "p0"): "NaN"})).text
+    assert f"{what} of 1 picture could not be had" in told_of(name, planted(lost={(what, METHOD, "p0"): "NaN"})).text
 
 
 MISTAKES = [
@@ -365,7 +372,7 @@ def test_failures_are_remembered_by_a_run_that_goes_on(data: Path, tmp_path: Pat
     told: list[str] = []
     first, again = (run_audit(request, work=tmp_path / "work", tell=tell) for tell in (lambda text: None, told.append))
     assert {**first.facts, "created": ""} == {**again.facts, "created": ""}
-    state = (tmp_path / "work" / "pictures.jsonl").read_bytes()
+    state = (tmp_path / "work" / "samples.jsonl").read_bytes()
     assert state.count(b'"kind": "base"') == COUNT  # nothing was looked at again
     assert told
 

@@ -14,10 +14,12 @@ def test_generated_pages_are_fresh() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_table_of_methods_is_that_of_its_page() -> None:
-    """README.md's table of methods is the short one of docs/which-method.md, to the letter."""
-    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/which-method.md"))
-    begin, end = "<!-- taken from docs/which-method.md by tools/which_method.py -->\n\n", "\n\n<!-- end of the table -->"
-    taken = readme.split(begin)[1].split(end)[0]
-    assert taken.startswith("| method |")
-    assert f"## In short\n\n{taken}\n\n## " in page
+def test_costs_on_the_page_for_choosing_are_those_that_were_measured() -> None:
+    """docs/choose.md tells the cost of a method as docs/which-method.md does, rounded."""
+    choose, measured = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("choose.md", "which-method.md"))
+    short = measured.split("## In short")[1].split("\n## ")[0]
+    known = {row[1].strip(" `"): row[-2].strip() for row in (line.split("|") for line in short.splitlines()) if len(row) > 3}
+    rows = [[cell.strip(" `") for cell in line.split("|")[2:4]] for line in choose.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) > 8
+    for method, cost in rows:
+        assert cost == (f"{float(known[method]):.0f}" if known.get(method) else ""), method

@@ -44,6 +44,7 @@ SECONDS = 120
 FAST = ("--metrics", "deletion", "-m", "gradient")
 
 COMMANDS: dict[str, list[str]] = {
+    "init": ["init", "{model}", "{data}", "-o", "{out}/made.toml", "--yes", "--pick", "1"],
     "convert": ["convert", "{model}", "{out}/made.onnx", "-m", "gradient"],
     "explain": ["explain", "{model}", "{data}", "-o", "{out}", "-m", "gradient"],
     "evaluate": ["evaluate", "{model}", "{data}", "-o", "{out}", *FAST],
@@ -118,7 +119,9 @@ def here(tmp_path: Path) -> Path:
 
 def test_the_table_has_every_command():
     names = {c.name or str(getattr(c.callback, "__name__", "")).replace("_", "-") for c in registered.registered_commands}
-    assert names == set(COMMANDS)
+    assert names == {*COMMANDS, "view", "merge"}, (
+        "view needs a runtime for the browser: tests/test_view.py; merge a run: tests/test_fleet_run.py"
+    )
 
 
 # ----- only regular files are read -----
@@ -240,6 +243,8 @@ LINKS = {"itself": same, "symlink": linked, "hard link": hard}
         (["check", "m.onnx", "--conservation", "--on", "data/0.png", "--plot", "{x}"], "x.png", "data/0.png"),
         (["fit-patterns", "m.onnx", "a.npz", "-o", "{x}"], "x.npz", "a.npz"),
         (["audit", "m.onnx", "data", "-o", "{x}"], "x.html", "form.html"),
+        (["init", "m.onnx", "data", "-o", "{x}", "--yes", "--pick", "1"], "x.toml", "m.onnx"),
+        (["init", "m.onnx", "data", "-o", "{x}", "--yes", "--pick", "1"], "x.toml", "m.toml"),
     ],
     ids=lambda v: v if isinstance(v, str) else " ".join(v[:1]),
 )
@@ -276,7 +281,7 @@ def test_files_of_others_are_not_replaced_and_own_ones_are(here: Path, name: str
         shutil.rmtree(here / "out")
         (here / "out" / file.parent).mkdir(parents=True)
         (here / "out" / file).write_text("of somebody else\n")
-        if any(word.endswith(f"{{out}}/{file}") for word in COMMANDS[name] if name in ("convert", "check")):  # the user names it
+        if any(word.endswith(f"{{out}}/{file}") for word in COMMANDS[name] if name in ("init", "convert", "check")):  # the user names it
             assert command(name, here).exit_code == 0
             assert (here / "out" / file).read_bytes() != b"of somebody else\n"
             continue

@@ -27,7 +27,6 @@ from onnxsal.methods.region import region_model
 from onnxsal.metrics.curve import CurveOptions, CurveSettings, curve_pixels
 from onnxsal.metrics.faithfulness import auc
 from onnxsal.metrics.input_places import places_of
-from onnxsal.metrics.libraries import MissingLibraryError
 from onnxsal.metrics.measures import MEASURES
 from onnxsal.metrics.ranking import ranks, tied
 from onnxsal.metrics.retrain import ConstantMapWarning
@@ -35,6 +34,7 @@ from onnxsal.metrics.scorer import Scorer, forward_model, scorer_of
 from onnxsal.metrics.similarity import hog, pearson, spearman
 from onnxsal.metrics.substrate import substrate
 from onnxsal.metrics.weights import randomised, weighted_layers
+from onnxsal.runtime.libraries import MissingLibraryError
 from onnxsal.runtime.session import open_session
 from tests.small_models import cnn, cnn_nhwc, draw, make, node
 

@@ -23,7 +23,7 @@ from onnxsal.facade import fit_patterns as fitting
 from onnxsal.facade.fit_patterns import with_sums
 from onnxsal.graph.load import load_model
 from onnxsal.methods.patterns.file import load_patterns, named_layers
-from onnxsal.methods.patterns.sums import Sums, estimate
+from onnxsal.methods.patterns.layer_sums import LayerSums, estimate
 from onnxsal.metrics.signal import signal_quality
 from onnxsal.ops.registry import known
 from onnxsal.passes import prepare
@@ -244,7 +244,7 @@ def test_the_sums_of_the_graph_are_exact_in_float64():
     x = draw(3, 4, 6, 7, seed=2, dtype=np.float64)
     made = with_sums(plain, [layer], [("products", "totals")])
     found = run(made, {"x": x})
-    sums = Sums.empty(layer)
+    sums = LayerSums.empty(layer)
     sums.add(found["products"], found["totals"])
     rows = windows(x, (3, 3), [1, 0, 1, 0], [2, 1], None, 2).reshape(-1, 2, 18)
     y = np.stack([rows[:, u // 2] @ w[u].ravel() for u in range(4)], axis=1)
@@ -692,7 +692,7 @@ def test_memory_does_not_grow_with_the_data():
         assert learned.samples == 32 * batches
     assert peaks[1] < 1.2 * peaks[0] + 1e5
     layers = named_layers(prepare(load_model(model), known).model).values()
-    assert learned.facts["sums_megabytes"] == pytest.approx(sum(Sums.empty(v).nbytes for v in layers) / 1e6)
+    assert learned.facts["sums_megabytes"] == pytest.approx(sum(LayerSums.empty(v).nbytes for v in layers) / 1e6)
     assert learned.facts["images_per_second"] > 0
 
 

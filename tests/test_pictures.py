@@ -154,6 +154,26 @@ def test_pixels_are_found_again_in_the_input(layout, channels):
     assert preprocess.pixels(preprocess.apply(PICTURE) * 1e6).max() == 255
 
 
+@pytest.mark.parametrize(
+    ("how", "box"),
+    [
+        ({}, (0, 0, 45, 30)),
+        ({"resize": (20, 10)}, (0, 0, 45, 30)),
+        ({"crop": (10, 20)}, (12, 10, 32, 20)),
+        ({"crop_pct": 0.8, "resize": (12, 12)}, (10, 3, 34, 27)),
+        ({"resize": 60, "crop": (40, 30)}, (15, 5, 30, 25)),  # twice as large, then 30 x 40 of 90 x 60
+        ({"crop_pct": 0.8, "crop": (12, 18), "resize": 48}, (17.5, 12, 26.5, 18)),  # 36 x 24 from (4, 3), twice as large
+    ],
+)
+def test_the_part_of_a_picture_that_the_model_sees(how, box):
+    shown = Preprocess(scale=1, interpolation="box", **how).shown(PICTURE)
+    assert shown.original.size == (45, 30)
+    assert shown.box == pytest.approx(box)
+    height, width = shown.seen.shape[:2]
+    again = shown.original.resize((width, height), Image.Resampling.BOX, box=shown.box)
+    assert np.abs(np.asarray(again, float) - shown.seen).max() <= 2  # rounded once more, where a picture is cut and then resized
+
+
 def test_geometry():
     stretched = Preprocess(scale=1, resize=(20, 10), interpolation="bicubic").display(PICTURE)
     np.testing.assert_array_equal(stretched, PICTURE.resize((10, 20), Image.Resampling.BICUBIC))

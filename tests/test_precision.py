@@ -17,6 +17,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 
 import onnxsal
+from tests.quantised_files import saturates
 from tests.torch_nets import export
 
 CORRELATION = 0.95
@@ -128,6 +129,7 @@ def quantized(folder: Path, form: QuantFormat, per_channel: bool, activations: Q
         logging.getLogger().setLevel(logging.ERROR)
         onnx.save(trained(), folder / "float32.onnx")
         options = {"quant_format": form, "per_channel": per_channel, "weight_type": QuantType.QInt8, "activation_type": activations}
+        options["reduce_range"] = saturates()
         quantize_static(folder / "float32.onnx", path, Calibration(), **options)
     return onnx.load(path)
 

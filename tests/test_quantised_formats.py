@@ -18,7 +18,7 @@ from onnxsal.ops.registry import known
 from onnxsal.ops.restated import RESTATED, Restatement, real
 from onnxsal.passes import Prepared, prepare
 from tests.oracle import run
-from tests.quantised_files import FORMATS, NETS, data, floating, quantised
+from tests.quantised_files import FORMATS, NETS, data, floating, quantised, saturates
 from tests.quantised_twin import twin_gradient
 from tests.small_models import draw, make, node
 
@@ -417,6 +417,15 @@ REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Any], tuple[int, ...], 
         "uint16.*opset 18.*opset 21",
     ),
 }
+
+
+@pytest.mark.skipif(not saturates(), reason="this processor adds 8-bit products in 32 bits: nothing overflows")
+def test_a_file_whose_sums_overflow_here_is_refused() -> None:
+    """Weights of 8 bits beside activations of 8 bits without a sign: the copy has the sum, this processor has its largest 16-bit number."""
+    stored = {"w": np.full((4, 1), 127, np.int8), "fine": F(0.001), "zero": UINT8(0)}
+    nodes = [node("QuantizeLinear", "x fine zero", "q"), node("MatMulInteger", "q w", "i"), node("Cast", "i", "y", to=1)]
+    with pytest.raises(ModelError, match="weights of 7 bits"):
+        prepared(make(nodes, {"x": [1, 4]}, {"y": [1, 1]}, stored))
 
 
 @pytest.mark.parametrize("name", REFUSED)

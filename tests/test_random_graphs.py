@@ -15,6 +15,7 @@ import onnxsal
 from onnxsal.ops.registry import REGISTRY, Case, OpSpec
 from tests.conformance import in_double
 from tests.oracle import Evaluator, draw, run, session_of
+from tests.small_models import make, node
 
 SHAPE = (1, 3, 4, 4)
 """One sample: a drawn operator may well reorder samples, and the law is one of each sample by itself."""
@@ -106,7 +107,10 @@ def test_full_gradient_is_complete_on_any_graph(model: onnx.ModelProto, seed: in
     except Exception:  # not a valid graph after all, or one that nothing runs in float64
         assume(False)
     declared = [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
-    assume(list(y.shape) == declared)  # inference takes the size 1 for an Einsum's label that another operand stretches
+    if list(y.shape) != declared:  # inference takes the size 1 for an Einsum's label that another operand stretches
+        with pytest.raises(onnxsal.OnnxsalError):
+            onnxsal.convert(model, "fullgrad", score="raw", target=0)
+        return
     assume(y.size and np.isfinite(y).all() and np.abs(y).max() < 1e6)
     try:
         converted = onnxsal.convert(model, "fullgrad", score="raw", target=0, components=True)
@@ -139,3 +143,18 @@ def test_the_evaluators_max_pool_is_that_of_onnx_runtime(attributes: dict) -> No
     x = np.random.default_rng(0).standard_normal((2, 3, 7, 6)).astype(np.float32)
     for got, wanted in zip(Evaluator(model).run(None, {"x": x}), session_of(model).run(None, {"x": x}), strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("rows", [4, "N"])
+def test_a_label_that_is_stretched_from_size_one_is_refused_where_its_size_is_misstated(rows: int | str) -> None:
+    """The result has a row for each of x; ONNX's inference states one row, if the operand of one row comes first."""
+    x, w = np.arange(12, dtype=np.float32).reshape(4, 3), np.float32([[1, -2, 3]])
+    for operands in ("w x", "x w"):
+        nodes = [node("Einsum", operands, "y", equation="bi,bi->bi")]
+        model = make(nodes, {"x": [rows, 3]}, {"y": None}, {"w": w}, opset=17)
+        if operands == "x w":
+            one = onnxsal.Explainer(model, "gradient").explain(x, target=1)
+            np.testing.assert_array_equal(one.attribution, np.float32([[0, -2, 0]] * 4))
+        else:
+            with pytest.raises(onnxsal.OnnxsalError, match=r"along 'b' of equation .* have the sizes 1, [4?],"):
+                onnxsal.convert(model, "gradient")

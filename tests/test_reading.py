@@ -56,7 +56,7 @@ def test_an_input_without_a_shape_is_understood_from_data(opset: int, batched: b
     np.testing.assert_allclose(gradient(model, batched=batched), WANTED, rtol=1e-4, atol=1e-6)
     made = onnxsal.convert(model, "gradient", example=X, batched=batched)
     assert len(made.graph.input[0].type.tensor_type.shape.dim) == 2
-    with pytest.raises(ExampleNeeded, match="example= in Python, --on FILE"):
+    with pytest.raises(ExampleNeeded, match="example= in Python, --example FILE"):
         onnxsal.convert(model, "gradient", batched=batched)
     waiting = onnxsal.Explainer(model, "gradient", providers="cpu", batched=batched)
     with pytest.raises(ExampleNeeded, match="example="):

@@ -63,6 +63,9 @@ def test_every_field_is_a_keyword_of_the_one_signature():
         if f.name == "parameters":
             assert spelled[f.name].kind is inspect.Parameter.VAR_KEYWORD
             continue
+        if f.name == "preprocess":  # a word or a file may be given for it, and is read at once
+            assert set(get_args(kinds[f.name])) < set(get_args(types[f.name]))
+            continue
         assert kinds[f.name] == types[f.name], f.name
         assert f.default is dataclasses.MISSING or f.default == spelled[f.name].default
 
@@ -96,15 +99,15 @@ LEFT_OUT = {
     "fit-patterns": tuple(SAID - {"model", "preprocess", *RUN}),
     "demo": tuple(SAID - {"model", "preprocess", "labels", "providers", "tf32"}),
 }
-"""Fields that are no options of a command, as they mean nothing there (``check`` reads several --on itself)."""
+"""Fields that are no options of a command, as they mean nothing there (``check`` reads several --example itself)."""
 
-OWN = {("evaluate", "target"), ("audit", "against")}
-"""Options with the name of a field that are the command's own: the class of every map, and another model."""
+OWN = {("evaluate", "target"), ("audit", "against"), ("explain", "target")}
+"""Options with the name of a field that are the command's own: the class of every map, another model, and several classes."""
 
 
 def test_what_has_no_option():
-    """Colours, which preprocessing gives, and a batch that is fixed, which is for those who hold an explainer open."""
-    assert set(DEFAULTS) | {"model", "method", "parameters"} == SAID | {"black", "white", "fixed_batch"}
+    """Colours, which preprocessing gives, a batch that is fixed, for those who hold an explainer open, and a vector to compare with."""
+    assert set(DEFAULTS) | {"model", "method", "parameters"} == SAID | {"black", "white", "fixed_batch", "reference"}
 
 
 @pytest.mark.parametrize("verb", LEFT_OUT)
@@ -135,6 +138,12 @@ onnxsal.plan("a.onnx", layout=7)
 onnxsal.Explainer("a.onnx", batch_size="many")
 onnxsal.convert()
 onnxsal.convert("a.onnx", "ig", "x")
+onnxsal.explain("a.onnx", "cat.jpg", "ig", target=3, text="words", progress=False, n_steps=5)
+reveal_type(onnxsal.explain("a.onnx", ["cat.jpg"], layout="NCHW"))
+onnxsal.explain("a.onnx", "cat.jpg", layout=7)
+reveal_type(onnxsal.evaluate("a.onnx", "data"))
+reveal_type(onnxsal.audit("a.onnx", "data"))
+onnxsal.audit("a.onnx", "data", measured="many")
 """
 
 
@@ -150,12 +159,17 @@ def test_a_type_checker_sees_every_option(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.pop(5) == 'Revealed type is "onnxsal.engine.plan.Plan"'
     assert found.pop(6) == 'Revealed type is "onnxsal.explainer.Explainer"'
     assert found.pop(7) == 'Revealed type is "onnxsal.explanation.Explanation"'
-    assert list(found) == [8, 9, 10, 11, 12]
+    assert found.pop(14) == 'Revealed type is "onnxsal.explanation.Explanation"'
+    assert found.pop(16) == 'Revealed type is "onnxsal.metrics.evaluation.Evaluation"'
+    assert found.pop(17) == 'Revealed type is "onnxsal.report.audit.run.Audit"'
+    assert list(found) == [8, 9, 10, 11, 12, 15, 18]
     assert 'Argument "input" to "convert" has incompatible type "int"' in found[8]
     assert 'Argument "layout" to "plan" has incompatible type "int"' in found[9]
     assert 'Argument "batch_size" to "Explainer" has incompatible type "str"' in found[10]
     assert 'Missing positional argument "model"' in found[11]
     assert "Too many positional arguments" in found[12]
+    assert 'Argument "layout" to "__call__" of "OfGiven" has incompatible type "int"' in found[15]
+    assert 'Argument "measured" to "audit" has incompatible type "str"' in found[18]
 
 
 # ----- given and not given -----
@@ -335,7 +349,7 @@ def test_data_is_given_to_the_scorer_too(tmp_path: Path):
     np.save(data, draw(4, 3, 4, 4))
     words = ("evaluate", model, data, "-m", "gradient", "--metrics", "deletion", "-o", tmp_path / "out")
     assert answer(*words)["measured_now"] == 4 * (1 + 1)  # one method, and the one baseline that is not for pictures
-    told = answer(*words, "--on", data)
+    told = answer(*words, "--example", data)
     assert (told["measured_now"], told["asked"]) == (4 * (1 + 3), {})
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import onnxsal
 from onnxsal.ask.request import Ask
 from onnxsal.cli.app import app
-from onnxsal.cli.parameters import read_array, read_parameters
+from onnxsal.cli.parameters import read_parameters
 from onnxsal.engine.method import get_method, parse_method
 from onnxsal.errors import InputError, MethodError, ModelError, OnnxsalError
 from onnxsal.facade.adopt import adopt
@@ -29,7 +29,7 @@ from onnxsal.limits import Limits, limit
 from onnxsal.methods.patterns.file import load_patterns
 from onnxsal.metrics.open_dataset import open_dataset
 from onnxsal.metrics.record import Record, measured_or_damaged
-from onnxsal.runtime.arrays import read_arrays
+from onnxsal.runtime.arrays import read_array, read_arrays
 from onnxsal.runtime.beside import beside
 from onnxsal.runtime.data import open_data
 from onnxsal.runtime.labels import load_labels

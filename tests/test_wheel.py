@@ -1,14 +1,20 @@
-"""The wheel holds everything the package needs: installed into an empty environment it finds its methods and its tables."""
+"""The source archive, and the wheel that is built from it, hold everything the package needs: installed into an empty environment it
+finds its methods and its tables, and its command runs.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,40 +24,33 @@ import onnxsal
 ROOT = Path(__file__).resolve().parent.parent
 
 
+pytestmark = pytest.mark.site
+
+BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "onnxsal", "rules")
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the sources, so that nothing is left in the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source archive of a copy of the sources, and the wheel that is built from that archive alone."""
+    folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "onnxsal", "rules"):
+    for name in BUILT_FROM:
         (source / name).symlink_to(ROOT / name)
-    # With the setuptools at hand if it is recent enough for the licence field, else with one that pip fetches.
-    recent = int(__import__("setuptools").__version__.split(".")[0]) >= 77 if has_setuptools() else False
-    isolation = ["--no-build-isolation"] if recent else []
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--disable-pip-version-check",
-        *isolation,
-        "-w",
-        str(folder),
-        str(source),
-    ]
+    recent = importlib.util.find_spec("setuptools") and int(importlib.import_module("setuptools").__version__.split(".")[0]) >= 77
+    isolation = (
+        ["--no-isolation"] if recent else []
+    )  # with the setuptools at hand if it knows the licence field, else with one that pip fetches
+    command = [sys.executable, "-m", "build", *isolation, "--outdir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = folder.glob("*.whl")
-    return built
+    return folder
 
 
-def has_setuptools() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("setuptools") is not None
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("*.whl")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +123,29 @@ print(onnxsal.check(model).ok)
     assert ask(installed, code, tmp_path).split("\n")[:2] == ["[[0.0, 10.0]]", "True"]
 
 
+def test_the_source_archive_holds_what_the_wheel_is_built_from(built: Path):
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    files = [ROOT / name for name in BUILT_FROM if (ROOT / name).is_file()]
+    files += [p for name in ("onnxsal", "rules") for p in (ROOT / name).rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    assert {str(p.relative_to(ROOT)) for p in files} <= names
+
+
 def test_the_installed_command_runs(installed: Path, tmp_path: Path):
     listed = ask(installed, "from onnxsal.cli import main; import sys; sys.argv = ['onnxsal', 'methods']; main()", tmp_path)
     assert "integrated_gradients" in listed
+
+
+def test_the_package_is_its_command(installed: Path, tmp_path: Path):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run([installed, "-m", "onnxsal", "--version"], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"onnxsal {version('onnxsal')}\n"), done.stderr
+
+
+def test_a_type_checker_is_told_that_there_are_types(installed: Path, tmp_path: Path):
+    code = "from importlib.resources import files; print((files('onnxsal') / 'py.typed').is_file())"
+    assert ask(installed, code, tmp_path) == "True\n"
 
 
 def test_the_editable_install_finds_its_rules(tmp_path: Path):

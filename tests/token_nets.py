@@ -185,14 +185,20 @@ class Bert(nn.Module):
         return out
 
 
-@cache
-def bert(exporter: str = "dynamo", opset: int = 18, mask: str = "added") -> onnx.ModelProto:
-    """The seeded BERT, scales and shifts of its norms drawn too, with symbolic numbers of texts and tokens; do not change it."""
+def bert_net(mask: str = "added") -> Bert:
+    """The seeded BERT, scales and shifts of its norms drawn too."""
     torch.manual_seed(3)
     net = Bert(mask).eval()
     for name, parameter in net.named_parameters():
         if parameter.ndim == 1:
             parameter.data = (1.0 if name.endswith("weight") else 0.0) + 0.3 * torch.randn_like(parameter)
+    return net
+
+
+@cache
+def bert(exporter: str = "dynamo", opset: int = 18, mask: str = "added") -> onnx.ModelProto:
+    """``bert_net``, with symbolic numbers of texts and tokens; do not change it."""
+    net = bert_net(mask)
     feed, names = tuple(torch.from_numpy(array) for array in FEED.values()), list(FEED)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

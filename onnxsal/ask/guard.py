@@ -60,7 +60,7 @@ def refuse_open_rank(plain: Model, explained: str | None) -> None:
         if name in plain.types and plain.value(name).shape is None:
             raise ExampleNeeded(
                 f"'{name}' has no declared shape, and its number of axes follows from nothing in the graph. Give data of its kind "
-                "(example= in Python, --on FILE), or declare the input's shape before converting."
+                "(example= in Python, --example FILE), or declare the input's shape before converting."
             )
 
 
@@ -181,13 +181,15 @@ def _open_as_written(proto: onnx.ModelProto) -> None:
         open_session(proto, "cpu", optimise=False, planned=False)
 
 
-def open_converted(source: Source, proto: onnx.ModelProto, providers: Providers, sizes: Mapping[str, int] | None = None) -> Session:
+def open_converted(
+    source: Source, proto: onnx.ModelProto, providers: Providers, sizes: Mapping[str, int] | None = None, threads: int | None = None
+) -> Session:
     """The session of ``proto``, made from ``source``; where ``sizes`` fix all that is open, its runs are CUDA graphs if they can be.
 
     Raises ``ModelError`` with the reason, and says so where it is the source itself that ONNX Runtime refuses.
     """
     with _blaming_whom(source):
-        return open_session(proto, providers, sizes=sizes, graph=sizes is not None)
+        return open_session(proto, providers, threads=threads, sizes=sizes, graph=sizes is not None)
 
 
 @contextmanager
@@ -195,7 +197,10 @@ def _blaming_whom(source: Source) -> Iterator[None]:
     try:
         yield
     except ModelError as refused:
-        refuse_source(source, lacking=lacks_kernel(refused))
+        lacking = lacks_kernel(refused)
+        refuse_source(source, lacking=lacking)
+        if not lacking:
+            _refuse_unrunnable(source)
         raise ModelError(f"ONNX Runtime refuses the model with its explanation: {refused}") from refused
 
 

@@ -15,12 +15,15 @@ ROW = 2**20
 """A pixel as one number: its row times this, and its column. No picture is as wide."""
 
 SPELLED = re.compile(
-    r"(?:class:(?P<name>.+)@)?(?:box:(?P<box>\d{1,12}|\*)|point:(?P<row>\d{1,6})\s*,\s*(?P<column>\d{1,6})|(?P<mask>mask))", re.ASCII
+    r"(?:(?:class:)?(?P<name>.+)@)?"
+    r"(?:box[: ](?P<box>\d{1,12}|\*)|point[: ](?P<row>\d{1,6})\s*,\s*(?P<column>\d{1,6})|(?P<mask>mask))",
+    re.ASCII,
 )
 
 HOW = (
     "box:3 (the box of that number in the model's own list), point:120,80 (the pixel in that row and column), class:dog@mask (all pixels "
-    "that the model gives to that class); class:dog@box:3 and class:dog@point:120,80 name a class there"
+    "that the model gives to that class); class:dog@box:3 and class:dog@point:120,80 name a class there. 'class:' may be left out, and a "
+    "blank may stand for the other colon"
 )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxsal.ask.batch_axis import sample_inputs
+from onnxsal.ask.met_columns import columns_meet, of_columns
 from onnxsal.ask.place import Place
 from onnxsal.ask.reading import Listed, Reading, pixels_of
 from onnxsal.ask.scores import SCORES, Scores, behind_labels, labelled, scores_of
@@ -49,6 +50,24 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class ComparedEmbedding:
+    """The score is the cosine of each sample's embedding with a reference (``ask.likeness``): ``of`` is the output that the embedding is
+    made of, ``pooling`` how ('' = it holds one vector for each sample), ``reference`` the input that holds the other ('' = it is built in),
+    ``embedding`` the output with the unit vector.
+    """
+
+    of: str
+    pooling: str
+    reference: str
+    embedding: str
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What the metadata say of it."""
+        return {"embedding_of": self.of, "pooling": self.pooling, "reference_input": self.reference, "embedding": self.embedding}
+
+
+@dataclass(frozen=True)
 class Question:
     """Explain ``start`` (the tensor of scores, one row per sample) at ``x``.
 
@@ -57,8 +76,9 @@ class Question:
     -``start``. ``samples`` are the graph inputs that hold one row per sample: without any, all that is fed is one sample. ``picture``
     are the axes of channels, height and width of an explained picture, ``grid`` its height and width in tokens, where the user tells it;
     ``tokens`` is what is known of an explained tensor with a vector per token; ``source`` is the graph input whose values ``x`` holds
-    ('' = ``x`` is an inner tensor that stands for none); ``reading`` says how a target that is a box or a pixel picks scores;
-    ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is known.
+    ('' = ``x`` is an inner tensor that stands for none); ``reading`` says how a target that is a box or a pixel picks scores, ``likeness``
+    what a cosine is taken of; ``doubt`` is a reason to read the maps with care ('' = none). ``found`` says of each of these how it is
+    known.
     """
 
     model: Model
@@ -78,6 +98,7 @@ class Question:
     found: tuple[Found, ...] = ()
     contrast: Contrast | None = None
     reading: Reading | None = None
+    likeness: ComparedEmbedding | None = None
 
     @property
     def batched(self) -> bool:
@@ -193,7 +214,7 @@ def ask(
         question = replace(question, link="sigmoid")
     question = replace(question, tokens=tokens_at(model, x), grid=grid_of(grid), reading=listed.reading)
     question = replace(question, source=x.name if x.name in model.input_names else entry.input if entry else "")
-    told = [None if entry is None else _entered(model, entry), listed.found, None if question.tokens is None else question.tokens.found]
+    told = [_entered(model, x, entry), listed.found, None if question.tokens is None else question.tokens.found]
     return _with_layout(replace(question, found=(counted, *as_map, _head(question, asked), *filter(None, told))), layout)
 
 
@@ -226,8 +247,10 @@ def at_place(question: Question, place: Place | None) -> Question:
     return replace(question, reading=reading, found=(*question.found, found))
 
 
-def _entered(model: Model, entry: Entrance) -> Found:
-    """Where an integer input is explained, and what its maps are shaped like."""
+def _entered(model: Model, x: Value, entry: Entrance | None) -> Found | None:
+    """Where integers, or the columns of a table, are explained, and what the maps are shaped like."""
+    if entry is None:
+        return of_columns(model, x)
     given = model.value(entry.input)
     what = f"'{entry.input}' {_type_name(given)} {shape_text(given.shape)} is explained at {entry}"
     return Found("input", what, Ground.PROVED, entry.why)
@@ -326,6 +349,8 @@ def _only_input(model: Model) -> str | Entrance:
     inputs = [n for n in model.input_names if model.value(n).dtype in FLOATS]
     if len(inputs) == 1:
         return inputs[0]
+    if (met := columns_meet(model)) is not None:
+        return met
     if inputs:
         several = f"the model has {len(inputs)} floating-point inputs ({', '.join(inputs)})"
         raise TargetError(f"{several}; name the one to explain: --input.{_lookups(model)}")

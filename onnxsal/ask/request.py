@@ -12,16 +12,18 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property, wraps
 from numbers import Integral
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Annotated, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
+from onnxsal.ask.picture_input import preprocess_from
 from onnxsal.ask.place import Place, places_of
 from onnxsal.engine.method import Method, get_method
 from onnxsal.errors import InputError, MethodError
 from onnxsal.graph.emit import RUNS_ON
 from onnxsal.graph.load import Source
 from onnxsal.runtime.preprocess import Preprocess
+from onnxsal.runtime.presets import PRESETS
 from onnxsal.runtime.providers import Providers, Resolved, resolve
 
 Target = int | str | Sequence[int] | Sequence[str] | np.ndarray | None
@@ -38,7 +40,7 @@ Example = np.ndarray | Mapping[str, np.ndarray] | None
 
 DEFAULT_METHOD = "fullgrad"
 
-RUN = ("providers", "tf32", "batch_size", "fixed_batch")
+RUN = ("providers", "tf32", "threads", "batch_size", "fixed_batch")
 """Fields that say how a model is run."""
 
 FED = ("labels", "preprocess")
@@ -65,7 +67,7 @@ class Ask:
 
     Fields with words are options of the command line too. ``parameters`` are the method's own. ``preprocess`` gives ``black`` and ``white``
     where these are not given. Raises ``InputError`` for a ``batch_size`` or ``fixed_batch`` that is no number of samples, for two that
-    differ, and for an unknown ``runs_on``.
+    differ, for ``threads`` that are no number, and for an unknown ``runs_on``.
     """
 
     model: Annotated[Source, Said("The ONNX model.")]
@@ -103,8 +105,20 @@ class Ask:
     ] = None
     score: Annotated[
         str | None,
-        Said("What of the output is explained: logit (a final softmax or sigmoid is cut), probability or raw.", shown="logit"),
+        Said(
+            "What of the output is explained: logit (a final softmax or sigmoid is cut), probability, raw, or cosine (how alike "
+            "the embedding is to another one).",
+            shown="logit",
+        ),
     ] = None
+    pooling: Annotated[
+        str | None,
+        Said(
+            "How the vectors of tokens become one embedding, for --score cosine: mean (of those that the mask shows) or first.",
+            shown="as 1_Pooling/config.json beside the model says",
+        ),
+    ] = None
+    reference: np.ndarray | None = None
     layer: Annotated[
         str | Sequence[str] | None,
         Said(
@@ -155,12 +169,16 @@ class Ask:
     preprocess: Annotated[
         Preprocess | None,
         Said(
-            "How pictures become the model's input: a .toml, Hugging Face's preprocessor_config.json or timm's config.json.",
+            "How pictures become the model's input: " + ", ".join(PRESETS) + " (each as NAME or NAME:SIZE); or a file: a .toml, Hugging "
+            "Face's preprocessor_config.json, timm's config.json.",
             shown="the one beside the model",
         ),
     ] = None
     providers: Annotated[Providers, Said("ONNX Runtime's execution provider; 'cuda,cpu' accepts the CPU where there is no GPU.")] = None
     tf32: Annotated[bool, Said("Let CUDA round float32 to TF32 (10 bits of mantissa): faster, and a map may be far off.")] = False
+    threads: Annotated[
+        int | None, Said("Threads of the CPU that one run takes; give 1 to each of several processes.", shown="one for each core")
+    ] = None
     batch_size: Annotated[int | None, Said("Samples in one run.")] = None
     fixed_batch: int | None = None
     parameters: Annotated[
@@ -181,6 +199,8 @@ class Ask:
         against: Against = None,
         against_weight: float | None = None,
         score: str | None = None,
+        pooling: str | None = None,
+        reference: np.ndarray | None = None,
         layer: str | Sequence[str] | None = None,
         prefix: str = "",
         runs_on: str | None = None,
@@ -194,22 +214,27 @@ class Ask:
         grid: Sequence[int] | str | None = None,
         tokens: bool = False,
         labels: Sequence[str] | None = None,
-        preprocess: Preprocess | None = None,
+        preprocess: Preprocess | str | os.PathLike[str] | None = None,
         providers: Providers = None,
         tf32: bool = False,
+        threads: int | None = None,
         batch_size: int | None = None,
         fixed_batch: int | None = None,
         **parameters: Any,
     ) -> Ask:
-        """The one place where all of it is spelled; what is left over is the method's."""
+        """The one place where all of it is spelled; what is left over is the method's. ``preprocess`` may be the name of a preset
+        ("imagenet") or a file.
+        """
         given = dict(locals())
+        if preprocess is not None:
+            given["preprocess"] = preprocess_from(preprocess, model, layout)
         return given.pop("cls")(**given)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "fixed_batch"):
+        for name, what in (("batch_size", "samples"), ("fixed_batch", "samples"), ("threads", "threads")):
             size = getattr(self, name)
             if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
-                raise InputError(f"{name}={size!r} is not a number of samples; give a whole number of 1 or more.")
+                raise InputError(f"{name}={size!r} is not a number of {what}; give a whole number of 1 or more.")
         if None not in (self.batch_size, self.fixed_batch) and self.batch_size != self.fixed_batch:
             raise InputError(f"batch_size={self.batch_size} and fixed_batch={self.fixed_batch} differ: give one of them.")
         if self.runs_on is not None and self.runs_on not in RUNS_ON:
@@ -344,3 +369,32 @@ class Spelled(Generic[P]):
 
 
 spelled = Spelled(Ask.of)
+
+
+R = TypeVar("R", covariant=True)
+
+
+class OfGiven(Protocol[P, R]):
+    """A verb of a model and of what is given to it, called with everything in an ``Ask`` spelled out."""
+
+    def __call__(self, model: Source, given: Any = None, *args: P.args, **named: P.kwargs) -> R: ...
+
+
+def with_given(of: Callable[Concatenate[Source, P], Ask], own: Mapping[str, Any]) -> Callable[[Callable[..., R]], OfGiven[P, R]]:
+    """As ``spelled``, for a verb that takes an ``Ask``, what is ``given``, and keywords of its ``own``, by their defaults."""
+
+    def signed(verb: Callable[..., R]) -> OfGiven[P, R]:
+        @wraps(verb)
+        def called(model: Source, given: Any = None, *args: P.args, **named: P.kwargs) -> R:
+            mine = {k: named.pop(k) for k in own if k in named}
+            return verb(of(model, *args, **named), given, **mine)
+
+        every = list(inspect.signature(of).parameters.values())
+        kinds = inspect.Parameter
+        added = [kinds(k, kinds.KEYWORD_ONLY, default=default, annotation=Any) for k, default in own.items()]
+        asked = [*every[:1], kinds("given", kinds.POSITIONAL_OR_KEYWORD, default=None, annotation=Any), *every[1:-1], *added, every[-1]]
+        result = inspect.signature(verb).return_annotation
+        vars(called).update(__signature__=inspect.Signature(asked, return_annotation=result))
+        return called
+
+    return signed

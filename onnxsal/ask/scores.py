@@ -15,7 +15,10 @@ from onnxsal.ops.squashing import FINAL, Kind, Squashed
 from onnxsal.runtime.session import Feed
 from onnxsal.runtime.values import Values, watch_values
 
-SCORES = ("logit", "probability", "raw")
+COSINE = "cosine"
+"""The score that compares embeddings (``ask.likeness``)."""
+
+SCORES = ("logit", "probability", "raw", COSINE)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ def scores_of(model: Model, output: str, score: str, feed: Feed | None = None) -
     ("raw"), with a doubt.
     """
     own = model.value(output)
+    if score == COSINE:
+        return Scores(own, score, "", Found("head", f"'{output}', the cosine of two embeddings", Ground.TOLD))
     if score == "raw":
         return Scores(own, score, "", Found("head", f"output '{output}' as it is", Ground.TOLD))
     head = head_of(model, output)

@@ -13,13 +13,16 @@ from onnxsal.cli.demo import demo
 from onnxsal.cli.evaluate import evaluate
 from onnxsal.cli.explain import explain
 from onnxsal.cli.fit_patterns import fit_patterns
+from onnxsal.cli.init import init
 from onnxsal.cli.look import check, methods, ops, plan
+from onnxsal.cli.merge import merge
 from onnxsal.cli.shell import Verb, Verbs
+from onnxsal.cli.view import view
 
 app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 a check failed, 2 wrong usage or an input that cannot be used, 3 a fault of onnxsal.",
@@ -40,7 +43,7 @@ def onnxsal(
     """Explains deployed models: an ONNX file goes in, the same model with its explanation built in comes out."""
 
 
-for verb in (convert, explain, evaluate, audit, fit_patterns, plan, check, methods, ops, demo):
+for verb in (init, convert, explain, evaluate, audit, merge, fit_patterns, plan, check, methods, ops, demo, view):
     app.command(cls=Verb)(verb)
 
 

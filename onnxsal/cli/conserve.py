@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from onnxsal.ask.request import Ask
-from onnxsal.cli.explain import file_names, find_inputs, samples
-from onnxsal.cli.shell import progress, say, show, show_json, show_table
+from onnxsal.cli.shell import say, show, show_json, show_table
 from onnxsal.disk import replaces
 from onnxsal.errors import InputError
 from onnxsal.explainer import Explainer
+from onnxsal.given.from_files import file_names, find_inputs, samples
 from onnxsal.metrics.conservation import COLUMNS, Conservation, conservation
-from onnxsal.metrics.libraries import library
 from onnxsal.report.charts import conservation_plot
+from onnxsal.runtime.libraries import library
 from onnxsal.runtime.pictures import save_picture
+from onnxsal.runtime.progress import progress
 
 RANDOM = 8
 """Random inputs where none are given."""
@@ -45,7 +46,7 @@ def check_conservation(ask: Ask, on: Sequence[Path], plot: Path | None, json: bo
 
 
 def _read(files: Sequence[Path], ask: Ask, explainer: Explainer, step: Any) -> Iterator[dict[str, np.ndarray]]:
-    for sample in samples(files, file_names(files) if files else [], ask, explainer, step):
+    for sample in samples(files, file_names(files) if files else [], ask, explainer.fed, step):
         yield sample.feed
 
 
@@ -59,7 +60,7 @@ def _random(explainer: Explainer, step: Any) -> Iterator[dict[str, np.ndarray]]:
             sizes = [1 if axis == 0 and not isinstance(d, int) else d for axis, d in enumerate(tensor.shape or [None])]
             if tensor.dtype is None or tensor.dtype.kind != "f" or not all(isinstance(d, int) for d in sizes):
                 raise InputError(
-                    f"input {tensor} has no fixed shape of floating-point numbers, so it cannot be drawn at random. Give --on FILE."
+                    f"input {tensor} has no fixed shape of floating-point numbers, so it cannot be drawn at random. Give --example FILE."
                 )
             one[tensor.name] = rng.standard_normal([int(d) for d in sizes if d is not None]).astype(tensor.dtype)
         yield one

@@ -10,7 +10,7 @@ import typer
 
 from onnxsal.ask.request import RUN, Ask
 from onnxsal.cli import options as o
-from onnxsal.cli.shell import progress, say, show, show_json
+from onnxsal.cli.shell import say, show, show_json
 from onnxsal.disk import replaces
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.convert import Conversion, conversion
@@ -18,6 +18,8 @@ from onnxsal.facade.target import FIXED, OPTIONAL, REQUIRED
 from onnxsal.graph.assemble import set_metadata
 from onnxsal.graph.load import save_model, size_on_disk
 from onnxsal.runtime.beside import as_metadata
+from onnxsal.runtime.columns import as_column_metadata, columns_beside
+from onnxsal.runtime.progress import progress
 
 TOLD = {
     REQUIRED: "fed in every run, as input '{}target': -1 is the predicted one",
@@ -25,6 +27,13 @@ TOLD = {
     FIXED: "built in; no other can be explained",
 }
 """How a converted model is told the class."""
+
+MAPS = (
+    "output {} is no tensor but a list, as skl2onnx writes probabilities by default: ONNX Runtime returns it in Python and C++, "
+    "onnxruntime-node and onnxruntime-web do not. For these export the original with zipmap=False: "
+    "to_onnx(model, X, options={{'zipmap': False}})."
+)
+"""Said of outputs that are lists of maps from names to numbers."""
 
 
 @o.takes_ask(without=RUN)
@@ -39,12 +48,14 @@ def convert(
     begin = time.perf_counter()
     with progress(f"converting {model.name}"):
         made = conversion(ask)
-        set_metadata(made.proto, as_metadata(ask.preprocess, ask.labels))
+        set_metadata(made.proto, as_metadata(ask.preprocess, ask.labels) | as_column_metadata(columns_beside(ask.model)))
         save_model(made.proto, out)
     facts = _facts(made, model, out, time.perf_counter() - begin)
     show_json(facts) if json else show(_told(facts))
     if made.question.doubt:
         say(made.question.doubt, "warning")
+    if maps := [o.name for o in made.proto.graph.output if o.type.HasField("sequence_type")]:
+        say(MAPS.format(", ".join(map(repr, maps))))
 
 
 def _facts(made: Conversion, model: Path, out: Path, seconds: float) -> dict[str, Any]:

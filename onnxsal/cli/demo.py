@@ -15,22 +15,21 @@ import typer
 import onnxsal
 from onnxsal.ask.request import DEFAULT_METHOD, Ask
 from onnxsal.cli import options as o
-from onnxsal.cli.explain import FileSample, file_names, law, named, near, row, tell_providers, write
-from onnxsal.cli.shell import progress, say, show, show_json, show_table
-from onnxsal.disk import refuse_loss
+from onnxsal.cli.results import NO_PLOT, ResultFiles, Results, near, row, tell_providers
+from onnxsal.cli.shell import say, show, show_json, show_table
 from onnxsal.engine.method import Method, get_method, shipped_methods
 from onnxsal.errors import InputError, MethodError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer
 from onnxsal.explanation import Explanation
+from onnxsal.given.from_files import file_names
+from onnxsal.given.prepared import preprocess_of
+from onnxsal.given.sample import GivenSample
 from onnxsal.metrics.faithfulness import occlusion_correlation
 from onnxsal.metrics.scorer import Scorer, scorer_of
-from onnxsal.report.artefacts import Style
-from onnxsal.report.sheet import SheetCell, SheetRow, contact_sheet
-from onnxsal.runtime.pictures import find_pictures, save_picture
+from onnxsal.runtime.pictures import find_pictures
+from onnxsal.runtime.progress import progress
 
 OCCLUSION = "occlusion"
-
-SHEET = "contact_sheet.png"
 
 SHIPPED_MODEL, SHIPPED_PICTURES = "efficientnet_lite0.onnx", "pictures"
 
@@ -60,9 +59,8 @@ def demo(
 ) -> None:
     """Explain pictures with every method: a table, the pictures, and one contact sheet to look at."""
     files, where = pictures_of(ask, pictures or []), ask.providers
-    refuse_loss(out / SHEET)
     ask = replace(ask.on(ask.resolved), batch_size=1)
-    shown = Showing(ask, files)
+    shown = Showing(ask, files, Results(out, ResultFiles(slides=False)))
     order = sorted(shipped_methods(), key=lambda name: (name != DEFAULT_METHOD, name))
     methods = [get_method(name) for name in sorted(order, key=lambda name: name != OCCLUSION)]  # first, as all others are held against it
     if not json:
@@ -70,33 +68,33 @@ def demo(
     with progress(f"reading {ask.name}", len(methods) * (1 + len(files))) as step:
         for method in methods:
             step(f"{method.name}: building it into {ask.name}")
-            shown.explain(method, out, step)
-    if not shown.records:
+            shown.explain(method, step)
+    records = shown.results.records
+    if not records:
         raise PlanError("no method can explain this model:\n" + "\n".join(f"{r['method']}: {r['why']}" for r in shown.refused))
-    shown.records.sort(key=lambda facts: order.index(facts["method"]))
-    for found in shown.cells.values():
-        found.sort(key=lambda cell: order.index(cell.title))
-    rows = [SheetRow(shown.names[file], shown.pictures[file], shown.cells[file], file.name) for file in files]
-    sheet = save_picture(contact_sheet(rows, f"{ask.name}, {where}"), out / SHEET)
+    records.sort(key=lambda facts: order.index(facts["method"]))
+    sheet = shown.results.sheet(f"{ask.name}, {where}")
     if json:
-        show_json({"explained": shown.records, "refused": shown.refused, "contact_sheet": str(sheet)})
+        show_json({"explained": records, "refused": shown.refused, **sheet})
         return
-    _tell(shown.records, shown.refused, sheet)
+    _tell(records, shown.refused)
+    for path in sheet.values():
+        show(f"contact sheet: {near(path)}")
+    if not shown.results.plots:
+        show(NO_PLOT)
 
 
 class Showing:
-    """The pictures of a demo, with what each method made of them: the cells of the sheet, a record of each map, and who refused."""
+    """The pictures of a demo, with what each method made of them: the results, and who refused."""
 
-    def __init__(self, ask: Ask, files: Sequence[Path]) -> None:
-        self.ask, self.files = ask, files
-        self.pictures = {file: o.preprocess_of(ask).display(file) for file in files}
+    def __init__(self, ask: Ask, files: Sequence[Path], results: Results) -> None:
+        self.ask, self.files, self.results = ask, files, results
+        self.pictures = {file: preprocess_of(ask).shown(file) for file in files}
         self.names = dict(zip(files, file_names(files), strict=True))
-        self.cells: dict[Path, list[SheetCell]] = {file: [] for file in files}
-        self.records: list[dict[str, Any]] = []
         self.refused: list[dict[str, str]] = []
         self._occluded = _Occluded()
 
-    def explain(self, method: Method, out: Path, step: Callable[[str], None]) -> None:
+    def explain(self, method: Method, step: Callable[[str], None]) -> None:
         """Explain every picture by one method, or note why it refuses the model."""
         ask = replace(self.ask.by(method, QUICK.get(method.name, {})), components=method.name in (DEFAULT_METHOD, OCCLUSION))
         try:
@@ -106,15 +104,17 @@ class Showing:
             return
         for file in self.files[:1] if method.name in ONCE else self.files:
             step(f"{method.name}: {self.names[file]}")
-            x = o.preprocess_of(ask).normalise(self.pictures[file][None])
-            sample = FileSample(file, self.names[file], {explainer.inputs[0].name: x}, self.pictures[file])
+            x = preprocess_of(ask).normalise(self.pictures[file].seen[None])
+            sample = GivenSample({explainer.inputs[0].name: x}, str(file), self.names[file], self.pictures[file])
             one = explainer.explain(sample.feed)
             if method.name == OCCLUSION:
                 one = self._occluded.keep(explainer, file, one)
             also = {"occlusion_correlation": self._occluded.correlation(file, x, one)}
-            base = out / f"{sample.name}.{method.name}"
-            self.records.append(write(explainer, sample, one, base, Style(), also=also, aloud=False))
-            self.cells[file].append(_cell(self.records[-1], one.saliency_map))
+            if one.saliency_map is None:
+                raise InputError(
+                    "the explained input is not an image, so there is no map to show; use `onnxsal explain` with .npy or .npz inputs."
+                )
+            self.results.add(explainer, sample, one, also=also)
 
 
 class _Occluded:
@@ -143,15 +143,7 @@ class _Occluded:
         return {"pearson": float(found.pearson[0]), "spearman": float(found.spearman[0])}
 
 
-def _cell(facts: dict[str, Any], saliency_map: np.ndarray | None) -> SheetCell:
-    if saliency_map is None:
-        raise InputError("the explained input is not an image, so there is no map to show; use `onnxsal explain` with .npy or .npz inputs.")
-    told = "".join(f", {name} {text}" for name, text in zip(("residual", "reached"), law(facts), strict=True) if text)
-    note = f"{named(facts['target'])}: {facts['score']:.4g}{told}, {facts['seconds'] * 1000:.0f} ms"
-    return SheetCell(facts["method"], saliency_map[0], note)
-
-
-def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: Path) -> None:
+def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]]) -> None:
     records = sorted(records, key=lambda facts: str(facts["source"]))
     lines = []
     for facts in records:
@@ -171,7 +163,6 @@ def _tell(records: list[dict[str, Any]], refused: list[dict[str, str]], sheet: P
     for facts in records:
         if "components" in facts["files"]:
             show(f"layers of {Path(facts['source']).name} by {facts['method']}: {near(facts['files']['components'])}")
-    show(f"contact sheet: {near(str(sheet))}")
 
 
 def _coefficient(found: dict[str, Any] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,21 +11,28 @@ import typer
 
 from onnxsal.ask.request import Ask
 from onnxsal.cli import options as o
-from onnxsal.cli.explain import near, tell_providers
+from onnxsal.cli.completion import several_methods, several_metrics
 from onnxsal.cli.metric_settings import takes_settings
-from onnxsal.cli.parameters import read_parameters
-from onnxsal.cli.shell import counted, say, show, show_json, show_table
-from onnxsal.engine.method import get_method, shipped_methods
+from onnxsal.cli.results import near, tell_providers
+from onnxsal.cli.shard_options import Engine, takes_engine
+from onnxsal.cli.shard_verbs import evaluate_by_shard
+from onnxsal.cli.shell import say, show, show_json, show_table
+from onnxsal.cli.ways import chosen_ways
 from onnxsal.errors import MethodError
 from onnxsal.metrics.evaluate import DEFAULT_METHODS, IDLE, LABEL, PREDICTED, Work, evaluated, refuse_nothing
-from onnxsal.metrics.evaluation import Evaluation, Way
-from onnxsal.metrics.libraries import library
+from onnxsal.metrics.evaluation import Evaluation
 from onnxsal.metrics.measures import DEFAULT_METRICS, MEASURES, Settings
+from onnxsal.metrics.open_rows import METHODS, METRICS, takes_rows
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
 from onnxsal.metrics.record import forget
 from onnxsal.report.evaluation_files import better, refuse_lost, save_evaluation
+from onnxsal.runtime.libraries import library
+from onnxsal.runtime.progress import counted
 
-DATA_HELP = "A folder of pictures (sub-folders named by class; masks in masks/ beside images/), a .csv (file, label, mask), a .npy or .npz."
+DATA_HELP = (
+    "A folder of pictures (sub-folders named by class; masks in masks/ beside images/), a .csv (file, label, mask), a .npy or .npz; of a "
+    "model that is fed with columns, a table of rows (.csv, .parquet)."
+)
 METHODS_HELP = (
     "Methods, separated by commas, with parameters after colons: fullgrad,ig:n_steps=20,lrp_resnet:quantize=8,mine.toml. Or: all."
 )
@@ -34,40 +42,51 @@ Masks = Annotated[
     str | None, typer.Option(help="The folder of masks; 'alpha' for the pictures' own transparency.", show_default="DATA/masks")
 ]
 
-OF_ONE = ("preset", "quantize", "layer", "grid", "score")
-"""What one method may have for itself beside its parameters."""
+LabelsColumn = Annotated[
+    str | None, typer.Option(help="Of a table: the column that holds the class of each row.", show_default="label, class, target or y")
+]
 
 
+@takes_engine
 @takes_settings
-@o.takes_ask(without=("method", "parameters", *IDLE), batch_size=16)
+@o.takes_ask(without=("method", "parameters", *IDLE), spelled={"example": "--example"}, batch_size=16)
 def evaluate(
     ask: Ask,
     data: Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)],
-    methods: Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP)] = ",".join(DEFAULT_METHODS),
-    metrics: Annotated[str, typer.Option("--metrics", help=f"Metrics, separated by commas: {', '.join(MEASURES)}.")] = ",".join(
-        DEFAULT_METRICS
-    ),
+    methods: Annotated[str, typer.Option("--methods", "-m", help=METHODS_HELP, autocompletion=several_methods)] = ",".join(DEFAULT_METHODS),
+    metrics: Annotated[
+        str, typer.Option("--metrics", help=f"Metrics, separated by commas: {', '.join(MEASURES)}.", autocompletion=several_metrics)
+    ] = ",".join(DEFAULT_METRICS),
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The folder for what is written; a run that was cut short goes on there.")
     ] = Path("out/evaluate"),
     target: Annotated[str, typer.Option("--target", "-t", help="The class to explain: predicted, label, an index or a label.")] = PREDICTED,
     samples: Annotated[int | None, typer.Option(min=1, help="Take this many samples, drawn by the seed.", show_default="all")] = None,
     masks: Masks = None,
+    labels_column: LabelsColumn = None,
     *,
     settings: Settings,
+    engine: Engine | None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew: forget what an earlier run left in the folder.")] = False,
     json: o.Json = False,
 ) -> None:
     """Evaluate methods on data: means with confidence intervals, paired differences, three baselines, every sample as CSV."""
     for needed in ("scipy", "matplotlib"):
         library(needed)  # missing, it is said before the work, not after
-    ways = chosen_ways(methods)
+    of_rows = takes_rows(ask, data)
+    ways = chosen_ways(",".join(METHODS) if of_rows and methods == ",".join(DEFAULT_METHODS) else methods)
+    names = [m.strip() for m in metrics.split(",") if m.strip()]
+    names = list(METRICS) if of_rows and tuple(names) == tuple(DEFAULT_METRICS) else names
+    if engine is not None:
+        by = Work(data, ways, names, settings, masks, target if target in (PREDICTED, LABEL) else _index(ask, target), samples)
+        evaluate_by_shard(ask, data, replace(by, data="", labels_column=labels_column), out, engine, json)
+        return
     refuse_lost(out)
     if fresh:
         forget(out / STATE)
     named = target if target in (PREDICTED, LABEL) else _index(ask, target)
     with counted(f"evaluating {len(ways)} methods on {data.name}") as told:
-        work = Work(data, ways, [m.strip() for m in metrics.split(",") if m.strip()], settings, masks, named, samples, out / STATE, told)
+        work = Work(data, ways, names, settings, masks, named, samples, out / STATE, told, labels_column)
         found = refuse_nothing(evaluated(ask, work))
         facts = save_evaluation(found, out)
     _warn(found)
@@ -77,30 +96,10 @@ def evaluate(
     _tell(found, facts)
 
 
-def chosen_ways(text: str) -> list[Way]:
-    """The methods of ``--methods``: names or rule files, each with its parameters behind colons."""
-    words = [w.strip() for w in text.split(",") if w.strip()]
-    if words == ["all"]:
-        return [Way(name, name) for name in shipped_methods()]
-    ways = []
-    for word in words:
-        name, *given = word.split(":")
-        parameters = read_parameters(given)
-        method = get_method(Path(name) if name.endswith(".toml") else name)
-        known = [*dict.fromkeys([*method.parameters, *sorted(method.names), *OF_ONE])]
-        wrong = [p for p in parameters if p not in known]
-        if wrong:
-            raise MethodError(f"method '{method.name}' has no parameter '{wrong[0]}'; it has {', '.join(known)}.")
-        ways.append(Way(":".join([method.name, *given]), method, parameters))
-    if not ways:
-        raise MethodError("no method was named; `onnxsal methods` lists them.")
-    return ways
-
-
 def _index(ask: Ask, target: str) -> int:
     found = o.target_of(target, ask)
     if not isinstance(found, int):
-        raise MethodError(f"target '{target}' is no class of a picture: give predicted, label, an index or a label.")
+        raise MethodError(f"target '{target}' is no class: give predicted, label, an index or a label.")
     return found
 
 
@@ -156,4 +155,5 @@ def _warn(found: Evaluation) -> None:
         share, distinct = found.ties(way.name)
         if not way.baseline and share > TIED_SHARE_LIMIT:
             flattered = "" if found.facts["settings"]["ties"] == "random" else "; the chosen order of ties flatters such maps"
-            say(f"{way.name}: {share:.0%} of the pixels of its maps are tied ({distinct:.0f} distinct values){flattered}", "warning")
+            of = f"the {found.kind.places} of its {found.kind.maps}"
+            say(f"{way.name}: {share:.0%} of {of} are tied ({distinct:.0f} distinct values){flattered}", "warning")

@@ -1,101 +1,218 @@
-"""``onnxsal explain``: pictures, arrays or ids of tokens go in; overlays, maps, raw arrays and records come out."""
+"""``onnxsal explain``: pictures, texts, tables or arrays go in; overlays, maps, raw arrays and records come out."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from onnxsal.ask.place import place_text, places_of
-from onnxsal.ask.question import Question
-from onnxsal.ask.request import Ask
+from onnxsal.ask.request import Ask, Target
+from onnxsal.cli import given_texts as t
 from onnxsal.cli import options as o
-from onnxsal.cli.parameters import PRESET, read_array
-from onnxsal.cli.shell import progress, say, show, show_json, show_table
-from onnxsal.disk import reads
-from onnxsal.errors import ExampleNeeded, InputError
-from onnxsal.explainer import Explainer
+from onnxsal.cli.completion import several_methods
+from onnxsal.cli.explain_table import AsParquet, Each, Group, TableAsk, explain_table, only_table
+from onnxsal.cli.parameters import PRESET
+from onnxsal.cli.results import ResultFiles, Results
+from onnxsal.cli.shard_options import Engine, takes_engine
+from onnxsal.cli.shard_verbs import AskedSamples, explain_by_shard
+from onnxsal.cli.shell import say
+from onnxsal.cli.ways import chosen_ways
+from onnxsal.errors import ExampleNeeded, InputError, MethodError, PlanError, TargetError, UnsupportedError
+from onnxsal.explainer import Explainer, told_in_runs
 from onnxsal.explanation import Explanation
-from onnxsal.facts.axes import layout_places
-from onnxsal.facts.tokens import INTEGERS
-from onnxsal.report.artefacts import MATLAB, TOP, Style, record, refuse_taken, save_artefacts
-from onnxsal.report.parts import parts_of, parts_sheet
-from onnxsal.report.path_sheet import path_sheet
-from onnxsal.runtime.pictures import find_pictures, save_picture
-from onnxsal.runtime.preprocess import as_type
-from onnxsal.runtime.providers import as_text
-from onnxsal.runtime.session import Tensor
+from onnxsal.fleet.job import TextsAsked
+from onnxsal.given.from_files import UNPREPARED, file_names, find_inputs, samples
+from onnxsal.given.prepared import preprocess_of
+from onnxsal.given.sample import GivenSample, batches, stacked
+from onnxsal.metrics.evaluation import Way
+from onnxsal.report.artefacts import MATLAB, Style, refuse_taken
+from onnxsal.report.asked_place import BOXES
+from onnxsal.report.explained_rows import TableFiles
+from onnxsal.report.slide import short
+from onnxsal.runtime.progress import progress
+from onnxsal.runtime.series_figure import series_axis
 
-ARRAYS = (".npy", ".npz")
-
+INPUTS_HELP = "Pictures, folders of pictures, .npy and .npz arrays, .wav, a table (.csv, .parquet), .txt with a text in each line."
 PALETTE_HELP = "diverging, heat or white_black; by default what suits the map."
 
+METHODS_HELP = "Several methods side by side, separated by commas, with parameters after colons: gradcam,ig:n_steps=20. Or: all."
 
-@dataclass(frozen=True)
-class FileSample:
-    """One sample to explain: where it is from, what its files are called, what the model is fed, the picture as the model sees it."""
+BOXES_HELP = f"How a detector's four numbers tell a box, to mark it: {', '.join(BOXES)}."
 
-    source: Path
-    name: str
-    feed: dict[str, np.ndarray]
-    picture: np.ndarray | None = None
+TARGET_HELP = f"{o.SAID['target'].__metadata__[0].words} Several, with commas or given again, are shown side by side."
 
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        return [array.shape for array in self.feed.values()]
+SPECTROGRAM = "spectrogram"
+
+Rate = Annotated[float | None, typer.Option(help="Of a series: places per second, for an axis of seconds.", show_default="that of a .wav")]
+ShownAs = Annotated[
+    str | None,
+    typer.Option("--as", help="spectrogram: the input [N, 1, F, T] or [N, F, T] is one, drawn upwards over time.", show_default=False),
+]
 
 
-@o.takes_ask(without=("target_input", "runs_on"), batch_size=1)
+@takes_engine
+@o.takes_ask(without=("target", "target_input", "runs_on"), spelled={"example": "--example"}, batch_size=1)
 def explain(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Pictures, folders of pictures, or .npy and .npz arrays.", show_default=False)
-    ],
     ask: Ask,
+    inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help=INPUTS_HELP, show_default=False)] = None,
+    target: Annotated[list[str] | None, typer.Option("--target", "-t", help=TARGET_HELP, show_default=False)] = None,
+    methods: Annotated[str | None, typer.Option(help=METHODS_HELP, show_default=False, autocompletion=several_methods)] = None,
+    text: t.TextOption = None,
+    text_pair: t.TextPairOption = None,
+    tokenizer: t.TokenizerOption = None,
+    truncate: t.TruncateOption = False,
+    roles: t.RolesOption = None,
+    like: t.LikeOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for what is written.")] = Path("out"),
     palette: Annotated[str | None, typer.Option(help=PALETTE_HELP, show_default=False)] = None,
+    slides: Annotated[bool | None, typer.Option(help="A slide for each sample; by default of a few.", show_default=False)] = None,
+    svg: Annotated[bool, typer.Option("--svg", help="Slides and contact sheets as SVG too.")] = False,
+    boxes: Annotated[str | None, typer.Option(help=BOXES_HELP, show_default=False)] = None,
     show_path: Annotated[bool, typer.Option("--show-path", help="Also tile the pictures along the integration path.")] = False,
+    groups: Group = None,
+    each: Each = False,
+    parquet: AsParquet = False,
+    rate: Rate = None,
+    shown_as: ShownAs = None,
+    *,
+    engine: Engine | None,
     json: o.Json = False,
 ) -> None:
-    """Explain pictures, or the arrays that a model is fed with, such as ids of tokens: the overlay, the map, the raw signed array and a
-    JSON record of each; of tokens what each of them adds.
+    """Explain pictures, texts, or the arrays that a model is fed with: the overlay, the map, the raw signed array, a slide and a JSON
+    record of each; of tokens what each of them adds, of texts each word, of a table with named columns each column. Several pictures,
+    methods or targets make a contact sheet.
     """
-    files = find_inputs(inputs)
-    if any(file.suffix.lower() not in ARRAYS for file in files):
-        o.preprocess_of(ask)
-    style = MATLAB if ask.parameters.get(PRESET) == "matlab" and palette is None else Style(palette)
-    explainer = _opened(ask, files)
-    for name in file_names(files):
-        refuse_taken(out / f"{name}.{explainer.method}")
-    records = []
-    damaged: dict[Path, str] = {}
-    with progress("explaining", len(files)) as step:
-        several = len(ask.places) > 1 or any(place.number is None for place in ask.places)
-        apart = set(explainer.conversion.question.samples) == {t.name for t in explainer.inputs}
-        for group in batches(
-            samples(files, file_names(files), ask, explainer, step, damaged), int(ask.batch_size or 1) if apart and not several else 1
-        ):
-            for sample, one in _explained(explainer, group, ask.target, damaged):
-                records.append(write(explainer, sample, one, out / f"{sample.name}.{explainer.method}", style, show_path))
-    if len(files) == 1 and not records:
-        raise InputError(damaged[files[0]])
-    if records:
-        tell(records, json)
-    for file, why in damaged.items():
+    if engine is not None:
+        _refuse_here(text=text, text_pair=text_pair, like=like, palette=palette, slides=slides, svg=svg, boxes=boxes, show_path=show_path)
+        read = partial(TextsAsked.of, ask.model, tokenizer, truncate, t.roles_of(roles))
+        explain_by_shard(ask, AskedSamples(inputs or [], ways_of(ask, methods), targets_of(target or [], ask), read), out, engine, json)
+        return
+    if (table := only_table(inputs or [])) is not None:
+        _explain_table(ask, table, target or [], methods, out, TableAsk(groups or (), TableFiles(each, parquet)), json)
+        return
+    _refuse_unknown(rate, shown_as)
+    named, lines = t.without_texts(inputs or [])
+    texts = t.GivenTexts(text or [], text_pair or [], lines, tokenizer, truncate, roles, like)
+    ask = texts.asked(ask)
+    if not named and not texts:
+        raise InputError("nothing to explain: name pictures, arrays, a table or .txt files, or give --text.")
+    files, asks, targets = _files(ask, named), by_method(ask, methods), targets_of(target or [], ask)
+    count = (len(files) + len(texts)) * len(asks) * len(targets)
+    results = Results(out, ResultFiles(_style(ask, palette), show_path, slides, svg, boxes), count)
+    work = _Work(files, texts, {"rate": rate, "spectrogram": shown_as == SPECTROGRAM}, targets, results)
+    _finish(work, work.each_method(asks), len(asks), ask.name, json)
+
+
+def _style(ask: Ask, palette: str | None) -> Style:
+    """The colours of maps: as asked for, or as a preset of the method has them."""
+    return MATLAB if ask.parameters.get(PRESET) == "matlab" and palette is None else Style(palette)
+
+
+def _refuse_here(**given: Any) -> None:
+    """Raise ``InputError`` for options that mean nothing by the shard."""
+    if idle := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
+        raise InputError(f"{', '.join(idle)}: not by the shard, which draws no slides and reads texts from files (.txt, one a line).")
+
+
+def _files(ask: Ask, named: Sequence[Path]) -> list[Path]:
+    """The files that are named, or lie in folders that are. Raises ``InputError`` where a picture is among them that cannot be prepared."""
+    files = find_inputs(named) if named else []
+    if pictures := [file for file in files if file.suffix.lower() not in UNPREPARED]:
+        preprocess_of(ask, pictures[0])
+    return files
+
+
+def _explain_table(ask: Ask, table: Path, target: Sequence[str], methods: str | None, out: Path, how: TableAsk, json: bool) -> None:
+    """Explain the rows of a table. Raises ``InputError`` where several methods or targets are asked for."""
+    targets = targets_of(target, ask)
+    if methods is not None or len(targets) > 1:
+        raise InputError("a table is explained by one method, for one target: leave the others out.")
+    explain_table(replace(ask, target=targets[0]), table, out, how, json)
+
+
+def _finish(work: _Work, refused: Sequence[str], asked: int, name: str, json: bool) -> None:
+    """Say what was found and what is left out. Raises ``PlanError`` where every method refuses, ``InputError`` where inputs are damaged."""
+    count = len(work.files) + len(work.texts)
+    for words in refused:
+        say(words, "warning")
+    if len(refused) == asked:
+        raise PlanError("none of the methods can explain this model; each says above why.")
+    if count == 1 and work.damaged and not work.results.records:
+        raise InputError(next(iter(work.damaged.values())))
+    if work.results.records:
+        work.results.finish(f"{name}: {count} input{'s' if count > 1 else ''}", json)
+    t.show_texts([] if json else work.words)
+    for file, why in work.damaged.items():
         say(f"left out: {file}: {why}", "warning")
-    if damaged:
-        raise InputError(f"{len(damaged)} of {len(files)} inputs could not be explained; each is named above.")
+    if work.damaged:
+        raise InputError(f"{len(work.damaged)} of {count} inputs could not be explained; each is named above.")
 
 
-def _opened(ask: Ask, files: Sequence[Path]) -> Explainer:
+def _refuse_unknown(rate: float | None, shown_as: str | None) -> None:
+    if shown_as not in (None, SPECTROGRAM):
+        raise InputError(f"--as '{shown_as}' is no way to show an input; there is {SPECTROGRAM}.")
+    series_axis(rate, 1)
+
+
+# ----- what is asked -----
+
+
+def by_method(ask: Ask, methods: str | None) -> list[tuple[str, Ask]]:
+    """The request, or one for each of several methods with what it is called.
+
+    Raises ``MethodError`` where both ``--method`` and ``--methods`` were given.
+    """
+    if methods is None:
+        return [("", ask)]
+    if ask.method is not None:
+        raise MethodError("--method names one method and --methods several: give one of the two.")
+    return [(way.name, ask.by(way.method, way.parameters)) for way in chosen_ways(methods)]
+
+
+def ways_of(ask: Ask, methods: str | None) -> list[Way]:
+    """The one method of the request, or several. Raises ``MethodError`` as ``by_method``."""
+    by_method(ask, methods)
+    return [Way(ask.chosen.name, ask.chosen)] if methods is None else chosen_ways(methods)
+
+
+def targets_of(words: Sequence[str], ask: Ask) -> list[Target]:
+    """The targets that words name; one that is not named (the predicted class) where there are none. Places go into one run together.
+
+    A label may hold commas itself; what is no label as a whole is taken apart at its commas.
+    """
+    found: list[Target] = [target for word in words for target in _apart(word, ask)]
+    places: list[Any] = [one for target in found for one in (target if isinstance(target, list) else [target])]
+    if len(found) > 1 and places_of([p for p in places if isinstance(p, str)], ask.labels):
+        places_of(list(map(str, places)), ask.labels)
+        return [places]
+    return found or [None]
+
+
+def _apart(word: str, ask: Ask) -> list[Target]:
+    try:
+        return [o.target_of(word, ask)]
+    except TargetError:
+        parts = [part.strip() for part in word.split(",")]
+        if len(parts) < 2:
+            raise
+        return [o.target_of(part, ask) for part in parts]
+
+
+def _each(targets: Sequence[Target], explainer: Explainer) -> list[Target]:
+    """The targets, now that it is known how many numbers name a class: of one, a tuple is several."""
+    single = len(explainer.conversion.question.class_shape) == 1
+    return [one for given in targets for one in (given if single and isinstance(given, tuple) and len(given) > 1 else [given])]
+
+
+def _opened(ask: Ask, files: Sequence[Path], targets: Sequence[Target]) -> Explainer:
     """The explainer, whose class is told in each run; what the model does not tell is seen on the first of the inputs."""
-    first = ask.target if isinstance(ask.target, str) else next(iter(ask.target or ())) if ask.places else None  # type: ignore[arg-type]
-    ask = replace(ask.on(ask.resolved), target=first if ask.places else None)
+    ask = told_in_runs(replace(ask.on(ask.resolved), target=targets[0]))
     with progress(f"building the explanation into {ask.name}"):
         explainer = Explainer.of(ask)
         try:
@@ -105,19 +222,72 @@ def _opened(ask: Ask, files: Sequence[Path]) -> Explainer:
     return explainer
 
 
+# ----- running -----
+
+
+class _Work:
+    """What is explained, for which targets, and where what comes out goes."""
+
+    def __init__(
+        self, files: Sequence[Path], texts: t.GivenTexts, shown_how: dict[str, Any], targets: Sequence[Target], results: Results
+    ) -> None:
+        self.files, self.texts, self.shown_how, self.targets, self.results = files, texts, shown_how, targets, results
+        self.damaged: dict[Path, str] = {}
+        self.words: list[t.DrawnText] = []
+
+    def each_method(self, asks: Sequence[tuple[str, Ask]]) -> list[str]:
+        """Explain everything by every method; returns why those that refuse the model do, where there are several."""
+        refused = []
+        with progress("explaining", (len(self.files) + len(self.texts)) * len(asks)) as step:
+            for called, ask in asks:
+                try:
+                    explainer = _opened(ask, self.files, self.targets)
+                except (PlanError, UnsupportedError, MethodError) as error:
+                    if len(asks) == 1:
+                        raise
+                    refused.append(f"{called} refused: {error}")
+                    continue
+                names, written = file_names(self.files) if self.files else [], self.texts.samples(explainer)
+                for name in (*names, *(sample.name for sample in written)):
+                    refuse_taken(self.results.base(name, called or explainer.method))
+                read = samples(self.files, names, ask, explainer.fed._replace(**self.shown_how), step, self.damaged)
+                self._write_all(explainer, chain(read, written), called)
+        return refused
+
+    def _write_all(self, explainer: Explainer, given: Iterable[GivenSample], called: str) -> None:
+        """Explain every sample that is given for each target, and write what comes out; one of several methods is ``called`` so."""
+        question, labels = explainer.conversion.question, explainer.labels
+        apart = set(question.samples) == {tensor.name for tensor in explainer.inputs}
+        each = _each(self.targets, explainer)
+        several = any(len(p := places_of(target, labels)) > 1 or (p and p[0].number is None) for target in each)
+        for group in batches(given, int(explainer.conversion.ask.batch_size or 1) if apart and not several else 1):
+            for target in each:
+                for sample, one in _explained(explainer, group, target, self.damaged):
+                    row, column = sample.name, ""
+                    if several:
+                        row, _, column = sample.name.rpartition(".")
+                    elif len(each) > 1:
+                        index = int(one.target[0])
+                        sample = replace(sample, name=f"{sample.name}.class{index}")
+                        column = short({"index": index, "label": None if labels is None else labels[index]})
+                    columns = ", ".join(filter(None, [called, column]))
+                    self.results.add(explainer, sample, one, called, row, columns, self.texts.told)
+                    self.words += t.drawn_text(sample, one)
+
+
 def _explained(
-    explainer: Explainer, group: Sequence[FileSample], target: Any, damaged: dict[Path, str]
-) -> Iterator[tuple[FileSample, Explanation]]:
+    explainer: Explainer, group: Sequence[GivenSample], target: Any, damaged: dict[Path, str]
+) -> Iterator[tuple[GivenSample, Explanation]]:
     """Each sample with its explanation. Where a batch is refused its samples go one by one, and those that are refused are noted."""
     try:
         places = places_of(target, explainer.labels)
         if len(places) > 1 or (places and places[0].number is None):
             yield from _each_place(explainer, group[0], target)
             return
-        whole = explainer.explain(_stacked(group), target)
+        whole = explainer.explain(stacked(group), target)
     except InputError as error:
         if len(group) == 1:
-            damaged[group[0].source] = str(error)
+            damaged[Path(group[0].source)] = str(error)
             return
         for sample in group:
             yield from _explained(explainer, [sample], target, damaged)
@@ -126,231 +296,9 @@ def _explained(
         yield sample, whole if len(group) == 1 else whole[number]
 
 
-def _each_place(explainer: Explainer, sample: FileSample, target: Any) -> Iterator[tuple[FileSample, Explanation]]:
+def _each_place(explainer: Explainer, sample: GivenSample, target: Any) -> Iterator[tuple[GivenSample, Explanation]]:
     """One sample with the explanation of each of several places, each under a name of its own."""
     kind = places_of(target, explainer.labels)[0].kind
     for number, one in enumerate(explainer.explain(sample.feed, target)):
         place = int(one.components["explained_place"][0]) if "explained_place" in one.components else number
         yield replace(sample, name=f"{sample.name}.{kind}{place_text(kind, place).replace(',', '-')}"), one
-
-
-def write(
-    explainer: Explainer,
-    sample: FileSample,
-    one: Explanation,
-    base: Path,
-    style: Style,
-    show_path: bool = False,
-    also: dict[str, Any] | None = None,
-    aloud: bool = True,
-) -> dict[str, Any]:
-    """Write everything about one explained sample; returns its record, with what it shall hold ``also``. ``aloud`` says its warnings."""
-    ask = explainer.conversion.ask
-    question = explainer.conversion.question
-    counted = question.x.name if question.x.dtype in INTEGERS else ""
-    ids = sample.feed.get(counted if question.tokens is None else question.tokens.ids)
-    numbers = record(one, question, ask.labels, ids)
-    facts = {"source": str(sample.source), "model": str(ask.model), **numbers, **(also or {})}
-    extra = {}
-    if parts_of(one) or (ask.components and one.components):  # parts of a product, such as their residuals, are returned unasked
-        extra["components"] = str(save_picture(parts_sheet(one), f"{base}.components.png"))
-    if show_path:
-        if question.source not in sample.feed:
-            raise InputError(f"--show-path tiles pictures; '{question.x.name}', which is explained, is none that is fed.")
-        x = sample.feed[question.source]
-        extra["path"] = str(save_picture(path_sheet(explainer.conversion, x, o.preprocess_of(ask)), f"{base}.path.png"))
-    seen = sample.picture if sample.picture is not None else series_or_volume(question, sample.feed)
-    files = save_artefacts(base, one, facts, seen, style, extra)
-    for warning in facts["warnings"] if aloud else ():
-        say(f"{sample.source}: {warning}", "warning")
-    return {**facts, "files": files}
-
-
-def series_or_volume(question: Question, feed: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The values [C, *places] of an explained series or volume that is fed; ``None`` of a picture, whose colours are not known."""
-    x, axes = question.shown
-    if axes is None or layout_places(axes) == 2 or x.name not in feed or not question.batched:
-        return None
-    values = feed[x.name][0]
-    return values[None] if axes[0] is None else np.moveaxis(values, axes[0] - 1, 0)
-
-
-def tell(records: Sequence[dict[str, Any]], json: bool) -> None:
-    """The records as JSON, or as a table."""
-    if json:
-        show_json(records)
-        return
-    columns = ("input", "predicted", "explained", "score", "residual", "reached", "ms", "picture")
-    show_table(columns, [row(r) for r in records], ("score", "residual", "reached", "ms"))
-    strongest = [token for facts in records for token in strongest_tokens(facts)]
-    if strongest:
-        show_table(("input", "token", "id", "attribution"), strongest, ("token", "id", "attribution"))
-    if names := list(records[0]["parts"]):
-        show_table(("input", *names), [(near(r["source"]), *(f"{part:+.4g}" for part in r["parts"].values())) for r in records], names)
-    tell_providers(records[0])
-
-
-def tell_providers(facts: Mapping[str, Any]) -> None:
-    """What it was computed on, where options were set there that decide how exact the numbers are."""
-    if facts["provider_options"]:
-        show(f"computed on {as_text(facts['providers'], facts['provider_options'])}")
-
-
-def row(facts: dict[str, Any]) -> tuple[str, ...]:
-    """One line of the table: what was explained, its numbers, and the picture to look at."""
-    files = facts["files"]
-    return (
-        near(facts["source"]),
-        named(facts["top"][0]) if facts["top"] else "",
-        named(facts["target"]) + (f" rather than {named(facts['against'])}" if facts["against"] else ""),
-        f"{facts['score']:.4g}",
-        *law(facts),
-        f"{facts['seconds'] * 1000:.0f}",
-        near(files.get("overlay") or files.get("map") or files.get("tokens") or files["attribution"]),
-    )
-
-
-def strongest_tokens(facts: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The tokens of the largest attributions, either sign, in their order: the input, the place, the id and the attribution of each."""
-    told = facts["tokens"]
-    if told is None or not told["ids"]:
-        return []
-    values, ids = np.asarray(told["attribution"]), np.asarray(told["ids"])
-    best = np.sort(np.argsort(-np.abs(values.reshape(-1)), kind="stable")[:TOP])
-    places = zip(*np.unravel_index(best, values.shape), strict=True)
-    return [(near(facts["source"]), ", ".join(map(str, p)), str(ids[p]), f"{values[p]:+.4g}") for p in places]
-
-
-def law(facts: dict[str, Any]) -> tuple[str, str]:
-    """The error of the method's law, and the share of the score at the input without which that of a relevance method tells little."""
-    residual, reached = facts["residual"], facts["reached"]
-    return "" if residual is None else f"{residual:.1e}", "" if reached is None else f"{reached:.1%}"
-
-
-def near(path: str) -> str:
-    """A path as seen from the present folder, where it lies below it."""
-    whole, folder = os.path.abspath(path), os.path.join(os.getcwd(), "")
-    return whole.removeprefix(folder) if whole.startswith(folder) else path
-
-
-def named(entry: dict[str, Any]) -> str:
-    """A class by its label, or its number."""
-    which = entry.get("place", entry["index"])
-    return str(which) if entry["label"] is None else f"{entry['label']} ({which})"
-
-
-def find_inputs(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are named, folders with every picture and array below them; each file once. One that is not there is an error."""
-    found = [file for path in paths for file in (_in_folder(path) if path.is_dir() else find_pictures([path]))]
-    return list(dict.fromkeys(found))
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    arrays = [file for file in folder.rglob("*") if file.suffix.lower() in ARRAYS and file.is_file()]
-    reads(arrays)
-    try:
-        return sorted([*arrays, *find_pictures([folder])])
-    except InputError:
-        if arrays:
-            return sorted(arrays)
-        raise
-
-
-def file_names(files: Sequence[Path]) -> list[str]:
-    """What the results of each file are called: its place below the folder that all share, without the ending unless that is needed."""
-    top = os.path.commonpath([file.resolve().parent for file in files])
-    places = [Path(os.path.relpath(file.resolve(), top)) for file in files]
-    stems = [place.with_suffix("") for place in places]
-    return [str(stem if stems.count(stem) == 1 else place) for stem, place in zip(stems, places, strict=True)]
-
-
-def samples(
-    files: Sequence[Path],
-    names: Sequence[str],
-    ask: Ask,
-    explainer: Explainer,
-    step: Any,
-    damaged: dict[Path, str] | None = None,
-) -> Iterator[FileSample]:
-    """Read one file after the other. One that cannot be used is noted in ``damaged``; without that it is an error."""
-    for file, name in zip(files, names, strict=True):
-        step(str(file))
-        try:
-            found = _read(file, name, ask, explainer)
-        except InputError as error:
-            if damaged is None:
-                raise
-            damaged[file] = str(error)
-            continue
-        yield from found
-
-
-def _read(file: Path, name: str, ask: Ask, explainer: Explainer) -> Iterable[FileSample]:
-    """The samples of one file, which is a picture or an array with any number of them."""
-    question, inputs = explainer.conversion.question, explainer.inputs
-    if file.suffix.lower() not in ARRAYS:
-        prepared = o.preprocess_of(ask)
-        shown = prepared.display(file)
-        fed = _picture_input(inputs, question.source or question.x.name)
-        kind = next((t.dtype for t in inputs if t.name == fed), None)
-        return [FileSample(file, name, {fed: as_type(prepared.normalise(shown[None]), kind, fed)}, shown)]
-    arrays = array_feed(file, inputs, question.samples)
-    rows = [n for n in arrays if n in question.samples]
-    counts = {n: len(arrays[n]) if arrays[n].ndim else 0 for n in rows}
-    if len(set(counts.values())) > 1:
-        raise InputError(f"'{file}' holds a different number of samples per input: {counts}.")
-    count = counts[rows[0]] if rows else 1
-    if not count:
-        shapes = ", ".join(f"{n} {list(arrays[n].shape)}" for n in rows)
-        raise InputError(f"'{file}' holds no samples, which lie along the first axis: {shapes}.")
-    if count == 1:
-        return [FileSample(file, name, arrays)]
-    return (FileSample(file, f"{name}-{i}", {k: v[i : i + 1] if k in rows else v for k, v in arrays.items()}) for i in range(count))
-
-
-def _picture_input(inputs: Sequence[Tensor], explained: str) -> str:
-    """Where a picture goes: the explained input, or the only one where an inner tensor is explained."""
-    return inputs[0].name if len(inputs) == 1 else explained
-
-
-def array_feed(file: Path, inputs: Sequence[Tensor], rows: Collection[str]) -> dict[str, np.ndarray]:
-    """The inputs in a .npz by their names, or the only input in a .npy; floats get the input's precision, and the inputs ``rows``
-    the axis of samples where it is missing.
-    """
-    data = read_array(file)
-    if not isinstance(data, dict) or (len(data) == 1 and len(inputs) == 1):
-        if len(inputs) != 1:
-            listing = ", ".join(map(str, inputs))
-            raise InputError(f"'{file}' holds one array, and the model has {len(inputs)} inputs: {listing}. Give a .npz with these names.")
-        data = {inputs[0].name: next(iter(data.values())) if isinstance(data, dict) else data}
-    known = {t.name: t for t in inputs}
-    return {name: _fitted(array, known.get(name), name in rows) for name, array in data.items()}
-
-
-def _fitted(array: np.ndarray, tensor: Tensor | None, rows: bool) -> np.ndarray:
-    if tensor is None:
-        return array  # the session says which inputs there are
-    if rows and tensor.shape is not None and array.ndim == len(tensor.shape) - 1:
-        array = array[None]
-    if array.dtype.kind == "f" and tensor.dtype is not None and tensor.dtype.kind == "f":
-        array = array.astype(tensor.dtype)
-    return array
-
-
-def batches(stream: Iterable[FileSample], size: int) -> Iterator[list[FileSample]]:
-    """Groups of up to ``size`` neighbours of one shape."""
-    for _, run in groupby(stream, key=lambda sample: sample.shapes):
-        group: list[FileSample] = []
-        for sample in run:
-            group.append(sample)
-            if len(group) == size:
-                yield group
-                group = []
-        if group:
-            yield group
-
-
-def _stacked(group: Sequence[FileSample]) -> dict[str, np.ndarray]:
-    if len(group) == 1:
-        return group[0].feed
-    return {name: np.concatenate([sample.feed[name] for sample in group]) for name in group[0].feed}

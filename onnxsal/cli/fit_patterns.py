@@ -9,15 +9,16 @@ import typer
 
 from onnxsal.ask.request import RUN, Ask
 from onnxsal.cli import options as o
-from onnxsal.cli.shell import counted, say, show, show_json, show_table
+from onnxsal.cli.shell import say, show, show_json, show_table
 from onnxsal.disk import refuse_loss, remove_own
 from onnxsal.errors import InputError
 from onnxsal.facade import fit_patterns as fit
 from onnxsal.methods.patterns.file import Patterns
-from onnxsal.metrics.libraries import library
 from onnxsal.metrics.signal import SignalSettings, signals
 from onnxsal.report.charts import quality_chart
+from onnxsal.runtime.libraries import library
 from onnxsal.runtime.pictures import save_picture
+from onnxsal.runtime.progress import counted
 from onnxsal.runtime.providers import as_text
 
 DATA_HELP = "A folder of pictures, or a .npy, .npz, .parquet or .zarr file: what the model was trained on, or like it."

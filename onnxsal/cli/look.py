@@ -10,17 +10,20 @@ import typer
 
 from onnxsal.ask.request import RUN, Ask
 from onnxsal.cli import options as o
+from onnxsal.cli.completion import one_kernel_table, one_method
 from onnxsal.cli.conserve import check_conservation
-from onnxsal.cli.shell import CHECK_FAILED, progress, show, show_json, show_table
+from onnxsal.cli.shell import CHECK_FAILED, show, show_json, show_table
 from onnxsal.engine.method import Method, get_method
 from onnxsal.engine.plan import Plan
 from onnxsal.engine.table_rows import Parameter, RuleRow
-from onnxsal.errors import InputError, UnsupportedError, near_miss
+from onnxsal.errors import InputError, UnsupportedError
 from onnxsal.facade import inspect
 from onnxsal.facade.check import checked
 from onnxsal.facts.grounds import fact_lines
-from onnxsal.ops.registry import OpSpec
+from onnxsal.ops.expansion import EXPANSIONS
+from onnxsal.ops.registry import OpSpec, near_operator
 from onnxsal.runtime.kernels import PROVIDERS
+from onnxsal.runtime.progress import progress
 
 
 @o.takes_ask(without=RUN)
@@ -54,12 +57,15 @@ def check(
     ask: Ask,
     on: Annotated[list[Path] | None, o.option("example")] = None,
     provider: Annotated[
-        str, typer.Option(help="The execution provider whose kernels are looked up: " + " or ".join(PROVIDERS) + ".")
+        str,
+        typer.Option(
+            help="The execution provider whose kernels are looked up: " + " or ".join(PROVIDERS) + ".", autocompletion=one_kernel_table
+        ),
     ] = "cuda",
     conservation: Annotated[
         bool,
         typer.Option(
-            "--conservation", help="Run it, on one or several --on, and sum relevance where all paths meet (default: lrp_resnet)."
+            "--conservation", help="Run it, on one or several --example, and sum relevance where all paths meet (default: lrp_resnet)."
         ),
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="With --conservation: where the scatter plot is written.", show_default=False)] = None,
@@ -80,7 +86,9 @@ def check(
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[METHOD]", help="Tell all about this one.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[METHOD]", help="Tell all about this one.", show_default=False, autocompletion=one_method)
+    ] = None,
     rules: Annotated[bool, typer.Option("--rules", help="Only its rows, in the order they are tried, with the table of each.")] = False,
     json: o.Json = False,
 ) -> None:
@@ -164,22 +172,35 @@ def ops(
     json: o.Json = False,
 ) -> None:
     """List the operators that are known, each with its gradient, or the reason why it has none."""
-    known = inspect.ops()
+    known: dict[str, OpSpec | str] = inspect.ops()
+    known |= {name: WRITTEN for name in names or () if name not in known and tuple(name.rpartition(".")[::2]) in EXPANSIONS}
     unknown = [name for name in names or () if name not in known]
     if unknown:
+        near = near_operator(*unknown[0].rpartition(".")[::2])
         raise UnsupportedError(
-            f"operator '{unknown[0]}' is not known{near_miss(unknown[0], known)}; `onnxsal ops` lists all. One that has an ONNX function "
-            "body is expanded by it."
+            f"operator '{unknown[0]}' is not known{near}; `onnxsal ops` lists all. One that has an ONNX function body is expanded by it."
         )
     shown = {name: known[name] for name in names or known}
     if json:
         show_json({name: _op_facts(entry) for name, entry in shown.items()})
         return
-    rows = [(n, e.family, e.formula) if isinstance(e, OpSpec) else (n, "not differentiable", e) for n, e in shown.items()]
+    rows = [(n, *_op_text(e)) for n, e in shown.items()]
     show_table(("operator", "family", "gradient, or why there is none"), rows, wrap=True)
 
 
+WRITTEN = "it is written in standard operators, and these are explained"
+"""Said of an operator that has no gradient of its own and needs none."""
+
+
+def _op_text(entry: OpSpec | str) -> tuple[str, str]:
+    if isinstance(entry, OpSpec):
+        return entry.family, entry.formula
+    return "" if entry == WRITTEN else "not differentiable", entry
+
+
 def _op_facts(entry: OpSpec | str) -> dict[str, Any]:
+    if entry == WRITTEN:
+        return {"differentiable": True, "family": "", "gradient": entry, "stops": {}}
     if isinstance(entry, str):
         return {"differentiable": False, "reason": entry}
     return {"differentiable": True, "family": entry.family, "gradient": entry.formula, "stops": entry.stops}

@@ -16,51 +16,23 @@ import typer
 from onnxsal.ask.place import places_of
 from onnxsal.ask.question import RUNNER_UP
 from onnxsal.ask.request import DEFAULTS, Ask
-from onnxsal.cli.parameters import read_array, read_parameters
+from onnxsal.cli import completion
+from onnxsal.cli.parameters import read_parameters
+from onnxsal.cli.shell import say
 from onnxsal.engine.method import Method, get_method
+from onnxsal.engine.method_words import family_note
 from onnxsal.errors import InputError, MethodError, TargetError
-from onnxsal.graph.load import read_metadata
-from onnxsal.runtime.beside import Beside, beside, from_metadata
-from onnxsal.runtime.labels import find_label, load_labels
-from onnxsal.runtime.preprocess import Preprocess
-from onnxsal.runtime.preprocess_files import load_preprocess
+from onnxsal.given.prepared import known_of, preprocess_of
+from onnxsal.graph.load import refuse_absent
+from onnxsal.runtime.arrays import read_array
+from onnxsal.runtime.labels import find_label
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
-
-HOW_TO_PREPROCESS = """\
-How its pictures are prepared is not in a model file, and is never guessed. Give --preprocess FILE, or put one beside the model: \
-Hugging Face's preprocessor_config.json, timm's config.json, or '{stem}.toml' with, for example:
-  layout = "NCHW"
-  channels = "RGB"
-  resize = [224, 224]
-  scale = 0.00392156862745098   # pixels 0..255 to 0..1, which mean and std refer to
-  mean = [0.485, 0.456, 0.406]
-  std = [0.229, 0.224, 0.225]"""
-
-
-def known_of(model: Path, preprocess: Path | None = None, labels: Path | None = None) -> Beside:
-    """Preprocessing and labels: what the options say, else what lies beside the model, else what a converted model carries."""
-    prepared = None if preprocess is None else load_preprocess(preprocess)
-    names = None if labels is None else tuple(load_labels(labels))
-    if prepared is not None and names is not None:
-        return Beside(prepared, labels=names)
-    found = beside(model)
-    if (found.preprocess is None or found.labels is None) and model.is_file():
-        found = from_metadata(found, read_metadata(model), model)
-    return Beside(found.preprocess if prepared is None else prepared, labels=found.labels if names is None else names)
-
-
-def preprocess_of(ask: Ask) -> Preprocess:
-    """The preprocessing, or the error that says how to give it."""
-    if ask.preprocess is None:
-        path = Path(str(ask.model))
-        raise InputError(f"no preprocessing is known for model '{path}'. {HOW_TO_PREPROCESS.format(stem=path.stem)}")
-    return ask.preprocess
 
 
 def target_of(text: str, ask: Ask) -> int | tuple[int, ...] | str | list[str]:
     """The class that ``--target`` names: an index, an index of higher rank, a label, or a place or several."""
-    spelled = re.split(r",(?=(?:box|point|class):)", text.strip())
+    spelled = re.split(r",(?=(?:box|point)[: ]|class:)", text.strip())
     if places_of(spelled, ask.labels):
         return spelled[0] if len(spelled) == 1 else spelled
     words = text.strip().strip("()[]").split(",")
@@ -75,14 +47,14 @@ def target_of(text: str, ask: Ask) -> int | tuple[int, ...] | str | list[str]:
 
 
 def example_of(files: Sequence[Path], ask: Ask) -> np.ndarray | dict[str, np.ndarray]:
-    """What ``--on`` names, as the model is fed: an array, arrays by input, or a picture prepared."""
+    """What ``--example`` names, as the model is fed: an array, arrays by input, or a picture prepared."""
     if len(files) > 1:
-        raise InputError("more than one --on goes with check --conservation only.")
+        raise InputError("more than one --example goes with check --conservation only.")
     (file,) = files
     if file.suffix.lower() in (".npy", ".npz"):
         example: np.ndarray | dict[str, np.ndarray] = read_array(file)
         return example
-    prepared = preprocess_of(ask)
+    prepared = preprocess_of(ask, file)
     return prepared.normalise(prepared.display(file)[None])
 
 
@@ -93,13 +65,16 @@ def chosen_method(name: str | None, rules: Path | None) -> Method | None:
     if rules is not None and rules.suffix != ".toml":
         raise MethodError(f"rule file '{rules}' is not a .toml file.")
     asked = name if rules is None else rules
-    return None if asked is None else get_method(asked)
+    method = None if asked is None else get_method(asked)
+    if name is not None and method is not None and (note := family_note(name, method.name)):
+        say(note)
+    return method
 
 
 @dataclass(frozen=True)
 class Word:
     """How the command line spells a field: the type of its word, how that is read (with the model, its preprocessing and its labels), the
-    names of the option, and what stands for the word in the help ('' = as the field's).
+    names of the option, what stands for the word in the help ('' = as the field's), and what a shell offers for it.
     """
 
     kind: Any
@@ -107,22 +82,23 @@ class Word:
     names: str = ""
     metavar: str | None = None
     default: Any = None
+    offered: Callable[[str], list[str]] | None = None
 
 
 PLAIN = Word(None)
 
 WORDS = {
-    "method": Word(str | None, names="--method -m"),
+    "method": Word(str | None, names="--method -m", offered=completion.one_method),
     "target": Word(str | None, target_of, "--target -t"),
     "against": Word(str | None, lambda word, ask: word if word == RUNNER_UP else target_of(word, ask)),
     "batched": Word(bool | None, names="--batched/--one-sample"),
-    "example": Word(list[Path] | None, example_of, "--on"),
+    "example": Word(list[Path] | None, example_of, "--example --on"),
     "grid": Word(str | None, lambda word, ask: int(word) if word.isdecimal() else word, metavar="HxW"),
     "labels": Word(Path | None),
     "layer": Word(str | None),
-    "preprocess": Word(Path | None),
+    "preprocess": Word(str | None, metavar="PRESET|FILE", offered=completion.one_preset),
     "runs_on": Word(str | None, names="--for"),
-    "providers": Word(str, names="--provider", default="cpu"),
+    "providers": Word(str, names="--provider", default="cpu", offered=completion.several_providers),
     "parameters": Word(list[str] | None, lambda word, ask: read_parameters(word), "--param -p", "NAME=VALUE"),
 }
 """Fields of ``Ask`` whose word has another type or another name; all others are spelled as they are."""
@@ -136,25 +112,28 @@ RULES = Annotated[Path | None, typer.Option("--rules", help="A method of your ow
 def asked(words: Mapping[str, Any]) -> Ask:
     """The request that words make, by field; those that are ``None`` are not given."""
     given = {name: word for name, word in words.items() if word is not None}
-    method, model = chosen_method(given.pop("method", None), given.pop("rules", None)), given.pop("model")
-    known = known_of(model, given.pop("preprocess", None), given.pop("labels", None))
+    refuse_absent(model := given.pop("model"))
+    method = chosen_method(given.pop("method", None), given.pop("rules", None))
+    known = known_of(model, given.pop("preprocess", None), given.pop("labels", None), given.get("layout"))
+    if known.note:
+        say(known.note)
     ask = Ask(model, method, preprocess=known.preprocess, labels=known.labels)
     return replace(ask, **{name: WORDS[name].read(word, ask) if name in WORDS else word for name, word in given.items()})
 
 
-def option(name: str, default: Any = None) -> Any:
-    """The option of a field, for typer; ``default`` is the verb's own."""
+def option(name: str, default: Any = None, spelled: str = "") -> Any:
+    """The option of a field, for typer; ``default`` is the verb's own, as are its names where it is ``spelled`` otherwise."""
     said, word = SAID[name].__metadata__[0], WORDS.get(name, PLAIN)
-    names = word.names.split() or [f"--{name.replace('_', '-')}"]
+    names = (spelled or word.names).split() or [f"--{name.replace('_', '-')}"]
     shown = said.shown or (default or word.default) is not None
-    return typer.Option(*names, help=said.words, show_default=shown, metavar=word.metavar)
+    return typer.Option(*names, help=said.words, show_default=shown, metavar=word.metavar, autocompletion=word.offered)
 
 
-def _spelled(name: str, default: Any = None) -> inspect.Parameter:
+def _spelled(name: str, default: Any, spelled: str) -> inspect.Parameter:
     """The parameter of a command that is a field's option."""
     kind = WORDS[name].kind if name in WORDS else get_args(SAID[name])[0]
     taken = (WORDS[name].default if name in WORDS else DEFAULTS[name]) if default is None else default
-    return _parameter(name, Annotated[kind, option(name, default)], taken)
+    return _parameter(name, Annotated[kind, option(name, default, spelled)], taken)
 
 
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
@@ -162,14 +141,19 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
 
 
 def takes_ask(
-    without: Sequence[str] = (), only: Sequence[str] | None = None, model: Callable[[Path | None], Path] | None = None, **own: Any
+    without: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    model: Callable[[Path | None], Path] | None = None,
+    spelled: Mapping[str, str] | None = None,
+    **own: Any,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a command of a verb with a parameter ``ask``: the model is its first argument, the fields of ``Ask`` are options.
 
-    All of these but those ``without``, or ``only`` some; ``own`` are the verb's own defaults; ``model`` finds one where none is named.
+    All of these but those ``without``, or ``only`` some; ``own`` are the verb's own defaults; ``model`` finds one where none is named;
+    ``spelled``: names of options that differ from the usual ones, as another option of the verb has one of these.
     """
     names = [n for n in SAID if n != "model" and n not in without and (only is None or n in only)]
-    options = [_spelled(n, own.get(n)) for n in names]
+    options = [_spelled(n, own.get(n), (spelled or {}).get(n, "")) for n in names]
     if "method" in names:
         options.insert(1, _parameter("rules", RULES))
     words = {"model", *(option.name for option in options)}

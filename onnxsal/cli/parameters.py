@@ -10,7 +10,7 @@ from typing import Any
 from onnxsal.engine.method import get_method, known_methods
 from onnxsal.engine.table_rows import Parameter
 from onnxsal.errors import InputError, MethodError, OnnxsalError, near_miss
-from onnxsal.runtime.arrays import in_memory, read_arrays
+from onnxsal.runtime.arrays import read_array
 from onnxsal.settings import parse_toml
 
 PRESET = "preset"
@@ -95,9 +95,3 @@ def _value(text: str) -> Any:
     except InputError:
         return text
     return table["value"] if list(table) == ["value"] else text
-
-
-def read_array(path: Path) -> Any:
-    """The array of a .npy file, or the arrays of a .npz file as a dict."""
-    found = read_arrays(path)
-    return in_memory(found[""], f"array '{path}'") if "" in found else found

@@ -1,18 +1,17 @@
-"""The shell around every verb: method parameters as options, one message per error, progress, tables and JSON."""
+"""The shell around every verb: method parameters as options, one message per error, tables and JSON."""
 
 from __future__ import annotations
 
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
@@ -177,39 +176,11 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], numbers
     show("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def _one_line(text: str) -> str:
-    return _fit(printable(text, keep=""), sys.stderr)
-
-
-@contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr while the block runs, on a terminal only. The function it gives is called before each piece of work."""
-    console = Console(stderr=True)
+def show_drawn(drawn: RenderableType) -> None:
+    """What rich draws, on stdout: in colour on a terminal that has some (not with NO_COLOR), else as plain text."""
+    console = Console(highlight=False)
     if not console.is_terminal:
-        yield lambda text: None
-        return
-    columns: list[ProgressColumn] = [SpinnerColumn(), BarColumn(24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)]
-    columns[2:2] = [MofNCompleteColumn()] if total is not None else []
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(_one_line(what), total=total)
-        done = -1
-
-        def step(text: str) -> None:
-            nonlocal done
-            done += 1
-            bar.update(task, description=_one_line(text), completed=done if total is not None else None)
-
-        yield step
-
-
-@contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """As ``progress``, for work that knows itself how far it is: the function takes what is done and, if known, how much there is."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    columns: list[ProgressColumn] = [SpinnerColumn(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
-        task = bar.add_task(_one_line(what), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        console = Console(width=100, highlight=False)
+    with console.capture() as captured:
+        console.print(drawn)
+    typer.echo(_fit("\n".join(line.rstrip() for line in captured.get().splitlines()), sys.stdout))

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxsal.backward import RULES, Rule
+from onnxsal.display import Displayed, Panel
 from onnxsal.engine.coverage import Stated, TableWarning, gaps
+from onnxsal.engine.method_words import plain, unknown_word
 from onnxsal.engine.plugins import load_rules, third_party_tables
-from onnxsal.engine.table_rows import RESCALINGS, Mistakes, Parameter, RowKind, RuleRow, read_parameter, read_row, refers
-from onnxsal.engine.table_schema import TableSchema, wrong_types
+from onnxsal.engine.table_rows import RESCALINGS, WRAPS, Mistakes, Parameter, RowKind, RuleRow, read_parameter, read_row, refers, sound
+from onnxsal.engine.table_schema import TableSchema
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.graph import NodeView
 from onnxsal.limits import refuse_over
@@ -45,8 +47,8 @@ class Part:
         return replace(self, parameters={k: settings[v[1:]] if refers(v) else v for k, v in self.parameters.items()})
 
 
-@dataclass(frozen=True)
-class Method:
+@dataclass(frozen=True, repr=False)
+class Method(Displayed):
     """A way to explain, as data. ``wrap`` names what is built around the walk ('' = nothing); ``partial``: the attribution is only a part
     of what the map shows; ``extends`` names the method that it is based on ('' = none), ``table`` the file that states it.
 
@@ -73,6 +75,13 @@ class Method:
     extends: str = ""
     table: str = field(default="", compare=False)
     sha256: str = ""
+
+    def _panel(self) -> Panel:
+        told = {k: v for k in ("formula", "source", "law") if (v := getattr(self, k))} | {"aliases": ", ".join(self.aliases)}
+        rows = [(name, str(p.default), p.doc) for name, p in self.parameters.items()]
+        rows += [("preset", name, ", ".join(f"{k}={v}" for k, v in values.items())) for name, values in self.presets.items()]
+        facts = [f"{key}: {value}" for key, value in told.items() if value]
+        return Panel(f"{self.name}: {self.title}", facts, ("parameter", "default", "what it does"), rows)
 
     @property
     def rules(self) -> tuple[RuleRow, ...]:
@@ -164,14 +173,27 @@ def parse_method(text: str, where: str, path: Path | None = None, reading: tuple
     load_rules()
     mistakes = Mistakes(where)
     mistakes.unknown_keys("", table, TABLE_KEYS)
-    if wrong := list(wrong_types(table)):
-        raise MethodError(listed([*mistakes.found, *(f"{where}: {mistake}" for mistake in wrong)]))
-    base = _base(table["extends"], where, path, reading) if "extends" in table else None
+    table = sound(table, mistakes)
+    base = _base_of(table, path, reading, mistakes)
     method = _read(table, base, mistakes, _parts(table.get("of"), path, (*reading, where), mistakes))
+    if path is not None and not mistakes.found:
+        mistakes.found += [f"{where}, {mistake}" for mistake in _unfit(method)]
     if mistakes.found:
         raise MethodError(listed(mistakes.found))
     own = text.encode() if base is None else f"{text}{base.sha256}".encode()
     return replace(method, sha256=hashlib.sha256(own).hexdigest())
+
+
+def _base_of(table: Mapping[str, Any], path: Path | None, reading: tuple[str, ...], mistakes: Mistakes) -> Method | None:
+    """The method that a table extends; where that cannot be had, it is a mistake, and what depends on it is not judged."""
+    if "extends" not in table or mistakes.baseless:
+        return None
+    try:
+        return _base(table["extends"], mistakes.where, path, reading)
+    except MethodError as error:
+        mistakes.baseless = True
+        mistakes.found += str(error).splitlines()
+        return None
 
 
 def _base(name: str, where: str, path: Path | None, reading: tuple[str, ...]) -> Method:
@@ -193,7 +215,7 @@ def _base(name: str, where: str, path: Path | None, reading: tuple[str, ...]) ->
 def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes, parts: tuple[Part, ...]) -> Method:
     """The method of a table, over its base, made of ``parts``."""
     needed = {"name"} if base else {"name", "wrap"} if parts else {"name", "title", "source"} | (set() if table.get("wrap") else {"rule"})
-    if missing := needed - set(table):
+    if (missing := needed - set(table)) and not mistakes.baseless:
         mistakes.add("", f"the keys {sorted(missing)} are missing.")
     name = table.get("name", "")
     fixed = _fixed(table.get("fixed", {}), base, mistakes)
@@ -203,19 +225,21 @@ def _read(table: Mapping[str, Any], base: Method | None, mistakes: Mistakes, par
     parameters = own | {k: p for k, p in inherited.items() if k not in own}
 
     def rows(kind: RowKind) -> tuple[RuleRow, ...]:
-        return tuple(read_row(r, i, kind, parameters, mistakes) for i, r in enumerate(table.get(kind, []), 1))
+        return tuple(read_row(r, i, kind, parameters, mistakes) for i, r in enumerate(table.get(kind, []), 1) if r is not None)
 
     normalise = rows("normalise")
     below = () if base is None else tuple(row.fixed(fixed) for row in base.normalise if row.use not in {r.use for r in normalise})
     for part in parts:
         for value in part.parameters.values():
-            if refers(value) and value[1:] not in parameters:
+            if refers(value) and value[1:] not in parameters and not mistakes.baseless:
                 mistakes.unknown_name(f", of '{part.method.name}'", "parameter", value[1:], parameters)
     shared = {k: table.get(k, default if base is None else getattr(base, k)) for k, default in SHARED_KEYS.items()}
+    if WRAPS and shared["wrap"] not in WRAPS:
+        mistakes.unknown_name("", "wrap", shared["wrap"], [w for w in WRAPS if w])
     if shared["seed"] not in SEEDS:
         mistakes.unknown_name("", "seed", shared["seed"], SEEDS)
     presets = table.get("preset", {})
-    for preset, values in presets.items():
+    for preset, values in presets.items() if not mistakes.baseless else ():
         mistakes.unknown_keys(f", preset '{preset}'", values, [*parameters, "score"])
     return Method(
         name=name,
@@ -269,7 +293,8 @@ def _parts(
 def _fixed(values: Mapping[str, Any], base: Method | None, mistakes: Mistakes) -> dict[str, Any]:
     """``[fixed]``: values of the base's parameters, which the method then has not."""
     known = {} if base is None else base.parameters
-    mistakes.unknown_keys(", [fixed]", values, known)
+    if not mistakes.baseless:
+        mistakes.unknown_keys(", [fixed]", values, known)
     for name, value in values.items():
         if name in known and (problem := known[name].problem(value)):
             mistakes.add(", [fixed]", f"{name} = {value!r} {problem}.")
@@ -321,11 +346,11 @@ def known_methods() -> dict[str, Method]:
     Raises ``MethodError`` for a name or alias that two methods claim.
     """
     found = dict(shipped_methods())
-    claimed = {_plain(alias): name for name, m in found.items() for alias in (name, *m.aliases)}
+    claimed = {plain(alias): name for name, m in found.items() for alias in (name, *m.aliases)}
     for where, table in third_party_tables():
         method = parse_method(table.read_text(encoding="utf-8"), where)
         for alias in (method.name, *method.aliases):
-            if (owner := claimed.setdefault(_plain(alias), method.name)) != method.name or method.name in found:
+            if (owner := claimed.setdefault(plain(alias), method.name)) != method.name or method.name in found:
                 raise MethodError(f"{where}: the name '{alias}' belongs to method '{owner}' already; rename one of them.")
         found[method.name] = method
     return found
@@ -333,11 +358,6 @@ def known_methods() -> dict[str, Method]:
 
 def _read_file(path: Path, reading: tuple[str, ...] = ()) -> Method:
     return parse_method(read_text(path, f"rule file '{path}'", "toml_bytes", MethodError), str(path), path, reading)
-
-
-def _plain(name: str) -> str:
-    """Spelling that ignores case, separators and an 'lrp.' style prefix dot; "++" is part of a name."""
-    return "".join(c for c in name.lower().replace("+", "plus") if c.isalnum())
 
 
 def get_method(name: str | Path | Method) -> Method:
@@ -349,8 +369,6 @@ def get_method(name: str | Path | Method) -> Method:
         return name
     if str(name).endswith(".toml"):
         method = _read_file(Path(name))
-        if wrong := list(_unfit(method)):
-            raise MethodError(listed([f"{name}, {mistake}" for mistake in wrong]))
         if told := unstated(method):
             warnings.warn(f"{name}: {told}", TableWarning, stacklevel=2)
         return method
@@ -359,11 +377,13 @@ def get_method(name: str | Path | Method) -> Method:
 
 def _by_name(name: str, methods: Mapping[str, Method]) -> Method:
     names = {alias: method for method in methods.values() for alias in (method.name, *method.aliases)}
-    known = {_plain(alias): method for alias, method in names.items()}
-    if _plain(name) not in known:
+    known = {plain(alias): method for alias, method in names.items()}
+    if plain(name) not in known:
+        if len(name) <= LONGEST * 5 and (said := unknown_word(name)):
+            raise MethodError(said)
         told = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         raise MethodError(f"unknown method '{told}'{near_miss(name, names)}; known: {', '.join(methods)}.")
-    return known[_plain(name)]
+    return known[plain(name)]
 
 
 LONGEST = 80

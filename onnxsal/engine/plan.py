@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxsal.backward import Rule
+from onnxsal.display import Displayed, Panel
 from onnxsal.engine.constants import constants_of
 from onnxsal.engine.inside import INSIDE
 from onnxsal.engine.method import Method
@@ -38,8 +39,8 @@ class Step:
     inside: tuple[Plan, ...] = ()
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Displayed):
     """The walk from ``starts`` back to ``wrt``: its steps in forward order, and the nodes where a signal ends by definition.
 
     ``found`` is what is known of the model and how, ``doubt`` a reason to read its maps with care ('' = none), where a whole conversion
@@ -70,6 +71,13 @@ class Plan:
     def counts(self) -> Counter[tuple[str, str]]:
         """(operator, rule) -> number of nodes."""
         return Counter((s.node.op_type, s.rule.name) for s in self.every)
+
+    def _panel(self) -> Panel:
+        what = f"{', '.join(self.starts)} -> {', '.join(self.wrt)}"
+        title = f"Plan of {self.method}: {what}, {f'{len(self.steps)} nodes' if self.steps else 'run forward only'}"
+        facts = [f"{fact.what}: {fact}" for fact in self.found] + [f"ends at {n.label}: {why}" for n, why in self.stops]
+        rows = [(op, rule, str(count)) for (op, rule), count in self.counts().most_common()]
+        return Panel(title, [*facts, *self.notes], ("operator", "rule", "nodes"), rows, [self.doubt] if self.doubt else [])
 
     def __str__(self) -> str:
         if not self.steps:

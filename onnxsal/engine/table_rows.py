@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from onnxsal.backward import RULES
-from onnxsal.engine.table_schema import wrong_value
+from onnxsal.engine.table_schema import wrong_types, wrong_value
 from onnxsal.errors import near_miss
 from onnxsal.facts.folds import NORMALISERS
 from onnxsal.facts.gates import FACTORS
@@ -36,6 +36,9 @@ RESCALINGS = {
     "range": "(v - smallest) / (largest - smallest) of each sample",
 }
 """How a part of a method made of others is brought to scale before it is put together with them; a part that is 0 everywhere stays 0."""
+
+WRAPS: list[str] = []
+"""What a method's ``wrap`` may be: filled where wrappers are registered (``methods/``), which is above this room."""
 
 RowKind = Literal["rule", "refuse", "normalise", "constant"]
 
@@ -136,10 +139,13 @@ def refers(value: Any) -> bool:
 
 @dataclass
 class Mistakes:
-    """The mistakes of one table, in the order in which they are met; ``where`` names the table."""
+    """The mistakes of one table, in the order in which they are met; ``where`` names the table. ``baseless``: the table that it extends
+    could not be read, so nobody knows which parameters there are.
+    """
 
     where: str
     found: list[str] = field(default_factory=list)
+    baseless: bool = False
 
     def add(self, place: str, text: str) -> None:
         self.found.append(f"{self.where}{place}: {text}")
@@ -157,12 +163,35 @@ class Mistakes:
         self.add(place, f"unknown {what} '{name}'{near_miss(str(name), names)}; known: {', '.join(names)}.")
 
 
+def sound(table: Mapping[str, Any], mistakes: Mistakes) -> dict[str, Any]:
+    """The table without what is of another type than its keys want, each noted: a row that cannot be read becomes ``None`` and keeps its
+    number, a value becomes '' and keeps its key, so that nothing else is missed because of it.
+    """
+    found = dict[str, Any](table)
+    for key, value in table.items():
+        if not (wrong := list(wrong_types({key: value}))):
+            continue
+        mistakes.found += [f"{mistakes.where}: {mistake}" for mistake in wrong]
+        if key in get_args(RowKind):
+            found[key] = [None if list(wrong_types({key: [row]})) else row for row in value] if isinstance(value, list) else []
+        elif key in ("parameters", "fixed", "preset"):
+            bad = {k for k, v in value.items() if list(wrong_types({key: {k: v}}))} if isinstance(value, dict) else set()
+            found[key] = {k: v for k, v in value.items() if k not in bad} if isinstance(value, dict) else {}
+            found[key] |= {k: {"default": "", "doc": ""} for k in bad} if key == "parameters" else {}
+        else:
+            found[key] = ""
+            mistakes.baseless |= key == "extends"
+    return found
+
+
 def read_parameter(name: str, table: Any, base: Parameter | None, mistakes: Mistakes) -> Parameter:
     """``[parameters.NAME]``; keys that are not given are those of the base's parameter of that name."""
     place = f", parameter '{name}'"
     table = table if isinstance(table, dict) else {"default": table}
     mistakes.unknown_keys(place, table, PARAMETER_KEYS)
     inherited = {} if base is None else {k: getattr(base, k) for k in PARAMETER_KEYS}
+    if mistakes.baseless:
+        table = {"default": "", "doc": ""} | table  # its base may have what is missing
     if "default" not in inherited | table or "doc" not in inherited | table:
         mistakes.add(place, "needs 'default' and 'doc'.")
     given = {"default": "", "doc": ""} | inherited | {k: v for k, v in table.items() if k in PARAMETER_KEYS}
@@ -183,7 +212,8 @@ def read_row(table: Mapping[str, Any], number: int, kind: RowKind, known: Mappin
     """One row of the table of a method whose parameters are ``known``."""
     place = f", [[{kind}]] row {number}"
     when = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in table.get("when", {}).items()}
-    mistakes.unknown_keys(f"{place}, 'when'", when, known)
+    if not mistakes.baseless:
+        mistakes.unknown_keys(f"{place}, 'when'", when, known)
     for setting, values in when.items():
         for value in values if setting in known else ():
             if problem := known[setting].problem(value):
@@ -226,7 +256,7 @@ def _check_rule(use: Any, given: Mapping[str, Any], known: Mapping[str, Paramete
     mistakes.unknown_keys(place, given, (*MATCH_KEYS, "when", "use", "always", *RULES[use].parameters))
     for name, value in given.items():
         if refers(value):
-            if value[1:] not in known:
+            if value[1:] not in known and not mistakes.baseless:
                 names = ", ".join(known) or "none"
                 mistakes.add(place, f"the method has no parameter '{value[1:]}'{near_miss(value[1:], known)}; known: {names}.")
         elif name in RULES[use].kinds and (wrong := wrong_value(name, value, RULES[use].kinds[name])):

@@ -11,7 +11,7 @@ import onnx
 
 from onnxsal.ask.batch_axis import sample_inputs
 from onnxsal.ask.place import BOX, MASK, POINT
-from onnxsal.ask.question import RUNNER_UP, Contrast, Question, grid_of, shown_axes
+from onnxsal.ask.question import RUNNER_UP, ComparedEmbedding, Contrast, Question, grid_of, shown_axes
 from onnxsal.ask.reading import Reading
 from onnxsal.ask.request import FED, RUN, Ask
 from onnxsal.ask.scores import SCORES
@@ -46,6 +46,7 @@ def adopt(ask: Ask) -> Conversion | None:
     built, record, found = _read(metadata)
     asked = {key: getattr(built, key) for key in ("input", "output", "score", "prefix", "target", "target_input", "layout", "runs_on")}
     source = built.source if built.source and ask.input == built.source else built.input
+    asked |= {} if built.embedding_of is None else {"output": built.embedding_of, "pooling": built.pooling or None}
     asked |= {"tokens": built.patches_of is not None, "input": built.patches_of or source}
     samples, binary = built.samples, built.binary
     contrast = None if built.against is None else Contrast(built.against if isinstance(built.against, int) else None, built.against_weight)
@@ -61,6 +62,8 @@ def adopt(ask: Ask) -> Conversion | None:
     tokens, doubt = _tokens(view, x, built, found), metadata.get(f"{METADATA}doubt", "")
     question = replace(question, contrast=contrast, binary=binary, grid=grid, tokens=tokens, doubt=doubt, found=found)
     question = replace(question, source=built.source or (x.name if x.name in view.input_names else ""))
+    if built.embedding_of is not None:
+        question = replace(question, likeness=ComparedEmbedding(built.embedding_of, built.pooling, built.reference_input, built.embedding))
     if built.place is not None:
         question = replace(question, reading=Reading(built.place, built.class_there))
     log = [entry for entry in metadata.get(f"{METADATA}passes", "").split("; ") if entry]
@@ -96,6 +99,10 @@ class BuiltIn:
     against: Annotated[Whole | Phrase | None, Wanted(f"a class, or {RUNNER_UP}")] = None
     against_weight: Number = 1.0
     runs_on: Annotated[str, _one_of(RUNS_ON)] = ANYWHERE
+    embedding_of: Phrase | None = None
+    pooling: Phrase = ""
+    reference_input: Phrase = ""
+    embedding: Phrase = ""
 
 
 def _read(metadata: Mapping[str, str]) -> tuple[BuiltIn, dict[str, Any], tuple[Found, ...]]:
@@ -140,7 +147,9 @@ def _refuse_strangers(view: Model, built: BuiltIn) -> None:
     """Raise ``ModelError`` where the metadata speak of tensors that the model has not."""
     outputs = {value.name for value in view.proto.graph.output}
     known = {f"{built.prefix}attribution": outputs, built.output: view.types, built.input: view.types}
-    known |= dict.fromkeys((*(built.samples or ()), *filter(None, [built.patches_of, built.source])), view.types)
+    known |= dict.fromkeys(
+        (*(built.samples or ()), *filter(None, [built.patches_of, built.source, built.embedding, built.reference_input])), view.types
+    )
     if missing := [name for name, names in known.items() if name not in names]:
         raise _damaged(f"it has no {', '.join(map(shown, missing))}.")
 
@@ -152,7 +161,7 @@ def _damaged(why: str) -> ModelError:
 def _again(ask: Ask, name: str, settings: Mapping[str, Any], asked: Mapping[str, Any], question: Question) -> Ask:
     """What to ask of another model for the same: the class is fed, or the predicted one."""
     kept = {k: v for k, v in ask.given.items() if k in CHANGEABLE}
-    kept |= {k: asked[k] for k in ("input", "output", "prefix", "layout", "tokens")}
+    kept |= {k: asked[k] for k in ("input", "output", "prefix", "layout", "tokens", "pooling") if k in asked}
     return Ask.of(ask.model, name, **{**kept, **settings, "batched": question.batched})
 
 

@@ -15,6 +15,7 @@ from onnxsal.ask.layers import layers_of
 from onnxsal.ask.missing_kernels import missing_kernels
 from onnxsal.ask.question import Question
 from onnxsal.ask.request import DEFAULT_METHOD, RUN, Ask
+from onnxsal.display import Displayed, Panel
 from onnxsal.engine.method import Method
 from onnxsal.errors import MethodError, ModelError, ModelTooLarge, OnnxsalError
 from onnxsal.facade.convert import Conversion, decide, emit
@@ -25,8 +26,8 @@ from onnxsal.graph.load import Source, admitted, read_model
 from onnxsal.runtime.kernels import release
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Displayed):
     """Whether a model can be explained by a method, what was found out about it, and what runs where.
 
     ``problem`` is why it cannot ('' = it can); ``missing`` maps (operator, element types) of the *converted* model to the number of
@@ -62,6 +63,17 @@ class Report:
         lists: dict[str, Any] = {"passes": list(self.passes), "layers": list(self.layers), "found": [fact.as_dict() for fact in self.found]}
         lists["drift"] = None if self.drift is None else self.drift.as_dict()
         return {**self.__dict__, "ok": self.ok, **lists, "missing": dict(self.missing), "forward_missing": dict(self.forward_missing)}
+
+    def _panel(self) -> Panel:
+        title = f"Report: {'can' if self.ok else 'cannot'} be explained by {self.method}"
+        title += f", {self.output} at {self.input}, {self.nodes} nodes, {self.converted_nodes} when converted" if self.ok else ""
+        facts = [f"{fact.what}: {fact}" for fact in self.found]
+        facts += [f"target layer: {self.layers[0]}"] if self.layers else []
+        facts += [] if self.missing or not self.ok else [f"every node has a kernel on {self.provider} (ONNX Runtime {self.release})"]
+        facts += [str(self.drift)] if self.drift else []
+        rows = [(what, str(count), str(self.forward_missing.get(what, 0))) for what, count in self.missing.items()]
+        columns = (f"no {self.provider} kernel for", "nodes", "of them in the original")
+        return Panel(title, facts, columns if rows else (), rows, [*filter(None, (self.problem, self.doubt))])
 
     def __str__(self) -> str:
         known = fact_lines(self.found, self.doubt)

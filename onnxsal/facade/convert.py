@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ from onnx import TensorProto
 from onnxsal.ask import guard
 from onnxsal.ask.class_names import classes_of, refuse_misfit
 from onnxsal.ask.layers import TargetLayer
+from onnxsal.ask.likeness import with_likeness
 from onnxsal.ask.patches import at_tokens
 from onnxsal.ask.pixels import at_entry
 from onnxsal.ask.place import BOX
@@ -24,6 +26,7 @@ from onnxsal.ask.question import Question, at_place
 from onnxsal.ask.question import ask as question_of
 from onnxsal.ask.reading import boxes_of
 from onnxsal.ask.request import OF_LAYERS, RUN, Ask, spelled, takes
+from onnxsal.ask.scores import COSINE
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.errors import MethodError, TargetError
@@ -39,6 +42,9 @@ from onnxsal.methods.build import Build, Result, quantized, with_colours, wrappe
 from onnxsal.methods.head import emit_head
 from onnxsal.methods.maps import token_map
 from onnxsal.ops.apart import keep_apart
+from onnxsal.runtime.timed import timed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ class Decision:
         asked |= {"samples": list(question.samples), "layout": ask.layout}
         asked |= {} if question.tokens is None or question.tokens.picture is None else {"patches_of": question.tokens.picture.name}
         asked |= {"source": question.source} if question.source not in ("", question.x.name) else {}
+        asked |= {} if question.likeness is None else question.likeness.record
         asked |= {} if question.reading is None else {"place": question.reading.kind, "class_there": question.reading.of}
         compared = {} if question.contrast is None else question.contrast.record
         asked |= {} if ask.runs_on is None else {"runs_on": ask.runs_on}
@@ -123,12 +130,12 @@ def convert(ask: Ask) -> onnx.ModelProto:
     ``baseline`` too (else it is built in). ``against`` compares: the score explained is then y_target - ``against_weight`` y_against
     (weight 1 where none is given), of the class of that index, or of the best of the others ("runner-up"); it is built in, int64
     ``compared_class`` [N] tells it, and a sample whose target is the class it is compared with is answered like one whose target does not
-    exist. ``score`` is "logit" (default), "probability" or "raw". ``black`` and ``white`` are the values of such pixels in the model's
-    input, for methods with ``baseline="black"`` or bounds; ``preprocess`` gives both. ``quantize`` floors each saliency map to that many
-    levels between its smallest and largest value (the attribution, and the law it obeys, stay as they are). ``components`` adds an output
-    per part of the explanation, where the method has parts. ``layer`` is the target layer, of methods that have one. ``labels`` only says
-    whether names of classes fit the model (else ``InputError``). Nothing is run here: ``providers``, ``tf32`` and ``batch_size`` are
-    refused. Other keywords are the method's.
+    exist. ``score`` is "logit" (default), "probability", "raw" or "cosine" (of embeddings, as ``ask.likeness`` says: ``pooling``,
+    ``reference``). ``black`` and ``white`` are the values of such pixels in the model's input, for methods with ``baseline="black"`` or
+    bounds; ``preprocess`` gives both. ``quantize`` floors each saliency map to that many levels between its smallest and largest value (the
+    attribution, and the law it obeys, stay as they are). ``components`` adds an output per part of the explanation, where the method has
+    parts. ``layer`` is the target layer, of methods that have one. ``labels`` only says whether names of classes fit the model (else
+    ``InputError``). Nothing is run, so ``providers``, ``threads``, ``batch_size`` are refused. Other keywords are the method's.
 
     Whether axis 0 counts samples is proved from the graph or seen in a run (on ``example``, else on random input); a model that leaves it
     open is refused, unless ``batched`` says it (False: all that is fed is one sample). ``layout`` is "NCHW" or "NHWC" (of a series "NCL" or
@@ -165,9 +172,13 @@ def decide(ask: Ask) -> Decision:
         for walked in _walks(method, settings):
             guard.plan_of(asked_of(plain), walked, wrapper_of(walked).reaches == "layer")
 
-    with guard.blaming_the_source(ask.model):
+    with guard.blaming_the_source(ask.model), timed(logger, f"{ask.name or 'a model'}: made plain and asked"):
         prepared = guard.prepared(ask.model, proto, planned, data)
         question = asked_of(prepared.model)
+    for change in prepared.log:
+        logger.info("pass %s", change)
+    for fact in question.found:
+        logger.info("%s: %s", fact.what, fact)
     question = replace(question, doubt="; ".join(filter(None, (question.doubt, prepared.doubt))))
     if (
         question.tokens is not None
@@ -199,11 +210,13 @@ def _question(
 ) -> Question:
     """The question that is asked of a model that was made plain."""
     guard.refuse_open_rank(plain, ask.input)
-    place = next(iter(ask.places), None)
+    place, likeness = next(iter(ask.places), None), None
+    if score == COSINE:
+        plain, ask, likeness = with_likeness(plain, ask, wrapper_of(method).integers, data)
     output = boxes_of(plain, ask.output, place, score, data) if place is not None and place.kind == BOX else ask.output
     asked = partial(question_of, plain, ask.input, output, score, batched=ask.batched, layout=ask.layout, example=data, grid=grid)
     question = asked(integers=wrapper_of(method).integers)
-    return at_place(at_tokens(question) if ask.tokens else question, place)
+    return replace(at_place(at_tokens(question) if ask.tokens else question, place), likeness=likeness)
 
 
 def _settled(ask: Ask, method: Method) -> tuple[dict[str, Any], str, Sequence[int] | str | None]:
@@ -227,7 +240,7 @@ def conversion(ask: Ask, opened: bool = True) -> Conversion:
 def emit(decided: Decision, opened: bool = True) -> Conversion:
     """The converted model of a decision, with a record of it in the metadata. Emits into the decision's model: call it once."""
     ask, question, method, log = decided.ask, decided.question, decided.method, decided.log
-    with guard.blaming_the_source(ask.model):
+    with guard.blaming_the_source(ask.model), timed(logger, f"{ask.name or 'a model'}: {method.name} built in"):
         build, result = _build(decided)
     elsewhere = guard.refuse_unopenable(ask.model, result) if opened else ""
     guard.refuse_contradiction(result, f"{ask.prefix}{PREFIX}/")

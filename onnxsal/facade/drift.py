@@ -56,7 +56,7 @@ def drift(model: Source, before: onnx.ModelProto, after: onnx.ModelProto, exampl
     names = [o.name for o in before.graph.output]
     drawn = sum(_elements(value) for value in fed_inputs(before) if value.name not in example)
     if drawn > MOST:
-        return Drift(None, None, f"random input would be {drawn:,} numbers; give data (--on FILE, example=)")
+        return Drift(None, None, f"random input would be {drawn:,} numbers; give data (--example FILE, example=)")
     try:
         refuse_over("optimised_nodes", len(after.graph.node), "the converted model", ModelError)
         feed, written = first_run(before, example)

@@ -24,7 +24,7 @@ from onnxsal.graph.assemble import Port, assemble
 from onnxsal.graph.load import Source, load_model
 from onnxsal.graph.provenance import model_sha256, refuse_converted
 from onnxsal.methods.patterns.file import Patterns, layer_patterns, meta_of, named_layers
-from onnxsal.methods.patterns.sums import Sums, emit_sums, estimate
+from onnxsal.methods.patterns.layer_sums import LayerSums, emit_sums, estimate
 from onnxsal.ops.apart import keep_apart
 from onnxsal.runtime.arrays import read_arrays, refuse_missing
 from onnxsal.runtime.beside import beside
@@ -151,7 +151,7 @@ class _Fit:
 
     session: Session
     layers: dict[str, LinearLayer]
-    sums: dict[str, Sums]
+    sums: dict[str, LayerSums]
     digest: str
     fixed: int | None
     data: str = ""
@@ -170,8 +170,8 @@ class _Fit:
         batch = plain.value(plain.input_names[0]).shape
         made = with_sums(plain, list(layers.values()), names)
         fixed = batch[0] if batch and isinstance(batch[0], int) else None
-        sums = {n: Sums.empty(layer) for n, layer in layers.items()}
-        session, digest = open_session(made, ask.resolved), model_sha256(ask.model)
+        sums = {n: LayerSums.empty(layer) for n, layer in layers.items()}
+        session, digest = open_session(made, ask.resolved, threads=ask.threads), model_sha256(ask.model)
         return cls(session, layers, sums, digest, fixed, _described(work.data), names=names)
 
     def add(self, batch: dict[str, np.ndarray]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from textwrap import wrap
 
 from onnxsal.ask.request import RUN, Ask, spelled
+from onnxsal.display import WIDTH, Displayed, Panel, as_text
 from onnxsal.engine.method import Method, known_methods
 from onnxsal.engine.plan import Plan
 from onnxsal.facade.convert import conversion
@@ -32,9 +34,20 @@ def planned(ask: Ask) -> Plan:
     )
 
 
-def methods() -> dict[str, Method]:
+class KnownMethods(Displayed, dict[str, Method]):
+    """KnownMethods by name, which show themselves as a table of what each is."""
+
+    def _panel(self) -> Panel:
+        rows = [(name, method.title) for name, method in self.items()]
+        return Panel(f"{len(self)} methods", (), ("method", "what it is"), rows)
+
+    def __repr__(self) -> str:
+        return as_text(Panel(f"{len(self)} methods", wrap(", ".join(self), WIDTH - 2)))
+
+
+def methods() -> KnownMethods:
     """Every method by name: those that come with onnxsal, and those that other installed packages add."""
-    return dict(known_methods())
+    return KnownMethods(known_methods())
 
 
 def ops() -> dict[str, OpSpec | str]:

@@ -15,6 +15,23 @@ from onnxsal.runtime.finite import all_finite
 from onnxsal.runtime.on_device import OnDevice
 from onnxsal.runtime.providers import Resolved
 
+TOLD = ("explained_score", "residual", "reached", "parts")
+"""Outputs that are a few numbers for each sample."""
+
+ADDED = (
+    "attribution",
+    "token_attribution",
+    "saliency_map",
+    "explained_class",
+    "compared_class",
+    "explained_score",
+    "residual",
+    "standard_error",
+    "reached",
+    "parts",
+)
+"""Outputs that the contract adds; everything else a converted model returns is the original's."""
+
 Fed = Callable[[int], dict[str, Any]]
 """What the session is fed with for one sample."""
 

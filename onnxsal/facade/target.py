@@ -20,7 +20,7 @@ from onnxsal.runtime.labels import find_label
 OPTIONAL, REQUIRED, FIXED = "optional", "required", "fixed"
 TARGET_INPUTS = (OPTIONAL, REQUIRED, FIXED)
 """``required``: a plain input. ``fixed``: none, the class is built in. ``optional``: an input that is also an initialiser; of the runtimes
-that were tried only ONNX Runtime's own API can feed one (README)."""
+that were tried only ONNX Runtime's own API can feed one (docs/converted-file.md)."""
 
 
 def target_input_of(asked: str | None, target: Target) -> str:

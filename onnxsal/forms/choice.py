@@ -9,6 +9,7 @@ from onnx import TensorProto
 
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.emit import ON_CPU
+from onnxsal.graph.window_attributes import window_attributes
 
 ALIGNED = 4
 """A tensor enters the layout if its channels are a multiple of this."""
@@ -55,4 +56,4 @@ def gate(op: Emit, value: Value, like: Value, factor: float = 1.0, shift: float 
     channels = like.dim(1) or 0
     weight = op.const(np.full((channels, 1, 1, 1), factor, op.np_dtype))
     bias = op.const(np.full(channels, shift, op.np_dtype)) if shift else None
-    return op.declared(op.Conv(value, weight, bias, group=channels), op.dtype, like)
+    return op.declared(op.Conv(value, weight, bias, **window_attributes(2, [1, 1], group=channels)), op.dtype, like)

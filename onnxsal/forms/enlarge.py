@@ -11,6 +11,7 @@ from onnxsal.forms.choice import blocked, gate, places_of, small_of
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.adjoints import END
 from onnxsal.graph.helpers import like_shape
+from onnxsal.graph.window_attributes import window_attributes
 
 Ints = np.ndarray
 
@@ -47,7 +48,8 @@ def _pattern(op: Emit, g: Value, strides: Sequence[int], like: Value) -> Value:
         one = one_of_each_sample(op, g, like)
         rows, columns = (np.tile(np.eye(1, s, dtype=op.np_dtype)[0], n // s) for s, n in zip(strides, places, strict=True))
         flat = op.declared(op.Mul(one, (rows[:, None] * columns)[None, None]), op.dtype, Value("", 0, (batch, 1, *places)))
-        return op.declared(op.Conv(flat, np.ones((like.dim(1), 1, 1, 1), op.np_dtype)), op.dtype, like)
+        ones = np.ones((like.dim(1) or 0, 1, 1, 1), op.np_dtype)
+        return op.declared(op.Conv(flat, ones, **window_attributes(2, [1, 1])), op.dtype, like)
 
     return op.cached(("pattern", tuple(like.shape or ()), tuple(strides)), build)
 
@@ -92,7 +94,7 @@ def strided(op: Emit, g: Value, kernel: Callable[[], Value], taps: Ints, strides
     if not blocked(op, like, g) or np.any(places % strides) or np.any(places != small * strides):
         return None
     if np.all(np.asarray(taps) == 1) and not np.any(begin):
-        return spaced(op, op.Conv(g, kernel()), [int(s) for s in strides], like)
+        return spaced(op, op.Conv(g, kernel(), **window_attributes(2, [1, 1])), [int(s) for s in strides], like)
     axes = [[_phase(r, *map(int, numbers)) for r in range(numbers[0])] for numbers in zip(strides, begin, taps, small, places, strict=True)]
     rows, columns = ([phase for phase in axis if phase is not None and min(phase.before, phase.after) >= 0] for axis in axes)
     if len(rows) < strides[0] or len(columns) < strides[1]:
@@ -106,7 +108,8 @@ def _of_phase(op: Emit, g: Value, kernel: Value, steps: Sequence[int], phase: tu
     row, column = phase
     own = op.Slice(kernel, [row.first, column.first], [END, END], [2, 3], steps)
     pads = [row.before, column.before, row.after, column.after]
-    return op.Transpose(op.Conv(g, own, pads=pads), perm=[0, 2, 3, 1])
+    window = window_attributes(2, [row.taps, column.taps], pads=pads)
+    return op.Transpose(op.Conv(g, own, **window), perm=[0, 2, 3, 1])
 
 
 def interleaved(op: Emit, parts: Sequence[Sequence[Value]], like: Value) -> Value:

@@ -25,6 +25,7 @@ from onnxsal.forms.choice import places_of, products
 from onnxsal.forms.enlarge import interleaved, one_of_each_sample
 from onnxsal.forms.masks import positive
 from onnxsal.graph import Emit, NodeView, Value
+from onnxsal.graph.window_attributes import window_attributes
 
 LONGEST_STRIDE = 2
 """From 3 on, laying the remainders together costs more than indices do (0.83 to 0.89 x with a batch of 8)."""
@@ -172,7 +173,8 @@ class _Adjoint:
         channels = source.dim(1) or 0
         weight = np.tile((factor * np.outer(tall, wide)).astype(self.op.np_dtype), (channels, 1, 1, 1))
         strides, pads = [pick.stride for pick in picks], [above, left, below, right]
-        found = self.op.Conv(source, weight, group=channels, strides=strides, pads=pads)
+        window = window_attributes(2, weight.shape[2:], strides, pads=pads, group=channels)
+        found = self.op.Conv(source, weight, **window)
         return self._like(found, *(pick.size for pick in picks))
 
     def _raised(self, top: Value, count: int, along: int) -> Value:
@@ -181,7 +183,8 @@ class _Adjoint:
         flat = np.where(np.indices(places)[along] < count, np.inf, 0.0).astype(op.np_dtype)[None, None]
         plane = op.Mul(one_of_each_sample(op, self.dy, self.y), flat)
         plane = op.declared(plane, op.dtype, Value("", 0, ((self.x.shape or (None,))[0], 1, *places)))
-        everywhere = op.Conv(plane, np.ones((self.x.dim(1) or 0, 1, 1, 1), op.np_dtype))
+        ones = np.ones((self.x.dim(1) or 0, 1, 1, 1), op.np_dtype)
+        everywhere = op.Conv(plane, ones, **window_attributes(2, [1, 1]))
         return self._like(op.Add(self._like(everywhere, *places), top), *places)
 
 

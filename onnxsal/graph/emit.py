@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxsal.graph.model import GRID, HALF, Model, NodeView, Value, captured
+from onnxsal.graph.window_attributes import left_out
 
 T = TypeVar("T")
 
@@ -191,7 +192,7 @@ class Emit:
         emitted = self._graph.nodes[-1]
         emitted.domain = node.domain or None
         kept = [a for a in node.proto.attribute if a.name not in overrides]
-        added = [helper.make_attribute(k, v) for k, v in overrides.items() if v is not None]
+        added = [helper.make_attribute(k, v) for k, v in (left_out(node, overrides) | overrides).items() if v is not None]
         self._copied[emitted.name] = [*kept, *added]
         return result
 
@@ -220,7 +221,7 @@ class Emit:
         self._tensors.update({t.name: t for t in outputs if not t.is_empty()})
         name = self._unique(f"{self.prefix}/{node.name}/{node.op_type}")
         self._graph.nodes.append(gs.Node(op=node.op_type, name=name, inputs=inputs, outputs=outputs, domain=node.domain or None))
-        self._copied[name] = list(node.proto.attribute)
+        self._copied[name] = [*node.proto.attribute, *(helper.make_attribute(k, v) for k, v in left_out(node, {}).items())]
         self._reads[name] = captured(node.proto)
 
     def subgraph(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnxsal.disk import open_regular, place, read_bytes, reads, refuse_input, refuse_loss, replacing
+from onnxsal.disk import open_regular, place, read_bytes, reads, refuse_input, refuse_loss, regular, replacing
 from onnxsal.errors import ModelError, OutputError
 from onnxsal.graph.admit import admit
 from onnxsal.graph.admit_data import bytes_of, sizes_fault
@@ -119,9 +120,21 @@ def _path(source: object) -> Path:
     raise ModelError(f"a model is a path, bytes or an onnx.ModelProto, not {type(source).__name__} ({source!r:.40}).")
 
 
+def refuse_absent(path: Path) -> None:
+    """Raise ``ModelError`` where no regular file is there, before anything else is asked of it."""
+    with _reading(path):
+        regular(path)
+
+
 def _read(path: Path) -> bytes:
-    try:
+    with _reading(path):
         return read_bytes(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ModelError(f"model '{path}' cannot be read: {error.strerror or error}. Give the path of an .onnx file.") from error
 

@@ -14,10 +14,15 @@ METADATA = "onnxsal."
 """Before the keys of everything that a converted file says about itself."""
 
 
+def is_converted(proto: onnx.ModelProto) -> bool:
+    """Whether a model holds an explanation already."""
+    return any(p.key == f"{METADATA}version" for p in proto.metadata_props)
+
+
 def refuse_converted(proto: onnx.ModelProto) -> None:
     """Explaining an explanation is a mistake: the file holds the original model, which is what was meant."""
-    found = {p.key: p.value for p in proto.metadata_props}
-    if f"{METADATA}version" in found:
+    if is_converted(proto):
+        found = {p.key: p.value for p in proto.metadata_props}
         raise ModelError(
             f"the model was already converted (method '{found.get(f'{METADATA}method', '?')}', onnxsal {found[f'{METADATA}version']}). "
             "Convert the original model, or run this one as it is: its explanation is built in."

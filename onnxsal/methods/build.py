@@ -13,6 +13,7 @@ from onnxsal.ask.layers import TargetLayer, layers_of
 from onnxsal.ask.question import Question
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan, make_plan
+from onnxsal.engine.table_rows import WRAPS
 from onnxsal.engine.traverse import traverse
 from onnxsal.errors import MethodError, near_miss
 from onnxsal.facts.axes import layout_places
@@ -295,6 +296,7 @@ def wrap(name: str, **promises: Any) -> Callable[[Callable[[Build], Result]], Ca
         if name in WRAPPERS:
             raise ValueError(f"wrapper '{name}' is registered twice")
         WRAPPERS[name] = Wrapper(name, function, **promises)
+        WRAPS.append(name)
         return function
 
     return register

@@ -60,7 +60,7 @@ def told(build: Build, coarse: Value) -> Result:
     op, places = build.op, places_of(build)
     build.component(f"{build.method.wrap}/map", lambda: coarse, 1 + places)
     both = upsample(build, op, op.Concat(op.Unsqueeze(coarse, [1]), op.Unsqueeze(positive(op, coarse, places), [1]), axis=1))
-    signed, map_ = op.Split(both, axis=1, num_outputs=2, outputs=2)
+    signed, map_ = op.Split(both, [1, 1], axis=1, outputs=2)
     return Result(share_among_channels(build, op.Squeeze(signed, [1])), None, op.Squeeze(map_, [1]))
 
 

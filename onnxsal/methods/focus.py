@@ -11,6 +11,7 @@ from onnxsal.engine.plan import Step
 from onnxsal.engine.traverse import traverse
 from onnxsal.graph import Emit, Value
 from onnxsal.graph.helpers import add_up, recast, signal_type
+from onnxsal.graph.window_attributes import window_attributes
 from onnxsal.methods.bias_terms import BiasTerm
 from onnxsal.methods.build import Build, Result, over_channels, places_axes, stretched, wrap
 from onnxsal.methods.cam import over_places, target_layer, weighted_sum
@@ -92,5 +93,6 @@ def _blurred(op: Emit, map_: Value, sigma: float, places: int) -> Value:
     blurred = op.Pad(op.Unsqueeze(map_, [1]), [0, 0, *[side] * places] * 2, mode="edge")
     for axis in range(places):
         shape = [1, 1, *(-1 if a == axis else 1 for a in range(places))]
-        blurred = op.Conv(blurred, op.const(kernel.reshape(shape)))
+        weight = kernel.reshape(shape)
+        blurred = op.Conv(blurred, weight, **window_attributes(places, weight.shape[2:]))
     return op.Squeeze(blurred, [1])

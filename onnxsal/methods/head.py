@@ -99,7 +99,8 @@ def emit_head(op: Emit, question: Question, start: Value, target: Value | None, 
         count = class_count(op, question, rows)
         last = op.const(count - 1) if isinstance(count, int) else op.Sub(count, 1)
         chosen = op.Clip(chosen, 0, last)
-        exists = _within(op, target, last, TensorProto.FLOAT if question.class_count in range(2**24) else TensorProto.DOUBLE)
+        exact = isinstance(count, int) and count <= 2**24  # float32 tells whole numbers apart up to there
+        exists = _within(op, target, last, TensorProto.FLOAT if exact else TensorProto.DOUBLE)
     classes = Chosen(chosen)
     if question.contrast is not None:
         classes, differ = _contrast(op, question, rows, chosen, question.contrast)

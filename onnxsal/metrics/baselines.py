@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxsal.errors import InputError
 from onnxsal.metrics.input_places import InputPlaces
-from onnxsal.metrics.libraries import library
+from onnxsal.runtime.libraries import library
 
 
 def baseline_maps(name: str, x: np.ndarray, places: InputPlaces, seed: int = 0) -> np.ndarray:

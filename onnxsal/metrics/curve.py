@@ -38,7 +38,8 @@ class CurveSettings:
     the model's input; ``step`` defaults to a 28th of the pixels (8 x 224 of 224 x 224). "keio": points at step (i + 1) + 1 pixels up to
     all of them, black on both ways; ``step`` defaults to 500 of 224 x 224 in proportion; their thresholds take all ties
     (``ties="inclusive"``), and they score the labelled class: give it as the target. ``substrate`` in place of the protocol's: blur, black
-    (give ``black``), mean, zero_norm. ``ties``: random (by ``seed``), stable, inclusive, see ``ranks``. ``score``: probability or logit.
+    (give ``black``), mean, zero_norm; of a table it is mean (each column's over all rows) where none is given. ``ties``: random (by
+    ``seed``), stable, inclusive, see ``ranks``. ``score``: probability or logit.
     Petsiuk et al. 2018, arXiv 1806.07421; Otsuki et al. 2024, arXiv 2407.09115.
     """
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxsal.errors import InputError
+from onnxsal.metrics.data_kind import PICTURES, DataKind
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Entry:
 
 class Dataset:
     """Samples by name, read when they are asked for. ``damaged`` (name -> why) grows as damaged ones are met; ``notes`` say what was
-    read as what.
+    read as what; ``kind`` what they are; ``source`` where they are from, of data that are given as such.
     """
 
-    def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = ()) -> None:
+    def __init__(self, entries: Sequence[Entry], notes: Sequence[str] = (), kind: DataKind = PICTURES, source: str = "") -> None:
         self._entries = {e.name: e for e in entries}
-        self.notes = tuple(notes)
+        self.notes, self.kind, self.source = tuple(notes), kind, source
         self.damaged: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -72,13 +73,18 @@ class Dataset:
         """``count`` samples drawn by a seed, in their order (all, where there are no more)."""
         kept = sorted(np.random.default_rng(seed).permutation(len(self))[:count])
         entries = list(self._entries.values())
-        note = [f"{count} of {len(self)} samples, drawn by seed {seed}"] if count < len(self) else []
-        return Dataset([entries[i] for i in kept], [*self.notes, *note])
+        what = self.kind.many if self.kind.named else "samples"
+        note = [f"{count} of {len(self)} {what}, drawn by seed {seed}"] if count < len(self) else []
+        return self._part([entries[i] for i in kept], [*self.notes, *note])
 
     def only(self, names: Sequence[str]) -> Dataset:
         """The samples of these names, in their order here."""
         wanted = set(names)
-        return Dataset([e for e in self._entries.values() if e.name in wanted], self.notes)
+        return self._part([e for e in self._entries.values() if e.name in wanted], self.notes)
+
+    def _part(self, entries: Sequence[Entry], notes: Sequence[str]) -> Dataset:
+        """Some of the samples."""
+        return Dataset(entries, notes, self.kind, self.source)
 
     def digest(self, name: str) -> str:
         """A hash of what the sample is made of, without decoding it. Raises ``InputError`` where it cannot be read."""

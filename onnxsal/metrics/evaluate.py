@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,20 +20,25 @@ from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, MethodError, ModelError, PlanError, TargetError, UnsupportedError
 from onnxsal.explainer import Explainer
 from onnxsal.facade.target import target_index
-from onnxsal.facts.axes import flat
+from onnxsal.given.known import with_known
 from onnxsal.graph.load import Source
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.metrics.baselines import BASELINES, baseline_maps
+from onnxsal.metrics.data_kind import PICTURES, VALUES
 from onnxsal.metrics.dataset import Dataset, Sample, none_left
 from onnxsal.metrics.evaluation import Evaluation, SampleResult, Way
 from onnxsal.metrics.input_places import InputPlaces, chosen_map, maps_at
 from onnxsal.metrics.measures import DEFAULT_METRICS, Measure, Settings, Task, chosen_measures, columns_of
 from onnxsal.metrics.needs import NEEDS
 from onnxsal.metrics.open_dataset import open_dataset
+from onnxsal.metrics.open_rows import METHODS, METRICS, open_rows, refuse_misused, takes_rows, with_columns_together
 from onnxsal.metrics.ranking import TieWarning, tied
 from onnxsal.metrics.record import Line, Record, measured_or_damaged, unpacked
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.runtime.preprocess import Preprocess
+from onnxsal.runtime.progress import Bar, ToldHow, counted
+
+log = logging.getLogger(__name__)
 
 DEFAULT_METHODS = ("fullgrad", "gradient", "integrated_gradients", "smoothgrad", "gradcam")
 
@@ -57,30 +63,40 @@ def evaluate(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     masks: str | Path | None = None,
+    labels_column: str | None = None,
     target: str | int = PREDICTED,
     samples: int | None = None,
     state: str | Path | None = None,
     providers: Any = None,
     batch_size: int = 16,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: ToldHow | Bar = None,
     **options: Any,
 ) -> Evaluation:
-    """Measure every method, and three baselines that know nothing of the model, on every sample of ``data`` (see ``open_dataset``).
+    """Measure every method, and three baselines that know nothing of the model, on every sample of ``data`` (see ``open_dataset``), or
+    every row of a table with named columns (see ``open_rows``), whose class is in ``labels_column``.
 
     ``methods`` are names, or ``Way``s with parameters; ``metrics`` those of ``MEASURES``. Maps are of the class ``target``:
     "predicted", "label" or an index. ``samples``: this many, drawn by the seed. ``state``: a file that keeps what is done, by sample:
-    an interrupted run goes on, another method or metric is added to what is there. ``options`` are those of ``convert`` (input, output,
+    an interrupted run goes on, another method or metric is added to what is there. ``progress``: a bar (``None``: in a terminal or a
+    notebook only), or what is told how much is done, and of how much. ``options`` are those of ``convert`` (input, output,
     score, batched, layout, example, ...; layer and grid go to the methods that have a use for them). A method that cannot explain the
     model is listed as refused; if all are, ``PlanError`` says why. ``labels``, and the labels of the data, that do not fit the number of
-    classes are refused. A sample on which the model fails is in ``Evaluation.lost``; ``InputError`` where it fails on all of them.
+    classes are refused; of a model in a file these and ``preprocess`` are looked for beside it where they are not given.
+    A sample on which the model fails is in ``Evaluation.lost``; ``InputError`` where it fails on all of them.
     """
-    ask = Ask.of(model, preprocess=preprocess, labels=labels, providers=providers, batch_size=batch_size, **options)
-    return refuse_nothing(evaluated(ask, Work(data, methods, metrics, settings or Settings(), masks, target, samples, state, progress)))
+    ask = with_known(Ask.of(model, preprocess=preprocess, labels=labels, providers=providers, batch_size=batch_size, **options))
+    with counted(f"evaluating {len(methods)} methods", False if callable(progress) else progress) as shown:
+        told = progress if callable(progress) else shown
+        work = Work(data, methods, metrics, settings or Settings(), masks, target, samples, state, told, labels_column)
+        return refuse_nothing(evaluated(ask, work))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured of a model, and on what: the arguments of ``evaluate`` that are asked of the measurement."""
+    """What is measured of a model, and on what: the arguments of ``evaluate`` that are asked of the measurement.
+
+    ``columns`` are the places of data that are rows of a table already, ``model`` the one that the measured one is the part of behind it.
+    """
 
     data: str | Path | Dataset
     methods: Sequence[str | Way] = DEFAULT_METHODS
@@ -90,7 +106,16 @@ class Work:
     target: str | int = PREDICTED
     samples: int | None = None
     state: str | Path | None = None
-    progress: Callable[[int, int | None], None] | None = None
+    progress: ToldHow | None = None
+    labels_column: str | None = None
+    columns: InputPlaces | None = None
+    model: Source | None = None
+
+
+def for_tables(work: Work) -> Work:
+    """The same, with what suits tables where nothing is asked for."""
+    methods = METHODS if work.methods is DEFAULT_METHODS else work.methods
+    return replace(work, methods=methods, metrics=METRICS if work.metrics is DEFAULT_METRICS else work.metrics)
 
 
 def evaluated(ask: Ask, work: Work) -> Evaluation:
@@ -105,10 +130,15 @@ def evaluated(ask: Ask, work: Work) -> Evaluation:
             "evaluate measures how the score of a class falls, as a share of it; of a difference of two scores, which may be 0 or below, "
             "there is no such share. Leave against= out."
         )
-    ask = ask.without("evaluate", *IDLE)
+    ask, data, places = ask.without("evaluate", *IDLE), work.data, None
+    if not isinstance(data, Dataset) and refuse_misused(takes_rows(ask, data), work.labels_column, work.masks):
+        work = for_tables(work)
+        rows = open_rows(ask, data, work.labels_column)
+        ask, data, places, work = rows.ask, rows.data, rows.places, replace(work, model=ask.model)
     ways = [w if isinstance(w, Way) else Way(w, w) for w in work.methods]
     refuse_idle(ask, ways)
-    scorer, data = Scorer.of(ask), work.data
+    scorer = Scorer.of(ask)
+    scorer.columns = work.columns if places is None else places
     if not isinstance(data, Dataset):
         data = open_dataset(data, scorer.session.inputs[0], ask.preprocess, ask.labels, work.masks)
     if work.samples is not None:
@@ -118,8 +148,7 @@ def evaluated(ask: Ask, work: Work) -> Evaluation:
         target_index(scorer.question, work.target)
     measures = chosen_measures(work.metrics)
     _check(measures, data, work.settings, work.target, ask.edges["black"])
-    picture = flat(scorer.question.picture) is not None
-    ways = [*ways, *(Way(name) for name in BASELINES if picture or name == "random")]
+    ways = [*ways, *(Way(name) for name in BASELINES if scorer.of_pixels or name == "random")]
     if len({w.name for w in ways}) < len(ways):
         raise MethodError(f"methods {', '.join(w.name for w in ways)}: two have one name. Name each once, and no method like a baseline.")
     run = _Run(ask, scorer, data, measures, work)
@@ -167,10 +196,12 @@ class _Run:
     def __init__(self, ask: Ask, scorer: Scorer, data: Dataset, measures: Sequence[Measure], work: Work) -> None:
         self.ask = replace(ask.on(scorer.session.obtained), batch_size=scorer.batch_size)
         self.scorer, self.data, self.measures = scorer, data, measures
+        self.named = self.ask.model if work.model is None else work.model
         self.settings, self.target, self.progress = work.settings, work.target, work.progress
         self.record = Record(None if work.state is None else Path(work.state), measured_or_damaged)
         self.model_sha256 = model_sha256(ask.model)
         self.base = _hash([version("onnxsal"), self.model_sha256, scorer.session.obtained, str(work.target), ask.told])
+        self.kind = VALUES if data.kind is PICTURES and not scorer.of_pixels else data.kind
         self.lost: dict[tuple[str, str], dict[str, str]] = {}  # (way, sample) -> metric -> the error, tried again in the next run
         self.digests = self._digests()
         self.fresh = 0
@@ -184,9 +215,10 @@ class _Run:
             if not chunks:
                 continue
             try:
-                explainer = None if way.baseline else Explainer.of(self.ask.by(way.method, way.parameters))
+                explainer = None if way.baseline else self._explainer(way)
             except (PlanError, UnsupportedError, MethodError) as error:
                 refused[way.name] = str(error)
+                log.warning("%s refused: %s", way.name, error)
                 continue
             for i, (names, pending) in enumerate(chunks):
                 batches = list(self.data.batches(CHUNK, names))
@@ -194,6 +226,8 @@ class _Run:
                 for batch in batches:
                     self._measure(way, explainer, batch, pending)
                 self._tell(number, len(ways), i + 1, len(chunks))
+                log.debug("%s: %d of %d chunks measured", way.name, i + 1, len(chunks))
+            log.info("%s measured", way.name)
         if not self._whole():
             raise InputError(none_left(f"{len(self.data)} samples", "used", self.data.damaged))
         if refused and len(refused) == sum(not w.baseline for w in ways):
@@ -201,9 +235,13 @@ class _Run:
         kept = [w for w in ways if w.name not in refused]
         rows = {(w.name, s): row for w in kept for s in self.data.names if (row := self._row(w, s)) is not None}
         return Evaluation(
-            *(tuple(kept), columns_of(self.measures), self._whole(), rows, refused, dict(self.data.damaged), self._facts()),
-            *(self.settings.seed, self.lost),
+            *(tuple(kept), columns_of(self.measures, self.kind), self._whole(), rows, refused, dict(self.data.damaged), self._facts()),
+            *(self.settings.seed, self.lost, self.kind),
         )
+
+    def _explainer(self, way: Way) -> Explainer:
+        ask = self.ask.by(way.method, way.parameters)
+        return Explainer.of(ask if self.scorer.columns is None else with_columns_together(ask, self.scorer.columns))
 
     def _tell(self, way: int, ways: int, chunk: int, chunks: int) -> None:
         if self.progress is not None:
@@ -360,8 +398,8 @@ class _Run:
     def _facts(self) -> dict[str, Any]:
         return {
             "onnxsal": version("onnxsal"),
-            "model": str(self.ask.model) if isinstance(self.ask.model, str | Path) else "",
-            "model_sha256": self.model_sha256,
+            "model": str(self.named) if isinstance(self.named, str | Path) else "",
+            "model_sha256": self.model_sha256 if self.named is self.ask.model else model_sha256(self.named),
             "providers": self.scorer.session.providers,
             "provider_options": self.scorer.session.provider_options,
             "input": str(self.scorer.session.inputs[0]),

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxsal.display import Displayed, Panel
 from onnxsal.engine.method import Method
+from onnxsal.metrics.data_kind import PICTURES, DataKind
 from onnxsal.metrics.measure import Column
 from onnxsal.metrics.statistics import Summary, paired, summarise
 
@@ -45,10 +47,10 @@ class SampleResult:
     tied: float
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Displayed):
     """Everything that ``evaluate`` found. ``refused`` way -> why, ``damaged`` sample -> why, ``facts`` the settings; ``lost`` (way, sample)
-    -> metric -> why: the model, or a map of it, fails on a sample that was read, or on what the metric makes of it.
+    -> metric -> why: the model, or a map of it, fails on a sample that was read, or on what the metric makes of it. ``kind``: of the data.
     """
 
     ways: tuple[Way, ...]
@@ -60,6 +62,27 @@ class Evaluation:
     facts: dict[str, Any]
     seed: int = 0
     lost: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    kind: DataKind = PICTURES
+
+    def _panel(self) -> Panel:
+        own, measured = [w for w in self.ways if not w.baseline], [c for c in self.columns if any(self.has(w.name, c) for w in self.ways)]
+        rows = [
+            (w.name if w in own else f"({w.name})", *(self._mean(w.name, column) for column in measured)) for w in (*own, *self._baselines)
+        ]
+        told = [f"{way} refused: {why}" for way, why in self.refused.items()]
+        told += [f"left out: {sample}: {why}" for sample, why in self.damaged.items()]
+        told += [f"{len({s for _, s in self.lost})} sample(s) lack a value: the model, or a map of it, fails there"] if self.lost else []
+        title = f"Evaluation of {len(own)} method(s) and {len(self._baselines)} baseline(s) on {len(self.samples)} sample(s)"
+        directions = [f"{c}: {self.columns[c].title}{_better(self.columns[c].larger)}" for c in measured]
+        return Panel(title, directions, ("mean of", *measured), rows, told)
+
+    @property
+    def _baselines(self) -> list[Way]:
+        return [w for w in self.ways if w.baseline]
+
+    def _mean(self, way: str, column: str) -> str:
+        values = self.values(way, column)
+        return "" if np.isnan(values).all() else f"{np.nanmean(values):.4g}"
 
     def values(self, way: str, column: str) -> np.ndarray:
         """One column of one way, [N] in the order of ``samples``; NaN where a sample has no value."""
@@ -119,3 +142,7 @@ class Evaluation:
     def curves(self) -> list[str]:
         """The names of the curves there are."""
         return list(dict.fromkeys(name for row in self.rows.values() for name in row.curves))
+
+
+def _better(larger: bool | None) -> str:
+    return "" if larger is None else f" ({'larger' if larger else 'smaller'} is better)"

@@ -225,7 +225,8 @@ def _halves(progress: Progress | None, half: int) -> Progress | None:
 
 def _curve(asked: _Asked, inserting: bool, settings: CurveSettings, progress: Progress | None, warn: bool = True) -> Curve:
     counts = settings.pixels(asked.places.count)
-    other = substrate_of(settings.stand_in(inserting), asked.x, asked.places, settings.black)
+    stand_in = "mean" if asked.places.means is not None and settings.substrate is None else settings.stand_in(inserting)
+    other = substrate_of(stand_in, asked.x, asked.places, settings.black)
     bad = constant(asked.maps)
     good = np.flatnonzero(~bad)
     scores = np.full((len(asked.x), len(counts)), np.nan)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxsal.errors import InputError
 from onnxsal.explanation import Explanation
 from onnxsal.facts.axes import Picture, image_axes, rank_of
-from onnxsal.metrics.libraries import library
+from onnxsal.runtime.libraries import library
 
 Maps = np.ndarray | Explanation
 
@@ -19,13 +19,17 @@ CONSTANT = "the map is constant, so it ranks nothing"
 @dataclass(frozen=True)
 class InputPlaces:
     """The places of one sample: ``shape`` is (H, W) for a picture, (L,) for a series and (D, H, W) for a volume, the whole shape of a
-    sample otherwise; ``channel`` is the axis of the input [N, ...] that a place's values lie along, ``None`` where each has one.
+    sample otherwise; ``channel`` is the axis of the input [N, ...] that a place's values lie along, ``None`` where each has one. Of a
+    table (C,): each of its columns is a place, ``column`` [F] says which one every element of a row belongs to, and ``means`` [F] are
+    those of the whole table.
     """
 
     shape: tuple[int, ...]
     channel: int | None
     ordered: bool = False
     """Whether places have neighbours: those of a picture, a series or a volume."""
+    column: tuple[int, ...] = ()
+    means: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def count(self) -> int:
@@ -39,11 +43,17 @@ class InputPlaces:
 
     def over(self, values: np.ndarray) -> np.ndarray:
         """Values [n, places] in a shape that broadcasts over inputs [n, ...]."""
+        if self.column:
+            return values[:, list(self.column)]
         shaped = values.reshape(len(values), *self.shape)
         return shaped if self.channel is None else np.expand_dims(shaped, self.channel)
 
     def pooled(self, attribution: np.ndarray) -> np.ndarray:
-        """Attributions shaped like the input as one value for each place: the sum over channels; maps [N, *places] as they are."""
+        """Attributions shaped like the input as one value for each place: the sum over channels, or over the elements of each column; maps
+        [N, *places] as they are.
+        """
+        if self.column:
+            return np.stack([attribution[:, np.array(self.column) == c].sum(1) for c in range(self.count)], 1)
         return attribution if self.channel is None or attribution.ndim == 1 + len(self.shape) else attribution.sum(self.channel)
 
     def axes(self, array: np.ndarray) -> tuple[int, ...]:

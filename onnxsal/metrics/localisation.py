@@ -9,7 +9,7 @@ import numpy as np
 from onnxsal.errors import InputError
 from onnxsal.explanation import Explanation
 from onnxsal.metrics.input_places import CONSTANT, Maps, constant, flagged, resized
-from onnxsal.metrics.libraries import library
+from onnxsal.runtime.libraries import library
 
 NO_OBJECT = "the mask is empty"
 NOTHING_POSITIVE = "nothing in the map is positive"

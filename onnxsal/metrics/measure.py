@@ -18,7 +18,7 @@ from onnxsal.metrics.task import Measured, Task
 
 @dataclass(frozen=True)
 class Column:
-    """A number per sample: whether ``larger`` is better (``None``: neither), and what it is."""
+    """A number per sample: whether ``larger`` is better (``None``: neither), and what it is, with ``DataKind.say``'s nouns in braces."""
 
     larger: bool | None
     title: str
@@ -26,7 +26,9 @@ class Column:
 
 @dataclass(frozen=True)
 class CurveAxes:
-    """The words at a curve's axes; ``up`` may name a setting in braces. ``log``: the axis across is logarithmic."""
+    """The words at a curve's axes; ``across`` may have nouns in braces (``DataKind.say``), ``up`` a setting. ``log``: the axis across is
+    logarithmic.
+    """
 
     across: str
     up: str

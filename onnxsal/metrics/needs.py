@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnxsal.metrics.data_kind import ROWS
 from onnxsal.metrics.dataset import Dataset
 from onnxsal.metrics.task import Task
 
@@ -24,6 +25,11 @@ class Need:
 
 
 NEEDS = {
+    "picture": Need(
+        lambda data, black: data.kind is ROWS,
+        "{metrics}: where a map lies is asked of pictures, and the columns of a table lie nowhere. For tables there are insertion, "
+        "deletion, id_score, pixel_perturbation (--removal mean) and residual.",
+    ),
     "mask": Need(
         lambda data, black: not data.masked,
         "{metrics}: the data have no masks of the objects. Give them in masks/ beside images/, by --masks, or in the CSV.",

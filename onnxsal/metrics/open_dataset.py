@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -59,14 +59,14 @@ def open_dataset(
     In a mask the object is white (a mask with transparency: opaque; one with the values 0 and 1: 1). Arrays of bytes [N, H, W, 3] are
     pictures. Raises ``InputError`` where nothing can be read; single damaged samples are found when they are read.
     """
-    source, how = Path(path), _Reader(tensor, preprocess, labels)
+    source, how = Path(path), SampleReader(tensor, preprocess, labels)
     suffix = source.suffix.lower()
     if not source.exists():
         raise InputError(f"data '{source}' is not there. {HOW}")
     if suffix in (".npy", ".npz"):
         if masks is not None:
             raise InputError(f"--masks is for pictures; '{source}' holds its masks itself, as the array 'masks' of a .npz.")
-        return _from_arrays(source, how)
+        return _from_arrays(read_arrays(source), str(source), how)
     if suffix == ".csv":
         return _from_table(source, how, masks)
     if not source.is_dir():
@@ -78,8 +78,8 @@ def open_dataset(
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """How files become samples of one model."""
+class SampleReader:
+    """How files, or what they hold, become samples of one model."""
 
     tensor: Tensor
     preprocess: Preprocess | None
@@ -89,50 +89,68 @@ class _Reader:
     def required(self) -> Preprocess:
         if self.preprocess is None:
             raise InputError(
-                "how pictures become the model's input is not known: give the preprocessing (--preprocess, or preprocess= in Python)."
+                "how pictures become the model's input is not known: give the preprocessing (--preprocess NAME or FILE, or preprocess= in "
+                "Python), or find it out with `onnxsal init MODEL PICTURES` (docs/preprocessing.md)."
             )
         return self.preprocess
 
     def label(self, word: str) -> int | None:
         """The class that a word names, or ``None``."""
-        if re.fullmatch(r"-?[0-9]{1,9}", word):
-            return int(word)
-        for spelling in dict.fromkeys((word, word.replace("_", " "))):
-            if self.labels is not None:
-                try:
-                    return find_label(self.labels, spelling)
-                except TargetError:
-                    continue
-        return None
+        return class_of(word, self.labels)
 
-    def picture(self, file: Path, name: str, label: int | None, mask: Path | None, alpha: bool = False) -> Entry:
+    def picture(self, file: PictureFile, name: str, label: int | None, mask: PictureFile | None, alpha: bool = False) -> Entry:
+        """The sample that a picture is, with its mask: each a file, or a function that gives what one holds."""
         how = self.required
-        reads(f for f in (file, mask) if f is not None)
+        reads(f for f in (file, mask) if isinstance(f, Path))
 
         def read() -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-            seen = how.display(file)
-            found = read_alpha(file, how) if alpha else None if mask is None else read_mask(mask, how)
+            seen = how.display(_there(file))
+            found = read_alpha(_there(file), how) if alpha else None if mask is None else read_mask(_there(mask), how)
             return how.normalise(seen[None]), seen, found
 
         def content() -> list[bytes]:
-            return [read_bytes(f) for f in (file, mask) if f is not None]
+            return [read_bytes(f) if isinstance(f, Path) else f() for f in (file, mask) if f is not None]
 
         return Entry(name, read, content, label, alpha or mask is not None)
 
+    def arrays(self, stored: dict[str, np.ndarray], source: str) -> Dataset:
+        """The samples in arrays by name, with their labels, masks and names."""
+        return _from_arrays(stored, source, self)
 
-def read_mask(file: Path | np.ndarray, how: Preprocess) -> np.ndarray:
+
+PictureFile: TypeAlias = Path | Callable[[], bytes]
+
+
+def _there(file: PictureFile) -> Path | bytes:
+    return file if isinstance(file, Path) else file()
+
+
+def class_of(word: str, labels: Sequence[str] | None) -> int | None:
+    """The class that a word names: its index, or its label, in which spaces may be written as "_". ``None`` where it names none."""
+    if re.fullmatch(r"-?[0-9]{1,9}", word):
+        return int(word)
+    for spelling in dict.fromkeys((word, word.replace("_", " "))) if labels is not None else ():
+        try:
+            return find_label(labels or (), spelling)
+        except TargetError:
+            continue
+    return None
+
+
+def read_mask(file: Path | bytes | np.ndarray, how: Preprocess) -> np.ndarray:
     """A mask cut and resized as the pictures are: bool [H, W]."""
     image = Image.fromarray(file) if isinstance(file, np.ndarray) else _opened(file)
     alpha = _alpha(image)
     return _cut(np.asarray(image.convert("L")) if alpha is None else alpha, how)
 
 
-def read_alpha(file: Path, how: Preprocess) -> np.ndarray:
+def read_alpha(file: Path | bytes, how: Preprocess) -> np.ndarray:
     """The opaque part of a picture as its mask: bool [H, W]. Raises ``InputError`` where nothing of it is transparent."""
     alpha = _alpha(_opened(file))
     if alpha is None:
+        what = "the picture given" if isinstance(file, bytes) else f"picture '{file}'"
         raise InputError(
-            f"picture '{file}' has no transparency, so it does not say where its object is. Give masks as files (--masks FOLDER), or none."
+            f"{what} has no transparency, so it does not say where its object is. Give masks as files (--masks FOLDER), or none."
         )
     return _cut(alpha, how)
 
@@ -148,18 +166,19 @@ def _cut(grey: np.ndarray, how: Preprocess) -> np.ndarray:
     return np.asarray(replace(how, interpolation="nearest").display(binary)[..., 0] > 127)
 
 
-def _opened(file: Path) -> Image.Image:
+def _opened(file: Path | bytes) -> Image.Image:
     try:
         image = open_picture(file)
         return image.convert("RGBA") if "transparency" in image.info else image
     except Exception as error:  # decoders of damaged files raise anything
-        raise InputError(f"mask '{file}' cannot be read: {error}.") from error
+        what = "the mask given" if isinstance(file, bytes) else f"mask '{file}'"
+        raise InputError(f"{what} cannot be read: {error}.") from error
 
 
 # ----- folders -----
 
 
-def _from_folder(folder: Path, how: _Reader, masks: str | Path | None) -> Dataset:
+def _from_folder(folder: Path, how: SampleReader, masks: str | Path | None) -> Dataset:
     pictures = folder / IMAGES if (folder / IMAGES).is_dir() and (folder / MASKS).is_dir() else folder
     own = folder / MASKS if (folder / MASKS).is_dir() else None
     where = own if masks is None else None if masks == ALPHA else Path(masks)
@@ -184,7 +203,7 @@ def _from_folder(folder: Path, how: _Reader, masks: str | Path | None) -> Datase
     return Dataset(entries, notes)
 
 
-def _classes(places: Sequence[Path], how: _Reader, folder: Path) -> tuple[dict[str, int], list[str]]:
+def _classes(places: Sequence[Path], how: SampleReader, folder: Path) -> tuple[dict[str, int], list[str]]:
     """Sub-folder -> class, where the sub-folders are classes: all of them or none."""
     tops = list(dict.fromkeys(p.parts[0] for p in places if len(p.parts) > 1))
     if not tops:
@@ -205,7 +224,7 @@ def _classes(places: Sequence[Path], how: _Reader, folder: Path) -> tuple[dict[s
 # ----- tables -----
 
 
-def _from_table(table: Path, how: _Reader, masks: str | Path | None) -> Dataset:
+def _from_table(table: Path, how: SampleReader, masks: str | Path | None) -> Dataset:
     what = f"table '{table}'"
     rows, at = _rows(table, what)
     if masks not in (None, ALPHA):
@@ -244,7 +263,7 @@ def _rows(table: Path, what: str) -> tuple[list[dict[str, str]], dict[str, str |
     return rows, at
 
 
-def _mistake(cell: dict[str, str], label: int | None, how: _Reader) -> str:
+def _mistake(cell: dict[str, str], label: int | None, how: SampleReader) -> str:
     """What is wrong with a row ('' = nothing)."""
     if not cell["file"]:
         return "no file is named."
@@ -260,8 +279,7 @@ _COLUMNS = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "mask": MASK_COLUMNS}
 # ----- arrays -----
 
 
-def _from_arrays(file: Path, how: _Reader) -> Dataset:
-    stored = read_arrays(file)
+def _from_arrays(stored: dict[str, np.ndarray], file: str, how: SampleReader) -> Dataset:
     parts = {kind: next((stored.pop(n) for n in names if n in stored), None) for kind, names in _ARRAYS.items()}
     wanted = how.tensor.name
     if wanted not in stored and len(stored) != 1:
@@ -305,7 +323,7 @@ def _bytes(*arrays: np.ndarray | None) -> Callable[[], list[bytes]]:
     return lambda: [np.ascontiguousarray(a).tobytes() for a in arrays if a is not None]
 
 
-def _row(how: _Reader, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def _row(how: SampleReader, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """A row of an array that is the model's input."""
     x = np.asarray(values)[None]
     dtype = how.tensor.dtype
@@ -317,12 +335,17 @@ def _row(how: _Reader, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.
     return x, seen, None if mask is None else np.asarray(mask) > 0.5
 
 
-def _picture_row(how: _Reader, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _picture_row(how: SampleReader, values: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """A row of an array of pictures in bytes."""
+    seen = how.required.display(picture_in(values))
+    found = None if mask is None else read_mask((np.asarray(mask) > 0.5).astype(np.uint8) * 255, how.required)
+    return how.required.normalise(seen[None]), seen, found
+
+
+def picture_in(values: np.ndarray) -> Image.Image:
+    """Bytes [H, W], [H, W, 1], [H, W, 3] in RGB or [H, W, 4] as a picture. Raises ``InputError`` for any other shape."""
     pixels = np.asarray(values)
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
         raise InputError(f"bytes of shape {list(pixels.shape)} are no picture: give [H, W], or [H, W, 3] in RGB.")
-    seen = how.required.display(Image.fromarray(pixels))
-    found = None if mask is None else read_mask((np.asarray(mask) > 0.5).astype(np.uint8) * 255, how.required)
-    return how.required.normalise(seen[None]), seen, found
+    return Image.fromarray(pixels)

@@ -69,6 +69,10 @@ class Record:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def lines(self) -> list[Line]:
+        """Everything that is kept, in the order in which it was noted."""
+        return list(self._lines.values())
+
     def get(self, key: str, sample: str, digest: str) -> Line | None:
         """What was found on this sample, if it is still the same one."""
         line = self._lines.get((key, sample))

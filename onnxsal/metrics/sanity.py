@@ -68,6 +68,20 @@ class DataRandomization:
     target: np.ndarray
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How weights are drawn anew, as ``model_randomization`` is asked. Raises ``InputError`` for a mode that is not known."""
+
+    mode: str = "cascading"
+    how: str = "normal"
+    stages: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode='{self.mode}' is not one of {', '.join(MODES)}{near_miss(self.mode, MODES)}.")
+
+
 def model_randomization(
     explainer: Explainer,
     x: np.ndarray,
@@ -87,18 +101,28 @@ def model_randomization(
     ``target``, or what the original model predicts, in every stage. A method whose maps stay alike does not show what the model has
     learnt.
     """
-    if mode not in MODES:
-        raise InputError(f"mode='{mode}' is not one of {', '.join(MODES)}{near_miss(mode, MODES)}.")
-    x = np.asarray(x)
+    x, drawing = np.asarray(x), Drawing(mode, how, stages, seed)
+    return randomised_at(explainer, x, target, drawing, places_of(x, explainer.conversion.question.shown[1]), progress)
+
+
+def randomised_at(
+    explainer: Explainer,
+    x: np.ndarray,
+    target: Target,
+    drawing: Drawing,
+    places: InputPlaces,
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelRandomization:
+    """``model_randomization`` where ``places`` of ``x`` are known, such as the columns of a table."""
+    mode, how = drawing.mode, drawing.how
     plain = forward_model(explainer)
     layers = weighted_layers(plain)
     if not layers:
         raise ModelError("the model stores no weights of layers that are known, so there is nothing to draw anew.")
     original = explainer.explain(x, target)
-    places = places_of(x, explainer.conversion.question.shown[1])
-    done, found = _stages(layers, mode, stages), []
+    done, found = _stages(layers, mode, drawing.stages), []
     for i, (_, drawn) in enumerate(done):
-        other = explainer.on(randomised(plain, drawn, how, seed)).explain(x, original.target)
+        other = explainer.on(randomised(plain, drawn, how, drawing.seed)).explain(x, original.target)
         found.append(similarity(original, other, places))
         if progress is not None:
             progress(i + 1, len(done))

@@ -19,6 +19,7 @@ from onnxsal.errors import InputError, MethodError, ModelError, TargetError
 from onnxsal.explainer import BATCH, Explainer
 from onnxsal.facade.adopt import original_outputs
 from onnxsal.facade.target import out_of_range, target_index
+from onnxsal.facts.axes import flat
 from onnxsal.facts.part import part_of
 from onnxsal.graph import Model
 from onnxsal.graph.load import Source, load_model
@@ -73,7 +74,17 @@ class Scorer:
         made._open(ask)
         return made
 
-    def _open(self, ask: Ask) -> None:
+    columns: InputPlaces | None = None
+    """The columns of a table, where that is what the model is measured on."""
+
+    @classmethod
+    def of_pictures(cls, ask: Ask) -> Scorer:
+        """As ``of``, fed at the input of the file, though that may be one of bytes, which is explained further in."""
+        made = cls.__new__(cls)
+        made._open(ask, at_source=True)
+        return made
+
+    def _open(self, ask: Ask, at_source: bool = False) -> None:
         proto = load_model(ask.model)
         refuse_converted(proto)
         data = as_example(proto, ask.example, ask.input)
@@ -85,13 +96,19 @@ class Scorer:
         if start.name not in [o.name for o in proto.graph.output]:
             shape = None if start.shape is None else list(start.shape)
             proto.graph.output.append(onnx.helper.make_tensor_value_info(start.name, start.dtype, shape))
-        self.session = open_session(part_of(Model(proto), [start.name], declared=True).whole(), ask.resolved)
+        self.session = open_session(part_of(Model(proto), [start.name], declared=True).whole(), ask.resolved, threads=ask.threads)
+        self._fed = self.question.source if at_source else self.question.x.name
         names = [t.name for t in self.session.inputs]
-        if names != [self.question.x.name]:
-            raise InputError(f"metrics change one input, '{self.question.x.name}', but the model needs {', '.join(names) or 'none'}.")
+        if names != [self._fed]:
+            raise InputError(f"metrics change one input, '{self._fed}', but the model needs {', '.join(names) or 'none'}.")
         declared = self.session.inputs[0].shape
         self._fixed = declared[0] if declared and isinstance(declared[0], int) else None
         self.batch_size = self._fixed or ask.batch_size or BATCH
+
+    @property
+    def of_pixels(self) -> bool:
+        """Whether the input that is measured is known to be a picture."""
+        return self.columns is None and flat(self.question.picture) is not None
 
     @property
     def single(self) -> bool:
@@ -126,8 +143,8 @@ class Scorer:
         return None
 
     def places(self, x: np.ndarray) -> InputPlaces:
-        """Where the pictures ``x`` can be changed."""
-        return places_of(x, self.question.picture)
+        """Where the inputs ``x`` can be changed: pixels of pictures, ``columns`` of a table where these are known."""
+        return self.columns or places_of(x, self.question.picture)
 
     def targets(self, x: np.ndarray, target: Target = None) -> np.ndarray:
         """One class per sample, int64 [N]: the given ones, or the predicted ones (also where -1 is given)."""
@@ -194,7 +211,7 @@ class Scorer:
         count = len(batch)
         if self._fixed and count < self._fixed:
             batch = batch[np.minimum(np.arange(self._fixed), count - 1)]
-        found = self.session.run({self.question.x.name: np.ascontiguousarray(batch)})[self.question.start.name][:count].astype(np.float64)
+        found = self.session.run({self._fed: np.ascontiguousarray(batch)})[self.question.start.name][:count].astype(np.float64)
         if not np.isfinite(found).all():
             raise InputError(
                 "the model returns scores that are NaN or infinite, so nothing can be said about its maps. Check the preprocessing."

@@ -126,7 +126,7 @@ def signals(
     known_patterns = patterns_for(learned, chosen, "signal_quality")
     rng = np.random.default_rng(how.seed)
     picked = {n: np.sort(rng.permutation(layer.units)[: how.units]) for n, layer in chosen.items()}
-    session = open_session(_with_layers(plain, list(chosen.values())), ask.resolved)
+    session = open_session(_with_layers(plain, list(chosen.values())), ask.resolved, threads=ask.threads)
     moments = []
     for split in splits:
         found = {n: Moments(layer, picked[n]) for n, layer in chosen.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxsal.explanation import Explanation
 from onnxsal.metrics.input_places import InputPlaces, Maps, chosen_map, constant, flagged, sized_map
-from onnxsal.metrics.libraries import library
+from onnxsal.runtime.libraries import library
 
 SSIM_SIDE = 11
 """SSIM's Gaussian window of sigma 1.5 covers 11 x 11 pixels; smaller maps have no SSIM."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxsal.errors import InputError
-from onnxsal.metrics.libraries import library
+from onnxsal.runtime.libraries import library
 
 _AT_ONCE = 5_000_000
 """Resampled values held at a time."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxsal.errors import InputError, near_miss
 from onnxsal.metrics.input_places import InputPlaces
-from onnxsal.metrics.libraries import library
+from onnxsal.runtime.libraries import library
 
 SUBSTRATES = ("blur", "black", "mean", "zero_norm")
 
@@ -18,13 +18,16 @@ def substrate(name: str, x: np.ndarray, places: InputPlaces, black: np.ndarray |
     """The pictures [N, ...] that show through where pixels of ``x`` are removed, in the model's input space.
 
     "zero_norm": zeros, the mean colour of a model that subtracts it. "black": a black pixel, whose value in the model's input is
-    ``black`` (``Preprocess.black()``). "mean": each channel's mean over each picture. "blur": Gaussian, sigma 5, cut to 11 x 11,
+    ``black`` (``Preprocess.black()``). "mean": each channel's mean over each picture; of a table each column's over all rows. "blur":
+    Gaussian, sigma 5, cut to 11 x 11,
     zeros around the picture, as RISE does; likewise along the axes of a series or a volume.
     """
     if name not in SUBSTRATES:
         raise InputError(f"substrate '{name}' is not one of {', '.join(SUBSTRATES)}{near_miss(name, SUBSTRATES)}.")
     if name == "zero_norm":
         return np.zeros_like(x)
+    if name == "mean" and places.means is not None:
+        return np.broadcast_to(places.means.astype(x.dtype), x.shape)
     if name == "mean":
         mean = x.mean(places.axes(x), keepdims=True, dtype=np.float64)
         return np.broadcast_to(mean.astype(x.dtype), x.shape)

@@ -10,9 +10,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from onnxsal.ask.guard import plain_model
 from onnxsal.errors import InputError, ModelError, near_miss
 from onnxsal.graph import FLOATS
 from onnxsal.graph.infer import constant_tensor
+from onnxsal.graph.load import Source, load_model
 from onnxsal.ops.registry import spec_of
 
 HOW = ("normal", "permute")
@@ -53,6 +55,11 @@ def weighted_layers(proto: onnx.ModelProto) -> list[WeightedLayer]:
             taken.update(found)
             layers.append(WeightedLayer(node.name or f"{node.op_type}_{index}", node.op_type, tuple(dict.fromkeys(found))))
     return layers
+
+
+def has_weights(model: Source) -> bool:
+    """Whether a model stores weights that can be drawn anew: a network does, trees do not."""
+    return bool(weighted_layers(plain_model(load_model(model), None).proto))
 
 
 def _adds(node: onnx.NodeProto) -> bool:

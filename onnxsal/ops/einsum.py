@@ -55,6 +55,21 @@ def _implicit(node: NodeView, text: str, terms: Sequence[str]) -> str:
     return "".join(once)
 
 
+def _refuse_misstated(node: NodeView, equation: Equation) -> None:
+    """Raise ``UnsupportedError`` where the output is stated to have size 1 along a label that an operand stretches.
+
+    ONNX's inference takes a label's size from one operand only; what follows from it (how many samples, how many classes) is wrong.
+    """
+    for axis, label in enumerate(equation.output):
+        sizes = [node.input(i).dim(term.index(label)) for i, term in enumerate(equation.terms) if label in term]
+        if node.y.dim(axis) == 1 and any(size != 1 for size in sizes):
+            told = ", ".join("?" if size is None else str(size) for size in sizes)
+            raise UnsupportedError(
+                f"{node.label}: along '{label}' of equation '{node.attr('equation')}' its operands have the sizes {told}, and the output "
+                "is stated to have size 1, which the run does not make. Expand the operand of size 1 before this node, or write a Mul."
+            )
+
+
 def _operand_gradient(op: Emit, node: NodeView, dy: Value, equation: Equation, i: int) -> Value:
     """The sum of products of dy and the other operands, brought to the axes of operand i."""
     x, own = node.input(i), equation.terms[i]
@@ -189,4 +204,5 @@ def _places(node: NodeView, parts: Sequence[Places | None]) -> Places | None:
 def einsum(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
     """dx_i = einsum(dy, the other operands -> axes of x_i), repeated along axes that x_i alone has, on the diagonal of repeated ones."""
     equation = parse(node)
+    _refuse_misstated(node, equation)
     return [_operand_gradient(op, node, dy, equation, i) if node.want(i) else None for i in range(len(equation.terms))]

@@ -82,7 +82,8 @@ def reshape(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
 
 
 def _permuted_axes(node: NodeView, i: int, axis: int, j: int) -> Moved:
-    return list(node.attr("perm") or range(node.x.rank)[::-1]).index(axis), APART
+    perm = list(node.attr("perm") or range(node.x.rank)[::-1])
+    return (perm.index(axis), APART) if axis in perm else None  # a file that no runtime has opened yet may permute too few
 
 
 @gradient_of(

@@ -378,7 +378,7 @@ def moved(node: NodeView, parts: Sequence[Places | None]) -> Sequence[Places | N
     if any(f.size > _MOST for f in feeds.values()):
         return []
     every = np.concatenate(table, 1)
-    return [places(numbers.shape, every[:, _short(numbers)]) for numbers in _run(node, feeds)]
+    return [places(numbers.shape, every[:, _short(numbers)]) for numbers in run_on_numbers(node, feeds)]
 
 
 def moved_without_sums(node: NodeView, parts: Sequence[Places | None]) -> Sequence[Places | None]:
@@ -394,7 +394,7 @@ def _short(numbers: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _run(node: NodeView, feeds: dict[int, np.ndarray]) -> list[np.ndarray]:
+def run_on_numbers(node: NodeView, feeds: dict[int, np.ndarray]) -> list[np.ndarray]:
     """The node on numbers of elements; nothing, where the reference evaluator refuses what the standard allows (a negative padding, fewer
     indices than rows): then its places are not known, and said so.
     """

@@ -17,6 +17,7 @@ import onnx
 from onnxsal.errors import UnsupportedError, near_miss
 from onnxsal.graph import FLOATS, Emit, NodeView, Value
 from onnxsal.graph.helpers import zeros_like
+from onnxsal.ops.expansion import EXPANSIONS
 from onnxsal.ops.guards import guarded
 from onnxsal.ops.places import DEFAULTS as PLACES_OF_FAMILIES
 from onnxsal.ops.places import PlaceRule, lost
@@ -296,7 +297,24 @@ def advice(node: NodeView) -> str:
     may have been meant."""
     refused = (node.model.refused.get(o) for o in node.proto.output)
     listed = next(filter(None, refused), None) or NOT_YET.get((node.domain, node.op_type))
-    return f"; {listed}" if listed else near_miss(node.op_type, [name for _, name in REGISTRY])
+    return f"; {listed}" if listed else near_operator(node.domain, node.op_type)
+
+
+ALIKE = 0.75
+"""How alike the names of two operators must be for one to be taken for a slip of the other: 'Reul' and 'Relu' are."""
+
+
+def near_operator(domain: str, op_type: str) -> str:
+    """``" (did you mean 'x'?)"``: an operator of the same domain (of the standard's, where none is known of that one) whose name is nearly
+    the same, or that of the same name in another domain where none was named ('' = there is none).
+    """
+    known = {*REGISTRY, *NOT_DIFFERENTIABLE, *NOT_YET, *EXPANSIONS}
+    elsewhere = [f"{d}.{o}" for d, o in sorted(known) if o == op_type and d and not domain]
+    if elsewhere:
+        return f" (did you mean '{elsewhere[0]}'?)"
+    own = [name for d, name in known if d == domain]
+    hit = near_miss(op_type, own or [name for d, name in known if not d], ALIKE)
+    return hit.replace("'", f"'{domain}.", 1) if own and domain else hit
 
 
 def known(domain: str, op_type: str) -> bool:

@@ -11,6 +11,7 @@ from onnxsal.errors import UnsupportedError
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import ShapePart, identity_matrix, linear_adjoint, reshape_parts, scatter_axis, shape_parts, sizes
 from onnxsal.graph.helpers import axes_of, cast, reshape_like, same_dim, zeros_like
+from onnxsal.graph.window_attributes import window_attributes
 from onnxsal.ops.axes import samples_only
 from onnxsal.ops.places import resized
 from onnxsal.ops.ranges import ZERO, by_sign, hull
@@ -80,7 +81,8 @@ def _sum_blocks(op: Emit, dy: Value, channels: int, rank: int, factors: dict[int
     """Sums over blocks, as a depthwise convolution with ones: the fastest form, and one that needs no sizes."""
     block = [factors.get(a, 1) for a in range(2, rank)]
     one = helper.make_tensor("one", op.dtype, [1], [1.0])
-    return op.Conv(dy, op.ConstantOfShape([channels, 1, *block], value=one), kernel_shape=block, strides=block, group=channels)
+    window = window_attributes(len(block), block, strides=block, group=channels)
+    return op.Conv(dy, op.ConstantOfShape([channels, 1, *block], value=one), **window)
 
 
 def _pick(op: Emit, node: NodeView, i: int, positions: list[int]) -> Value | np.ndarray | None:
@@ -156,7 +158,7 @@ def _by_taps(op: Emit, node: NodeView, dy: Value, axis: int, taps: int, shape: l
     combs = cast(op, op.Equal(op.Mod(number, taps), np.arange(taps)[:, None]))
     turn = op.Div(number, taps)
     digits = [op.Mul(combs, cast(op, digit)) for digit in (op.Mod(turn, _DIGIT), op.Div(turn, _DIGIT))]
-    weights, *sums = op.Split(_of_signals(op, node, axis, op.Concat(combs, *digits, axis=0), 3 * taps), axis=0, num_outputs=3, outputs=3)
+    weights, *sums = op.Split(_of_signals(op, node, axis, op.Concat(combs, *digits, axis=0), 3 * taps), [taps] * 3, axis=0, outputs=3)
     absent = op.Equal(weights, 0.0)
     low, high = (op.Cast(op.Round(op.Div(part, op.Where(absent, 1.0, weights))), to=TensorProto.INT64) for part in sums)
     at = op.Add(op.Mul(op.Add(op.Mul(high, _DIGIT), low), taps), np.arange(taps)[:, None])
@@ -288,5 +290,7 @@ def col2im(op: Emit, node: NodeView, dy: Value) -> list[Value | None]:
         kernel = op.Concat([-1, 1], node.input(2), axis=0)
     kernels = op.Reshape(op.EyeLike(op.ConstantOfShape(size), dtype=op.dtype), kernel)
     channels = op.Reshape(dy, [-1, 1, *image] if image is not None else op.Concat([-1, 1], node.input(1), axis=0))
-    window = {name: node.attr(name) for name in ("strides", "pads", "dilations")}
+    given = {name: node.attr(name) for name in ("strides", "pads", "dilations")}
+    places = len(blocks or ()) or node.input(2).dim(0)
+    window = given if places is None else window_attributes(places, blocks, **given)
     return node.grads(reshape_like(op, op.Conv(channels, kernels, **window), node.x))

@@ -23,6 +23,7 @@ from onnxsal.forms.enlarge import spaced, strided
 from onnxsal.forms.scale import taken_in
 from onnxsal.graph import Emit, NodeView, Value
 from onnxsal.graph.adjoints import END, Ints, calc, crop_or_pad, join, sizes
+from onnxsal.graph.window_attributes import window_attributes
 
 FEW_CHANNELS = 4
 """Up to this many channels of the image side ONNX Runtime's ConvTranspose beats Conv, at stride 1 too (3 x for VGG's first layer)."""
@@ -195,38 +196,36 @@ def spread(op: Emit, g: Value, weight: Value, window: Window, group: int = 1, mi
         g = crop_or_pad(op, g, np.minimum(before, 0), np.minimum(after, 0), axes, window.rank)
         pads = np.maximum(np.concatenate([before, after]), 0)
         kernel = turned(op, weight, window, group, mirrored)
-        return op.Conv(g, kernel, pads=_ints(pads, 0), dilations=_ints(window.dilations, 1), group=_group(group))
+        return op.Conv(g, kernel, **_attributes(window, group, pads=pads))
     if (phased := _phased(op, g, weight, window, group, like)) is not None:
         return phased
-    attributes = {"strides": _ints(strides, 1), "dilations": _ints(window.dilations, 1), "group": _group(group)}
     if window.pads is None or window.slack is None:
         more = np.maximum(strides - 1 - (0 if window.pads is None else window.pads[1]), 0)
-        whole = op.ConvTranspose(g, weight, output_padding=_ints(more, 0), **attributes)
+        whole = op.ConvTranspose(g, weight, output_padding=_more(more), **_attributes(window, group))
         return op.Slice(whole, window.begin, calc(op).Add(window.begin, window.large), axes)
     begin, end = window.pads
     more = window.slack - end + begin
     if np.all((more >= 0) & ((more == 0) | (more < strides))):
-        return op.ConvTranspose(g, weight, pads=_ints(np.tile(begin, 2), 0), output_padding=_ints(more, 0), **attributes)
+        return op.ConvTranspose(g, weight, output_padding=_more(more), **_attributes(window, group, pads=np.tile(begin, 2)))
     # Uneven padding is sliced off afterwards: not every provider's ConvTranspose takes it.
     more = np.maximum(window.slack - end, 0)
-    whole = op.ConvTranspose(g, weight, output_padding=_ints(more, 0), **attributes)
+    whole = op.ConvTranspose(g, weight, output_padding=_more(more), **_attributes(window, group))
     return crop_or_pad(op, whole, -begin, -(end - window.slack + more), axes, window.rank)
 
 
 def gather(op: Emit, g: Value, weight: Value, window: Window, group: int = 1) -> Value:
     """small[p] = sum_k g[s p + d k - b] W[k]: a convolution with ``weight`` [channels of small, channels of g / group, *kernel]."""
     axes, strides = window.axes, window.strides
-    attributes = {"strides": _ints(strides, 1), "dilations": _ints(window.dilations, 1), "group": _group(group)}
     further = strides - 1 if window.ceil else np.zeros_like(strides)
     if window.pads is None:
         g = crop_or_pad(op, g, window.begin, calc(op).Add(window.end, further), axes, window.rank)
-        result = op.Conv(g, weight, **attributes)
+        result = op.Conv(g, weight, **_attributes(window, group))
     else:
         begin = window.pads[0]
         after = window.pads[1] + further if window.slack is None else window.pads[1] - window.slack
         # Fewer than a stride of elements too many make no further window; more are cut off.
         g = crop_or_pad(op, g, np.zeros_like(begin), np.where(after <= -strides, after, 0), axes, window.rank)
-        result = op.Conv(g, weight, pads=_ints(np.maximum(np.concatenate([begin, after]), 0), 0), **attributes)
+        result = op.Conv(g, weight, **_attributes(window, group, pads=np.maximum(np.concatenate([begin, after]), 0)))
     if window.ceil and window.slack is None:
         result = op.Slice(result, [0] * len(axes), window.small, axes)
     return result
@@ -239,16 +238,16 @@ def correlate(op: Emit, large: Value, small: Value, weight: Value, window: Windo
     """
     swap = [1, 0, *window.axes]
     images = _channels_first(op, large, weight, window, group)
-    attributes = {"strides": _ints(window.dilations, 1), "dilations": _ints(window.strides, 1), "group": _group(group)}
-    whole = False
+    pads, whole = None, False
     if window.pads is None:
         images = crop_or_pad(op, images, window.begin, window.end, window.axes, window.rank)
     else:
         begin, end = window.pads
         after = end if window.slack is None else end - window.slack
         whole = window.slack is not None and bool(np.all(after >= 0))
-        attributes["pads"] = _ints(np.maximum(np.concatenate([begin, after]), 0), 0)
-    result = op.Conv(images, op.Transpose(small, perm=swap), **attributes)
+        pads = np.maximum(np.concatenate([begin, after]), 0)
+    slid = replace(window, kernel=window.small, strides=window.dilations, dilations=window.strides)
+    result = op.Conv(images, op.Transpose(small, perm=swap), **_attributes(slid, group, pads=pads))
     if not whole:
         result = op.Slice(result, [0] * len(window.axes), window.kernel, window.axes)
     return op.Transpose(result, perm=swap)
@@ -332,10 +331,12 @@ def _turned(op: Emit, weight: Value, window: Window, group: int, mirrored: bool)
     return op.Slice(result, [-1] * len(long), [-END] * len(long), long, [-1] * len(long))
 
 
-def _ints(values: np.ndarray, default: int) -> list[int] | None:
-    """An attribute's value; ``None`` (leave it out) where it is the default."""
-    return None if np.all(values == default) else [int(v) for v in values]
+def _attributes(window: Window, group: int, pads: np.ndarray | None = None) -> dict[str, Any]:
+    """The attributes of a convolution with the kernel, strides and dilations of ``window``."""
+    kernel = window.kernel if isinstance(window.kernel, np.ndarray) else None
+    return window_attributes(len(window.strides), kernel, window.strides, window.dilations, pads, group)
 
 
-def _group(group: int) -> int | None:
-    return group if group > 1 else None
+def _more(values: np.ndarray) -> list[int] | None:
+    """An ``output_padding``; ``None`` (leave it out) where there is none."""
+    return [int(v) for v in values] if values.any() else None

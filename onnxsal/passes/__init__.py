@@ -178,7 +178,8 @@ def _gaps(gaps: Sequence[Gap], originals: Sequence[Original]) -> list[str]:
             raise ModelError(
                 f"node '{node.name}' ({node.op_type}) is explained by the same in floating point, which must agree with it to "
                 f"{_size(limit, gap.steps)}, and is {_size(gap.size, gap.steps)} away at '{gap.name}'. Its integers overflow on this "
-                "processor, or it means something else here. Explain the float model, or quantise it in the QDQ format."
+                "processor, as sums of 8-bit products do where it lacks VNNI, or it means something else here. Explain the float model, or "
+                "quantise it with weights of 7 bits (reduce_range), which fit every processor, or in the QDQ format."
             )
     said = []
     for steps in (True, False):

@@ -14,15 +14,25 @@ from typing import Any
 
 import numpy as np
 
+from onnxsal.ask.likeness import SIMILARITY
 from onnxsal.ask.place import MASK, place_text
 from onnxsal.ask.question import Question
 from onnxsal.disk import WRITTEN, refuse_loss, sha256
 from onnxsal.explanation import Explanation
+from onnxsal.facts.heads import is_bounded
+from onnxsal.report.text_files import save_text_page
 from onnxsal.runtime.drawn import draw
+from onnxsal.runtime.figures import image_of
 from onnxsal.runtime.files import write_whole
-from onnxsal.runtime.heatmap import scale_map
+from onnxsal.runtime.heatmap import Scaled, scale_map
+from onnxsal.runtime.libraries import has
 from onnxsal.runtime.pictures import save_picture
+from onnxsal.runtime.series_figure import is_spectrogram, series_figure
+from onnxsal.runtime.shown import AnyShown, ShownPicture, ShownText, ShownValues
 from onnxsal.untrusted import whole_text
+
+PICTURE = 2
+"""Axes of places of a map that Pillow draws; all others need matplotlib."""
 
 TOP = 5
 """How many of the best classes a record lists."""
@@ -44,6 +54,7 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
     """The numbers of one explained sample: its best classes by the model's own output, what was explained and how; where it is tokens,
     the attribution of each beside its id (from ``ids``, what the model was fed with).
     """
+    labels = [SIMILARITY] if question.likeness is not None else labels
     classes, scored = None, False
     if question.output in one.outputs:  # it may be an inner tensor, such as what a map is made of
         own = np.asarray(one.outputs[question.output], np.float64)
@@ -54,6 +65,7 @@ def record(one: Explanation, question: Question, labels: Sequence[str] | None = 
     best = [] if classes is None else np.argsort(-classes, kind="stable")[:TOP].tolist()
     return {
         "top": [{**_class(i, names), "output": float(classes[i])} for i in best] if classes is not None else [],
+        "probabilities": classes is not None and is_bounded(question.model, question.output),
         "target": _class(int(one.target[0]), names) if question.reading is None else _there(one, question.reading.kind, labels),
         "against": None if one.against is None else _class(int(one.against[0]), names),
         "score": float(one.score[0]),
@@ -102,7 +114,7 @@ def _there(one: Explanation, kind: str, labels: Sequence[str] | None) -> dict[st
 
 def refuse_taken(base: Path) -> None:
     """Say before the work, not after it, that ``save_artefacts`` would replace files of others. Raises ``OutputError``."""
-    for name in (f"{base}.json", f"{base}.map.png", f"{base}.overlay.png"):
+    for name in (f"{base}.json", f"{base}.map.png", f"{base}.overlay.png", f"{base}.html"):
         refuse_loss(name)
 
 
@@ -110,13 +122,14 @@ def save_artefacts(
     base: Path,
     one: Explanation,
     facts: Mapping[str, Any],
-    picture: np.ndarray | None,
+    shown: AnyShown | None,
     style: Style,
     written: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Write ``<base>.npy`` and ``.json``, and where there is a map ``.map.png`` and, over the ``picture`` the model saw, ``.overlay.png``.
+    """Write ``<base>.npy`` and ``.json``, and where there is a map ``.map.png`` and, over the picture,
+    series or volume that is ``shown``, ``.overlay.png`` (``runtime.drawn.draw``; maps of series and volumes are drawn where matplotlib
+    is); of a text ``.html``, its words in colour.
 
-    Of a series or a volume ``picture`` holds its values [C, *places], which are drawn as ``runtime.drawn.draw`` says.
     The array is shaped like the explained input, its batch of one included; of tokens there is ``.tokens.npy`` too, with a number for each,
     and of an estimate by sampling ``.standard_error.npy``.
     Returns the files by kind, those ``written`` before included; the record names them too.
@@ -131,13 +144,21 @@ def save_artefacts(
         hashes[f"{base.name}.standard_error.npy"] = _save(files["standard_error"], one.standard_error, files["record"])
     if one.saliency_map is not None:
         scaled = scale_map(one.saliency_map[0], style.palette, style.percentile, one.saliency_map.ndim - 1)
-        files["map"] = f"{base}.map.png"
-        save_picture(draw(scaled), files["map"])
-        if picture is not None:
-            files["overlay"] = f"{base}.overlay.png"
-            save_picture(draw(scaled, picture), files["overlay"])
+        files |= _drawn(base, scaled, shown, one.saliency_map[0]) if scaled.values.ndim == PICTURE or has("matplotlib") else {}
+    if isinstance(shown, ShownText) and one.by_token is not None:
+        files["words"] = save_text_page(f"{base}.html", one, facts, shown, one.by_token[0])
     signed = {"onnxsal": version("onnxsal"), **facts, "files": files, WRITTEN: hashes}
     write_whole(files["record"], (as_json(signed) + "\n").encode())
+    return files
+
+
+def _drawn(base: Path, scaled: Scaled, shown: AnyShown | None, values: np.ndarray) -> dict[str, str]:
+    """Write the map, and the overlay where there is something to lay it over."""
+    files = {"map": str(save_picture(draw(scaled), f"{base}.map.png"))}
+    if isinstance(shown, ShownValues) and (shown.rate is not None or is_spectrogram(shown)) and has("matplotlib"):
+        files["overlay"] = str(save_picture(image_of(series_figure(shown, values)), f"{base}.overlay.png"))
+    elif isinstance(shown, ShownPicture | ShownValues):
+        files["overlay"] = str(save_picture(draw(scaled, shown), f"{base}.overlay.png"))
     return files
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -12,8 +11,9 @@ from PIL import Image
 
 from onnxsal.errors import InputError
 from onnxsal.metrics.conservation import Conservation
-from onnxsal.metrics.libraries import library
 from onnxsal.metrics.signal import SignalQuality
+from onnxsal.runtime.figures import image_of, new_figure
+from onnxsal.runtime.libraries import library
 
 LinePoints: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Axis [K] and values [K]."""
@@ -112,8 +112,8 @@ def _styles(names: Collection[str], dotted: Collection[str]) -> Iterator[dict[st
 
 
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Any, Any]:
-    """A figure of its own with panels of this size in inches: no state of pyplot is touched, so threads do not meet."""
-    figure = library("matplotlib.figure").Figure(figsize=(width * panels, height), dpi=100, facecolor="white")
+    """A figure of its own with panels of this size in inches."""
+    figure = new_figure(width * panels, height)
     all_axes = figure.subplots(1, panels, squeeze=False, gridspec_kw={"left": 0, "bottom": 0, "right": 1, "top": 1})[0]
     for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
@@ -127,8 +127,4 @@ def _picture(figure: Any, title: str, drawn: Sequence[Any] = (), names: Sequence
     if drawn:
         figure.axes[0].legend(drawn, names, loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, handlelength=4, fontsize=9)
     figure.text(0, 1.04 if drawn else 1.18, title, size=12)
-    for text in figure.findobj(library("matplotlib.text").Text):
-        text.set_parse_math(False)  # a name may hold dollar signs
-    buffer = io.BytesIO()
-    library("matplotlib.backends.backend_agg").FigureCanvasAgg(figure).print_figure(buffer, format="png", bbox_inches="tight")
-    return Image.open(buffer).convert("RGB")
+    return image_of(figure, tight=True)

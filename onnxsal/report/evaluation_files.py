@@ -42,7 +42,7 @@ def save_evaluation(found: Evaluation, folder: Path) -> dict[str, Any]:
     """
     means, differences, samples = summary_table(found), difference_table(found), sample_table(found)
     tables = {"summary": means, "differences": differences, "samples": samples, "curves": _curve_table(found)}
-    contents = {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
+    contents = {f"{name}.csv": as_csv(rows) for name, rows in tables.items() if rows}
     parquet = _parquet(samples)
     if parquet is not None:
         contents["samples.parquet"] = parquet
@@ -148,7 +148,7 @@ def _curve_table(found: Evaluation) -> Rows:
 
 
 def _charts(found: Evaluation) -> dict[str, Any]:
-    words, charts = axes_of_curves(), {}
+    words, charts = axes_of_curves(found.kind), {}
     for name in found.curves:
         curves = {w.name: c for w in found.ways if (c := found.curve(w.name, name)) is not None}
         if not curves:
@@ -162,11 +162,12 @@ def _charts(found: Evaluation) -> dict[str, Any]:
     return charts
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows of one kind as CSV, in UTF-8, whose cells and names no spreadsheet calculates."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([inert_cell(str(name)) for name in rows[0]])
+    writer.writerows([_cell(value) for value in row.values()] for row in rows)
     return text.getvalue().encode()
 
 

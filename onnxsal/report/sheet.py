@@ -1,61 +1,20 @@
-"""Several pictures on one: tiles in a grid, and the contact sheet of pictures against methods."""
+"""Several pictures on one: tiles in a grid, each below its title."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from onnxsal.errors import InputError
-from onnxsal.runtime.heatmap import Scaled, colours, overlay, render_map, scale_map
 from onnxsal.runtime.session import Array
 
-BACKGROUND, INK, FAINT, ALARM = "white", (25, 25, 25), (105, 105, 105), (170, 0, 0)
+BACKGROUND, INK = "white", (25, 25, 25)
 GAP = 12
-TITLE, NOTE = 16, 13
-"""Type sizes in pixels."""
-
-
-@dataclass(frozen=True)
-class SheetCell:
-    """One method's map of a picture, with what stands above and below it."""
-
-    title: str
-    map: Array | Scaled
-    note: str = ""
-    palette: str | None = None
-
-
-@dataclass(frozen=True)
-class SheetRow:
-    """A picture as the model saw it ([H, W, 3] bytes, ``Preprocess.display``) and the maps of it."""
-
-    title: str
-    picture: Array
-    cells: Sequence[SheetCell] = field(default=())
-    note: str = ""
-
-
-def contact_sheet(rows: Sequence[SheetRow], title: str = "", width: int = 224, columns: int = 6, percentile: float = 99.5) -> Image.Image:
-    """Every picture with, for each method, the overlay, the map below it and the scale of its colours.
-
-    ``width`` is that of one picture in pixels; more than ``columns`` methods continue on the next line.
-    """
-    if not rows:
-        raise InputError("a contact sheet needs at least one picture.")
-    longest = max(len(row.cells) for row in rows)
-    blocks = [_text(title, (width + GAP) * (1 + min(columns, longest)), TITLE + 6)] if title else []
-    for row in rows:
-        seen = _stack([_fit(Image.fromarray(row.picture), width), _text(row.note, width, NOTE, FAINT)])
-        for at in range(0, max(len(row.cells), 1), columns):
-            cells = row.cells[at : at + columns]
-            titles = [row.title if at == 0 else "", *(cell.title for cell in cells)]
-            first = seen if at == 0 else Image.new("RGB", (width, 1), BACKGROUND)
-            blocks.append(_titled(titles, [first, *(_panel(row.picture, cell, width, percentile) for cell in cells)], TITLE))
-    return _framed(_stack(blocks, 2 * GAP))
+NOTE = 13
+"""Type size in pixels."""
 
 
 def tile(
@@ -76,34 +35,6 @@ def _titled(titles: Sequence[str], images: Sequence[Image.Image], size: int) -> 
     """Pictures in a line below their titles, the pictures starting at one height however long a title is."""
     heads = [_text(title, image.width, size) for title, image in zip(titles, images, strict=True)]
     return _stack([_side_by_side(heads), _side_by_side(images)])
-
-
-def _panel(picture: Array, cell: SheetCell, width: int, percentile: float) -> Image.Image:
-    scaled = scale_map(cell.map, cell.palette, percentile)
-    return _stack(
-        [
-            _fit(overlay(picture, scaled), width),
-            _fit(render_map(scaled), width),
-            _legend(scaled, width),
-            _text(cell.note, width, NOTE, FAINT),
-        ]
-    )
-
-
-def _legend(scaled: Scaled, width: int) -> Image.Image:
-    """The palette as a bar with the values of its ends, or the warning that the map is flat."""
-    if scaled.flat:
-        return _text(f"flat: every value is {scaled.low:.3g}", width, NOTE, ALARM)
-    signed = scaled.palette == "diverging"
-    ramp = np.linspace(-1 if signed else 0, 1, width)[None].repeat(10, 0)
-    bar = Image.new("RGB", (width, 12 + NOTE + 6), BACKGROUND)
-    bar.paste(Image.fromarray(colours(ramp, scaled.palette)), (0, 1))
-    draw = ImageDraw.Draw(bar)
-    draw.rectangle((0, 0, width - 1, 11), outline=FAINT)
-    marks = [("la", 0, f"{scaled.low:.3g}"), ("ra", width - 1, f"{scaled.high:.3g}")] + ([("ma", width // 2, "0")] if signed else [])
-    for anchor, at, text in marks:
-        draw.text((at, 14), text, FAINT, ImageFont.load_default(NOTE), anchor)
-    return bar
 
 
 def _text(text: str, width: int, size: int, colour: tuple[int, int, int] = INK) -> Image.Image:

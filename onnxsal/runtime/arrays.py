@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -42,6 +42,12 @@ def read_arrays(path: str | os.PathLike[str], what: str = "", hint: str = "") ->
         raise InputError(
             f"{what} is damaged, or not a .npy or .npz file of plain numbers: {error or type(error).__name__}.{hint}"
         ) from error
+
+
+def read_array(path: Path) -> Any:
+    """The array of a .npy file, or the arrays of a .npz file as a dict."""
+    found = read_arrays(path)
+    return in_memory(found[""], f"array '{path}'") if "" in found else found
 
 
 def in_memory(array: np.ndarray, what: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -10,6 +11,21 @@ import numpy as np
 import onnx
 
 from onnxsal.errors import InputError
+
+Arrays = Mapping[str, Any]
+"""Arrays by name, each of numpy or ``OnDevice``."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """The samples from ``begin`` to ``end`` of ``count``: the model's inputs, the other inputs, and the classes asked for."""
+
+    feed: Arrays
+    extra: Arrays
+    targets: np.ndarray | None
+    begin: int
+    end: int
+    count: int
 
 
 class Batches:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from onnxsal.errors import InputError
+from onnxsal.runtime.columns import COLUMN_KEYS
 from onnxsal.runtime.labels import labels_from, load_labels
 from onnxsal.runtime.preprocess import Preprocess
 from onnxsal.runtime.preprocess_files import from_config, from_ours
@@ -22,12 +23,13 @@ PREPROCESS, LABELS = "onnxsal.preprocess", "onnxsal.labels"
 
 @dataclass(frozen=True)
 class Beside:
-    """Preprocessing and labels found beside a model, and the files that gave them."""
+    """Preprocessing and labels found beside a model, and the files that gave them. ``note``: what is to be said of it ('' = nothing)."""
 
     preprocess: Preprocess | None = None
     preprocess_from: str = ""
     labels: tuple[str, ...] | None = None
     labels_from: str = ""
+    note: str = ""
 
 
 def beside(model: str | os.PathLike[str]) -> Beside:
@@ -42,6 +44,7 @@ def beside(model: str | os.PathLike[str]) -> Beside:
     for file, where, config in _configs(path):
         ours = file.suffix == ".toml"
         named = config.pop("labels", None) if ours else None
+        config = {k: v for k, v in config.items() if not (ours and k in COLUMN_KEYS)}
         if found.preprocess is None and config:
             preprocess = from_ours(config, where) if ours else from_config(config, where)
             found = replace(found, preprocess=preprocess, preprocess_from="" if preprocess is None else str(file))

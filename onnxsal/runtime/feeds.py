@@ -162,11 +162,11 @@ def _drawn(
             element = _drawn(graph, name, getattr(kind, inside).elem_type, choice, sizes, rng)
             return [element] if inside == "sequence_type" else element
     if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
-        raise InputError(f"input '{name}' is not a tensor of known rank: give its data yourself (example= in Python, --on FILE).")
+        raise InputError(f"input '{name}' is not a tensor of known rank: give its data yourself (example= in Python, --example FILE).")
     shape = _shape(name, kind.tensor_type, choice, sizes)
     refuse_over("drawn", math.prod(shape), f"input '{name}' {shape}")
     if math.prod(shape) >= GUESSED and any(not dim.HasField("dim_value") for dim in kind.tensor_type.shape.dim):
-        raise InputError(f"input '{name}' {shape} is too large to be guessed: give data of its kind (example= in Python, --on FILE).")
+        raise InputError(f"input '{name}' {shape} is too large to be guessed: give data of its kind (example= in Python, --example FILE).")
     if kind.tensor_type.elem_type == TensorProto.STRING:
         return rng.choice(np.asarray(_words(graph, name), object), shape)
     dtype = helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type)

@@ -57,8 +57,7 @@ class OnDevice:
             return self
         if not hasattr(self._source, "__getitem__"):
             raise InputError(f"a {type(self._source).__name__} cannot be cut into batches: give the samples of one run, or a torch tensor.")
-        follow = len(index) > 0 and np.array_equal(index, np.arange(index[0], index[0] + len(index)))
-        return OnDevice.of(self._source[int(index[0]) : int(index[-1]) + 1] if follow else self._source[index])
+        return OnDevice.of(self._source[_as_slice(index)])
 
     def copy(self) -> OnDevice:
         """The same numbers in memory of their own, on the same device."""
@@ -103,5 +102,11 @@ def where_it_lies(value: Any, name: str) -> np.ndarray | OnDevice:
 
 
 def rows_at(array: np.ndarray | OnDevice, index: np.ndarray) -> np.ndarray | OnDevice:
-    """Some rows of an array, wherever it lies."""
-    return array.rows(index) if isinstance(array, OnDevice) else array[index]
+    """Some rows of an array, wherever it lies; some that follow each other are not copied."""
+    return array.rows(index) if isinstance(array, OnDevice) else array[_as_slice(index)]
+
+
+def _as_slice(index: np.ndarray) -> slice | np.ndarray:
+    """An index of rows that follow each other as a slice, which takes no copy; any other as it is."""
+    follow = len(index) > 0 and np.array_equal(index, np.arange(index[0], index[0] + len(index)))
+    return slice(int(index[0]), int(index[-1]) + 1) if follow else index

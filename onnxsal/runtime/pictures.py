@@ -54,12 +54,13 @@ def _called(source: Picture) -> str:
 
 def open_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """A picture of one of ``FORMATS``, decoded. Raises ``InputError`` over ``picture_pixels``, and whatever Pillow and decoders raise."""
-    with _BOUNDS_ARE_OURS, io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
-        pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = Image.open(file, formats=_readable())
-        finally:
-            Image.MAX_IMAGE_PIXELS = pillows
+    with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        with _BOUNDS_ARE_OURS:  # for the head only: pictures are decoded beside each other
+            pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(file, formats=_readable())
+            finally:
+                Image.MAX_IMAGE_PIXELS = pillows
         said = f"{_called(source)} says that it is {image.width} x {image.height}"
         refuse_over("picture_pixels", image.width * image.height, said)
         image.load()
@@ -103,8 +104,13 @@ def find_pictures(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
+def picture_suffixes() -> frozenset[str]:
+    """The endings of files that are looked for as pictures, in lower case, with their dot."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind in FORMATS)
+
+
 def _find(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind in FORMATS}
+    readable = picture_suffixes()
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"'{path}' cannot be read: No such file or directory.")

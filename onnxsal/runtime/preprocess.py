@@ -13,6 +13,7 @@ from onnxsal.errors import InputError, near_miss
 from onnxsal.limits import refuse_over
 from onnxsal.runtime.pictures import Picture, load_picture
 from onnxsal.runtime.session import Array
+from onnxsal.runtime.shown import Box, ShownPicture
 from onnxsal.settings import Number, Numbers, Pair, Phrase, SideOrPair, schema, shown
 
 Size: TypeAlias = tuple[int, int]
@@ -105,17 +106,24 @@ class Preprocess:
 
     def display(self, picture: Picture) -> Array:
         """The cut and resized picture that the model sees, as RGB [H, W, 3] bytes: what a heat map is laid over."""
-        image = load_picture(picture)
-        image = image.convert("L") if self.channels == "GRAY" else image
+        return self.shown(picture).seen
+
+    def shown(self, picture: Picture) -> ShownPicture:
+        """What the model sees (``display``), with the whole picture, upright, and the part of it that is seen."""
+        original = load_picture(picture)
+        image = original.convert("L") if self.channels == "GRAY" else original
+        box: Box = (0, 0, *image.size)
         if self.crop_pct is not None:
-            image = _central_part(image, self.crop_pct, self.size)
+            cut = _central(image, _central_part(image, self.crop_pct, self.size))
+            image, box = image.crop(cut), _within(box, cut, image.size)
         if self.resize is not None:
             size = self.resize if isinstance(self.resize, tuple) else _shorter_side(image, self.resize)
             refuse_over("pixels", math.prod(size), f"a picture of {image.height}x{image.width} resized to {size[0]}x{size[1]}")
             image = image.resize((size[1], size[0]), INTERPOLATIONS[self.interpolation])
         if self.crop is not None:
-            image = _centre(image, self.crop)
-        return np.asarray(image.convert("RGB"))
+            cut = _central(image, self.crop)
+            image, box = image.crop(cut), _within(box, cut, image.size)
+        return ShownPicture(np.asarray(image.convert("RGB")), original, box)
 
     def normalise(self, pixels: Array) -> Array:
         """RGB bytes [N, H, W, 3], as ``display`` gives them, as the model's input."""
@@ -173,12 +181,12 @@ def _same_size(pictures: list[Array]) -> list[Array]:
     return pictures
 
 
-def _central_part(image: Image.Image, fraction: float, target: Size | None) -> Image.Image:
-    """``fraction`` of the largest centred part that has the proportions of ``target`` (of the picture itself where that is open)."""
+def _central_part(image: Image.Image, fraction: float, target: Size | None) -> Size:
+    """The size of ``fraction`` of the largest part that has the proportions of ``target`` (of the picture itself where that is open)."""
     width, height = image.size
     rows, columns = target or (height, width)
     unit = min(height / rows, width / columns) * fraction
-    return _centre(image, (max(1, round(rows * unit)), max(1, round(columns * unit))))
+    return max(1, round(rows * unit)), max(1, round(columns * unit))
 
 
 def _shorter_side(image: Image.Image, length: int) -> Size:
@@ -187,10 +195,16 @@ def _shorter_side(image: Image.Image, length: int) -> Size:
     return (length, int(length * width / height)) if height <= width else (int(length * height / width), length)
 
 
-def _centre(image: Image.Image, size: Size) -> Image.Image:
-    """The centre of the picture; an odd rest is split as torchvision does."""
+def _central(image: Image.Image, size: Size) -> tuple[int, int, int, int]:
+    """The centre of the picture, as left, top, right and bottom; an odd rest is split as torchvision does."""
     rows, columns = size
     if rows > image.height or columns > image.width:
         raise InputError(f"a crop of {rows}x{columns} does not fit into a picture of {image.height}x{image.width}: resize it first.")
     top, left = round((image.height - rows) / 2), round((image.width - columns) / 2)
-    return image.crop((left, top, left + columns, top + rows))
+    return left, top, left + columns, top + rows
+
+
+def _within(box: Box, cut: tuple[int, int, int, int], size: tuple[int, int]) -> Box:
+    """Where a part ``cut`` out of a picture of ``size`` (width, height), which shows ``box`` of the original, lies in that."""
+    across, down = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
+    return box[0] + cut[0] * across, box[1] + cut[1] * down, box[0] + cut[2] * across, box[1] + cut[3] * down

@@ -5,6 +5,7 @@ A key that changes the result and is not understood is an error: a wrongly fed m
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -63,6 +64,13 @@ def from_ours(config: object, where: str) -> Preprocess:
         return checked(Preprocess, config, where, hints={"scale": SCALE_MEANS})
     except InputError as error:
         raise _placed(error, where) from error
+
+
+def as_toml(how: Preprocess) -> str:
+    """Our short form of a preprocessing, a line for each field that says something."""
+    told = {name: getattr(how, name) for name in ("layout", "channels", "resize", "crop", "crop_pct", "interpolation")}
+    told |= {"scale": how.scale, "mean": list(how.mean), "std": list(how.std), "dtype": how.dtype}
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in told.items() if value is not None)
 
 
 # ----- timm -----

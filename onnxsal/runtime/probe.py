@@ -102,7 +102,7 @@ def _runs(model: onnx.ModelProto, run: Any, feeds: Feed | Iterable[Feed] | None,
         try:
             return [(example, run(example))]
         except OnnxsalError as error:
-            raise InputError(f"the model does not run on the data given (example=, --on): {error}") from error
+            raise InputError(f"the model does not run on the data given (example=, --example): {error}") from error
 
     def attempt(choice: FeedChoice) -> list[tuple[Feed, dict[str, Any]]]:
         drawn = [feed_of(model, choice, given=example)]

@@ -128,6 +128,11 @@ def _official(choice: ProviderChoice) -> tuple[str, dict[str, str]]:
     return name, {str(key): str(value) for key, value in options.items()}
 
 
+def built_in_words() -> list[str]:
+    """The short words of the providers that this machine's ONNX Runtime has, such as "cpu" and "cuda"."""
+    return [name.removesuffix(SUFFIX).lower() for name in ort.get_available_providers()]
+
+
 @contextlib.contextmanager
 def silent_loading(wanted: Resolved) -> Iterator[None]:
     """Keep ONNX Runtime's own log lines about a provider's missing libraries away: our error says it, once."""

@@ -26,11 +26,12 @@ WATCHED = 8
 class Observation:
     """Shapes of what was fed and of what came out; ``apart``: with a row of the inputs, only that row of the outputs changed.
 
-    ``given`` tells that the model ran on data of the user's, not on random numbers.
+    ``given`` tells that the model ran on data of the user's, not on random numbers; ``choice`` is what was chosen for the open rest.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     apart: bool
+    choice: FeedChoice
     given: bool = False
 
 
@@ -40,11 +41,13 @@ def watch_rows(
     sizes: Mapping[str, int] | None = None,
     batch: int = 3,
     example: Feed | None = None,
+    choice: FeedChoice | None = None,
 ) -> Observation | None:
     """Run ``part`` on ``example``, or else on random input, then with one row of the inputs ``rows`` changed after the other; ``None``
     where it does not run.
 
     An open first dimension has ``batch`` rows, those of the example repeated; ``sizes`` gives other numbers of rows for some inputs.
+    With ``choice`` no other is tried.
     """
     try:
         session = open_session(part).bounded(part)
@@ -53,23 +56,23 @@ def watch_rows(
     model = part.light
     given = _given(model, example or {}, sizes or {}, batch)
 
-    def attempt(choice: FeedChoice) -> tuple[dict[str, Array], dict[str, Array], list[tuple[int, dict[str, Array]]]]:
-        first, other = (_feed(model, seed, choice, sizes or {}, given) for seed in (0, 1))
+    def attempt(tried: FeedChoice) -> tuple[FeedChoice, dict[str, Array], dict[str, Array], list[tuple[int, dict[str, Array]]]]:
+        first, other = (_feed(model, seed, tried, sizes or {}, given) for seed in (0, 1))
         before, after = session.run(first), []
         for row in _watched(first, rows):
             changed = {name: _with_row(array, other[name], row) if name in rows else array for name, array in first.items()}
             after.append((row, session.run(changed)))
-        return first, before, after
+        return tried, first, before, after
 
     choices = tuple(FeedChoice(rows, factor, least) for rows in (batch, 2) for factor, least in ((1, 0), (4, 0), (1, 1)))
     try:
-        first, before, after = accepted(model, attempt, choices)
+        ran, first, before, after = attempt(choice) if choice else accepted(model, attempt, choices)
     except OnnxsalError:
         return None
     shapes = {name: np.shape(array) for name, array in (*first.items(), *before.items())}
     coarse = any(node.op_type.startswith("DynamicQuantize") for node in model.graph.node)
     apart = all(_apart(before[n], now[n], row, coarse, partial(_again, session, first, n)) for row, now in after for n in before)
-    return Observation(shapes, apart and bool(after or not rows), bool(given))
+    return Observation(shapes, apart and bool(after or not rows), ran, bool(given))
 
 
 def _again(session: Session, feed: Feed, name: str) -> Array:

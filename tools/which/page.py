@@ -1,8 +1,7 @@
-"""docs/which-method.md, and the table in README.md that is taken from it."""
+"""docs/which-method.md."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from tools.which.words import Words
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "which-method.md"
-README = ROOT / "README.md"
-BEGIN, END = "<!-- taken from docs/which-method.md by tools/which_method.py -->", "<!-- end of the table -->"
 
 COLUMNS = {
     "id_score": "ID (larger)",
@@ -182,13 +179,3 @@ def bold(found: tuple[Summary, Summary, Summary] | None, words: Words) -> str:
         return "refused"
     best = max((c[2] for c in words.curves.values()), key=lambda s: s.mean)
     return f"**{found[2].mean:.2f}**" if found[2].high >= best.low else f"{found[2].mean:.2f}"
-
-
-def into_readme() -> None:
-    """README's table is the page's short one, to the letter."""
-    page, readme = PAGE.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")
-    short = page.split("## In short\n\n")[1].split("\n\n## ")[0]
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(readme):
-        raise ValueError(f"README.md has no place for the table: {BEGIN} ... {END}")
-    write_whole(README, pattern.sub(lambda _: f"{BEGIN}\n\n{short}\n\n{END}", readme).encode())

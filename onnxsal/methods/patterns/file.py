@@ -15,7 +15,7 @@ import numpy as np
 from onnxsal.errors import InputError, MethodError
 from onnxsal.facts.linear_layers import LinearLayer, linear_layers
 from onnxsal.graph import Model
-from onnxsal.methods.patterns.sums import ESTIMATORS, FROM_FILTER, FROM_LINEAR, ZERO, Estimates
+from onnxsal.methods.patterns.layer_sums import ESTIMATORS, FROM_FILTER, FROM_LINEAR, ZERO, Estimates
 from onnxsal.runtime.arrays import read_arrays, refuse_missing
 from onnxsal.runtime.files import write_arrays
 from onnxsal.settings import Phrase, Whole, checked, open_schema, parse_json, shown

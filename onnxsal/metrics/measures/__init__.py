@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 from onnxsal.engine.plugins import load_metrics
 from onnxsal.errors import InputError, near_miss
+from onnxsal.metrics.data_kind import PICTURES, DataKind
 from onnxsal.metrics.measure import STATED, Column, CurveAxes, Measure
 from onnxsal.metrics.setting import Seed, SettingField, settings_in
 from onnxsal.metrics.task import Measured, Task
@@ -132,14 +133,16 @@ def run_for(measure: Measure) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for m in parts for name in run_for(m))) or (measure.name,)
 
 
-def columns_of(measures: Sequence[Measure]) -> dict[str, Column]:
-    """The columns of a table of these metrics, and of those that are made of them."""
-    return {name: column for m in with_derived(measures) for name, column in m.columns.items()}
+def columns_of(measures: Sequence[Measure], kind: DataKind = PICTURES) -> dict[str, Column]:
+    """The columns of a table of these metrics, and of those that are made of them, in the words of a kind of data."""
+    every = {name: column for m in with_derived(measures) for name, column in m.columns.items()}
+    return {name: replace(column, title=kind.say(column.title)) for name, column in every.items()}
 
 
-def axes_of_curves() -> dict[str, CurveAxes]:
-    """The words at the axes of every curve."""
-    return {name: axes for m in MEASURES.values() for name, axes in m.curves.items()}
+def axes_of_curves(kind: DataKind = PICTURES) -> dict[str, CurveAxes]:
+    """The words at the axes of every curve, in those of a kind of data."""
+    every = {name: axes for m in MEASURES.values() for name, axes in m.curves.items()}
+    return {name: replace(axes, across=kind.say(axes.across)) for name, axes in every.items()}
 
 
 __all__ = [

@@ -22,7 +22,7 @@ _SHARES = dict(zip(localisation.VERDICTS, ("attended_well", "attended_too_little
         "attended_recall": Column(True, "share of the object that is attended"),
     },
     Plain,
-    needs=("mask",),
+    needs=("picture", "mask"),
     order=80,
 )
 def attention_errors(task: Task, _: Plain) -> Measured:

@@ -1,4 +1,4 @@
-"""Insertion and deletion: the area under the score while the most salient pixels are put back, or taken away."""
+"""Insertion and deletion: the area under the score while the most salient places are put back, or taken away."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def _needs(inserting: bool, settings: CurveSettings) -> dict[str, str]:
 
 @measure(
     "insertion",
-    {"insertion": Column(True, "area under the score while the most salient pixels are put back")},
+    {"insertion": Column(True, "area under the score while the most salient {places} are put back")},
     CurveSettings,
-    curves={"insertion": CurveAxes("share of the pixels put back, most salient first", "{score}")},
+    curves={"insertion": CurveAxes("share of the {places} put back, most salient first", "{score}")},
     needs_with=partial(_needs, True),
     order=10,
 )
@@ -30,9 +30,9 @@ def insertion(task: Task, settings: CurveSettings) -> Measured:
 
 @measure(
     "deletion",
-    {"deletion": Column(False, "area under the score while the most salient pixels are taken away")},
+    {"deletion": Column(False, "area under the score while the most salient {places} are taken away")},
     CurveSettings,
-    curves={"deletion": CurveAxes("share of the pixels taken away, most salient first", "{score}")},
+    curves={"deletion": CurveAxes("share of the {places} taken away, most salient first", "{score}")},
     needs_with=partial(_needs, False),
     order=20,
 )

@@ -16,6 +16,7 @@ from onnxsal.metrics.task import Measured, Task
         "occlusion_spearman": Column(True, "rank correlation of the same"),
     },
     Plain,
+    needs=("picture",),
     order=40,
 )
 def occlusion_correlation(task: Task, _: Plain) -> Measured:

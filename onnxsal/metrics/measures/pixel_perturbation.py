@@ -36,16 +36,16 @@ class Removal:
 
 
 _CHANGE, _MEAN = "fractional change", "mean fractional change over the percentages"
-_LEAST, _MOST = (f"% of the pixels removed, {which} salient first" for which in ("least", "most"))
+_LEAST, _MOST = (f"% of the {{places}} removed, {which} salient first" for which in ("least", "most"))
 
 
 @measure(
     "pixel_perturbation",
     {
-        "least_probability": Column(False, f"probability, least salient pixels removed: {_MEAN}"),
-        "most_probability": Column(True, f"probability, most salient pixels removed: {_MEAN}"),
-        "least_logit": Column(False, f"logit, least salient pixels removed: {_MEAN}"),
-        "most_logit": Column(True, f"logit, most salient pixels removed: {_MEAN}"),
+        "least_probability": Column(False, f"probability, least salient {{places}} removed: {_MEAN}"),
+        "most_probability": Column(True, f"probability, most salient {{places}} removed: {_MEAN}"),
+        "least_logit": Column(False, f"logit, least salient {{places}} removed: {_MEAN}"),
+        "most_logit": Column(True, f"logit, most salient {{places}} removed: {_MEAN}"),
     },
     Removal,
     curves={

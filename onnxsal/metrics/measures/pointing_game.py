@@ -22,7 +22,7 @@ class Pointing:
     "pointing_game",
     {"pointing_game": Column(True, "largest value on the object"), "pointing_chance": Column(None, "what chance reaches")},
     Pointing,
-    needs=("mask",),
+    needs=("picture", "mask"),
     order=50,
 )
 def pointing_game(task: Task, settings: Pointing) -> Measured:

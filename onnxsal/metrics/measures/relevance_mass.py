@@ -7,7 +7,9 @@ from onnxsal.metrics.measure import Column, Plain, measure
 from onnxsal.metrics.task import Measured, Task
 
 
-@measure("relevance_mass", {"relevance_mass": Column(True, "share of the relevance on the object")}, Plain, needs=("mask",), order=60)
+@measure(
+    "relevance_mass", {"relevance_mass": Column(True, "share of the relevance on the object")}, Plain, needs=("picture", "mask"), order=60
+)
 def relevance_mass(task: Task, _: Plain) -> Measured:
     """The share, for each sample."""
     found = localisation.relevance_mass(task.maps, task.objects)

@@ -18,12 +18,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell that is sorted by ``value``; ``mark`` sets it off ("wrong", "bad", "doubt", "good"), ``link`` leads to a place of the page."""
+    """A cell that is sorted by ``value``; ``mark`` sets it off ("wrong", "bad", "doubt", "good"), ``link`` leads to a place of the page,
+    ``note`` stands below in small.
+    """
 
     text: str
     value: float | None = None
     mark: str = ""
     link: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Links to pictures, with a word about each."""
+class SampleLinks:
+    """Links to samples of the data, with a word about each."""
 
     title: str
     names: Sequence[tuple[str, str]]
 
 
-Block: TypeAlias = Text | Table | Pictures
+Block: TypeAlias = Text | Table | SampleLinks

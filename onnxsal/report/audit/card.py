@@ -12,16 +12,16 @@ import numpy as np
 from onnxsal.graph import Model
 from onnxsal.graph.load import load_model
 from onnxsal.report.audit.document import ModelCard
-from onnxsal.report.audit.observe import Subject
+from onnxsal.report.audit.subject import Subject
 
 
 def card(own: Subject, labels: Sequence[str] | None) -> ModelCard:
     """What a model is."""
-    proto = load_model(own.ask.model)
+    proto = load_model(own.whole.model)
     graph = Model(proto)
     stored = {t.name: t for t in proto.graph.initializer}
     values = sum(int(np.prod(t.dims, dtype=np.int64)) for t in stored.values())
-    path = Path(str(own.ask.model)) if own.ask.name else None
+    path = Path(str(own.whole.model)) if own.name else None
     return ModelCard(
         file="" if path is None else path.name,
         sha256=own.sha256,
@@ -29,7 +29,7 @@ def card(own: Subject, labels: Sequence[str] | None) -> ModelCard:
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         ir_version=proto.ir_version,
         opsets={o.domain or "ai.onnx": o.version for o in proto.opset_import},
-        inputs=[str(t) for t in own.scorer.session.inputs],
+        inputs=[str(t) for t in (own.scorer.session.inputs if own.rows is None else own.rows.inputs)],
         output=own.scorer.question.output,
         operators=dict(Counter(n.op_type if not n.domain else f"{n.domain}.{n.op_type}" for n in graph.nodes).most_common()),
         nodes=len(graph.nodes),

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import ClassVar, Self
 
+from onnxsal.metrics.data_kind import DataKind
 from onnxsal.report.audit.blocks import Block
 from onnxsal.report.audit.evidence import Evidence
-from onnxsal.report.audit.observe import Subject
+from onnxsal.report.audit.subject import Subject
 from onnxsal.report.audit.verdict import Judgement, MethodValues, Quantity
 
 CHECKS: dict[str, type[Check]] = {}
@@ -22,8 +23,9 @@ CHECKS: dict[str, type[Check]] = {}
 class Check:
     """One question to a model and its maps. The fields of a subclass are its facts, as they stand in the JSON (NaN as null).
 
-    ``title`` is the question, ``seeks`` what a failed one means, ``order`` its place on the page; ``limits`` what --fail-if can be on.
-    ``costly`` facts are kept by a run that is cut short.
+    ``title`` is the question, ``seeks`` what a failed one means (both with nouns in braces, ``DataKind.say``), ``order`` its place on the
+    page; ``limits`` what --fail-if can be on. ``costly`` facts are kept by a run that is cut short. ``of``: the only kind of data that is
+    asked this, and ``since`` why no other is (as a clause); a check without is asked of every kind.
     """
 
     name: ClassVar[str]
@@ -32,14 +34,30 @@ class Check:
     order: ClassVar[int]
     limits: ClassVar[Mapping[str, Quantity]]
     costly: ClassVar[bool]
+    of: ClassVar[DataKind | None]
+    since: ClassVar[str]
 
     def __init_subclass__(
-        cls, *, name: str, title: str, seeks: str, order: int, limits: Mapping[str, Quantity] | None = None, costly: bool = False
+        cls,
+        *,
+        name: str,
+        title: str,
+        seeks: str,
+        order: int,
+        limits: Mapping[str, Quantity] | None = None,
+        costly: bool = False,
+        of: tuple[DataKind, str] | None = None,
     ) -> None:
         cls.name, cls.title, cls.seeks, cls.order, cls.limits, cls.costly = name, title, seeks, order, limits or {}, costly
+        cls.of, cls.since = (None, "") if of is None else of
         if CHECKS.get(name, cls).__qualname__ != cls.__qualname__:
             raise TypeError(f"two checks are called '{name}'")
         CHECKS[name] = cls
+
+    @classmethod
+    def idle(cls, kind: DataKind) -> str:
+        """Why it is no question to data of a kind ('' = it is one)."""
+        return "" if cls.of in (None, kind) else cls.since
 
     @classmethod
     def admit(cls, own: Subject, other: Subject | None) -> None:

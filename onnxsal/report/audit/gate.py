@@ -12,6 +12,7 @@ from functools import cache
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError, near_miss
 from onnxsal.methods.build import keeps_law
+from onnxsal.metrics.data_kind import PICTURES, DataKind
 from onnxsal.metrics.measures import MEASURES, run_for, with_derived
 from onnxsal.report.audit.checking import Check, checks
 from onnxsal.report.audit.document import JudgedLimit
@@ -24,8 +25,8 @@ SIGNS: dict[str, Callable[[float, float], bool]] = {">": operator.gt, ">=": oper
 WHOLE = {
     "findings": Quantity("number of findings", False, whole=True),
     "serious": Quantity("number of serious findings", False, whole=True),
-    "damaged": Quantity("number of pictures that could not be read", False, whole=True),
-    "failed": Quantity("number of pictures that the model has no answer to", False, whole=True),
+    "damaged": Quantity("number of {many} that could not be read", False, whole=True),
+    "failed": Quantity("number of {many} that the model has no answer to", False, whole=True),
 }
 """Limits on the audit as a whole; the checks and the metrics bring the others."""
 
@@ -77,14 +78,23 @@ class Limit:
         return f"--fail-if '{self.text}' can never be broken: {self.name} is {span}."
 
 
-def read_limits(texts: str | Sequence[str], methods: Sequence[str], against: bool) -> list[Limit]:
+def idle_for(name: str, kind: DataKind) -> str:
+    """Why a limit is on nothing that data of a kind have ('' = they have it)."""
+    check = next((c for c in checks() if name in c.limits), None)
+    if check is not None:
+        return check.idle(kind)
+    lies = kind is not PICTURES and any("picture" in MEASURES[n].needs for n in quantities()[name].lost)
+    return f"{kind.places} lie nowhere" if lies else ""
+
+
+def read_limits(texts: str | Sequence[str], methods: Sequence[str], against: bool, kind: DataKind = PICTURES) -> list[Limit]:
     """The limits of every ``--fail-if`` (one, or several), each of which may hold several, separated by commas; all of them count.
 
     Raises ``InputError`` for what cannot be checked in this audit, for an empty one (a variable that was not set is no limit), and where
     none could ever be broken.
     """
     given = [texts] if isinstance(texts, str) else texts
-    limits = [_limit(word.strip(), methods, against) for text in given for word in text.split(",")]
+    limits = [_limit(word.strip(), methods, against, kind) for text in given for word in text.split(",")]
     if limits and all(limit.idle for limit in limits):
         refuse_idle_limits(limits)
     return limits
@@ -97,7 +107,7 @@ def refuse_idle_limits(limits: Sequence[Limit]) -> None:
             raise InputError(limit.idle)
 
 
-def _limit(word: str, methods: Sequence[str], against: bool) -> Limit:
+def _limit(word: str, methods: Sequence[str], against: bool, kind: DataKind) -> Limit:
     if not word:
         raise InputError("--fail-if is empty, or holds an empty limit, which would let everything pass: give name>number, or leave it out.")
     match = FORM.match(word)
@@ -108,6 +118,8 @@ def _limit(word: str, methods: Sequence[str], against: bool) -> Limit:
         limit = Limit(word, name, method, sign, float(number))
     except ValueError as error:
         raise InputError(f"--fail-if '{word}': '{number}' is no number.") from error
+    if why := idle_for(name, kind):
+        raise InputError(f"--fail-if '{word}': {name} is nothing that {kind.many} have, for {why}.")
     if name in ("agreement", "likeness") and not against:
         raise InputError(f"--fail-if '{word}': {name} compares two models; give --against MODEL.")
     if method is not None and (quantities()[name].whole or method not in methods):
@@ -147,14 +159,16 @@ def _values(limit: Limit, evidence: Evidence, results: Mapping[str, Check], find
     """The number of every method that a limit is on; of one that is refused, or whose maps are not all there, why not."""
     quantity = quantities()[limit.name]
     check = next((c for c in results.values() if limit.name in c.limits), None)
+    if why := idle_for(limit.name, evidence.kind):
+        return {"": why}
     if quantity.whole:
         counts = {"damaged": len(evidence.seen.damaged), "failed": len(evidence.seen.failed)}
         counts |= {"findings": len(findings), "serious": sum(f.severity is Severity.SERIOUS for f in findings)}
         return {"": float(counts[limit.name])} if check is None else check.value(limit.name, evidence)
     found = _means(limit.name, evidence) if check is None else check.value(limit.name, evidence)
-    concerned = [
-        w for w in evidence.request.ways if w.name in evidence.seen.refused and (not quantity.law or keeps_law(get_method(w.method or "")))
-    ]
+    refusing = [w for w in evidence.request.ways if w.name in evidence.seen.refused]
+    asked = [w for w in refusing if not evidence.request.offered or w.name == limit.method]
+    concerned = [w for w in asked if not quantity.law or keeps_law(get_method(w.method or ""))]
     refused = {w.name: f"it cannot explain the model ({evidence.seen.refused[w.name]})" for w in concerned}
     told = {k: evidence.gap(k, quantity.lost) or v for k, v in found.items()} | refused
     return {k: v for k, v in told.items() if limit.method in (None, k)}
@@ -164,5 +178,5 @@ def _means(metric: str, evidence: Evidence) -> MethodValues:
     """The mean of a metric of every method."""
     found, names = evidence.faithfulness, [w.name for w in evidence.ways]
     masked = any("mask" in MEASURES[n].needs for n in quantities()[metric].lost)
-    nothing = "no picture has a mask" if masked and not evidence.data.masked else "no picture has a value"
+    nothing = evidence.kind.say("no {one} has a mask" if masked and not evidence.data.masked else "no {one} has a value")
     return {n: mean_or_why(found.summary(n, metric)) if metric in found.columns and found.has(n, metric) else nothing for n in names}

@@ -13,15 +13,15 @@ Top = Annotated[list[tuple[Whole, Number]], Wanted("a list of [class, probabilit
 
 
 @open_schema
-class PictureLine(KeptLine):
-    """What every line about a picture has."""
+class SampleLine(KeptLine):
+    """What every line about a sample has."""
 
     kind: Phrase
     way: Phrase
 
 
 @open_schema
-class FailedLine(PictureLine):
+class FailedLine(SampleLine):
     """What a model failed to give, and why."""
 
     why: FileName
@@ -29,8 +29,8 @@ class FailedLine(PictureLine):
 
 
 @open_schema
-class AnswerLine(PictureLine):
-    """A model's answer on a picture."""
+class AnswerLine(SampleLine):
+    """A model's answer on a sample."""
 
     top: Top
     label: Whole | None = None
@@ -41,21 +41,28 @@ class AnswerLine(PictureLine):
 
 @open_schema
 class BaseLine(AnswerLine):
-    """The answer of the audited model, with the picture."""
+    """The answer of the audited model, with the picture if the sample is one."""
 
     size: tuple[Whole, Whole] = (0, 0)
     picture: Picture = ""
 
 
 @open_schema
-class MapLine(PictureLine):
-    """A map: its numbers, where it lies, and its picture."""
+class MapLine(SampleLine):
+    """A map: the numbers that every one has."""
 
     target: Whole
     score: Number | None
     residual: Number | None
     reached: Number | None
     warnings: list[FileName]
+    empty: FileName
+
+
+@open_schema
+class PictureMapLine(MapLine):
+    """A map of a picture: where it lies, and what it looks like."""
+
     rim: tuple[Number | None, Number | None]
     cells: list[Number | None]
     picture: Picture
@@ -63,17 +70,27 @@ class MapLine(PictureLine):
 
 
 @open_schema
+class RowMapLine(MapLine):
+    """The attribution of each column of a row."""
+
+    columns: list[Number]
+    likeness: Number | None = None
+
+
+@open_schema
 class ValueLine(KeptLine):
-    """A result about all pictures together, as text."""
+    """A result about all samples together, as text."""
 
     value: FileName
 
 
-KINDS: dict[Any, type[KeptLine]] = {"base": BaseLine, "other": AnswerLine, "map": MapLine, "other map": MapLine}
+KINDS: dict[Any, type[KeptLine]] = {"base": BaseLine, "other": AnswerLine, "map": PictureMapLine, "other map": PictureMapLine}
 
 
 def kind_of(line: Mapping[str, Any]) -> type[KeptLine]:
     """The schema of a line."""
     if "value" in line:
         return ValueLine
-    return FailedLine if "why" in line else KINDS.get(str(line.get("kind")), PictureLine)
+    if "columns" in line:
+        return RowMapLine
+    return FailedLine if "why" in line else KINDS.get(str(line.get("kind")), SampleLine)

@@ -1,4 +1,4 @@
-"""What is noted of one picture and one map: the best classes, where the map lies, small copies that a page can hold."""
+"""What is noted of one picture and of one map: where the map lies, small copies that a page can hold."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import numpy as np
 from PIL import Image
 
 from onnxsal.errors import InputError
+from onnxsal.explainer import Explainer
 from onnxsal.explanation import Explanation
-from onnxsal.facts.axes import flat, image_axes
+from onnxsal.facts.axes import flat, image_axes, layout_places
+from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.dataset import Sample
 from onnxsal.metrics.record import Line
 from onnxsal.metrics.scorer import Scorer
-from onnxsal.metrics.similarity import spearman
-from onnxsal.runtime.heatmap import overlay, scale_map
+from onnxsal.report.audit.notes import Look
+from onnxsal.report.audit.subject import Subject
+from onnxsal.runtime.heatmap import overlay, render_map, scale_map
 
 GRID = 4
 """Cells along each side of a picture in which relevance is counted."""
@@ -26,33 +29,36 @@ RIM = 0.1
 SIDE, SMALL = 144, 96
 """Pixels of a picture in the report: the longer side at most, and at least (tiny pictures are enlarged, pixel by pixel)."""
 
-TOP = 5
-"""Classes that are noted of a picture."""
 
+class PictureLook(Look):
+    """Pictures. What two maps are compared by is how much each pixel counts, for the class or against it."""
 
-def answers(scores: np.ndarray, label: int | None) -> Line:
-    """The best classes with their probabilities, and whether the first one is right."""
-    best = np.argsort(-scores, kind="stable")[:TOP]
-    told: Line = {"top": [[int(i), float(scores[i])] for i in best]}
-    if label is not None:
-        told |= {"label": label, "right": bool(best[0] == label), "right5": bool(label in best), "label_score": float(scores[label])}
-    return told
+    kind = PICTURES
 
+    def __init__(self, group: list[Sample], own: Subject) -> None:
+        super().__init__(group, own)
+        self.pictures = [picture_of(s, own.scorer) for s in group]
 
-def map_facts(one: Explanation, shown: np.ndarray) -> Line:
-    """The numbers of one map, where it lies, and its picture."""
-    assert one.saliency_map is not None
-    size = np.abs(one.saliency_map[0].astype(np.float64))
-    return {
-        "target": int(one.target[0]),
-        "score": float(one.score[0]),
-        "residual": None if one.residual is None else float(one.residual[0]),
-        "reached": None if one.reached is None else float(one.reached[0]),
-        "warnings": one.warnings,
-        "rim": rim_share(size),
-        "cells": cell_shares(size).ravel().tolist(),
-        "picture": data_uri(np.asarray(overlay(shown, scale_map(one.saliency_map[0])))),
-    }
+    @classmethod
+    def admit_maps(cls, explainer: Explainer) -> None:
+        axes = explainer.conversion.question.shown[1]
+        if axes is None or layout_places(axes) != 2 or "saliency_map" not in [o.name for o in explainer.session.outputs]:
+            raise InputError(
+                "the explained input is no picture, and the data are no table with named columns: an audit shows maps of pictures, and the "
+                "columns of rows; use `onnxsal evaluate`."
+            )
+
+    def shown(self, i: int) -> Line:
+        return {"size": [*self.pictures[i].shape[:2]], "picture": data_uri(self.pictures[i])}
+
+    def facts(self, who: Subject, one: Explanation, i: int) -> Line:
+        assert one.saliency_map is not None
+        size = np.abs(one.saliency_map[0].astype(np.float64))
+        drawn = np.asarray(overlay(self.pictures[i], scale_map(one.saliency_map[0])))
+        return {"rim": rim_share(size), "cells": cell_shares(size).ravel().tolist(), "picture": data_uri(drawn)}
+
+    def order(self, who: Subject, whole: Explanation) -> np.ndarray | None:
+        return None if whole.saliency_map is None else np.abs(whole.saliency_map)
 
 
 def rim_width(length: int) -> int:
@@ -81,14 +87,6 @@ def cell_shares(size: np.ndarray) -> np.ndarray:
     return np.asarray(sums / max(sums.sum(), 1e-300))
 
 
-def likeness(first: np.ndarray | None, second: np.ndarray | None, i: int) -> float | None:
-    """Rank correlation of the sizes of two maps of sample ``i``; ``None`` where it has no meaning."""
-    if first is None or second is None or first.shape != second.shape:
-        return None
-    found = spearman(np.abs(first[i]), np.abs(second[i]))
-    return None if np.isnan(found) else found
-
-
 def picture_of(sample: Sample, scorer: Scorer) -> np.ndarray:
     """What the model sees, as RGB bytes [H, W, 3]; an array without known preprocessing is stretched to the range of bytes."""
     if sample.picture is not None:
@@ -100,6 +98,14 @@ def picture_of(sample: Sample, scorer: Scorer) -> np.ndarray:
     values = values[..., :3] if values.shape[-1] >= 3 else values[..., :1].repeat(3, -1)
     low, high = values.min(), values.max()
     return np.rint((values - low) / ((high - low) or 1) * 255).astype(np.uint8)
+
+
+def centre_picture(centre: np.ndarray) -> str:
+    """The centre of a cluster of small maps [H, W] as a data URI, in the colours of maps: one with negative values is a signed one.
+
+    Raises ``InputError`` for another shape, and for NaN or infinite values.
+    """
+    return data_uri(np.asarray(render_map(centre)))
 
 
 def data_uri(pixels: np.ndarray) -> str:

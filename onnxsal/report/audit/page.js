@@ -3,7 +3,7 @@
   const $ = (id) => document.getElementById(id);
   const gallery = $("gallery");
   const cards = Array.from(gallery.children);
-  const choices = ["cls", "right", "agrees"].map($).filter(Boolean);
+  const choices = Array.from(document.querySelectorAll("select.choice"));
 
   function show() {
     const words = $("q").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -13,7 +13,8 @@
       card.hidden = !fits;
       shown += fits;
     }
-    $("count").textContent = shown === cards.length ? shown + " pictures" : shown + " of " + cards.length + " pictures shown";
+    const many = $("count").dataset.many;
+    $("count").textContent = shown === cards.length ? shown + " " + many : shown + " of " + cards.length + " " + many + " shown";
   }
 
   function order() {
@@ -41,7 +42,19 @@
     order();
   });
 
-  $("mix").addEventListener("input", (e) => {
+  // "Show" beside a cluster sets the filter to it, and nothing else.
+  for (const button of document.querySelectorAll("button.choose")) {
+    button.addEventListener("click", () => {
+      for (const c of [$("q"), ...choices]) c.value = "";
+      const choice = $(button.dataset.choice);
+      choice.value = button.value;
+      show();
+      choice.scrollIntoView({ block: "start" });
+      choice.focus();
+    });
+  }
+
+  if ($("mix")) $("mix").addEventListener("input", (e) => {
     for (const slider of gallery.querySelectorAll(".one")) slider.value = e.target.value;
     for (const card of cards) card.style.removeProperty("--mix");
     gallery.style.setProperty("--mix", e.target.value / 100);
@@ -50,7 +63,7 @@
     if (e.target.classList.contains("one")) e.target.closest(".card").style.setProperty("--mix", e.target.value / 100);
   });
 
-  // A link to a picture that a filter hides shows it.
+  // A link to a card that a filter hides shows it.
   function reveal() {
     const card = location.hash.startsWith("#p") && document.getElementById(location.hash.slice(1));
     if (card && card.hidden) {

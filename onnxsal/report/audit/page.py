@@ -9,14 +9,16 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from markupsafe import Markup, escape
 from PIL import Image
 
+from onnxsal.metrics.data_kind import PICTURES, DataKind
 from onnxsal.metrics.evaluation import Evaluation
 from onnxsal.metrics.measures import axes_of_curves
 from onnxsal.metrics.ranking import TIED_SHARE_LIMIT
@@ -24,17 +26,19 @@ from onnxsal.metrics.statistics import Summary
 from onnxsal.report.artefacts import as_json
 from onnxsal.report.audit.blocks import Cell
 from onnxsal.report.audit.checking import checks
-from onnxsal.report.audit.document import CheckReport, ClassName, Document, PictureCard
+from onnxsal.report.audit.document import CheckReport, Document, SampleCard, headline
 from onnxsal.report.audit.form import asked
+from onnxsal.report.audit.glossary import glossary_of
+from onnxsal.report.audit.page_cards import MOST_BYTES, cards_in_turn
+from onnxsal.report.audit.page_population import Counted, cluster_filters, told_of_all
+from onnxsal.report.audit.page_rows import bars_of, column_means, signed, summary_images
+from onnxsal.report.audit.page_words import NONE, called, number, percent
 from onnxsal.report.audit.run import Audit
-from onnxsal.report.audit.verdict import Outcome, Severity
+from onnxsal.report.audit.verdict import Outcome
 from onnxsal.report.charts import line_chart
 from onnxsal.runtime.files import write_whole
 from onnxsal.runtime.providers import as_text
 from onnxsal.untrusted import printable
-
-NONE = "\u2013"
-"""What stands for a number that is not there."""
 
 FIGURES = ("insertion", "deletion", "randomised_spearman")
 """Curves that the page shows."""
@@ -42,7 +46,7 @@ FIGURES = ("insertion", "deletion", "randomised_spearman")
 
 def save_audit(found: Audit, page: Path) -> dict[str, str]:
     """Write the page and, beside it, the JSON; returns both paths."""
-    html = printable(render(found), keep="\n\t")
+    html = render(found)
     text = as_json(found.facts) + "\n"
     return {
         "page": str(write_whole(page, html.encode())),
@@ -51,66 +55,91 @@ def save_audit(found: Audit, page: Path) -> dict[str, str]:
 
 
 def render(found: Audit) -> str:
-    """The page. Everything that comes from files (names, labels, metadata) is escaped."""
-    document = found.document
+    """The page. Everything that comes from files (names, labels, metadata) is escaped, and none of it acts (``printable``).
+
+    It shows as many samples as ``MOST_CARDS`` and ``MOST_BYTES`` allow, and says so where these are not all.
+    """
+    weigh, whole = partial(_weight, found), _of_everything(found)
+    cards = cards_in_turn(found.document, found.blocks, weigh)
+    page = _drawn(found, cards, whole)
+    while cards and (excess := len(page.encode()) - MOST_BYTES) > 0:
+        while cards and excess > 0:
+            excess -= weigh(cards.pop())
+        page = _drawn(found, cards, whole)
+    return page
+
+
+def _weight(found: Audit, card: SampleCard) -> int:
+    """About how many bytes of the page a sample takes: under each map there is its picture."""
+    under, weight = len(found.pictures.get(card.name, "")), 2000
+    for maps in (found.maps, found.other_maps):
+        weight += sum(under + len(maps[way, card.name]) + 600 for way in card.maps if (way, card.name) in maps)
+    return weight + 3000 * len(card.maps) * bool(card.values)
+
+
+def _drawn(found: Audit, cards: Sequence[SampleCard], whole: Mapping[str, Any]) -> str:
+    """The page with these samples, which stand in the order of the data, and what is the same whichever they are."""
+    document, kept = found.document, {card.name for card in cards}
+    shown = [(i, p) for i, p in enumerate(document.pictures) if p.name in kept]
+    shown_at = {p.name: i for i, p in shown}
+    samples = [p for _, p in shown]
+    told = told_of_all(document, shown_at)
+    filters = {"classes": predicted_classes(samples), "clusters": cluster_filters(document, list(shown_at))}
+    said = {"counted": Counted(document.of, document.population), "explained": Explained(glossary_of(document.of))}
+    template = _environment().get_template("page.html.j2")
+    return printable(template.render(d=document, cards=shown, shown_at=shown_at, **told, **filters, **said, **whole), keep="\n\t")
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, which are compiled once, with what they know beside the variables of a page."""
     environment = Environment(
         loader=PackageLoader("onnxsal.report.audit", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    glossary = tomllib.loads(_own("glossary.toml"))
-    environment.filters |= {"number": number, "percent": percent, "called": called, "cell": cell, "verdicts": verdict_table}
-    environment.filters["say"] = Explained(glossary)
+    environment.filters["bars"], environment.filters["signed"] = bars_of, signed
+    environment.filters |= {"number": number, "percent": percent, "called": called, "verdicts": verdict_table}
+    environment.filters["cell"] = pass_context(lambda page, value, head: cell(page["counted"].cell(value, head)))
+    environment.filters["of_all"] = pass_context(lambda page, n: page["counted"].of_all(n))
+    environment.filters["samples"] = pass_context(lambda page, n: page["counted"].samples(n))
+    environment.filters["say"] = pass_context(lambda page, text: page["explained"](text))
     environment.tests["table"] = lambda block: hasattr(block, "rows")
+    return environment
+
+
+def _of_everything(found: Audit) -> dict[str, Any]:
+    """What the page shows whichever samples have a card."""
+    document, kind = found.document, found.document.of
+    counted = Counted(kind, document.population)
     weight = sum(map(len, (*found.pictures.values(), *found.maps.values(), *found.other_maps.values())))
-    return environment.get_template("page.html.j2").render(
-        d=document,
-        blocks=found.blocks,
-        css=Markup(_own("page.css")),
-        js=Markup(_own("page.js")),
-        glossary=glossary,
-        briefs=found.briefs,
-        verdict=headline(document),
-        overview=[overview_row(name, check) for name, check in document.checks.items()],
-        shown=[m.name for m in document.methods if not m.refused],
-        pictures=found.pictures,
-        shown_at={p.name: i for i, p in enumerate(document.pictures)},
-        maps=found.maps,
-        other_maps=found.other_maps,
-        figures=[f for e in found.evaluations for f in figures(e)],
-        classes=predicted_classes(document.pictures),
-        metrics=metric_table(document),
-        seeks={check.name: check.seeks for check in checks()},
-        tied=tied_methods(document),
-        told_providers=as_text(document.model.providers, document.model.provider_options),
-        forms=asked(document.form),
-        weight=weight / max(len(found.pictures), 1) / 1024,
-    )
+    return {
+        "blocks": found.blocks,
+        "css": Markup(_own("page.css")),
+        "js": Markup(_own("page.js")),
+        "glossary": glossary_of(kind),
+        "briefs": found.briefs,
+        "verdict": headline(document),
+        "overview": [overview_row(name, check) for name, check in document.checks.items()],
+        "shown": [m.name for m in document.methods if not m.refused],
+        "pictures": found.pictures,
+        "maps": found.maps,
+        "other_maps": found.other_maps,
+        "figures": [f for e in found.evaluations for f in figures(e, counted)],
+        "metrics": metric_table(document),
+        "seeks": {check.name: kind.say(check.seeks) for check in checks()},
+        "idle_for": {check.name: check.idle(kind) for check in checks()},
+        "k": kind,
+        "w": tomllib.loads(_own("words.toml"))[kind.many],
+        "summaries": summaries(document) if kind.named else [],
+        "means": column_means(document),
+        "tied": tied_methods(document),
+        "told_providers": as_text(document.model.providers, document.model.provider_options),
+        "forms": asked(document.form),
+        "weight": weight / max(len(found.pictures), 1) / 1024,
+    }
 
 
 def _own(name: str) -> str:
     return importlib.resources.files("onnxsal.report.audit").joinpath(name).read_text(encoding="utf-8")
-
-
-def headline(document: Document) -> tuple[str, str]:
-    """What stands first: how it is coloured ("bad", "doubt", "good"), and what was found in a few words.
-
-    Good only where every check that applies was made and passed, and every limit holds.
-    """
-    findings, limits = document.findings, document.limits
-    serious, broken = sum(f.severity is Severity.SERIOUS for f in findings), sum(limit.broken for limit in limits)
-    outcomes = Counter(c.outcome for c in document.checks.values())
-    unmade = sum(any(v.outcome is Outcome.TOO_FEW for v in c.verdicts) for c in document.checks.values())
-    words = [f"{_several(len(findings), 'finding')}{f', {serious} serious' if serious else ''}" if findings else "No finding"]
-    words += [f"{_several(unmade, 'check')} could not be decided"] if unmade else []
-    words += [f"{broken} of {_several(len(limits), 'limit')} broken"] if limits else []
-    words += [f"{_several(len(document.data.damaged), 'picture')} could not be read"] if document.data.damaged else []
-    good = not (findings or unmade or broken)
-    if good:
-        words.append(f"{_several(outcomes[Outcome.PASSED], 'applicable check')} made and passed")
-    return "bad" if serious or broken else "good" if good else "doubt", "; ".join(words) + "."
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 class Explained:
@@ -138,29 +167,6 @@ def anchor(term: str) -> str:
     return "term-" + term.lower().replace(" ", "-")
 
 
-def number(value: Any) -> str:
-    """A number as people read it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f")
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def percent(value: float | None) -> str:
-    """A share as people read it."""
-    return NONE if value is None or math.isnan(value) else f"{100 * value:.1f} %"
-
-
-def called(entry: ClassName | None) -> str:
-    """A class by its label, or by its number."""
-    if entry is None:
-        return NONE
-    return entry.label.split(",")[0] if entry.label else f"class {entry.index}"
-
-
 def cell(value: Any) -> Cell:
     """What stands in a cell, with what it is sorted by."""
     if isinstance(value, Cell):
@@ -174,17 +180,15 @@ def cell(value: Any) -> Cell:
 MARKS = {Outcome.FAILED: "bad", Outcome.TOO_FEW: "doubt", Outcome.PASSED: "good", Outcome.NOT_APPLICABLE: "faint"}
 
 
-HEADS = ("Of", "Outcome", "#Number", "Passes with", "#Pictures", "#It takes", "Remark")
-
-
-def verdict_table(check: CheckReport) -> tuple[list[str], list[list[Any]]]:
+def verdict_table(check: CheckReport, kind: DataKind = PICTURES) -> tuple[list[str], list[list[Any]]]:
     """Heads and rows of the verdicts of a check; a column that says nothing is left out."""
     rows = [
         [v.method or "the model", Cell(v.outcome, mark=MARKS[v.outcome]), v.value, v.threshold, v.n or None, v.needs or None, v.words]
         for v in check.verdicts
     ]
-    used = [i for i in range(len(HEADS)) if any(row[i] not in (None, "") for row in rows)]
-    return [HEADS[i] for i in used], [[row[i] for i in used] for row in rows]
+    heads = ("Of", "Outcome", "#Number", "Passes with", f"#{kind.heading}", "#It takes", "Remark")
+    used = [i for i in range(len(heads)) if any(row[i] not in (None, "") for row in rows)]
+    return [heads[i] for i in used], [[row[i] for i in used] for row in rows]
 
 
 def overview_row(name: str, check: CheckReport) -> list[Any]:
@@ -198,14 +202,14 @@ def overview_row(name: str, check: CheckReport) -> list[Any]:
     return [*head, Cell(text, max(values, default=None)), *told]
 
 
-def figures(found: Evaluation) -> list[dict[str, str]]:
+def figures(found: Evaluation, counted: Counted) -> list[dict[str, str]]:
     """Curves as pictures, with the text that stands for each where it cannot be seen."""
-    words, told = axes_of_curves(), []
+    words, told = axes_of_curves(found.kind), []
     for name in (n for n in FIGURES if n in found.curves):
         curves = {w.name: c for w in found.ways if (c := found.curve(w.name, name)) is not None}
         if not curves:
             continue
-        title = f"{name.replace('_', ' ')}, mean of {max(c[2] for c in curves.values())} pictures"
+        title = f"{name.replace('_', ' ')}, mean of {counted.samples(max(c[2] for c in curves.values()))}"
         across, up = words[name].across, words[name].up.format(**found.facts["settings"])
         lines = {k: (axis, mean) for k, (axis, mean, _) in curves.items()}
         image = line_chart(lines, title, across, up, [w.name for w in found.ways if w.baseline], words[name].log)
@@ -221,14 +225,22 @@ def _uri(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def predicted_classes(pictures: Sequence[PictureCard]) -> list[tuple[int, str, int]]:
-    """Predicted classes: number, name, how many pictures."""
+def summaries(document: Document) -> list[dict[str, str]]:
+    """All rows together, by each method, as pictures."""
+    return [
+        {"title": title, "uri": _uri(image), "alt": alt, "width": str(image.width), "height": str(image.height)}
+        for title, alt, image in summary_images(document)
+    ]
+
+
+def predicted_classes(pictures: Sequence[SampleCard]) -> list[tuple[int, str, int]]:
+    """Predicted classes: number, name, how many samples."""
     counted = Counter((p.predicted[0].index, called(p.predicted[0])) for p in pictures)
     return sorted(((index, name, count) for (index, name), count in counted.items()), key=lambda row: (row[1], row[0]))
 
 
 def tied_methods(document: Document) -> dict[str, float]:
-    """Methods many of whose pixels are tied, with the mean share of them."""
+    """Methods many of whose places are tied, with the mean share of them."""
     shares: dict[str, list[float]] = {}
     for picture in document.pictures:
         for name, one in picture.maps.items():

@@ -13,14 +13,14 @@ def schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of an audit, made from the types of the document and of every check."""
     from pydantic import TypeAdapter
 
-    reports = [(c.name, make_dataclass(f"{c.__name__}Report", [*_fields(CheckReport, facts=c)], frozen=True)) for c in checks()]
+    reports = [(c.name, make_dataclass(f"{c.__name__}Report", [*_fields(CheckReport, facts=c | None)], frozen=True)) for c in checks()]
     every = make_dataclass("Checks", reports, frozen=True)
     whole = make_dataclass("Audit", [*_fields(Document, checks=every)], frozen=True)
     made: dict[str, Any] = TypeAdapter(whole).json_schema(mode="serialization")
     _close(made)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "urn:onnxsal:audit:2",
+        "$id": "urn:onnxsal:audit:4",
         **made,
         "description": Document.__doc__,
     }

@@ -9,10 +9,10 @@ from enum import StrEnum
 from typing import TypeAlias
 
 FEW = 8
-"""Pictures below which no mean is judged."""
+"""Samples below which no mean is judged."""
 
 NAMED = 20
-"""Pictures that a finding names, at most."""
+"""Samples that a finding names, at most."""
 
 
 class Outcome(StrEnum):
@@ -33,7 +33,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, in plain words; ``weight`` orders those of one severity."""
+    """What is wrong, in plain words; ``weight`` orders those of one severity; ``pictures``: the samples that it is about."""
 
     id: str
     severity: Severity
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check says of one ``method`` ('' = of the model): the number, its ``threshold`` in words, and ``n`` pictures behind it of
+    """What a check says of one ``method`` ('' = of the model): the number, its ``threshold`` in words, and ``n`` samples behind it of
     the ``needs`` that it takes. ``finding`` is the id of what is wrong ('' = nothing), ``words`` why there is no number, or a remark.
     """
 
@@ -83,7 +83,7 @@ class Judgement:
         wrong: Finding | None = None,
         undecided: bool = False,
     ) -> Judgement:
-        """Failed where something is ``wrong``, passed where not; not enough data below ``needs`` pictures, where the number is
+        """Failed where something is ``wrong``, passed where not; not enough data below ``needs`` samples, where the number is
         ``undecided`` (it tells neither), or where there is none.
         """
         number = None if value is None or not math.isfinite(value) else float(value)
@@ -91,7 +91,7 @@ class Judgement:
         outcome = Outcome.TOO_FEW if unknown else Outcome.FAILED if wrong else Outcome.PASSED
         found = wrong if outcome is Outcome.FAILED else None
         if n < needs and not words:
-            words = f"{n} picture{'' if n == 1 else 's'} of the {needs} that it takes"
+            words = f"{n} of the {needs} that it takes"
         return cls(Verdict(outcome, method, number, threshold, n, needs, words, "" if found is None else found.id), found)
 
     @classmethod
@@ -102,9 +102,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a limit may be on: in words, whether ``larger`` is better (``None``: neither), the range it has.
+    """What a limit may be on: in words (nouns in braces, ``DataKind.say``), whether ``larger`` is better (``None``: neither), its range.
 
-    ``whole``: it is one number for the audit, and else one for each method. ``lost``: what must not be missing of any picture for it to
+    ``whole``: it is one number for the audit, and else one for each method. ``lost``: what must not be missing of any sample for it to
     be known. ``law``: it is no matter of a method that obeys none.
     """
 

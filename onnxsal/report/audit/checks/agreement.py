@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 from onnxsal.metrics.statistics import Summary, summarise
 from onnxsal.metrics.two_models import refuse_unlike
-from onnxsal.report.audit.blocks import Block, Pictures, Table
+from onnxsal.report.audit.blocks import Block, SampleLinks, Table
 from onnxsal.report.audit.checking import Check
 from onnxsal.report.audit.evidence import CONFIDENCE, Evidence
-from onnxsal.report.audit.observe import Subject
+from onnxsal.report.audit.subject import Subject
 from onnxsal.report.audit.verdict import FEW, Finding, Judgement, MethodValues, Quantity, Severity, percent
 
 AGREEMENT = 0.9
-"""Share of pictures that two models must agree on."""
+"""Share of samples that two models must agree on."""
 
 ALONE = "no other model was given (--against)"
 
 
 def other_file(other: Subject) -> str:
     """What the other model is called."""
-    return f"'{other.ask.name or 'the other model'}'"
+    return f"'{other.name or 'the other model'}'"
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Agreement(
     Check,
     name="agreement",
     title="Do the two models give the same answers?",
-    seeks="pictures that the two models answer differently",
+    seeks="{many} that the two models answer differently",
     order=100,
-    limits={"agreement": Quantity("share of pictures on which the two models agree", True, high=1, whole=True)},
+    limits={"agreement": Quantity("share of {many} on which the two models agree", True, high=1, whole=True)},
 ):
-    """On ``agree`` of ``n`` pictures both models give the same answer: not on one that one of them fails on. ``confidence_change``: of
-    the probability of the first answer, on pictures that both answer.
+    """On ``agree`` of ``n`` samples both models give the same answer: not on one that one of them fails on. ``confidence_change``: of
+    the probability of the first answer, on samples that both answer.
     """
 
     agree: int
@@ -65,8 +65,8 @@ class Agreement(
             Severity.SERIOUS,
             75 + 10 * (1 - share),
             "The two models give different answers",
-            f"They agree on {self.agree} of {self.n} pictures ({percent(share)}).",
-            f"Do not put {other_file(evidence.other)} in place of the audited model before these pictures are explained.",
+            f"They agree on {self.agree} of {evidence.kind.count(self.n)} ({percent(share)}).",
+            f"Do not put {other_file(evidence.other)} in place of the audited model before these {evidence.kind.many} are explained.",
             _missed(evidence),
         )
         yield Judgement.of(share, f"at least {AGREEMENT}", self.n, FEW, wrong=wrong if share < AGREEMENT else None)
@@ -75,14 +75,15 @@ class Agreement(
         return {"": self.agree / self.n if self.n else "no other model was compared"}
 
     def tell(self, evidence: Evidence) -> str:
-        return f"Both models give the same answer to {self.agree} of {self.n} pictures." if self.n else ""
+        told = f"Both models give the same answer to {self.agree} of {evidence.kind.count(self.n)}{evidence.within(self.n)}."
+        return told if self.n else ""
 
     def show(self, evidence: Evidence) -> Iterator[Block]:
         if evidence.other is not None:
-            heads = ("#Same answer", "#Pictures", "#Change of the probability [99 % interval]")
+            heads = ("#Same answer", f"#{evidence.kind.heading}", "#Change of the probability [99 % interval]")
             yield Table("Answers of both models", heads, [(self.agree, self.n, self.confidence_change)])
         if missed := _missed(evidence):
-            yield Pictures("Pictures that the models answer differently", [(n, "") for n in missed])
+            yield SampleLinks(f"{evidence.kind.heading} that the models answer differently", [(n, "") for n in missed])
 
 
 def _missed(evidence: Evidence) -> list[str]:

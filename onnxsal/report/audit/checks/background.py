@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.statistics import Summary, summarise
 from onnxsal.report.audit.blocks import Block, Table
 from onnxsal.report.audit.checking import Check
@@ -25,7 +26,14 @@ class OnObject:
 
 
 @dataclass(frozen=True)
-class Background(Check, name="background", title="Do the maps lie on the object?", seeks="attention on the background", order=62):
+class Background(
+    Check,
+    name="background",
+    title="Do the {maps} lie on the object?",
+    seeks="attention on the background",
+    order=62,
+    of=(PICTURES, "columns lie neither on an object nor beside it"),
+):
     """Relevance on the object, beside what its area would hold by chance."""
 
     rows: Sequence[OnObject]

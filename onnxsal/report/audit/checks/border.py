@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.statistics import Summary, summarise
 from onnxsal.report.audit.blocks import Block, Table
 from onnxsal.report.audit.checking import Check
@@ -32,9 +33,10 @@ class Density:
 class Border(
     Check,
     name="border",
-    title="Do the maps lie on the border of the pictures?",
-    seeks="attention on the border of the pictures",
+    title="Do the {maps} lie on the border of the {many}?",
+    seeks="attention on the border of the {many}",
     order=60,
+    of=(PICTURES, "columns have no border"),
     limits={"border": Quantity("relevance at the border over what its area would have by chance", None)},
 ):
     """How dense each method's maps are at the border, compared with the whole picture."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.dataset import Sample
 from onnxsal.metrics.exchanged import ORDERS, ColourExchange, LabelledColours, Reordered, colour_exchange, coloured, reordered
 from onnxsal.report.audit.blocks import Block, Table
 from onnxsal.report.audit.checking import Check
 from onnxsal.report.audit.checks.answers import unanswered
 from onnxsal.report.audit.evidence import CONFIDENCE, Evidence, Lost
-from onnxsal.report.audit.observe import CHUNK, FAILS, Subject
+from onnxsal.report.audit.observe import FAILS
+from onnxsal.report.audit.subject import CHUNK, Subject
 from onnxsal.report.audit.verdict import FEW, Finding, Judgement, Severity
 
 GAIN = 0.1
@@ -29,6 +31,7 @@ class Channels(
     seeks="red and blue that reach the model exchanged",
     order=30,
     costly=True,
+    of=(PICTURES, "columns have no colours"),
 ):
     """What exchanging the channels of the pictures with colours does (``None``: there are none); those on which the model then fails."""
 
@@ -48,7 +51,7 @@ class Channels(
         how = evidence.own.preprocess
         yield self._order("" if how is None else how.channels)
         if self.lost:
-            yield unanswered("colours", "The model fails when the colours of {count} are exchanged", self.lost, evidence.read)
+            yield unanswered("colours", "The model fails when the colours of {count} are exchanged", self.lost, evidence)
 
     def _order(self, now: str) -> Judgement:
         """By the labels, where enough pictures have one; else by how sure the answers are."""

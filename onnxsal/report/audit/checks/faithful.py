@@ -1,4 +1,4 @@
-"""Do the maps say more about the answer than maps that know nothing of the model? Pixels are taken away, and put back, in their order."""
+"""Do the maps say more about the answer than maps that know nothing of the model? Places are taken away, and put back, in their order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnxsal.metrics.baselines import BASELINES, CALLED
+from onnxsal.metrics.baselines import CALLED
+from onnxsal.metrics.data_kind import DataKind
 from onnxsal.metrics.statistics import Summary
 from onnxsal.report.audit.blocks import Block, Cell, Table, Text
 from onnxsal.report.audit.checking import Check
@@ -14,7 +15,7 @@ from onnxsal.report.audit.evidence import FAITHFUL, Evidence
 from onnxsal.report.audit.verdict import FEW, Finding, Judgement, Severity
 
 NOISE = "random"
-"""The baseline that any map must beat. The others know the picture, where what the model looks at often lies in the middle or on edges."""
+"""The baseline that any map must beat. The others know a picture, where what the model looks at often lies in the middle or on edges."""
 
 Told = Literal["better", "not told apart", "worse"]
 
@@ -27,7 +28,7 @@ def word(gap: Summary, larger: bool | None) -> Told:
 
 @dataclass(frozen=True)
 class Compared:
-    """A method minus a baseline, picture by picture, with 95 % intervals."""
+    """A method minus a baseline, sample by sample, with 95 % intervals."""
 
     method: str
     baseline: str
@@ -46,8 +47,8 @@ class Compared:
 class Faithful(
     Check,
     name="faithful",
-    title="Do the maps say more about the answer than maps that know nothing of the model?",
-    seeks="maps that say less about the answer than noise, or than the picture alone",
+    title="Do the {maps} say more about the answer than {maps} that know nothing of the model?",
+    seeks="{maps} that say less about the answer than noise, or than the {one} alone",
     order=50,
 ):
     """Insertion and deletion of each method beside those of every ignorant baseline."""
@@ -57,7 +58,7 @@ class Faithful(
     @classmethod
     def measure(cls, evidence: Evidence) -> Faithful:
         found, rows = evidence.faithfulness, []
-        for way, base in ((w.name, b) for w in evidence.ways for b in BASELINES):
+        for way, base in ((w.name, b) for w in evidence.ways for b in (w.name for w in found.ways if w.baseline)):
             gaps = [(found.difference(way, base, c), found.columns[c].larger) for c in FAITHFUL]
             insertion, deletion = ((gap, word(gap, larger)) for gap, larger in gaps)
             rows.append(Compared(way, base, *insertion, *deletion))
@@ -67,43 +68,49 @@ class Faithful(
         for row in self.rows:
             worse, better = row.words == {"worse"}, "better" in row.words and "worse" not in row.words
             apart = "insertion and deletion contradict each other" if row.words == {"better", "worse"} else "not told apart"
-            words = "" if worse or better else f"{apart}: these pictures do not show that the maps say more than {CALLED[row.baseline]}"
+            shown = f"these {evidence.kind.many} do not show that the {evidence.kind.maps} say more than {CALLED[row.baseline]}"
+            words = "" if worse or better else f"{apart}: {shown}"
             threshold = f"better than {CALLED[row.baseline]} by insertion or deletion, worse by neither (number: both together)"
             gain, n = row.insertion.mean - row.deletion.mean, min(row.insertion.n, row.deletion.n)
-            wrong = _finding(row) if worse else None
+            wrong = _finding(row, evidence.kind) if worse else None
             yield Judgement.of(gain, threshold, n, FEW, method=row.method, words=words, wrong=wrong, undecided=not better)
 
     def show(self, evidence: Evidence) -> Iterator[Block]:
+        known, kind = list(dict.fromkeys(row.baseline for row in self.rows)), evidence.kind
+        maps, others = kind.maps, "the others" if known[1:] else "it"
         yield Text(
-            f"The baselines are maps that know nothing of the model: {'; '.join(f'{k}: {v}' for k, v in CALLED.items())}. Maps that are "
-            "worse than noise are at fault. Maps that are not better than the others may be right, but these pictures do not show it."
+            f"The baselines are {maps} that know nothing of the model: {'; '.join(f'{k}: {CALLED[k]}' for k in known)}. "
+            f"{maps.capitalize()} that are worse than noise are at fault. {maps.capitalize()} that are not better than {others} may be "
+            f"right, but these {kind.many} do not show it."
         )
-        heads = ("Method", "Baseline", "#Insertion [95 % interval]", "", "#Deletion [95 % interval]", "", "#Pictures")
+        heads = ("Method", "Baseline", "#Insertion [95 % interval]", "", "#Deletion [95 % interval]", "", f"#{kind.heading}")
         rows = [
             (r.method, r.baseline, r.insertion, _cell(r.insertion_is), r.deletion, _cell(r.deletion_is), min(r.insertion.n, r.deletion.n))
             for r in self.rows
         ]
-        yield Table("Method minus baseline, picture by picture: a larger insertion is better, and a smaller deletion", heads, rows)
+        caption = f"Method minus baseline, {kind.one} by {kind.one}: a larger insertion is better, and a smaller deletion"
+        yield Table(caption, heads, rows)
 
 
 def _cell(told: Told) -> Cell:
     return Cell(told, mark="wrong" if told == "worse" else "")
 
 
-def _finding(row: Compared) -> Finding:
+def _finding(row: Compared, kind: DataKind) -> Finding:
     noise, other = row.baseline == NOISE, CALLED[row.baseline]
-    pixels = "random pixels" if noise else f"pixels by {other}"
+    places = f"random {kind.places}" if noise else f"{kind.places} by {other}"
     text = (
-        f"Taking away what they call important lowers the score less than taking away {pixels} (area {row.deletion.mean:+.3f}), and "
-        f"putting it back raises it less (area {row.insertion.mean:+.3f}; {row.insertion.n} pictures)."
+        f"Taking away what they call important lowers the score less than taking away {places} (area {row.deletion.mean:+.3f}), and "
+        f"putting it back raises it less (area {row.insertion.mean:+.3f}; {kind.count(row.insertion.n)})."
     )
     return Finding(
         f"unfaithful-{row.method}" if noise else f"uninformed-{row.method}-{row.baseline}",
         Severity.WARNING,
         35 if noise else 12,
-        f"The maps of {row.method} say less about the answer than {'noise' if noise else other} does",
+        f"The {kind.maps} of {row.method} say less about the answer than {'noise' if noise else other} does",
         text,
-        "Do not rely on these maps."
+        f"Do not rely on these {kind.maps}."
         if noise
-        else "Do not take these maps alone for what the model looks at: compare another method, or pictures with the object elsewhere.",
+        else f"Do not take these {kind.maps} alone for what the model looks at: compare another method, or {kind.many} with the object "
+        "elsewhere.",
     )

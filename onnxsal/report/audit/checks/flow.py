@@ -1,4 +1,4 @@
-"""Where does the score go: through the layers to the pixels, or into biases? For methods that divide it up, on some pictures."""
+"""Where does the score go: through the layers to the input, or into biases? For methods that divide it up, on some samples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from onnxsal.engine.method import get_method
 from onnxsal.explainer import Explainer
 from onnxsal.methods.build import Wrapper, wrapper_of
 from onnxsal.metrics.conservation import conservation
+from onnxsal.metrics.data_kind import DataKind
 from onnxsal.report.audit.blocks import Block, Table
 from onnxsal.report.audit.checking import Check
 from onnxsal.report.audit.document import Number
 from onnxsal.report.audit.evidence import Evidence
-from onnxsal.report.audit.observe import CHUNK
+from onnxsal.report.audit.subject import CHUNK
 from onnxsal.report.audit.verdict import Finding, Judgement, Severity, percent
 
 ESCAPED = 0.5
@@ -36,7 +37,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Passed:
-    """Where the score of ``n`` pictures goes. ``books``: the method writes it down, cut by cut, from the score to the input."""
+    """Where the score of ``n`` samples goes. ``books``: the method writes it down, cut by cut, from the score to the input."""
 
     method: str
     books: bool
@@ -80,7 +81,7 @@ class ScoreFlow(
                 yield Judgement.none(words, row.method)
                 continue
             taken = abs(row.rows[-1].bias or 0.0) if row.rows else None
-            escaped = _escaped(row, taken) if taken is not None and taken > ESCAPED else None
+            escaped = _escaped(row, taken, evidence.kind) if taken is not None and taken > ESCAPED else None
             yield Judgement.of(taken, f"biases take at most {ESCAPED} of the score", row.n, 1, method=row.method, wrong=escaped)
             yield Judgement.of(len(row.warnings), "no warning on the way", row.n, 1, method=row.method, wrong=_unconserved(row))
 
@@ -88,12 +89,12 @@ class ScoreFlow(
         heads = ("Cut or part", "#Share", "#Taken by biases", "#Leak", "#Worst error")
         for row in (r for r in self.rows if r.rows):
             what = "relevance at each cut that all paths pass, from the score to the input" if row.books else "what the score is made of"
-            caption = f"{row.method}: {what}, as shares of the score, means over {row.n} pictures"
+            caption = f"{row.method}: {what}, as shares of the score, means over {evidence.kind.count(row.n)}"
             yield Table(caption, heads, [(p.place, p.share, p.bias, p.leak, p.error) for p in row.rows])
 
 
 def _passed(explainer: Explainer, wrapper: Wrapper, xs: Sequence[np.ndarray]) -> tuple[list[Passage], list[str]]:
-    """The passages of some pictures, and what a test of conservation warns of."""
+    """The passages of some samples, and what a test of conservation warns of."""
     if wrapper.books:
         found = conservation(explainer, xs)
         means = [found.share(part).mean(0).tolist() for part in (found.sums, found.bias, found.leak)]
@@ -108,14 +109,15 @@ def _passed(explainer: Explainer, wrapper: Wrapper, xs: Sequence[np.ndarray]) ->
     return [*rows, Passage("all together", float(shares.sum(1).mean()), error=rest)], []
 
 
-def _escaped(row: Passed, taken: float) -> Finding:
+def _escaped(row: Passed, taken: float, kind: DataKind) -> Finding:
     last = row.rows[-1]
     size, place = max(((abs((b.bias or 0) - (a.bias or 0)), b.place) for a, b in pairwise(row.rows)), default=(0.0, last.place))
     text = (
-        f"{percent(taken)} of the score never reaches a pixel: biases take it, most of it just before '{place}' ({percent(size)}). "
-        f"The pixels of the map stand for {percent(last.share or 0.0)} of the score."
+        f"{percent(taken)} of the score never reaches a {kind.place}: biases take it, most of it just before '{place}' ({percent(size)}). "
+        f"The {kind.places} of the {kind.map} stand for {percent(last.share or 0.0)} of the score."
     )
-    advice = "Read the map as a part of the answer only, use a rule that leaves biases out, or FullGrad, which shows them."
+    shown = "" if kind.named else ", or FullGrad, which shows them"
+    advice = f"Read the {kind.map} as a part of the answer only{', or' if kind.named else ','} use a rule that leaves biases out{shown}."
     return Finding(f"biases-{row.method}", Severity.WARNING, 30 + taken, f"Relevance leaves through biases ({row.method})", text, advice)
 
 

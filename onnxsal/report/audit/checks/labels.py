@@ -1,10 +1,11 @@
-"""Is the model right? Its answers are compared with the labels of the pictures."""
+"""Is the model right? Its answers are compared with the labels of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from onnxsal.metrics.data_kind import DataKind
 from onnxsal.report.audit.blocks import Block, Table
 from onnxsal.report.audit.checking import Check
 from onnxsal.report.audit.document import Accuracy
@@ -15,7 +16,7 @@ GUESSES = 1.5
 """How many times as often as by guessing a model must be right for its answers to have to do with the labels."""
 
 LABELLED, CLASSES = 20, 3
-"""Pictures with a label that it takes to tell, and classes below which guessing is right too often for this."""
+"""Samples with a label that it takes to tell, and classes below which guessing is right too often for this."""
 
 NORMAL = 2.576
 """Standard errors on either side of a share that its 99 % interval reaches."""
@@ -28,7 +29,7 @@ class Labels(
     title="Is the model right?",
     seeks="answers that have nothing to do with the labels",
     order=20,
-    limits={"accuracy": Quantity("share of labelled pictures that the model is right about", True, high=1, whole=True)},
+    limits={"accuracy": Quantity("share of labelled {many} that the model is right about", True, high=1, whole=True)},
 ):
     """How often the model, and the ``other`` one, is right."""
 
@@ -41,39 +42,41 @@ class Labels(
 
     def judge(self, evidence: Evidence) -> Iterator[Judgement]:
         threshold = f"more than {GUESSES} times what guessing would be right about"
-        own = self.own
+        own, kind = self.own, evidence.kind
         if own is None:
-            words = "no picture has a label, so whether the answers are right is not known"
+            words = f"no {kind.one} has a label, so whether the answers are right is not known"
             yield Judgement.of(None, threshold, 0, LABELLED, words=words)
         elif own.classes < CLASSES:
             low = own.top1 - NORMAL * (own.top1 * (1 - own.top1) / own.n) ** 0.5
-            words = f"calling every picture the most frequent of {own.classes} classes is right about {percent(own.most)}"
+            words = f"calling every {kind.one} the most frequent of {own.classes} classes is right about {percent(own.most)}"
             told = {"words": words, "undecided": low <= own.most}
             yield Judgement.of(own.top1, f"above {own.most:.2g} with its 99 % interval", own.n, LABELLED, **told)
         else:
             broken = own.top1 <= GUESSES / own.classes
             threshold = f"above {GUESSES / own.classes:.2g}: {threshold} ({own.classes} classes)"
-            yield Judgement.of(own.top1, threshold, own.n, LABELLED, wrong=_finding(own) if broken else None)
+            yield Judgement.of(own.top1, threshold, own.n, LABELLED, wrong=_finding(own, kind) if broken else None)
 
     def value(self, limit: str, evidence: Evidence) -> MethodValues:
-        return {"": self.own.top1 if self.own else "no picture has a label"}
+        return {"": self.own.top1 if self.own else f"no {evidence.kind.one} has a label"}
 
     def tell(self, evidence: Evidence) -> str:
-        return f"It is right about {percent(self.own.top1)} of {self.own.n} labelled pictures." if self.own else ""
+        if self.own is None:
+            return ""
+        return f"It is right about {percent(self.own.top1)} of {self.own.n} labelled {evidence.kind.many}{evidence.within(self.own.n)}."
 
     def show(self, evidence: Evidence) -> Iterator[Block]:
         rows = [(who, a.top1, a.top5, a.n, a.classes) for who, a in (("this model", self.own), ("the other", self.other)) if a is not None]
-        heads = ("Model", "#First answer", "#One of five", "#Pictures", "#Classes")
+        heads = ("Model", "#First answer", "#One of five", f"#{evidence.kind.heading}", "#Classes")
         if rows:
-            yield Table("Share of the labelled pictures about which the model is right", heads, rows)
+            yield Table(f"Share of the labelled {evidence.kind.many} about which the model is right", heads, rows)
 
 
-def _finding(own: Accuracy) -> Finding:
+def _finding(own: Accuracy, kind: DataKind) -> Finding:
     return Finding(
         "labels",
         Severity.SERIOUS,
         95,
         "The model's answers have nothing to do with the labels",
-        f"It is right about {percent(own.top1)} of {own.n} labelled pictures of {own.classes} classes; guessing would do as well.",
-        "Check the preprocessing, the file of labels, and whether the classes are in the same order.",
+        f"It is right about {percent(own.top1)} of {own.n} labelled {kind.many} of {own.classes} classes; guessing would do as well.",
+        f"Check {'the column' if kind.named else 'the preprocessing, the file'} of labels, and whether the classes are in the same order.",
     )

@@ -1,4 +1,4 @@
-"""Do the maps account for the score? A method that promises a sum is held to it on every picture."""
+"""Do the maps account for the score? A method that promises a sum is held to it on every sample."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from onnxsal.engine.method import get_method
 from onnxsal.methods.build import keeps_law, refined_by, wrapper_of
+from onnxsal.metrics.data_kind import DataKind
 from onnxsal.metrics.evaluation import Way
 from onnxsal.report.audit.blocks import Block, Table
 from onnxsal.report.audit.checking import Check
@@ -23,7 +24,7 @@ UNREACHED = "largest |1 - the share of the score that reaches the input| (releva
 
 @dataclass(frozen=True)
 class Kept:
-    """How the ``n`` maps of a method keep its ``law`` ('' = it has none): residuals may be ``limit``; those of the ``missed`` pictures are
+    """How the ``n`` maps of a method keep its ``law`` ('' = it has none): residuals may be ``limit``; those of the ``missed`` samples are
     larger, or no number (worst first; of the worst one, the share of the score that ``reached`` the input). ``residual`` and
     ``unreached`` (|1 - reached|) are the largest, ``None`` where one is no number. ``refined_by``: the parameter that lowers residuals.
     """
@@ -66,15 +67,15 @@ def _number(value: float) -> Number:
 class Law(
     Check,
     name="law",
-    title="Do the maps account for the score?",
-    seeks="maps that do not account for the score",
+    title="Do the {maps} account for the score?",
+    seeks="{maps} that do not account for the score",
     order=42,
     limits={
         "residual": Quantity("largest relative error of the method's law", False, law=True),
         "unreached": Quantity(UNREACHED, False, law=True),
     },
 ):
-    """The relative error of each method's law on every picture."""
+    """The relative error of each method's law on every sample."""
 
     rows: Sequence[Kept]
 
@@ -83,40 +84,41 @@ class Law(
         return cls([Kept.of(evidence, way) for way in evidence.ways])
 
     def judge(self, evidence: Evidence) -> Iterator[Judgement]:
+        kind = evidence.kind
         for row in self.rows:
             if row.law:
-                wrong, threshold = _finding(row) if row.missed else None, f"at most {row.limit:g} of the score on every picture"
+                wrong, threshold = _finding(row, kind) if row.missed else None, f"at most {row.limit:g} of the score on every {kind.one}"
                 yield Judgement.of(row.residual, threshold, row.n, 1, method=row.method, wrong=wrong)
             else:
                 yield Judgement.none("the method promises no sum", row.method)
 
     def value(self, limit: str, evidence: Evidence) -> MethodValues:
         if limit == "unreached":
-            return {r.method: _told(r.unreached) for r in self.rows if r.books}
-        return {r.method: _told(r.residual) for r in self.rows if r.law}
+            return {r.method: _told(r.unreached, evidence.kind) for r in self.rows if r.books}
+        return {r.method: _told(r.residual, evidence.kind) for r in self.rows if r.law}
 
     def show(self, evidence: Evidence) -> Iterator[Block]:
         rows = [(r.method, r.law, r.residual, r.limit, r.n, len(r.missed), r.unreached) for r in self.rows if r.law]
-        heads = ("Method", "Law", "#Largest residual", "#At most", "#Pictures", "#Missed on", "#Not reached")
+        heads = ("Method", "Law", "#Largest residual", "#At most", f"#{evidence.kind.heading}", "#Missed on", "#Not reached")
         yield Table("The residual of each method's law; and how much of the score does not reach the input, at most", heads, rows)
 
 
-def _told(value: Number) -> float | str:
-    return "a picture has no number" if value is None else value
+def _told(value: Number, kind: DataKind) -> float | str:
+    return f"a {kind.one} has no number" if value is None else value
 
 
-def _finding(row: Kept) -> Finding:
+def _finding(row: Kept, kind: DataKind) -> Finding:
     worst = math.inf if row.residual is None else row.residual
     reached = "" if row.reached is None else f", where {percent(row.reached)} of the score reaches the input"
     return Finding(
         f"residual-{row.method}",
         Severity.WARNING if row.refined_by else Severity.SERIOUS,
         50 + min(worst, 10),
-        f"The map of {row.method} does not account for the score",
-        f"{row.method} promises: {row.law}. On {len(row.missed)} of {row.n} pictures the sum misses by more than {row.limit:g} of the "
+        f"The {kind.map} of {row.method} does not account for the score",
+        f"{row.method} promises: {row.law}. On {len(row.missed)} of {kind.count(row.n)} the sum misses by more than {row.limit:g} of the "
         f"score (worst: {worst:.3g}, '{row.missed[0]}'{reached}).",
         f"Raise {row.refined_by}."
         if row.refined_by
-        else "Do not rely on these maps; report the model to the authors of onnxsal if it computes in float32.",
+        else f"Do not rely on these {kind.maps}; report the model to the authors of onnxsal if it computes in float32.",
         row.missed,
     )

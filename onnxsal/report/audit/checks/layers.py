@@ -12,10 +12,10 @@ from onnxsal.report.audit.blocks import Block, Cell, Table
 from onnxsal.report.audit.checking import Check
 from onnxsal.report.audit.checks.agreement import ALONE, other_file
 from onnxsal.report.audit.evidence import Evidence
-from onnxsal.report.audit.observe import CHUNK
+from onnxsal.report.audit.subject import CHUNK
 from onnxsal.report.audit.verdict import Finding, Judgement, Severity
 
-PICTURES = 6
+SAMPLES = 6
 """How many are run through both models."""
 
 
@@ -28,7 +28,7 @@ class LayerComparison(
     order=120,
     costly=True,
 ):
-    """Both models layer by layer, on ``pictures``; ``why`` they cannot be compared so ('' = they can)."""
+    """Both models layer by layer, on so many samples (``pictures``); ``why`` they cannot be compared so ('' = they can)."""
 
     rows: Sequence[ComparedLayer]
     pictures: int
@@ -40,11 +40,10 @@ class LayerComparison(
         if other is None:
             return cls([], 0, ALONE)
         if not (own.scorer.single and other.scorer.single):
-            return cls([], 0, "a model takes batches of one size only, and pictures are compared one by one")
+            return cls([], 0, f"a model takes batches of one size only, and {evidence.kind.many} are compared one by one")
         pairs = []
-        for s in (s for batch in evidence.data.batches(CHUNK, evidence.seen.names[:PICTURES]) for s in batch):
-            again = s.x if other.preprocess is None or s.picture is None else other.preprocess.normalise(s.picture[None])
-            pairs.append((s.x, again))
+        for s in (s for batch in evidence.data.batches(CHUNK, evidence.seen.names[:SAMPLES]) for s in batch):
+            pairs.append((s.x, other.fed(s)))
         rows = compare_layers(Side(own.ask.model, own.scorer), Side(other.ask.model, other.scorer), pairs)
         return cls(rows, len(pairs), "" if rows else "the models have no layers of the same name and operator")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.exchanged import PlaceExchange, exchange_place
 from onnxsal.report.audit.blocks import Block, Cell, Table
 from onnxsal.report.audit.checking import Check
@@ -65,6 +66,7 @@ class Marks(
     seeks="a watermark or another mark at the border that decides a class",
     order=35,
     costly=True,
+    of=(PICTURES, "columns have no place at a border"),
 ):
     """For every class that the model gives (``classes``) and that can be ``tested``: the places at the border where its maps are densest.
     Copied into pictures of other classes, a place that decides the class turns them into it.
@@ -110,7 +112,7 @@ class Marks(
             yield Judgement.of(mark.share, threshold, mark.exchange.onto, FEWEST, words=words, wrong=wrong)
         if lost := [m for m in self.rows if m.exchange.failed]:
             title = "The model fails when a place of other pictures is copied into {count}"
-            yield unanswered("marks", title, [_lost(m, evidence) for m in lost], evidence.read)
+            yield unanswered("marks", title, [_lost(m, evidence) for m in lost], evidence)
 
     def _finding(self, mark: Mark, evidence: Evidence) -> Finding:
         e, name = mark.exchange, evidence.class_name(mark.index)

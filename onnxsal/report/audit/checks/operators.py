@@ -10,6 +10,8 @@ from onnxsal.errors import OnnxsalError
 from onnxsal.facade.check import checked
 from onnxsal.facade.inspect import ops
 from onnxsal.metrics.evaluation import Way
+from onnxsal.ops.expansion import EXPANSIONS
+from onnxsal.ops.restated import RESTATED
 from onnxsal.report.audit.blocks import Block, Cell, Table
 from onnxsal.report.audit.card import card
 from onnxsal.report.audit.checking import Check
@@ -26,7 +28,7 @@ class KnownOperator:
 
     operator: str
     count: int
-    kind: Literal["differentiable", "no derivative", "unknown"]
+    kind: Literal["differentiable", "no derivative", "rewritten", "unknown"]
     note: str
 
     @classmethod
@@ -34,6 +36,9 @@ class KnownOperator:
         """As it is registered."""
         entry = ops().get(operator, None)
         if entry is None:
+            domain, _, name = operator.rpartition(".")
+            if (domain, name) in EXPANSIONS or (domain, name) in RESTATED:
+                return cls(operator, count, "rewritten", "written in standard operators, and explained as these")
             return cls(operator, count, "unknown", "")
         return cls(operator, count, *(("no derivative", entry) if isinstance(entry, str) else ("differentiable", entry.formula)))
 
@@ -86,6 +91,9 @@ class Operators(
         for row in self.methods:
             slow, title = sum((row.missing or {}).values()), f"{row.method} cannot explain this model"
             advice = "Leave the method out, or follow what the message says."
+            if row.problem and evidence.request.offered:
+                yield Judgement.none(row.problem, row.method)
+                continue
             wrong = Finding(f"refused-{row.method}", Severity.WARNING, 10, title, row.problem, advice) if row.problem else None
             words = row.problem or (f"{slow} nodes have no kernel on {self.provider}, and would run on the CPU" if slow else "")
             yield Judgement.of(row.nodes, "some nodes when converted", 0, 0, method=row.method, words=words, wrong=wrong)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxsal.metrics.statistics import Summary, summarise
-from onnxsal.report.audit.blocks import Block, Pictures, Table
+from onnxsal.report.audit.blocks import Block, SampleLinks, Table
 from onnxsal.report.audit.checking import Check
 from onnxsal.report.audit.checks.agreement import ALONE
 from onnxsal.report.audit.evidence import CONFIDENCE, Evidence, mean_or_why
-from onnxsal.report.audit.observe import OTHER_MAP
+from onnxsal.report.audit.notes import OTHER_MAP
 from onnxsal.report.audit.verdict import FEW, NAMED, Finding, Judgement, MethodValues, Quantity, Severity
 
 ALIKE = 0.5
@@ -35,7 +35,7 @@ class Reasons(
     title="Do the two models answer for the same reasons?",
     seeks="other reasons for the same answers",
     order=110,
-    limits={"likeness": Quantity("rank correlation of the maps of the two models", True, -1, 1, lost=(OTHER_MAP,))},
+    limits={"likeness": Quantity("rank correlation of the {maps} of the two models", True, -1, 1, lost=(OTHER_MAP,))},
 ):
     """How alike the maps of both models are."""
 
@@ -71,9 +71,9 @@ class Reasons(
             Severity.WARNING,
             45 + 10 * (1 - min(s.mean for s in doubtful.values())),
             "The two models answer for different reasons",
-            "The rank correlation of their maps of the same class is low: "
-            f"{', '.join(f'{k} {s.mean:.2f}' for k, s in doubtful.items())} (1 is the same map, 0 no relation).",
-            "Look at the pictures whose reasons changed most; they are named here, worst first.",
+            f"The rank correlation of their {evidence.kind.maps} of the same class is low: "
+            f"{', '.join(f'{k} {s.mean:.2f}' for k, s in doubtful.items())} (1 is the same {evidence.kind.map}, 0 no relation).",
+            f"Look at the {evidence.kind.many} whose reasons changed most; they are named here, worst first.",
             [name for _, name in _changed(evidence)],
         )
 
@@ -82,14 +82,14 @@ class Reasons(
 
     def show(self, evidence: Evidence) -> Iterator[Block]:
         if self.rows:
-            caption = "[[rank correlation]] of the maps of both models, of the same class"
+            caption = f"Rank correlation of the {evidence.kind.maps} of both models, of the same class"
             rows = [(r.method, "refused" if r.refused else r.likeness) for r in self.rows]
             yield Table(caption, ("Method", "#Likeness [99 % interval]"), rows)
         if changed := _changed(evidence)[:NAMED]:
-            yield Pictures("Pictures whose reasons changed most", [(name, f"{like:.2f}") for like, name in changed])
+            yield SampleLinks(f"{evidence.kind.heading} whose reasons changed most", [(name, f"{like:.2f}") for like, name in changed])
 
 
 def _changed(evidence: Evidence) -> list[tuple[float, str]]:
-    """Mean likeness and picture, the least alike first."""
+    """Mean likeness and name, the least alike first."""
     known = [(p.against.mean_likeness, p.name) for p in evidence.pictures if p.against is not None and p.against.mean_likeness is not None]
     return sorted(known, key=lambda pair: pair[0])

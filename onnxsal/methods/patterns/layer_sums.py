@@ -28,7 +28,7 @@ MANY_CHANNELS = 8
 
 
 @dataclass
-class Sums:
+class LayerSums:
     """Per group of a layer, for its o units and d inputs: rows of sum y x, sum max(y, 0) x, sum 1[y > 0] x (o each), then sum x.
 
     ``products`` [groups, taps, 3 o + 1, d / taps] as the graph returns them: for each place in the kernel the channels that lie there.
@@ -39,7 +39,7 @@ class Sums:
     totals: np.ndarray
 
     @classmethod
-    def empty(cls, layer: LinearLayer) -> Sums:
+    def empty(cls, layer: LinearLayer) -> LayerSums:
         """Nothing seen yet."""
         rows, taps = 3 * (layer.units // layer.groups) + 1, _taps(layer)
         return cls(np.zeros((layer.groups, taps, rows, layer.inputs // taps)), np.zeros((layer.groups, rows)))
@@ -71,7 +71,7 @@ def _taps(layer: LinearLayer) -> int:
 
 
 def emit_sums(op: Emit, layer: LinearLayer) -> tuple[Value, Value]:
-    """The layer's ``Sums`` over one batch: products in the order of ``Sums.products``, totals [samples or 1, groups * (3 o + 1)].
+    """The layer's ``LayerSums`` over one batch: products in the order of ``LayerSums.products``, totals [samples or 1, groups * (3 o + 1)].
 
     For a Conv the sum over all windows of x times y is the correlation of the layer's input with its output: one more convolution, or
     with many channels one product of matrices, 10 to 30 times faster, for each place in the kernel.
@@ -135,7 +135,7 @@ class Estimates:
     samples: int
 
 
-def estimate(weights: np.ndarray, sums: Sums) -> Estimates:
+def estimate(weights: np.ndarray, sums: LayerSums) -> Estimates:
     """The linear and the two-component estimator of each unit with ``weights`` [units, inputs] (Kindermans et al. 2017).
 
     ``a = n / w'n`` with ``n = E[x y] - E[x] E[y]`` for the linear one, and ``n = E+[x y] - E+[x] E[y]`` for a+ (E+: the mean over

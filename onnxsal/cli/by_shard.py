@@ -1,0 +1,236 @@
+"""A verb carried out by the shard: listing, resuming, running here or on a cluster, and what is said at the end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import typer
+
+from onnxsal.cli.shard_options import BLOCK_ROWS, RAY, SHARD_ROWS, Engine
+from onnxsal.cli.shell import CHECK_FAILED, UNUSABLE, say, show, show_json, show_table
+from onnxsal.errors import InputError
+from onnxsal.fleet.audit_page import MergedAudit
+from onnxsal.fleet.cluster import Cluster
+from onnxsal.fleet.costs import Costs, costs_of
+from onnxsal.fleet.cutting import Shard
+from onnxsal.fleet.decoding import Decoding
+from onnxsal.fleet.folders import Folder
+from onnxsal.fleet.job import Receipt, Worker
+from onnxsal.fleet.merging import Merged, merge_run, several
+from onnxsal.fleet.ray import on_ray
+from onnxsal.fleet.resume import DoneSoFar, Todo, begun, forget_bad, mine, read_run, refuse_foreign, run_file, run_here, todo
+from onnxsal.fleet.run_files import RUN, STATS
+from onnxsal.report.audit.document import Document
+from onnxsal.runtime.progress import counted
+
+INTERRUPTED, ENDED = 130, 143
+"""Exit statuses of a run that was stopped by Ctrl-C, and by SIGTERM."""
+
+
+class Asked(Protocol):
+    """What a verb does by the shard: an explanation, an evaluation, an audit."""
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The key of each thing that is computed, by name."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of it, the seed and the share of the sample among it."""
+
+    def prepare(self) -> None:
+        """Put the models where workers find them."""
+
+    def opened(self) -> Worker:
+        """A worker."""
+
+    def decoding(self) -> Decoding:
+        """What decodes pictures for workers. Raises ``InputError`` where these decode what they need themselves."""
+
+
+@dataclass(frozen=True)
+class AskedRun:
+    """One run as it is asked for: the ``verb``, the ``data`` as given, and how."""
+
+    verb: str
+    data: Sequence[str]
+    every: Sequence[Shard]
+    place: Folder
+    engine: Engine
+    listing: Mapping[str, Any]
+
+
+def begin(verb: str, data: Sequence[str], every: Sequence[Shard], out: str, engine: Engine, listing: Mapping[str, Any]) -> AskedRun:
+    """A run that is asked for. Raises ``InputError`` where ``out`` holds something else."""
+    place = Folder.of(out)
+    refuse_foreign(place)
+    return AskedRun(verb, data, every, place, engine, listing)
+
+
+def cut_of(out: str, engine: Engine) -> int:
+    """The samples of a shard: as in the run that is in ``out``, else as asked for. Raises ``InputError`` where the two differ."""
+    place = Folder.of(out)
+    if not place.exists(RUN):
+        return engine.shard_rows
+    rows = read_run(place).shard_rows
+    if engine.shard_rows not in (rows, SHARD_ROWS, BLOCK_ROWS):
+        raise InputError(f"the run in '{place.uri}' is cut into shards of {rows}: leave --shard-rows out, or give another --out.")
+    return rows
+
+
+def share_of(run: AskedRun, wanted: int) -> float:
+    """The share of all samples that makes about ``wanted`` of them; of a run that goes on the one that it began with."""
+    if run.place.exists(RUN):
+        return read_run(run.place).share
+    total = sum(shard.end - shard.begin for shard in run.every)
+    return min(1.0, wanted / max(total, 1))
+
+
+def carry_out(run: AskedRun, asked: Asked, json: bool, merged: Callable[[], Merged] | None = None) -> None:
+    """Do what is left of a run, or one part of it, and say how it ended; without a part it is merged too.
+
+    Ends with status 1 where too many samples have no explanation, 2 where a shard failed three times, 130 on Ctrl-C, 143 on SIGTERM.
+    """
+    engine, place = run.engine, run.place
+    facts = {**asked.facts, "listing": dict(run.listing)}
+    begun(place, run_file(run.verb, asked.keys, run.data, engine.shard_rows, run.every, facts))
+    if engine.retry_bad:
+        forget_bad(place, list(asked.keys.values()))
+    work = todo(place, list(asked.keys.values()), run.every)
+    left = mine(work.left, engine.part) if engine.part else list(work.left)
+    asked.prepare()
+    if engine.dry_run:
+        _tell_costs(_tried(run, asked, left or list(work.every)), work, engine, json)
+        return
+    progress = _done(run, asked, work, left)
+    if progress.failed:
+        _fail(progress.failed)
+    if engine.part is None or engine.part == (1, 1):
+        found = merge_run(place) if merged is None else merged()
+        tell(found, json)
+        if isinstance(found, MergedAudit) and found.document is not None:
+            end_broken(found.document)
+    elif json:
+        show_json({"shards": len(progress.receipts), "left": len(work.left) - len(progress.receipts)})
+    else:
+        part = f"part {engine.part[0]} of {engine.part[1]}"
+        say(f"{part}: {len(progress.receipts)} shards done. When all parts are: onnxsal merge {place.uri}")
+    refuse_bad(progress, engine.max_bad, f"{place.place}/{STATS}/")
+
+
+def _done(run: AskedRun, asked: Asked, work: Todo, left: Sequence[Shard]) -> DoneSoFar:
+    """Do the shards that are left, here or on a cluster."""
+    begin, rows = time.perf_counter(), sum(shard.end - shard.begin for shard in left)
+    done_before = len(work.every) - len(work.left)
+    if done_before:
+        say(f"{done_before} of {len(work.every)} shards were done before; {len(left)} are done now.")
+    with counted(f"{run.verb}: samples") as told:
+        count = 0
+
+        def tell_one(receipt: Receipt) -> None:
+            nonlocal count
+            count += receipt.rows
+            told(count, max(rows, 1))
+
+        progress = DoneSoFar(tell_one)
+        with _stopping(progress, len(left)):
+            if run.engine.on == RAY and left:
+                _on_ray(run.engine, asked, left, progress)
+            else:
+                run_here(asked.opened, left, progress)
+    seconds = time.perf_counter() - begin
+    if progress.receipts:
+        shards = several(len(progress.receipts), "shard", "shards")
+        say(f"{several(count, 'sample', 'samples')} in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} a second), {shards}.")
+    return progress
+
+
+def _on_ray(engine: Engine, asked: Asked, left: Sequence[Shard], progress: DoneSoFar) -> None:
+    cluster = Cluster(engine.address, engine.workers, engine.gpus_per_worker or 0.0, engine.decode_workers)
+    on_ray(asked.opened, left, cluster, progress, Receipt, asked.decoding() if engine.decode_workers else None)
+
+
+@contextmanager
+def _stopping(progress: DoneSoFar, count: int) -> Iterator[None]:
+    """Makes Ctrl-C and SIGTERM end a run with one line: what is done stays."""
+
+    def ended(*_: Any) -> NoReturn:
+        raise SystemExit(ENDED)
+
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        status = ENDED if isinstance(stopped, SystemExit) else INTERRUPTED
+        say(f"stopped: {len(progress.receipts)} of {count} shards are done and stay; the same command goes on from there.", "error")
+        raise typer.Exit(status) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(failed: Sequence[Receipt]) -> NoReturn:
+    for receipt in failed:
+        say(f"shard {receipt.shard} failed: {receipt.why}", "error")
+    some = several(len(failed), "shard", "shards")
+    say(f"{some} failed; all others are done. The same command tries again; `onnxsal merge` takes what is there.", "error")
+    raise typer.Exit(UNUSABLE)
+
+
+def refuse_bad(progress: DoneSoFar, most: float, stats: str) -> None:
+    """End with status 1 where a larger share of the samples that were done has no explanation."""
+    rows, bad = (sum(getattr(receipt, name) for receipt in progress.receipts) for name in ("rows", "bad"))
+    if rows and bad / rows > most:
+        say(f"{bad} of {rows} samples have no explanation, more than --max-bad {most:g}; why stands in their rows of {stats}.", "error")
+        raise typer.Exit(CHECK_FAILED)
+
+
+# ----- what is said -----
+
+
+def end_broken(found: Document) -> None:
+    """Say which limits are broken, and end with status 1 if any is."""
+    broken = [limit for limit in found.limits if limit.broken]
+    for limit in broken:
+        say(limit.text, "error")
+    if broken:
+        raise typer.Exit(CHECK_FAILED)
+
+
+def tell(merged: Merged, json: bool) -> None:
+    """What the merged run says, on stdout."""
+    if json:
+        show_json(merged.facts)
+        return
+    for words in merged.warnings:
+        say(words, "warning")
+    show(merged.headline)
+    columns, rows = merged.table
+    show_table(columns, rows, columns[1:])
+    for what, file in merged.files.items():
+        show(f"{what}: {file}")
+
+
+def _tried(run: AskedRun, asked: Asked, left: Sequence[Shard]) -> Costs:
+    """One shard, done here, and what it cost."""
+    if not left:
+        raise InputError("there is nothing to try: the data hold no shard.")
+    receipts: list[Receipt] = []
+    run_here(asked.opened, left[:1], receipts.append)
+    if receipts[0].why:
+        _fail(receipts)
+    return costs_of(run.place, list(asked.keys.values()), left[0], receipts[0])
+
+
+def _tell_costs(costs: Costs, work: Todo, engine: Engine, json: bool) -> None:
+    """What all of it would take."""
+    facts = costs.facts(work.rows, engine.workers or 1)
+    if json:
+        show_json(facts)
+        return
+    show(f"one shard of {costs.rows} samples: {costs.rate:.1f} a second by one worker")
+    show_table(("", "all"), [(name, value) for name, value in costs.words(work.rows, engine.workers or 1)], ("all",))

@@ -1,0 +1,556 @@
+"""Work by the shard on Ray: what is asked of a cluster, workers that fail in every way, and what is left of a Ray afterwards.
+
+Most tests join one small Ray, which the first of them starts; those of a private Ray run in processes of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxsal.fleet.ray
+from onnxsal.errors import InputError, OnnxsalError, ProviderError
+from onnxsal.fleet.cluster import LEAST_STORE, Cluster, placed, store_bytes
+from onnxsal.fleet.joined import joined
+from onnxsal.fleet.ray import RemoteWorker, on_ray
+
+ROOT = Path(__file__).parent.parent
+
+# ----- stand-ins for what is explained -----
+
+
+@dataclass(frozen=True)
+class Shard:
+    name: str
+    does: str = ""
+    begin: int = 0
+    end: int = 10
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Shard:
+        assert type(given) is dict
+        assert all(isinstance(v, str | int | float) for v in given.values())
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    shard: str
+    rows: int
+    bad: int
+    seconds: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Makes a worker, or fails to; notes what it and its worker do in a folder."""
+
+    folder: Path
+    fails: str = ""
+    slow: float = 0.05
+
+    def __call__(self) -> Worker:
+        (self.folder / f"open-{os.getpid()}").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        if self.fails == "error":
+            raise ProviderError("CUDAExecutionProvider was asked for and not obtained")
+        if self.fails == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Worker(self)
+
+
+@dataclass
+class Worker:
+    opened: Opened
+
+    def do(self, shard: Shard) -> Receipt:
+        with (self.opened.folder / "did").open("a") as file:
+            file.write(f"{shard.name} {os.getpid()}\n")
+        ACTS.get(shard.does, lambda folder: None)(self.opened.folder)
+        time.sleep(self.opened.slow)
+        return Receipt(shard.name, 10, 0, self.opened.slow, "it vanished" * (shard.does == "vanished"))
+
+    def do_block(self, block: dict[str, Any]) -> Receipt:
+        """That what arrives is the whole of one block, as it was decoded."""
+        name, begin, end = block["name"], block["begin"], block["end"]
+        assert block["pixels"].shape == (end - begin, 224, 224, 3)
+        assert block["pixels"].dtype == np.uint8
+        assert (block["pixels"][:, 0, 0, 0] == np.arange(begin, end) % 251).all()
+        assert block["ids"] == [f"{name}#{i}" for i in range(begin, end)]
+        if begin == 256:
+            ACTS.get(block["does"], lambda folder: None)(self.opened.folder)
+        with (self.opened.folder / "did").open("a") as file:
+            file.write(f"{name} {begin} {end} {os.getpid()} {block['by']}\n")
+        return Receipt(f"{name}[{begin}:{end}]", end - begin, 0, 0)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Blocks of 256 rows, of 39 MB; the last is smaller."""
+
+    folder: Path
+
+    def __call__(self, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        shard = Shard.of(given)
+        for begin in range(shard.begin, shard.end, 256):
+            if begin == 256 and shard.does.startswith("decoding "):
+                ACTS[shard.does.removeprefix("decoding ")](self.folder)
+            rows = range(begin, min(begin + 256, shard.end))
+            pixels = np.zeros((len(rows), 224, 224, 3), np.uint8)
+            pixels += (np.array(rows) % 251).astype(np.uint8)[:, None, None, None]
+            about = {"name": shard.name, "begin": rows.start, "end": rows.stop, "does": shard.does, "by": os.getpid()}
+            yield {**about, "pixels": pixels, "ids": [f"{shard.name}#{i}" for i in rows]}
+
+
+def once(folder: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        (folder / "died").mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def warn(folder: Path) -> None:
+    warnings.warn("drawn without a seed", UserWarning, stacklevel=2)
+    logging.getLogger("onnxsal.runtime").warning("a node runs on the CPU")
+    print("noise of a library")
+    print("noise of a library", file=sys.stderr)
+
+
+def fault(folder: Path) -> None:
+    raise ZeroDivisionError("a fault of ours")
+
+
+ACTS: dict[str, Callable[[Path], object]] = {
+    "kill": lambda folder: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda folder: os.kill(os.getpid(), signal.SIGSEGV),
+    "once": once,
+    "warn": warn,
+    "fault": fault,
+    "exit": lambda folder: sys.exit(3),
+    "sleep": lambda folder: time.sleep(600),
+}
+
+
+def shards(number: int, **does: str) -> list[Shard]:
+    """``number`` of them, of which those named s<i> do something else than the rest."""
+    return [Shard(f"s{i}", does.get(f"s{i}", "")) for i in range(number)]
+
+
+def did(folder: Path) -> list[str]:
+    return [line.split()[0] for line in (folder / "did").read_text().splitlines()]
+
+
+# ----- what is asked, without Ray -----
+
+
+@pytest.mark.parametrize(
+    ("cluster", "machines", "most", "workers"),
+    [
+        (Cluster(), [{"CPU": 4}], None, 4),
+        (Cluster(), [{"CPU": 4}], 3, 3),
+        (Cluster(workers=2), [{"CPU": 4}], None, 2),
+        (Cluster(workers=9), [{"CPU": 4}], 3, 3),
+        (Cluster(cpus_per_worker=0.1), [{"CPU": 0.3}], None, 3),
+        (Cluster(cpus_per_worker=3), [{"CPU": 4}, {"CPU": 5}], None, 2),
+        (Cluster(gpus_per_worker=1), [{"CPU": 16, "GPU": 2}, {"CPU": 8}], None, 2),
+        (Cluster(gpus_per_worker=0.5), [{"CPU": 16, "GPU": 2}, {"CPU": 1, "GPU": 1}], None, 5),
+        (Cluster(gpus_per_worker=1, decode_workers=3), [{"CPU": 4, "GPU": 4}], None, 1),
+        (Cluster(decode_workers=3), [{"CPU": 4}], None, 1),
+        (Cluster(workers=9, grows=True), [{"CPU": 4}], None, 9),
+        (Cluster(gpus_per_worker=1, grows=True), [{"CPU": 4}], None, 1),
+    ],
+)
+def test_as_many_workers_are_started_as_fit(cluster: Cluster, machines: list[dict[str, float]], most: int | None, workers: int):
+    assert placed(cluster, machines, most) == workers
+
+
+@pytest.mark.parametrize(
+    ("cluster", "machines", "message"),
+    [
+        (Cluster(workers=5), [{"CPU": 4}], r"5 workers with 1 CPU each. There is room for 4: 1 machine with 4 CPUs and 0 GPUs"),
+        (Cluster(workers=4, decode_workers=1), [{"CPU": 4}], r"each, and 1 CPU for decoding. There is room for 3"),
+        (
+            Cluster(gpus_per_worker=2),
+            [{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 1}],
+            r"1 CPU and 2 GPUs each. There is room for 0: 2 machines",
+        ),
+        (Cluster(cpus_per_worker=3), [{"CPU": 2}, {"CPU": 2}], r"1 worker with 3 CPUs each. There is room for 0: 2 machines with 4 CPUs"),
+        (Cluster(decode_workers=4), [{"CPU": 2}], r"4 CPUs for decoding. There is room for 0"),
+        (Cluster(), [], r"1 worker with 1 CPU each. There is room for 0: 0 machines"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_was_asked_and_what_there_is(cluster: Cluster, machines: Any, message: str):
+    with pytest.raises(InputError, match=message):
+        placed(cluster, machines)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"workers": 0}, {"gpus_per_worker": -1}, {"cpus_per_worker": 0}, {"decode_workers": -1}, {"patience": float("nan")}]
+)
+def test_a_cluster_that_makes_no_sense_is_refused(wrong: dict[str, Any]):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Cluster(**wrong)
+
+
+def test_the_store_fits_the_shared_memory():
+    assert store_bytes(512 << 20, None) == store_bytes(512 << 20, 1 << 40) == 512 << 20
+    assert store_bytes(512 << 20, 200 << 20) == 180 << 20
+    assert store_bytes(512 << 20, 64 << 20) == LEAST_STORE
+
+
+def test_a_worker_that_wants_to_exit_is_at_fault(tmp_path: Path):
+    """To Ray it would be one that has done its duty."""
+    remote = RemoteWorker()
+    assert remote.do(Shard("s0").as_dict()) is None
+    remote.open(Opened(tmp_path, slow=0), Shard.of)
+    with pytest.raises(RuntimeError, match="wanted to exit with status 3"):
+        remote.do(Shard("s0", "exit").as_dict())
+    assert remote.do(Shard("s0").as_dict()) == (asdict(Receipt("s0", 10, 0, 0)), [])
+
+
+def test_nothing_to_do_needs_no_ray():
+    assert on_ray(Opened(Path("/nowhere")), [], Cluster(), print, Receipt) == []
+
+
+# ----- on a Ray that runs -----
+
+HOST = """
+import os, sys, ray
+os.environ.update(RAY_USAGE_STATS_ENABLED="0")
+kept = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": sys.argv[1]}
+ray.init(address="local", num_cpus=2, num_gpus=1, object_store_memory=512 << 20, **kept)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Ray with 2 CPUs and something that is counted as a GPU; it is there after every test."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    command = [sys.executable, "-c", HOST, str(tmp_path_factory.mktemp("r"))]
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **token}, text=True
+        ) as host,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in token.items():
+            patch.setenv(name, value)
+        yield next(line.strip() for line in host.stdout if ":" in line)
+        assert host.poll() is None
+        host.stdin.close()
+
+
+@pytest.mark.ray
+def test_every_shard_is_done_once_and_told_as_it_comes(running: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    told: list[tuple[float, Receipt]] = []
+    todo = shards(8, s3="warn", s5="warn")
+    with pytest.warns(UserWarning, match="drawn without a seed") as caught:
+        receipts = on_ray(Opened(tmp_path), todo, Cluster(running), lambda r: told.append((time.monotonic(), r)), Receipt)
+    assert [r.shard for r in receipts] == [s.name for s in todo]
+    assert sorted(did(tmp_path)) == sorted(s.name for s in todo)
+    assert {r for _, r in told} == set(receipts)
+    assert told[-1][0] - told[0][0] > 0.1
+    assert len([w for w in caught if "seed" in str(w.message)]) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def here(running: str) -> Iterator[str]:
+    """The same address, to which this process belongs already, as in a notebook: it stays so after every test."""
+    with joined(Cluster(running)) as (ray, _):
+        yield running
+        assert ray.is_initialized()
+
+
+@pytest.fixture
+def two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting a process is what takes long here."""
+    monkeypatch.setattr(onnxsal.fleet.ray, "TRIES", 2)
+
+
+def no_worker_left() -> bool:
+    """Whether the CPUs and the GPU are free again within some seconds."""
+    import ray
+
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        free = ray.available_resources()
+        if free.get("CPU") == 2 and free.get("GPU") == 1:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def workers_here() -> list[int]:
+    """The processes of workers on the Ray of this file, by the titles that Ray gives them."""
+    ours = marked(f"RAY_AUTH_TOKEN={os.environ['RAY_AUTH_TOKEN']}")
+    with contextlib.suppress(OSError):
+        return [pid for pid in ours if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::RemoteWorker")]
+    return []
+
+
+@pytest.mark.ray
+def test_a_worker_that_dies_is_started_again_and_what_kills_it_is_given_up(here: str, tmp_path: Path):
+    def told(receipt: Receipt) -> None:
+        if receipt.shard == "s3":  # between two shards
+            os.kill(int((tmp_path / "did").read_text().split()[-1]), signal.SIGKILL)
+            until(lambda: not workers_here())
+            until(workers_here)
+
+    todo = shards(5, s1="segfault", s2="vanished")
+    receipts = on_ray(Opened(tmp_path), todo, Cluster(here, workers=1), told, Receipt)
+    assert [r.shard for r in receipts] == [s.name for s in todo]
+    assert {r.shard: r.why.partition(":")[0] for r in receipts if r.why} == {
+        "s1": "the process that worked on it died, at try 3",
+        "s2": "it vanished",
+    }
+    assert {(r.rows, r.bad) for r in receipts} == {(10, 0)}
+    assert {name: did(tmp_path).count(name) for name in ("s0", "s1", "s2", "s3", "s4")} == {"s0": 1, "s1": 3, "s2": 3, "s3": 1, "s4": 1}
+    assert no_worker_left()
+
+
+@pytest.mark.ray
+def test_what_a_worker_raises_ends_the_run_once(here: str, tmp_path: Path):
+    with pytest.raises(ZeroDivisionError, match=r"^a fault of ours\n") as caught:
+        on_ray(Opened(tmp_path), shards(6, s1="fault"), Cluster(here, workers=1), lambda r: None, Receipt)
+    assert did(tmp_path) == ["s0", "s1"]
+    assert "in do\n" in caught.value.__notes__[0]
+    assert no_worker_left()
+
+
+@pytest.mark.ray
+def test_who_is_told_may_stop_everything(here: str, tmp_path: Path):
+    def told(receipt: Receipt) -> None:
+        raise StopAsyncIteration(receipt.shard)
+
+    with pytest.raises(StopAsyncIteration, match=r"^s0$"):
+        on_ray(Opened(tmp_path), shards(6, s1="sleep"), Cluster(here, workers=1), told, Receipt)
+    assert no_worker_left()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("fails", "error", "message", "times"),
+    [
+        ("error", ProviderError, "^CUDAExecutionProvider was asked for and not obtained$", 1),
+        ("crash", OnnxsalError, "died 2 times before it had opened.*1 worker with 0.5 CPUs each", 2),
+    ],
+)
+@pytest.mark.usefixtures("two_tries")
+def test_a_worker_that_cannot_open_ends_the_run(here: str, tmp_path: Path, fails: str, error: type, message: str, times: int):
+    with pytest.raises(OnnxsalError, match=message) as caught:
+        on_ray(Opened(tmp_path, fails), shards(6), Cluster(here, workers=1, cpus_per_worker=0.5), lambda r: None, Receipt)
+    assert type(caught.value) is error
+    assert len(list(tmp_path.glob("open-*"))) == times
+    assert not (tmp_path / "did").exists()
+    assert no_worker_left()
+
+
+@pytest.mark.ray
+def test_a_worker_has_its_gpu_and_more_than_there_are_is_refused_before_the_start(here: str, tmp_path: Path):
+    receipts = on_ray(Opened(tmp_path), shards(3), Cluster(here, gpus_per_worker=1), lambda r: None, Receipt)
+    assert len(receipts) == 3
+    assert [p.read_text() for p in tmp_path.glob("open-*")] == ["0"]
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=r"2 workers with 1 CPU and 1 GPU each. There is room for 1: 1 machine with 2 CPUs and 1 GPU"):
+        on_ray(Opened(tmp_path), shards(3), Cluster(here, workers=2, gpus_per_worker=1), lambda r: None, Receipt)
+    assert time.monotonic() - begin < 5
+    assert no_worker_left()
+
+
+@pytest.mark.ray
+def test_a_run_without_room_ends_instead_of_waiting_for_ever(here: str, tmp_path: Path):
+    import ray
+
+    other = ray.remote(num_cpus=2)(lambda: time.sleep(600)).remote()
+    while ray.available_resources().get("CPU"):
+        time.sleep(0.1)
+    message = (
+        r"no worker has started for 2 s. Ray was asked for 2 workers with 1 CPU each; .* 2 CPUs and 1 GPU, of which 0 CPUs and 1 GPU are"
+    )
+    with pytest.raises(InputError, match=message):
+        on_ray(Opened(tmp_path), shards(3), Cluster(here, patience=2), lambda r: None, Receipt)
+    ray.cancel(other, force=True)
+    assert no_worker_left()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("two_tries")
+def test_blocks_that_are_decoded_apart_stay_whole(here: str, tmp_path: Path):
+    """What kills a worker, or the process that decodes, is given up; what does so once is done again, and only that."""
+    does = {"": 600, "kill": 512, "decoding once": 300, "decoding kill": 600, "nothing": 0}
+    todo = [Shard(f"s{i}", what, 0, rows) for i, (what, rows) in enumerate(does.items())]
+    receipts = on_ray(Opened(tmp_path), todo, Cluster(here, workers=1, decode_workers=1), lambda r: None, Receipt, Decoding(tmp_path))
+    assert [(r.shard, r.rows) for r in receipts if not r.why] == [
+        *[("s0[0:256]", 256), ("s0[256:512]", 256), ("s0[512:600]", 88)],
+        *[("s1[0:256]", 256), ("s2[0:256]", 256), ("s2[256:300]", 44), ("s3[0:256]", 256)],
+    ]
+    assert [(r.shard, r.rows, r.why.partition(":")[0]) for r in receipts if r.why] == [
+        ("s1", 256, "the process that worked on its block 1 (256 rows) died, at try 2"),
+        ("s3", 344, "the process that decoded it died 2 times, at block 1"),
+        ("s4", 0, "decoding it gave no block"),
+    ]
+    lines = [line.split() for line in (tmp_path / "did").read_text().splitlines()]
+    assert len(lines) == 7
+    assert not {line[3] for line in lines} & {line[4] for line in lines}
+    assert no_worker_left()
+
+
+@pytest.mark.ray
+def test_what_decoding_raises_ends_the_run(here: str, tmp_path: Path):
+    cluster = Cluster(here, workers=1, decode_workers=1)
+    with pytest.raises(ZeroDivisionError, match=r"^a fault of ours\n"):
+        on_ray(Opened(tmp_path), [Shard("s0", "decoding fault", 0, 600)], cluster, lambda r: None, Receipt, Decoding(tmp_path))
+    with pytest.raises(InputError, match=r"2 workers with 1 CPU each, and 1 CPU for decoding. There is room for 1"):
+        on_ray(Opened(tmp_path), shards(1), replace(cluster, workers=2), lambda r: None, Receipt, Decoding(tmp_path))
+    assert no_worker_left()
+
+
+def test_an_address_where_nothing_answers_is_said_at_once():
+    pytest.importorskip("ray")
+    with pytest.raises(InputError, match=r"no Ray answers at 127.0.0.1:9 \(.*refused"):
+        on_ray(Opened(Path("/nowhere")), shards(1), Cluster("127.0.0.1:9"), print, Receipt)
+
+
+# ----- a private Ray -----
+
+PRIVATE = """
+import json, os, signal, sys
+from pathlib import Path
+from onnxsal.fleet.cluster import Cluster
+from onnxsal.fleet.ray import on_ray
+from tests.test_fleet_ray import Opened, Receipt, listening, shards
+
+def told(receipt):
+    print("told", receipt.shard, *listening(), flush=True)
+
+folder, kept = Path(sys.argv[1]), dict(os.environ)
+if len(sys.argv) > 3:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+for todo in json.loads(sys.argv[2]):
+    try:
+        on_ray(Opened(folder), shards(**todo), Cluster(cpus=2), told, Receipt)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        print(repr(stopped), *kept.items() ^ os.environ.items(), flush=True)
+        sys.stdin.readline()
+"""
+
+
+def listening() -> list[str]:
+    """The addresses, in hexadecimal, at which a descendant of this process listens."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    sockets = set()
+    for pid in ours:
+        with contextlib.suppress(OSError):
+            sockets |= {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return sorted({row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets})
+
+
+def marked(mark: str) -> list[int]:
+    """Processes that were started with this in their environment."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in environ.read_bytes():
+                found.append(int(environ.parent.name))
+    return found
+
+
+@contextlib.contextmanager
+def private(folder: Path, *todo: dict[str, Any], handles: bool = False) -> Iterator[tuple[subprocess.Popen[str], Callable[[], list[int]]]]:
+    """A process with a private Ray of its own, and what of it still runs."""
+    short = Path(f"/tmp/ox{os.getpid()}")
+    short.mkdir()
+    mark = f"ONNXSAL_MARK={folder}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(short), "ONNXSAL_MARK": str(folder)}
+    command = [sys.executable, "-c", PRIVATE, str(folder), json.dumps(todo), *["handles"] * handles]
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who runs tests in the background has it ignored
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=env, text=True, start_new_session=True, preexec_fn=heard
+        )
+        try:
+            yield process, lambda: marked(mark)
+            until(lambda: not list(short.glob("onnxsal-*")), 10)
+        finally:
+            process.stdin.close()
+            process.kill()
+            process.wait()
+            shutil.rmtree(short)
+
+
+def until(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def interrupt(process: subprocess.Popen[str], number: int, alive: Callable[[], list[int]]) -> None:
+    """Send a signal, Ctrl-C to the whole group as a terminal does, and see that only the process itself is left, soon."""
+    begin = time.monotonic()
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    until(lambda: alive() == [process.pid])
+    print(f"{signal.Signals(number).name}: {time.monotonic() - begin:.1f} s")
+
+
+@pytest.mark.ray
+def test_a_private_ray_is_closed_to_others_silent_and_leaves_nothing(tmp_path: Path):
+    """When it ends with a signal while workers work, and when it is the second of a process."""
+    out, err = tmp_path / "out", tmp_path / "err"
+    with private(tmp_path, {"number": 4, "s1": "warn", "s2": "once", "s3": "sleep"}, {"number": 1, "s0": "sleep"}) as (process, alive):
+        until(lambda: out.read_text().count("told") == 3 and "s3" in did(tmp_path))
+        interrupt(process, signal.SIGTERM, alive)
+        until(lambda: "KeyboardInterrupt()\n" in out.read_text(), 10)
+        *told, _ = out.read_text().splitlines()
+        (tmp_path / "did").unlink()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        until((tmp_path / "did").exists)
+        interrupt(process, signal.SIGINT, alive)
+        until(lambda: out.read_text().count("KeyboardInterrupt()\n") == 2, 10)
+    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+    assert {line.split()[1] for line in told} == {"s0", "s1", "s2"}
+    assert all(set(line.split()[2:]) <= loopback and line.split()[2:] for line in told)
+    assert out.read_text().splitlines()[3:] == ["KeyboardInterrupt()"] * 2
+    warned = [line.strip() for line in err.read_text().splitlines()]
+    assert [line.partition("Warning: ")[2] for line in warned[:1]] == ["drawn without a seed"]
+    assert warned[1:] == ["warnings.warn(what[1], what[0], stacklevel=1)"]
+
+
+@pytest.mark.ray
+def test_a_private_ray_is_stopped_while_it_starts(tmp_path: Path):
+    """And the program's own handler of SIGTERM has the last word."""
+    with private(tmp_path, {"number": 1, "s0": "sleep"}, handles=True) as (process, alive):
+        until(lambda: len(alive()) > 2)
+        interrupt(process, signal.SIGTERM, alive)
+        until(lambda: (tmp_path / "out").read_text() == "SystemExit(143)\n")
+    assert (tmp_path / "err").read_text() == ""
+    assert not (tmp_path / "did").exists()
