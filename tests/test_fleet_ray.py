@@ -1,15 +1,14 @@
 """Work by the shard on Ray: what is asked of a cluster, workers that fail in every way, and what is left of a Ray afterwards.
 
-Most tests join one small Ray, which the first of them starts; those of a private Ray run in processes of their own.
+They join one small Ray, which the first of them starts. Those of a private Ray: test_fleet_ray_private.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import shutil
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +228,23 @@ def test_nothing_to_do_needs_no_ray():
     assert on_ray(Opened(Path("/nowhere")), [], Cluster(), print, Receipt) == []
 
 
+def marked(mark: str) -> list[int]:
+    """Processes that were started with this in their environment."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in environ.read_bytes():
+                found.append(int(environ.parent.name))
+    return found
+
+
+def until(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 # ----- on a Ray that runs -----
 
 HOST = """
@@ -245,7 +260,7 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Ray with 2 CPUs and something that is counted as a GPU; it is there after every test."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     command = [sys.executable, "-c", HOST, str(tmp_path_factory.mktemp("r"))]
     with (
         subprocess.Popen(
@@ -430,127 +445,3 @@ def test_an_address_where_nothing_answers_is_said_at_once():
     pytest.importorskip("ray")
     with pytest.raises(InputError, match=r"no Ray answers at 127.0.0.1:9 \(.*refused"):
         on_ray(Opened(Path("/nowhere")), shards(1), Cluster("127.0.0.1:9"), print, Receipt)
-
-
-# ----- a private Ray -----
-
-PRIVATE = """
-import json, os, signal, sys
-from pathlib import Path
-from onnxsal.fleet.cluster import Cluster
-from onnxsal.fleet.ray import on_ray
-from tests.test_fleet_ray import Opened, Receipt, listening, shards
-
-def told(receipt):
-    print("told", receipt.shard, *listening(), flush=True)
-
-folder, kept = Path(sys.argv[1]), dict(os.environ)
-if len(sys.argv) > 3:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-for todo in json.loads(sys.argv[2]):
-    try:
-        on_ray(Opened(folder), shards(**todo), Cluster(cpus=2), told, Receipt)
-    except (KeyboardInterrupt, SystemExit) as stopped:
-        print(repr(stopped), *kept.items() ^ os.environ.items(), flush=True)
-        sys.stdin.readline()
-"""
-
-
-def listening() -> list[str]:
-    """The addresses, in hexadecimal, at which a descendant of this process listens."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    sockets = set()
-    for pid in ours:
-        with contextlib.suppress(OSError):
-            sockets |= {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    return sorted({row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets})
-
-
-def marked(mark: str) -> list[int]:
-    """Processes that were started with this in their environment."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if mark.encode() in environ.read_bytes():
-                found.append(int(environ.parent.name))
-    return found
-
-
-@contextlib.contextmanager
-def private(folder: Path, *todo: dict[str, Any], handles: bool = False) -> Iterator[tuple[subprocess.Popen[str], Callable[[], list[int]]]]:
-    """A process with a private Ray of its own, and what of it still runs."""
-    short = Path(f"/tmp/ox{os.getpid()}")
-    short.mkdir()
-    mark = f"ONNXSAL_MARK={folder}"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(short), "ONNXSAL_MARK": str(folder)}
-    command = [sys.executable, "-c", PRIVATE, str(folder), json.dumps(todo), *["handles"] * handles]
-    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who runs tests in the background has it ignored
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=env, text=True, start_new_session=True, preexec_fn=heard
-        )
-        try:
-            yield process, lambda: marked(mark)
-            until(lambda: not list(short.glob("onnxsal-*")), 10)
-        finally:
-            process.stdin.close()
-            process.kill()
-            process.wait()
-            shutil.rmtree(short)
-
-
-def until(true: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def interrupt(process: subprocess.Popen[str], number: int, alive: Callable[[], list[int]]) -> None:
-    """Send a signal, Ctrl-C to the whole group as a terminal does, and see that only the process itself is left, soon."""
-    begin = time.monotonic()
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    until(lambda: alive() == [process.pid])
-    print(f"{signal.Signals(number).name}: {time.monotonic() - begin:.1f} s")
-
-
-@pytest.mark.ray
-def test_a_private_ray_is_closed_to_others_silent_and_leaves_nothing(tmp_path: Path):
-    """When it ends with a signal while workers work, and when it is the second of a process."""
-    out, err = tmp_path / "out", tmp_path / "err"
-    with private(tmp_path, {"number": 4, "s1": "warn", "s2": "once", "s3": "sleep"}, {"number": 1, "s0": "sleep"}) as (process, alive):
-        until(lambda: out.read_text().count("told") == 3 and "s3" in did(tmp_path))
-        interrupt(process, signal.SIGTERM, alive)
-        until(lambda: "KeyboardInterrupt()\n" in out.read_text(), 10)
-        *told, _ = out.read_text().splitlines()
-        (tmp_path / "did").unlink()
-        process.stdin.write("\n")
-        process.stdin.flush()
-        until((tmp_path / "did").exists)
-        interrupt(process, signal.SIGINT, alive)
-        until(lambda: out.read_text().count("KeyboardInterrupt()\n") == 2, 10)
-    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
-    assert {line.split()[1] for line in told} == {"s0", "s1", "s2"}
-    assert all(set(line.split()[2:]) <= loopback and line.split()[2:] for line in told)
-    assert out.read_text().splitlines()[3:] == ["KeyboardInterrupt()"] * 2
-    warned = [line.strip() for line in err.read_text().splitlines()]
-    assert [line.partition("Warning: ")[2] for line in warned[:1]] == ["drawn without a seed"]
-    assert warned[1:] == ["warnings.warn(what[1], what[0], stacklevel=1)"]
-
-
-@pytest.mark.ray
-def test_a_private_ray_is_stopped_while_it_starts(tmp_path: Path):
-    """And the program's own handler of SIGTERM has the last word."""
-    with private(tmp_path, {"number": 1, "s0": "sleep"}, handles=True) as (process, alive):
-        until(lambda: len(alive()) > 2)
-        interrupt(process, signal.SIGTERM, alive)
-        until(lambda: (tmp_path / "out").read_text() == "SystemExit(143)\n")
-    assert (tmp_path / "err").read_text() == ""
-    assert not (tmp_path / "did").exists()

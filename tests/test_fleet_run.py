@@ -255,6 +255,21 @@ def test_dry_run_does_one_shard_and_tells_the_rest(here: Path, tmp_path: Path):
     assert len(list((tmp_path / "out" / "sums").iterdir())) == 1
 
 
+def test_dry_run_measures_only_what_it_did_itself(here: Path, tmp_path: Path):
+    """A shard that is done is not done again: what it takes would be told as nothing."""
+    explain(here, tmp_path / "out")
+    assert "no shard of the run" in " ".join(explain(here, tmp_path / "out", "--dry-run", status=2).stderr.split())
+    done = sorted((tmp_path / "out" / "sums").iterdir())
+    done[2].unlink()
+    explain(here, tmp_path / "out", "--dry-run")
+    assert sorted((tmp_path / "out" / "sums").iterdir()) == done
+    place, every = Folder.of(tmp_path / "out"), shards(here / "data", 8)
+    one, other = done[0].name.partition("-")[0], "f" * 20
+    done[0].rename(done[0].with_name(done[0].name.replace(one, other)))
+    work = todo(place, [one, other], every)
+    assert (len(work.every), len(work.left), len(work.fresh)) == (5, 5, 0)
+
+
 def test_a_full_disk_ends_the_run_and_leaves_nothing_half_made(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write = Folder.write
     written = []

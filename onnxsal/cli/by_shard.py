@@ -79,7 +79,7 @@ def cut_of(out: str, engine: Engine) -> int:
         return engine.shard_rows
     rows = read_run(place).shard_rows
     if engine.shard_rows not in (rows, SHARD_ROWS, BLOCK_ROWS):
-        raise InputError(f"the run in '{place.uri}' is cut into shards of {rows}: leave --shard-rows out, or give another --out.")
+        raise InputError(f"the run in '{place.place}' is cut into shards of {rows}: leave --shard-rows out, or give another --out.")
     return rows
 
 
@@ -105,7 +105,7 @@ def carry_out(run: AskedRun, asked: Asked, json: bool, merged: Callable[[], Merg
     left = mine(work.left, engine.part) if engine.part else list(work.left)
     asked.prepare()
     if engine.dry_run:
-        _tell_costs(_tried(run, asked, left or list(work.every)), work, engine, json)
+        _tell_costs(_tried(run, asked, work.fresh), work, engine, json)
         return
     progress = _done(run, asked, work, left)
     if progress.failed:
@@ -118,8 +118,8 @@ def carry_out(run: AskedRun, asked: Asked, json: bool, merged: Callable[[], Merg
     elif json:
         show_json({"shards": len(progress.receipts), "left": len(work.left) - len(progress.receipts)})
     else:
-        part = f"part {engine.part[0]} of {engine.part[1]}"
-        say(f"{part}: {len(progress.receipts)} shards done. When all parts are: onnxsal merge {place.uri}")
+        part, there = f"part {engine.part[0]} of {engine.part[1]}", place.uri if place.local is None else place.place
+        say(f"{part}: {len(progress.receipts)} shards done. When all parts are: onnxsal merge {there}")
     refuse_bad(progress, engine.max_bad, f"{place.place}/{STATS}/")
 
 
@@ -215,15 +215,15 @@ def tell(merged: Merged, json: bool) -> None:
         show(f"{what}: {file}")
 
 
-def _tried(run: AskedRun, asked: Asked, left: Sequence[Shard]) -> Costs:
-    """One shard, done here, and what it cost."""
-    if not left:
-        raise InputError("there is nothing to try: the data hold no shard.")
+def _tried(run: AskedRun, asked: Asked, fresh: Sequence[Shard]) -> Costs:
+    """The first of the shards of which nothing is done, done here, and what it cost."""
+    if not fresh:
+        raise InputError(f"--dry-run has nothing to try: no shard of the run in '{run.place.place}' is left undone. Give another --out.")
     receipts: list[Receipt] = []
-    run_here(asked.opened, left[:1], receipts.append)
+    run_here(asked.opened, fresh[:1], receipts.append)
     if receipts[0].why:
         _fail(receipts)
-    return costs_of(run.place, list(asked.keys.values()), left[0], receipts[0])
+    return costs_of(run.place, list(asked.keys.values()), fresh[0], receipts[0])
 
 
 def _tell_costs(costs: Costs, work: Todo, engine: Engine, json: bool) -> None:

@@ -57,7 +57,7 @@ ShownAs = Annotated[
 
 
 @takes_engine
-@o.takes_ask(without=("target", "target_input", "runs_on"), spelled={"example": "--example"}, batch_size=1)
+@o.takes_ask(without=("target", "target_input", "runs_on"), spelled={"example": "--example"})
 def explain(
     ask: Ask,
     inputs: Annotated[list[Path] | None, typer.Argument(metavar="INPUT...", help=INPUTS_HELP, show_default=False)] = None,
@@ -97,6 +97,7 @@ def explain(
         _explain_table(ask, table, target or [], methods, out, TableAsk(groups or (), TableFiles(each, parquet)), json)
         return
     _refuse_unknown(rate, shown_as)
+    ask = replace(ask, batch_size=ask.batch_size or 1)
     named, lines = t.without_texts(inputs or [])
     texts = t.GivenTexts(text or [], text_pair or [], lines, tokenizer, truncate, roles, like)
     ask = texts.asked(ask)

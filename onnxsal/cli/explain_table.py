@@ -69,7 +69,7 @@ def explain_table(ask: Ask, file: Path, out: Path, asked: TableAsk, json: bool) 
     """Explain the rows of a table, and write and tell what was found."""
     library("matplotlib.figure")  # missing, it is said before the work, not after
     table, told = open_table(file), told_columns(Path(str(ask.model)), asked.groups)
-    ask = at_the_table(replace(ask, batch_size=AT_ONCE if ask.batch_size in (None, 1) else ask.batch_size), table, told)
+    ask = at_the_table(replace(ask, batch_size=ask.batch_size or AT_ONCE), table, told)
     with progress(f"building the explanation into {ask.name}"):
         explainer = Explainer.of(replace(ask.on(ask.resolved), target=None))
         rows = read_rows(table, explainer.fed, told)

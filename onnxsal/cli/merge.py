@@ -26,7 +26,7 @@ def merge(
     """Put together what is done of a run by the shard: a table of all numbers, and of an audit the page. Also while the run goes on."""
     place = Folder.of(as_given(out))
     run = read_run(place)
-    with progress(f"merging {place.uri}") as step:
+    with progress(f"merging {place.place}") as step:
         if verify:
             verified(place, run, step)
         found = merge_audit(place, request_of(place, run), step) if run.verb == "audit" else merge_run(place)

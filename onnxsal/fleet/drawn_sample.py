@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from onnxsal.ask.request import Ask
-from onnxsal.fleet.cutting import Shard, shards
+from onnxsal.errors import InputError
+from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.feeding import dataset
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.merging import WholeRun
@@ -89,9 +90,10 @@ class _Noted(Dataset):
 
 
 def drawn_sample(place: Folder, whole: WholeRun, ways: Sequence[str]) -> DrawnSample:
-    """The drawn samples of a run, from the rows of its shards."""
-    run = whole.run
-    every = {shard.name: shard for shard in shards(run.data, run.shard_rows, **run.facts.get("listing", {}))}
+    """The drawn samples of a run, from the rows of its shards. Raises ``InputError`` where the data cannot be listed here."""
+    if whole.unlisted:
+        raise InputError(whole.unlisted)
+    run, every = whole.run, whole.every
     order = {name: number for number, name in enumerate(every)}
     found: dict[str, dict[str, Any]] = {}
     small: dict[str, dict[str, np.ndarray]] = {way: {} for way in ways}

@@ -28,12 +28,14 @@ from onnxsal.given.prepared import preprocess_of
 from onnxsal.given.text import TextReader
 from onnxsal.given.tokenizer import BESIDE_TOKENIZER, tokenizer_file
 from onnxsal.graph.assemble import set_metadata
+from onnxsal.graph.emit import ON_CUDA
 from onnxsal.graph.load import load_model, save_model, size_on_disk
 from onnxsal.graph.provenance import model_sha256
 from onnxsal.large import serialised
 from onnxsal.metrics.evaluation import Way
 from onnxsal.metrics.record import packed
 from onnxsal.report.audit.subject import key_of
+from onnxsal.runtime.batches import fixed_batch
 from onnxsal.runtime.beside import as_metadata
 from onnxsal.runtime.columns import as_column_metadata, columns_beside
 from onnxsal.runtime.providers import runs_on
@@ -181,7 +183,7 @@ def put_model(proto: Any, place: Folder, name: str) -> None:
         return
     data = serialised(proto)
     if data is None:
-        raise ModelError(f"the model is over 2 GiB, more than one file holds, so it cannot be put into '{place.uri}': use a folder.")
+        raise ModelError(f"the model is over 2 GiB, more than one file holds, so it cannot be put into '{place.place}': use a folder.")
     place.write(name, data)
 
 
@@ -281,9 +283,15 @@ class Explaining:
 
 
 def explainer_of(job: Job, way: Way, taken: Taken) -> Explainer:
-    """The explainer of a way, from the converted file alone: the source is not read."""
+    """The explainer of a way, from the converted file alone: the source is not read. On CUDA its batch is fixed, where the file leaves
+    it open: every run has the same sizes, and no new one is planned.
+    """
     kept = {name: getattr(job.ask, name) for name in (*RUN, *FED)}
-    return Explainer.of(Ask(taken.path(model_name(job.keys[way.name])), **kept))
+    ask = Ask(taken.path(model_name(job.keys[way.name])), **kept)
+    if runs_on(ask.resolved) == ON_CUDA and ask.fixed_batch is None and (made := adopt(ask)) is not None:
+        samples = set(made.question.samples)
+        ask = replace(ask, fixed_batch=ask.batch_size if samples and fixed_batch(made.proto, samples) is None else None)
+    return Explainer.of(ask)
 
 
 def refuse_places(ask: Ask) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from onnxsal.errors import InputError
-from onnxsal.fleet.cutting import shards
+from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.measuring import BETWEEN, EVALUATION
 from onnxsal.fleet.numbers import NUMBERS
-from onnxsal.fleet.resume import RunFile, read_run
+from onnxsal.fleet.resume import RunFile, every_shard, read_run
 from onnxsal.fleet.run_files import REPORT, Done, PartDone, done_in, read_part, rows_of
 from onnxsal.fleet.sums import Sums, merged
 from onnxsal.metrics.baselines import BASELINES
@@ -37,7 +37,7 @@ class WholeRun:
     """Everything that is done of a run: the sums by way, what the listing says now, and which bytes are there more than once.
 
     ``missing`` rows are in no shard that is done; ``stale`` shards are done, but their source has changed or is gone: they are not in the
-    sums. ``listed``: the data could be listed.
+    sums. ``every``: the shards that the data make now, by name, in order; none where they cannot be listed here, which ``unlisted`` tells.
     """
 
     run: RunFile
@@ -49,6 +49,7 @@ class WholeRun:
     stale: Sequence[str]
     duplicates: int
     pairs: Sequence[tuple[str, str]]
+    every: Mapping[str, Shard] = field(default_factory=dict)
     unlisted: str = ""
 
     @property
@@ -93,38 +94,38 @@ def merge_run(place: Folder, whole: WholeRun | None = None) -> Merged:
 def whole_run(place: Folder) -> WholeRun:
     """Read everything that is done of the run in a place."""
     run = read_run(place)
-    names, total, unlisted = _listed(run)
+    every, unlisted = _listed(run)
+    total = sum(shard.end - shard.begin for shard in every.values()) if not unlisted else run.total
     ours = [done for done in done_in(place) if done.key in run.keys.values()]
-    kept = [done for done in ours if names is None or done.shard in names]
+    kept = [done for done in ours if unlisted or done.shard in every]
     if not kept:
-        raise InputError(f"nothing of the run in '{place.uri}' is done yet, or its data have changed altogether: run it first.")
+        raise InputError(f"nothing of the run in '{place.place}' is done yet, or its data have changed altogether: run it first.")
     said: dict[str, list[PartDone]] = {}
     sums = {way: merged(_read(place, [d for d in kept if d.key == key], said)) for way, key in run.keys.items()}
-    stale = sorted({done.shard for done in ours if names is not None and done.shard not in names})
+    stale = sorted({done.shard for done in ours} - {done.shard for done in kept})
     first = said[next(iter(run.keys.values()))] if said else []
     count, pairs = _duplicates(place, [done for done in kept if done.key == next(iter(run.keys.values()))])
     bad = max((sum(part.bad for part in parts) for parts in said.values()), default=0)
-    return WholeRun(run, sums, kept, bad, sum(part.end - part.begin for part in first), total, stale, count, pairs, unlisted)
+    return WholeRun(run, sums, kept, bad, sum(part.end - part.begin for part in first), total, stale, count, pairs, every, unlisted)
 
 
-def _listed(run: RunFile) -> tuple[set[str] | None, int, str]:
-    """The names of the shards that the data make now, their rows, and why they cannot be listed here ('' = they can)."""
+def _listed(run: RunFile) -> tuple[dict[str, Shard], str]:
+    """The shards that the data make now, and why they cannot be listed here ('' = they can)."""
     try:
-        every = shards(run.data, run.shard_rows, **run.facts.get("listing", {}))
+        return every_shard(run), ""
     except InputError as error:
-        return None, run.total, str(error)
-    return {shard.name for shard in every}, sum(shard.end - shard.begin for shard in every), ""
+        return {}, str(error)
 
 
 def _read(place: Folder, done: Sequence[Done], said: dict[str, list[PartDone]]) -> Iterator[Sums]:
     """The sums of shards, one after the other. Raises ``InputError`` where a shard has lost rows."""
     if not done:
-        raise InputError(f"one of the methods of the run in '{place.uri}' has no shard that is done: run it first.")
+        raise InputError(f"one of the methods of the run in '{place.place}' has no shard that is done: run it first.")
     for one in done:
         part, sums = read_part(place, one)
         said.setdefault(one.key, []).append(part)
         if part.rows > part.end - part.begin:
-            raise InputError(f"'{one.name}' in {place.uri} has {part.rows} rows of {part.end - part.begin}: remove it, and run again.")
+            raise InputError(f"'{one.name}' in {place.place} has {part.rows} rows of {part.end - part.begin}: remove it, and run again.")
         yield sums
 
 

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from onnxsal.errors import InputError
-from onnxsal.fleet.cutting import Shard
+from onnxsal.fleet.cutting import Shard, shards
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.job import Receipt, Worker
 from onnxsal.fleet.run_files import RUN, done_in, read_part
@@ -48,10 +48,13 @@ class RunFile:
 
 @dataclass(frozen=True)
 class Todo:
-    """The shards of a run: all of them, and those that are not done under every key; ``stale`` are done and no longer in the data."""
+    """The shards of a run: all of them, and those that are not done under every key, of which the ``fresh`` are done under none; ``stale``
+    are done and no longer in the data.
+    """
 
     every: Sequence[Shard]
     left: Sequence[Shard]
+    fresh: Sequence[Shard]
     stale: Sequence[str]
 
     @property
@@ -60,16 +63,20 @@ class Todo:
         return sum(shard.end - shard.begin for shard in self.every)
 
 
+def every_shard(run: RunFile) -> dict[str, Shard]:
+    """The shards that the data of a run make now, by name, in order. Raises ``InputError`` where they cannot be listed here."""
+    return {shard.name: shard for shard in shards(run.data, run.shard_rows, **run.facts.get("listing", {}))}
+
+
 def todo(place: Folder, keys: Sequence[str], every: Sequence[Shard]) -> Todo:
     """What is left of the shards, by a listing of what is done; part of a shard counts as nothing done of it."""
     done: dict[str, set[str]] = {key: set() for key in keys}
     for one in done_in(place):
         if one.key in done:
             done[one.key].add(one.shard)
-    whole = set.intersection(*done.values()) if done else set()
-    names = {shard.name for shard in every}
-    stale = sorted(set.union(set(), *done.values()) - names)
-    return Todo(every, [shard for shard in every if shard.name not in whole], stale)
+    whole, some = set.intersection(*done.values()) if done else set(), set.union(set(), *done.values())
+    left, fresh = ([shard for shard in every if shard.name not in names] for names in (whole, some))
+    return Todo(every, left, fresh, sorted(some - {shard.name for shard in every}))
 
 
 def begun(place: Folder, made: RunFile) -> RunFile:
@@ -87,7 +94,7 @@ def begun(place: Folder, made: RunFile) -> RunFile:
         what = "other methods" if other else "another model, preprocessing, setting, target or version"
         what = f"other data than {', '.join(found.data)}" if found.keys == made.keys and found.data != made.data else what
         raise InputError(
-            f"'{place.uri}' holds another run ({found.verb} by {', '.join(found.keys)}, onnxsal {found.onnxsal}; "
+            f"'{place.place}' holds another run ({found.verb} by {', '.join(found.keys)}, onnxsal {found.onnxsal}; "
             f"this one is {made.verb} by {', '.join(made.keys)}, with {what}): give another --out, or remove what is there."
         )
     return found
@@ -96,9 +103,9 @@ def begun(place: Folder, made: RunFile) -> RunFile:
 def read_run(place: Folder) -> RunFile:
     """What run.json says. Raises ``InputError`` where there is none, or it is damaged."""
     if not place.exists(RUN):
-        raise InputError(f"'{place.uri}' holds no run (there is no {RUN}): name the --out of explain, evaluate or audit by the shard.")
-    where = f"'{RUN}' in {place.uri}"
-    return checked(RunFile, parse_json(as_text(place.read(RUN, ours=True), where), where), where)
+        raise InputError(f"'{place.place}' holds no run (there is no {RUN}): name the --out of explain, evaluate or audit by the shard.")
+    where = f"'{RUN}' in {place.place}"
+    return checked(RunFile, parse_json(as_text(place.read(RUN, ours=True), where), where, names=True), where)
 
 
 def _plain(made: RunFile) -> dict[str, Any]:
@@ -181,7 +188,7 @@ def refuse_foreign(place: Folder) -> None:
         return
     strangers = [stored.name for stored in place.files()]
     if strangers:
-        raise InputError(f"'{place.uri}' holds other files ('{strangers[0]}'), and no run of onnxsal: name an empty place.")
+        raise InputError(f"'{place.place}' holds other files ('{strangers[0]}'), and no run of onnxsal: name an empty place.")
 
 
 def forget_bad(place: Folder, keys: Sequence[str]) -> int:

@@ -87,7 +87,7 @@ def write_part(place: Folder, key: str, shard: Shard, table: Any, sums: Sums) ->
 
 def read_part(place: Folder, done: Done) -> tuple[PartDone, Sums]:
     """The sums of a shard that is done. Raises ``InputError`` where the file is damaged, or is of another shard than its name says."""
-    where = f"'{done.name}' in {place.uri}"
+    where = f"'{done.name}' in {place.place}"
     said = checked(PartDone, parse_json(as_text(place.read(done.name, ours=True), where), where), where)
     if (said.key, said.shard) != (done.key, done.shard):
         raise InputError(f"{where} holds the sums of another shard, {said.key}-{said.shard}: remove it, and run again.")
@@ -107,7 +107,7 @@ def rows_of(place: Folder, done: Done, columns: Sequence[str] | None = None) -> 
     try:
         return library("pyarrow.parquet").read_table(io.BytesIO(place.read(name, ours=True)), columns=columns)
     except (OSError, ValueError) as error:  # pyarrow's own are of these
-        raise InputError(f"'{name}' in {place.uri} is damaged ({error}): remove '{done.name}' and run again.") from error
+        raise InputError(f"'{name}' in {place.place} is damaged ({error}): remove '{done.name}' and run again.") from error
 
 
 def maps_of(place: Folder, done: Done) -> dict[str, tuple[bytes, float]]:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from onnxsal.errors import InputError
-from onnxsal.fleet.cutting import shards
 from onnxsal.fleet.feeding import digests
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.merging import MOST_TOLD
-from onnxsal.fleet.resume import RunFile
+from onnxsal.fleet.resume import RunFile, every_shard
 from onnxsal.fleet.run_files import Done, done_in, rows_of
 
 
@@ -19,7 +18,7 @@ def verified(place: Folder, run: RunFile, step: Callable[[str], Any] = str) -> i
 
     Raises ``InputError`` naming those that are others now.
     """
-    every = {shard.name: shard for shard in shards(run.data, run.shard_rows, **run.facts.get("listing", {}))}
+    every = every_shard(run)
     key = next(iter(run.keys.values()))
     count, other = 0, []
     for done in (one for one in done_in(place) if one.key == key and one.shard in every):
