@@ -1,5 +1,5 @@
 """Each worker of the test run keeps to a core of its own: two workers whose sessions each spread over both cores hinder one another.
-Tests that take long are marked so, by the list in long.txt.
+Not with Ray, whose processes start side by side. Tests that take long are marked so, by the list in long.txt.
 """
 
 import os
@@ -11,10 +11,10 @@ import pytest
 LONG = frozenset((Path(__file__).parent / "long.txt").read_text().splitlines())
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Bind this worker to its core, where the system can."""
     worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
-    if worker and hasattr(os, "sched_setaffinity"):
+    if worker and config.option.markexpr != "ray" and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker[1]) % len(cores)]})
 

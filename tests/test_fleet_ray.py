@@ -25,7 +25,7 @@ import pytest
 import onnxsal.fleet.ray
 from onnxsal.errors import InputError, OnnxsalError, ProviderError
 from onnxsal.fleet.cluster import LEAST_STORE, Cluster, placed, store_bytes
-from onnxsal.fleet.joined import joined
+from onnxsal.fleet.joined import NO_IDLE, SPARED, joined
 from onnxsal.fleet.ray import RemoteWorker, on_ray
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +90,7 @@ class Worker:
     def do_block(self, block: dict[str, Any]) -> Receipt:
         """That what arrives is the whole of one block, as it was decoded."""
         name, begin, end = block["name"], block["begin"], block["end"]
-        assert block["pixels"].shape == (end - begin, 224, 224, 3)
+        assert block["pixels"].shape == (end - begin, 112, 112, 3)
         assert block["pixels"].dtype == np.uint8
         assert (block["pixels"][:, 0, 0, 0] == np.arange(begin, end) % 251).all()
         assert block["ids"] == [f"{name}#{i}" for i in range(begin, end)]
@@ -103,7 +103,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Blocks of 256 rows, of 39 MB; the last is smaller."""
+    """Blocks of 256 rows, of 10 MB; the last is smaller."""
 
     folder: Path
 
@@ -113,7 +113,7 @@ class Decoding:
             if begin == 256 and shard.does.startswith("decoding "):
                 ACTS[shard.does.removeprefix("decoding ")](self.folder)
             rows = range(begin, min(begin + 256, shard.end))
-            pixels = np.zeros((len(rows), 224, 224, 3), np.uint8)
+            pixels = np.zeros((len(rows), 112, 112, 3), np.uint8)
             pixels += (np.array(rows) % 251).astype(np.uint8)[:, None, None, None]
             about = {"name": shard.name, "begin": rows.start, "end": rows.stop, "does": shard.does, "by": os.getpid()}
             yield {**about, "pixels": pixels, "ids": [f"{shard.name}#{i}" for i in rows]}
@@ -250,6 +250,8 @@ def until(true: Callable[[], object], seconds: float = 60) -> None:
 HOST = """
 import os, sys, ray
 os.environ.update(RAY_USAGE_STATS_ENABLED="0")
+for name in sys.argv[2:]:  # these take as long to start as all the rest
+    setattr(ray._private.node.Node, name, lambda self, **asked: None)
 kept = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": sys.argv[1]}
 ray.init(address="local", num_cpus=2, num_gpus=1, object_store_memory=512 << 20, **kept)
 print(ray.get_runtime_context().gcs_address, flush=True)
@@ -260,8 +262,8 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Ray with 2 CPUs and something that is counted as a GPU; it is there after every test."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    command = [sys.executable, "-c", HOST, str(tmp_path_factory.mktemp("r"))]
+    token = {**NO_IDLE, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    command = [sys.executable, "-c", HOST, str(tmp_path_factory.mktemp("r")), *SPARED]
     with (
         subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **token}, text=True
@@ -325,6 +327,7 @@ def workers_here() -> list[int]:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("two_tries")
 def test_a_worker_that_dies_is_started_again_and_what_kills_it_is_given_up(here: str, tmp_path: Path):
     def told(receipt: Receipt) -> None:
         if receipt.shard == "s3":  # between two shards
@@ -336,11 +339,11 @@ def test_a_worker_that_dies_is_started_again_and_what_kills_it_is_given_up(here:
     receipts = on_ray(Opened(tmp_path), todo, Cluster(here, workers=1), told, Receipt)
     assert [r.shard for r in receipts] == [s.name for s in todo]
     assert {r.shard: r.why.partition(":")[0] for r in receipts if r.why} == {
-        "s1": "the process that worked on it died, at try 3",
+        "s1": "the process that worked on it died, at try 2",
         "s2": "it vanished",
     }
     assert {(r.rows, r.bad) for r in receipts} == {(10, 0)}
-    assert {name: did(tmp_path).count(name) for name in ("s0", "s1", "s2", "s3", "s4")} == {"s0": 1, "s1": 3, "s2": 3, "s3": 1, "s4": 1}
+    assert {name: did(tmp_path).count(name) for name in ("s0", "s1", "s2", "s3", "s4")} == {"s0": 1, "s1": 2, "s2": 2, "s3": 1, "s4": 1}
     assert no_worker_left()
 
 
@@ -412,21 +415,21 @@ def test_a_run_without_room_ends_instead_of_waiting_for_ever(here: str, tmp_path
 @pytest.mark.ray
 @pytest.mark.usefixtures("two_tries")
 def test_blocks_that_are_decoded_apart_stay_whole(here: str, tmp_path: Path):
-    """What kills a worker, or the process that decodes, is given up; what does so once is done again, and only that."""
-    does = {"": 600, "kill": 512, "decoding once": 300, "decoding kill": 600, "nothing": 0}
+    """What kills a worker, or the process that decodes, is done again, and given up; the rest is done once."""
+    does = {"": 600, "kill": 512, "decoding kill": 600, "nothing": 0}
     todo = [Shard(f"s{i}", what, 0, rows) for i, (what, rows) in enumerate(does.items())]
     receipts = on_ray(Opened(tmp_path), todo, Cluster(here, workers=1, decode_workers=1), lambda r: None, Receipt, Decoding(tmp_path))
     assert [(r.shard, r.rows) for r in receipts if not r.why] == [
         *[("s0[0:256]", 256), ("s0[256:512]", 256), ("s0[512:600]", 88)],
-        *[("s1[0:256]", 256), ("s2[0:256]", 256), ("s2[256:300]", 44), ("s3[0:256]", 256)],
+        *[("s1[0:256]", 256), ("s2[0:256]", 256)],
     ]
     assert [(r.shard, r.rows, r.why.partition(":")[0]) for r in receipts if r.why] == [
         ("s1", 256, "the process that worked on its block 1 (256 rows) died, at try 2"),
-        ("s3", 344, "the process that decoded it died 2 times, at block 1"),
-        ("s4", 0, "decoding it gave no block"),
+        ("s2", 344, "the process that decoded it died 2 times, at block 1"),
+        ("s3", 0, "decoding it gave no block"),
     ]
     lines = [line.split() for line in (tmp_path / "did").read_text().splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 5
     assert not {line[3] for line in lines} & {line[4] for line in lines}
     assert no_worker_left()
 

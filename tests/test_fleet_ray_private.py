@@ -37,7 +37,7 @@ if len(sys.argv) > 3:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 for todo in json.loads(sys.argv[2]):
     try:
-        on_ray(Opened(folder), shards(**todo), Cluster(cpus=2), told, Receipt)
+        on_ray(Opened(folder), shards(**todo), Cluster(cpus=1), told, Receipt)
     except (KeyboardInterrupt, SystemExit) as stopped:
         print(repr(stopped), *kept.items() ^ os.environ.items(), flush=True)
         sys.stdin.readline()

@@ -9,21 +9,32 @@ merge(tables).column("concentration")          # mean, interval, extremes with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnxsal.fleet.cutting import Shard, shards
-from onnxsal.fleet.numbers import NUMBERS
-from onnxsal.fleet.run_files import summed
-from onnxsal.fleet.sums import Sums, merged
-from onnxsal.fleet.working import Keeping, work
+if TYPE_CHECKING:
+    from onnxsal.fleet.cutting import Shard, shards
+    from onnxsal.fleet.merging import merge
+    from onnxsal.fleet.sums import Sums
+    from onnxsal.fleet.working import Keeping, work
 
 __all__ = ["Keeping", "Shard", "Sums", "merge", "shards", "work"]
 
+LATER = {
+    **dict.fromkeys(("Shard", "shards"), "onnxsal.fleet.cutting"),
+    **dict.fromkeys(("Keeping", "work"), "onnxsal.fleet.working"),
+    "Sums": "onnxsal.fleet.sums",
+    "merge": "onnxsal.fleet.merging",
+}
+"""What is imported when it is first asked for: a process of Ray that waits for work is there sooner."""
 
-def merge(tables: Iterable[Any]) -> Sums:
-    """What the tables of several shards say together, the same to the last bit in whatever order they come.
 
-    Raises ``InputError`` for none, for a shard twice, and for a table that ``work`` did not make.
-    """
-    return merged(summed(table, NUMBERS) for table in tables)
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})

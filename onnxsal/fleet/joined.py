@@ -112,6 +112,10 @@ SPARED = ("start_api_server", "start_log_monitor", "start_monitor")
 """What starts the processes of the dashboard, of copied logs and of the autoscaler."""
 
 
+NO_IDLE = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
+"""Settings of a Ray that starts no process before there is something for it to do."""
+
+
 @contextlib.contextmanager
 def _spared(ray: Any) -> Iterator[None]:
     """A Ray that is started within the block has only the processes that carry work. (``include_dashboard=False`` starts a dashboard all
@@ -196,7 +200,7 @@ def _environment(cluster: Cluster) -> Iterator[None]:
     """Environment variables of a Ray that is started or joined within the block; afterwards they are as they were."""
     wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
     if cluster.address is None:  # a token for this run alone; left to itself, Ray writes one into the home folder and says so
-        wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} | NO_IDLE
     before = {name: value for name, value in os.environ.items() if _is_of_ray(name)}
     os.environ.update(wanted)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +18,7 @@ from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.measuring import BETWEEN, EVALUATION
 from onnxsal.fleet.numbers import NUMBERS
 from onnxsal.fleet.resume import RunFile, every_shard, read_run
-from onnxsal.fleet.run_files import REPORT, Done, PartDone, done_in, read_part, rows_of
+from onnxsal.fleet.run_files import REPORT, Done, PartDone, done_in, read_part, rows_of, summed
 from onnxsal.fleet.sums import Sums, merged
 from onnxsal.metrics.baselines import BASELINES
 from onnxsal.metrics.measures import MEASURES, columns_of
@@ -67,6 +67,14 @@ class Merged:
     facts: dict[str, Any]
     warnings: Sequence[str]
     files: Mapping[str, str] = field(default_factory=dict)
+
+
+def merge(tables: Iterable[Any]) -> Sums:
+    """What the tables of several shards say together, the same to the last bit in whatever order they come.
+
+    Raises ``InputError`` for none, for a shard twice, and for a table that ``work`` did not make.
+    """
+    return merged(summed(table, NUMBERS) for table in tables)
 
 
 def merge_run(place: Folder, whole: WholeRun | None = None) -> Merged:

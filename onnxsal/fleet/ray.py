@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from onnxsal.errors import InputError, OnnxsalError
 from onnxsal.fleet.cluster import Cluster, has, placed
-from onnxsal.fleet.decoding import DecodedShard
 from onnxsal.fleet.joined import joined
+
+if TYPE_CHECKING:
+    from onnxsal.fleet.decoding import DecodedShard
 
 __all__ = ["Cluster", "on_ray"]
 
@@ -32,7 +34,7 @@ TRIES = 3
 
 OF_WHAT = ": out of memory, killed from outside, or a crash in a library"
 
-Decode: TypeAlias = Callable[[dict[str, Any]], Iterator[DecodedShard]]
+Decode: TypeAlias = Callable[[dict[str, Any]], Iterator[dict[str, Any]]]
 """Decodes a shard (as a dict) block by block; the same blocks whenever it is called."""
 
 R = TypeVar("R")
