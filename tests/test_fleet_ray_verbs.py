@@ -51,9 +51,9 @@ def test_evaluate_decodes_nothing_apart(running: str, here: Path, tmp_path: Path
 
 
 def test_killed_workers_lose_and_double_nothing(running: str, here: Path, tmp_path: Path):
-    """kill -9 of a worker at a moment that nobody chose, while 160 pictures go through shards of 20."""
+    """kill -9 of a worker at a moment that nobody chose, while 120 pictures go through shards of 20."""
     rng = np.random.default_rng(0)
-    for i in range(160):
+    for i in range(120):
         (tmp_path / "data").mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / "data" / f"{i:03}.png")
     words = ("explain", here / "net.onnx", tmp_path / "data", "-m", "ig", "--n-steps", 50, "--shard-rows", 20, "--batch-size", 1)
