@@ -13,6 +13,8 @@ from PIL import Image
 
 import onnxsal.cli.shard_verbs
 import onnxsal.fleet.job
+import onnxsal.fleet.measuring
+from onnxsal.ask.request import Ask
 from onnxsal.cli.explain_table import AT_ONCE
 from onnxsal.cli.shard_verbs import AT_A_TIME, AT_A_TIME_ON_CUDA
 from onnxsal.explainer import Explainer
@@ -123,3 +125,20 @@ def test_on_a_card_the_size_is_one(here: Path, tmp_path: Path, opened: list[Expl
         assert row["why"] == ""
         assert row["score"] == pytest.approx(theirs[name]["score"], rel=1e-6)
         assert row["total"] == pytest.approx(theirs[name]["total"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("model", "fixed"), [("open", 4), ("two", None)])
+def test_what_measures_has_one_size_too(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, fixed: int | None):
+    seen: list[Ask] = []
+    measuring = onnxsal.fleet.measuring.evaluated
+
+    def noted(ask: Ask, work: Any) -> Any:
+        seen.append(ask)
+        return measuring(ask, work)
+
+    monkeypatch.setattr(onnxsal.fleet.measuring, "evaluated", noted)
+    monkeypatch.setattr(onnxsal.fleet.measuring, "runs_on", lambda providers: ON_CUDA)
+    words = ("evaluate", here / f"{model}.onnx", here / "data", "-m", "gradient", "--metrics", "deletion", "--batch-size", 4)
+    ran(*words, "-o", tmp_path / "out", "--shard", "1/1")
+    assert [ask.fixed_batch for ask in seen] == [fixed]
+    assert [row["why"] for row in rows(tmp_path / "out")] == [""] * COUNT

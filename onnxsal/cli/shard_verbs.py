@@ -68,8 +68,6 @@ def evaluate_by_shard(ask: Ask, data: Path, work: Work, out: Path, engine: Engin
     if work.masks is not None:
         raise InputError("--masks is for a run in one go: by the shard masks are not read.")
     ask, run = _begun("evaluate", ask, [data], out, engine)
-    if _on_cuda(ask):
-        ask = replace(ask, fixed_batch=ask.fixed_batch or ask.batch_size)
     share = 1.0 if work.samples is None else share_of(run, work.samples)
     carry_out(run, MeasureJob.of(run.place.uri, ask, work, Keeping(share=share, seed=work.settings.seed)), json)
 

@@ -24,6 +24,7 @@ from onnxsal.fleet.job import Taken, Worker, put_model, sha256_of
 from onnxsal.fleet.run_files import MODELS, Done, counts_in, numbers_in, write_part
 from onnxsal.fleet.sums import Sums
 from onnxsal.fleet.working import Keeping
+from onnxsal.graph.emit import ON_CUDA
 from onnxsal.graph.load import load_model, size_on_disk
 from onnxsal.metrics.dataset import Dataset
 from onnxsal.metrics.evaluate import Work, evaluated
@@ -32,7 +33,9 @@ from onnxsal.metrics.open_rows import open_rows
 from onnxsal.metrics.record import packed
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.report.audit.subject import key_of
+from onnxsal.runtime.batches import fixed_batch
 from onnxsal.runtime.libraries import library
+from onnxsal.runtime.providers import runs_on
 from onnxsal.runtime.session import Tensor
 
 EVALUATION = "evaluation"
@@ -110,7 +113,11 @@ class Measuring:
     def __init__(self, job: MeasureJob) -> None:
         self._job, self._place = job, Folder.of(job.out)
         self._taken = Taken(self._place)
-        self._ask = replace(job.ask, model=self._taken.path(source_name(job.sha256, job.ask.name)))
+        ask = replace(job.ask, model=self._taken.path(source_name(job.sha256, job.ask.name)))
+        if runs_on(ask.resolved) == ON_CUDA and ask.fixed_batch is None:  # as ``job.explainer_of``
+            proto = load_model(ask.model)
+            ask = replace(ask, fixed_batch=ask.batch_size if fixed_batch(proto, [v.name for v in proto.graph.input]) is None else None)
+        self._ask = ask
 
     @cached_property
     def _tensor(self) -> Tensor:
