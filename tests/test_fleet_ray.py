@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import onnxsal.fleet.joined
 import onnxsal.fleet.ray
 from onnxsal.errors import InputError, OnnxsalError, ProviderError
 from onnxsal.fleet.cluster import LEAST_STORE, Cluster, placed, store_bytes
@@ -243,6 +244,22 @@ def until(true: Callable[[], object], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_ray_is_imported_is_heard_afterwards(monkeypatch: pytest.MonkeyPatch, number: int):
+    """Half a module would be left behind, which says nothing that is true."""
+    imported, before = [], signal.getsignal(number)
+
+    def importing(name: str) -> Any:
+        os.kill(os.getpid(), number)
+        imported.append(name)
+
+    monkeypatch.setattr(onnxsal.fleet.joined, "library", importing)
+    with pytest.raises(KeyboardInterrupt), joined(Cluster()):
+        pass
+    assert imported == ["ray"]
+    assert signal.getsignal(number) == before
 
 
 # ----- on a Ray that runs -----

@@ -35,9 +35,10 @@ def joined(cluster: Cluster) -> Iterator[tuple[Any, Callable[[], None]]]:
     process had has the last word; if it returns, or there was none, it is ``KeyboardInterrupt``.
     Raises ``InputError`` where the address leads nowhere, ``OnnxsalError`` where a private Ray does not start.
     """
-    with _noted_signals() as signals, _environment(cluster):
-        ray = library("ray")
-        with _quiet(ray):
+    with _noted_signals() as signals:
+        with signals.later():  # what an exception interrupts is half imported, and some of it catches all
+            ray = library("ray")
+        with _environment(cluster), _quiet(ray):
             if ray.is_initialized():  # by who calls us: theirs to stop
                 _same(ray, cluster.address)
                 yield ray, signals.check
@@ -267,8 +268,8 @@ class _Signals:
 
     @contextlib.contextmanager
     def later(self) -> Iterator[None]:
-        """Ray starts within the block: an exception that falls between its processes may be lost in one of its callbacks. Afterwards its
-        native part has SIGTERM, and would print where it was when that came.
+        """Ray is imported or starts within the block: an exception that falls between its processes may be lost in one of its callbacks.
+        Afterwards its native part has SIGTERM, and would print where it was when that came.
         """
         self._later = True
         try:
