@@ -26,8 +26,7 @@ import json, os, signal, sys
 from pathlib import Path
 from onnxsal.fleet.cluster import Cluster
 from onnxsal.fleet.ray import on_ray
-from tests.test_fleet_ray import Opened, Receipt, shards
-from tests.test_fleet_ray_private import listening
+from tests.ray_stand_ins import Opened, Receipt, listening, shards
 
 def told(receipt):
     print("told", receipt.shard, *listening(), flush=True)
@@ -51,23 +50,6 @@ NOT_NEEDED = ("dashboard.py", "monitor.py")
 def command_line(pid: int) -> str:
     """What a process was started with, or its title."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def listening() -> list[str]:
-    """The addresses, in hexadecimal, at which a descendant of this process listens."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    sockets = set()
-    for pid in ours:
-        with contextlib.suppress(OSError):
-            sockets |= {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
-    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    return sorted({row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets})
 
 
 @contextlib.contextmanager
