@@ -58,7 +58,8 @@ def private(folder: Path, *todo: dict[str, Any], handles: bool = False) -> Itera
     short = Path(f"/tmp/ox{os.getpid()}")
     short.mkdir()
     mark = f"ONNXSAL_MARK={folder}"
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(short), "ONNXSAL_MARK": str(folder)}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}  # what other tests left of another Ray
+    env = {**clean, "PYTHONPATH": str(ROOT), "TMPDIR": str(short), "ONNXSAL_MARK": str(folder)}
     command = [sys.executable, "-c", PRIVATE, str(folder), json.dumps(todo), *["handles"] * handles]
     with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
         heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who runs tests in the background has it ignored

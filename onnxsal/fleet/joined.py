@@ -35,10 +35,9 @@ def joined(cluster: Cluster) -> Iterator[tuple[Any, Callable[[], None]]]:
     process had has the last word; if it returns, or there was none, it is ``KeyboardInterrupt``.
     Raises ``InputError`` where the address leads nowhere, ``OnnxsalError`` where a private Ray does not start.
     """
-    with _noted_signals() as signals:
-        with signals.later():  # what an exception interrupts is half imported, and some of it catches all
-            ray = library("ray")
-        with _environment(cluster), _quiet(ray):
+    with _noted_signals() as signals, _environment(cluster, signals):
+        ray = library("ray")
+        with _quiet(ray):
             if ray.is_initialized():  # by who calls us: theirs to stop
                 _same(ray, cluster.address)
                 yield ray, signals.check
@@ -197,15 +196,18 @@ def _answers(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _environment(cluster: Cluster) -> Iterator[None]:
-    """Environment variables of a Ray that is started or joined within the block; afterwards they are as they were."""
+def _environment(cluster: Cluster, signals: _Signals) -> Iterator[None]:
+    """Environment variables of a Ray that is started or joined within the block; afterwards they are as they were, also those that Ray sets
+    when it is imported.
+    """
     wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
     if cluster.address is None:  # a token for this run alone; left to itself, Ray writes one into the home folder and says so
         wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} | NO_IDLE
     before = {name: value for name, value in os.environ.items() if _is_of_ray(name)}
     os.environ.update(wanted)
     try:
-        _token_changed()
+        with signals.later():  # Ray is imported: an exception would leave half of it behind, and some of it catches all
+            _token_changed()
         yield
     finally:
         for name in [*filter(_is_of_ray, os.environ)]:
