@@ -1,7 +1,7 @@
 """onnxsal explains deployed models: an ONNX file goes in, the same model with its explanation built in comes out."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxsal.engine.method import Method
 from onnxsal.engine.plan import Plan
@@ -14,6 +14,7 @@ from onnxsal.facade.fit_patterns import fit_patterns
 from onnxsal.facade.inspect import methods, ops, plan
 from onnxsal.facade.vjp import vjp
 from onnxsal.methods.patterns.file import Patterns
+from onnxsal.runtime.libraries import imported_later
 
 if TYPE_CHECKING:
     from onnxsal.metrics import Evaluation, evaluate
@@ -46,14 +47,4 @@ LATER = {"Evaluation": "onnxsal.metrics", "evaluate": "onnxsal.metrics", "Audit"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-
-def __getattr__(name: str) -> Any:
-    if name not in LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(LATER[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *LATER})
+__getattr__, __dir__ = imported_later(__name__, globals(), LATER)

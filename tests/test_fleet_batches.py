@@ -137,7 +137,7 @@ def test_what_measures_has_one_size_too(here: Path, tmp_path: Path, monkeypatch:
         return measuring(ask, work)
 
     monkeypatch.setattr(onnxsal.fleet.measuring, "evaluated", noted)
-    monkeypatch.setattr(onnxsal.fleet.measuring, "runs_on", lambda providers: ON_CUDA)
+    monkeypatch.setattr(onnxsal.fleet.job, "runs_on", lambda providers: ON_CUDA)
     words = ("evaluate", here / f"{model}.onnx", here / "data", "-m", "gradient", "--metrics", "deletion", "--batch-size", 4)
     ran(*words, "-o", tmp_path / "out", "--shard", "1/1")
     assert [ask.fixed_batch for ask in seen] == [fixed]

@@ -9,7 +9,9 @@ merge(tables).column("concentration")          # mean, interval, extremes with t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from onnxsal.runtime.libraries import imported_later
 
 if TYPE_CHECKING:
     from onnxsal.fleet.cutting import Shard, shards
@@ -27,14 +29,4 @@ LATER = {
 }
 """What is imported when it is first asked for: a process of Ray that waits for work is there sooner."""
 
-
-def __getattr__(name: str) -> Any:
-    if name not in LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(LATER[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *LATER})
+__getattr__, __dir__ = imported_later(__name__, globals(), LATER)

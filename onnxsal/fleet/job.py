@@ -283,15 +283,19 @@ class Explaining:
 
 
 def explainer_of(job: Job, way: Way, taken: Taken) -> Explainer:
-    """The explainer of a way, from the converted file alone: the source is not read. On CUDA its batch is fixed, where the file leaves
-    it open: every run has the same sizes, and no new one is planned.
-    """
+    """The explainer of a way, from the converted file alone: the source is not read."""
     kept = {name: getattr(job.ask, name) for name in (*RUN, *FED)}
-    ask = Ask(taken.path(model_name(job.keys[way.name])), **kept)
-    if runs_on(ask.resolved) == ON_CUDA and ask.fixed_batch is None and (made := adopt(ask)) is not None:
-        samples = set(made.question.samples)
-        ask = replace(ask, fixed_batch=ask.batch_size if samples and fixed_batch(made.proto, samples) is None else None)
-    return Explainer.of(ask)
+    return Explainer.of(of_one_size(Ask(taken.path(model_name(job.keys[way.name])), **kept)))
+
+
+def of_one_size(ask: Ask) -> Ask:
+    """On CUDA the batch is fixed, where the file, converted or not, leaves it open: every run has the same sizes, none is planned anew."""
+    if runs_on(ask.resolved) != ON_CUDA or ask.fixed_batch is not None:
+        return ask
+    made = adopt(ask)
+    proto = load_model(ask.model) if made is None else made.proto
+    samples = {value.name for value in proto.graph.input} if made is None else set(made.question.samples)
+    return replace(ask, fixed_batch=ask.batch_size) if samples and fixed_batch(proto, samples) is None else ask
 
 
 def refuse_places(ask: Ask) -> None:

@@ -20,11 +20,10 @@ from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.decoding import Decoding
 from onnxsal.fleet.feeding import dataset, table
 from onnxsal.fleet.folders import Folder
-from onnxsal.fleet.job import Taken, Worker, put_model, sha256_of
+from onnxsal.fleet.job import Taken, Worker, of_one_size, put_model, sha256_of
 from onnxsal.fleet.run_files import MODELS, Done, counts_in, numbers_in, write_part
 from onnxsal.fleet.sums import Sums
 from onnxsal.fleet.working import Keeping
-from onnxsal.graph.emit import ON_CUDA
 from onnxsal.graph.load import load_model, size_on_disk
 from onnxsal.metrics.dataset import Dataset
 from onnxsal.metrics.evaluate import Work, evaluated
@@ -33,9 +32,7 @@ from onnxsal.metrics.open_rows import open_rows
 from onnxsal.metrics.record import packed
 from onnxsal.metrics.scorer import Scorer
 from onnxsal.report.audit.subject import key_of
-from onnxsal.runtime.batches import fixed_batch
 from onnxsal.runtime.libraries import library
-from onnxsal.runtime.providers import runs_on
 from onnxsal.runtime.session import Tensor
 
 EVALUATION = "evaluation"
@@ -113,11 +110,7 @@ class Measuring:
     def __init__(self, job: MeasureJob) -> None:
         self._job, self._place = job, Folder.of(job.out)
         self._taken = Taken(self._place)
-        ask = replace(job.ask, model=self._taken.path(source_name(job.sha256, job.ask.name)))
-        if runs_on(ask.resolved) == ON_CUDA and ask.fixed_batch is None:  # as ``job.explainer_of``
-            proto = load_model(ask.model)
-            ask = replace(ask, fixed_batch=ask.batch_size if fixed_batch(proto, [v.name for v in proto.graph.input]) is None else None)
-        self._ask = ask
+        self._ask = of_one_size(replace(job.ask, model=self._taken.path(source_name(job.sha256, job.ask.name))))
 
     @cached_property
     def _tensor(self) -> Tensor:

@@ -1,9 +1,10 @@
-"""Libraries that come with an extra (``plot``, ``evaluate`` and others), loaded where one is used."""
+"""Libraries that come with an extra (``plot``, ``evaluate`` and others), and names of our own packages, loaded where one is used."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from onnxsal.errors import OnnxsalError
@@ -45,3 +46,17 @@ def library(module: str) -> Any:
         raise MissingLibraryError(
             f"this needs {package}, which cannot be imported ({error}). Install it: pip install 'onnxsal[{extra}]'."
         ) from error
+
+
+def imported_later(package: str, own: Mapping[str, Any], places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a ``package`` with its ``own`` names and those that lie at ``places`` (name -> module).
+
+    ``__getattr__`` raises ``AttributeError`` for others.
+    """
+
+    def found(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(places[name]), name)
+
+    return found, lambda: sorted({*own, *places})
