@@ -26,8 +26,9 @@ from onnxsal.cli.shard_options import engine_of
 from onnxsal.errors import InputError
 from onnxsal.fleet.cutting import shards
 from onnxsal.fleet.folders import TEMPORARY, Folder
-from onnxsal.fleet.resume import mine, part_of_run, todo
-from onnxsal.fleet.working import Keeping, rank
+from onnxsal.fleet.resume import Todo, mine, part_of_run, todo
+from onnxsal.fleet.strata import rank
+from onnxsal.fleet.working import Keeping
 from tests.small_models import cnn
 
 pa = pytest.importorskip("pyarrow")
@@ -115,11 +116,9 @@ def test_maps_are_of_the_drawn_sample(here: Path, whole: Path):
     kept = {row["id"] for file in (whole / "maps").iterdir() for row in pq.read_table(file).to_pylist()}
     share = json.loads((whole / "run.json").read_text())["share"]
     assert share == 10 / ROWS
-    assert (
-        kept
-        == {row["id"] for row in rows(whole) if row["sampled"]}
-        == {r["id"] for r in rows(whole) if rank(r["id"], 0) < share and not r["why"]}
-    )
+    drawn = {row["id"] for row in rows(whole) if row["sampled"]}
+    assert drawn == {r["id"] for r in rows(whole) if rank(r["id"], 0) < share and not r["why"]}
+    assert drawn < kept  # and those that were added: tests/test_fleet_added.py
 
 
 @pytest.mark.parametrize("parts", [2, 3, 7])
@@ -393,10 +392,16 @@ def test_what_is_no_part_is_refused(text: str):
 
 
 def test_every_shard_is_in_one_part(here: Path):
+    """And no part has more to do than another, by more than one shard; what is done already takes nothing from others."""
     every = shards(str(here / "data"), 1)
-    for count in (1, 2, 5, 13):
-        parts = [mine(every, (number, count)) for number in range(1, count + 1)]
+    for count in (1, 2, 5, 13, ROWS):
+        parts = [mine(Todo(every, every, every, []), (number, count)) for number in range(1, count + 1)]
         assert sorted(s.name for part in parts for s in part) == sorted(s.name for s in every)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        left = every[::3]
+        assert [s for part in parts for s in part if s in left] == [
+            s for number in range(1, count + 1) for s in mine(Todo(every, left, left, []), (number, count))
+        ]
 
 
 @pytest.mark.parametrize(

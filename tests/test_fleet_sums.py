@@ -411,7 +411,7 @@ def other(array: str) -> str:
         (("weights",), lambda v: v[:-1] + "A", "weights must be|weights"),
         (("weights",), lambda v: "?" + v[1:], "weights must be an array as base64"),
         (("resamples",), lambda v: 999, "resamples is 999, this version of onnxsal knows 1000"),
-        (("format",), lambda v: 2, "format is 2"),
+        (("format",), lambda v: v + 1, f"format is {sums_file.FORMAT + 1}"),
         (("columns", "x", "sum"), lambda v: "0x1p20", "columns.x.sum must be between"),
         (("columns", "x", "squares"), lambda v: "0x0p0", "columns.x.squares is less than"),
         (("columns", "x", "squares"), lambda v: "0x1p20", "columns.x.squares is more than"),

@@ -14,6 +14,7 @@ import typer
 from onnxsal.cli.shard_options import BLOCK_ROWS, RAY, SHARD_ROWS, Engine
 from onnxsal.cli.shell import CHECK_FAILED, UNUSABLE, say, show, show_json, show_table
 from onnxsal.errors import InputError
+from onnxsal.fleet.added import AddedPart
 from onnxsal.fleet.audit_page import MergedAudit
 from onnxsal.fleet.cluster import Cluster
 from onnxsal.fleet.costs import Costs, costs_of
@@ -21,7 +22,7 @@ from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.decoding import Decoding
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.job import Receipt, Worker
-from onnxsal.fleet.merging import Merged, merge_run, several
+from onnxsal.fleet.merging import Merged, WholeRun, merge_run, several, whole_run
 from onnxsal.fleet.ray import on_ray
 from onnxsal.fleet.resume import DoneSoFar, Todo, begun, forget_bad, mine, read_run, refuse_foreign, run_file, run_here, todo
 from onnxsal.fleet.run_files import RUN, STATS
@@ -41,13 +42,16 @@ class Asked(Protocol):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What run.json says of it, the seed and the share of the sample among it."""
+        """What run.json says of it, the seed, the share of the sample and how many are added among it."""
 
     def prepare(self) -> None:
         """Put the models where workers find them."""
 
     def opened(self) -> Worker:
         """A worker."""
+
+    def left_of(self, parts: Sequence[AddedPart]) -> Sequence[AddedPart]:
+        """Those of the parts of samples that are added of which something is to be done yet."""
 
     def decoding(self) -> Decoding:
         """What decodes pictures for workers. Raises ``InputError`` where these decode what they need themselves."""
@@ -83,53 +87,67 @@ def cut_of(out: str, engine: Engine) -> int:
     return rows
 
 
-def share_of(run: AskedRun, wanted: int) -> float:
-    """The share of all samples that makes about ``wanted`` of them; of a run that goes on the one that it began with."""
+def draw_of(run: AskedRun, wanted: int) -> tuple[float, int]:
+    """The share of all samples that makes about ``wanted`` of them, and how many may be added so that every class is there; of a run that
+    goes on those that it began with.
+    """
     if run.place.exists(RUN):
-        return read_run(run.place).share
+        found = read_run(run.place)
+        return found.share, found.added
     total = sum(shard.end - shard.begin for shard in run.every)
-    return min(1.0, wanted / max(total, 1))
+    return min(1.0, wanted / max(total, 1)), wanted
 
 
-def carry_out(run: AskedRun, asked: Asked, json: bool, merged: Callable[[], Merged] | None = None) -> None:
-    """Do what is left of a run, or one part of it, and say how it ended; without a part it is merged too.
+def carry_out(run: AskedRun, asked: Asked, json: bool, merged: Callable[[WholeRun], Merged] | None = None) -> None:
+    """Do what is left of a run, or one part of it, and say how it ended; without a part it is merged too (by ``merge_run``, if ``merged``
+    is not given). Whoever finds every shard done adds samples to the drawn ones.
 
     Ends with status 1 where too many samples have no explanation, 2 where a shard failed three times, 130 on Ctrl-C, 143 on SIGTERM.
     """
     engine, place = run.engine, run.place
     facts = {**asked.facts, "listing": dict(run.listing)}
-    begun(place, run_file(run.verb, asked.keys, run.data, engine.shard_rows, run.every, facts))
+    known = begun(place, run_file(run.verb, asked.keys, run.data, engine.shard_rows, run.every, facts))
     if engine.retry_bad:
         forget_bad(place, list(asked.keys.values()))
     work = todo(place, list(asked.keys.values()), run.every)
-    left = mine(work.left, engine.part) if engine.part else list(work.left)
+    left = mine(work, engine.part) if engine.part else list(work.left)
     asked.prepare()
     if engine.dry_run:
         _tell_costs(_tried(run, asked, work.fresh), work, engine, json)
         return
-    progress = _done(run, asked, work, left)
-    if progress.failed:
-        _fail(progress.failed)
-    if engine.part is None or engine.part == (1, 1):
-        found = merge_run(place) if merged is None else merged()
+    if len(work.left) < len(work.every):
+        say(f"{len(work.every) - len(work.left)} of {len(work.every)} shards were done before; {len(left)} are done now.")
+    progress = _done(run, asked, left, "samples")
+    alone, whole = engine.part in (None, (1, 1)), None
+    if alone or (known.added and known.share < 1 and not todo(place, list(asked.keys.values()), run.every).left):
+        whole = whole_run(place)
+        _add(run, asked, whole)
+    if alone and whole is not None:
+        found = merge_run(place, whole) if merged is None else merged(whole)
         tell(found, json)
         if isinstance(found, MergedAudit) and found.document is not None:
             end_broken(found.document)
     elif json:
         show_json({"shards": len(progress.receipts), "left": len(work.left) - len(progress.receipts)})
     else:
-        part, there = f"part {engine.part[0]} of {engine.part[1]}", place.uri if place.local is None else place.place
+        part, there = "part {} of {}".format(*engine.part or (1, 1)), place.uri if place.local is None else place.place
         say(f"{part}: {len(progress.receipts)} shards done. When all parts are: onnxsal merge {there}")
     refuse_bad(progress, engine.max_bad, f"{place.place}/{STATS}/")
 
 
-def _done(run: AskedRun, asked: Asked, work: Todo, left: Sequence[Shard]) -> DoneSoFar:
-    """Do the shards that are left, here or on a cluster."""
+def _add(run: AskedRun, asked: Asked, whole: WholeRun) -> None:
+    """The second round: what is kept of the drawn samples, of those that are added too."""
+    parts = asked.left_of(whole.added_parts)
+    if parts:
+        count = several(sum(len(part.ids) for part in parts), "sample is", "samples are")
+        say(f"{count} added to those that were drawn: the first of their classes, by the same hash, so that no class is missing.")
+        _done(run, asked, parts, "added samples")
+
+
+def _done(run: AskedRun, asked: Asked, left: Sequence[Shard] | Sequence[AddedPart], what: str) -> DoneSoFar:
+    """Do the shards that are left, or what is added of them, here or on a cluster. Ends with status 2 where one failed three times."""
     begin, rows = time.perf_counter(), sum(shard.end - shard.begin for shard in left)
-    done_before = len(work.every) - len(work.left)
-    if done_before:
-        say(f"{done_before} of {len(work.every)} shards were done before; {len(left)} are done now.")
-    with counted(f"{run.verb}: samples") as told:
+    with counted(f"{run.verb}: {what}") as told:
         count = 0
 
         def tell_one(receipt: Receipt) -> None:
@@ -147,12 +165,15 @@ def _done(run: AskedRun, asked: Asked, work: Todo, left: Sequence[Shard]) -> Don
     if progress.receipts:
         shards = several(len(progress.receipts), "shard", "shards")
         say(f"{several(count, 'sample', 'samples')} in {seconds:.1f} s ({count / max(seconds, 1e-9):.1f} a second), {shards}.")
+    if progress.failed:
+        _fail(progress.failed)
     return progress
 
 
-def _on_ray(engine: Engine, asked: Asked, left: Sequence[Shard], progress: DoneSoFar) -> None:
-    cluster = Cluster(engine.address, engine.workers, engine.gpus_per_worker or 0.0, engine.decode_workers)
-    on_ray(asked.opened, left, cluster, progress, Receipt, asked.decoding() if engine.decode_workers else None)
+def _on_ray(engine: Engine, asked: Asked, left: Sequence[Shard] | Sequence[AddedPart], progress: DoneSoFar) -> None:
+    decoders = engine.decode_workers if isinstance(left[0], Shard) else 0  # of the few that are added workers decode themselves
+    cluster = Cluster(engine.address, engine.workers, engine.gpus_per_worker or 0.0, decoders)
+    on_ray(asked.opened, left, cluster, progress, Receipt, asked.decoding() if decoders else None)
 
 
 @contextmanager

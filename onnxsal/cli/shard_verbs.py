@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxsal.ask.request import Ask, Target
-from onnxsal.cli.by_shard import AskedRun, begin, carry_out, cut_of, share_of
+from onnxsal.cli.by_shard import AskedRun, begin, carry_out, cut_of, draw_of
 from onnxsal.cli.explain_table import AT_ONCE
 from onnxsal.cli.shard_options import Engine
 from onnxsal.errors import InputError
@@ -19,7 +19,6 @@ from onnxsal.fleet.cutting import shards
 from onnxsal.fleet.feeding import table
 from onnxsal.fleet.job import Job, TextsAsked
 from onnxsal.fleet.measuring import MeasureJob
-from onnxsal.fleet.resume import read_run
 from onnxsal.fleet.working import Keeping
 from onnxsal.given.tables import at_the_table
 from onnxsal.metrics.evaluate import Work
@@ -58,7 +57,8 @@ def explain_by_shard(ask: Ask, asked: AskedSamples, out: Path, engine: Engine, j
     if len(asked.targets) > 1:
         raise InputError("a run by the shard explains one target of each sample: give one --target, or run once for each.")
     ask, run = _begun("explain", ask, asked.inputs, out, engine)
-    keeping = Keeping(engine.maps, share_of(run, engine.sample), 0, asked.targets[0])
+    share, added = draw_of(run, engine.sample)
+    keeping = Keeping(engine.maps, share, 0, asked.targets[0], added)
     texts = asked.texts() if any(shard.kind == "texts" for shard in run.every) else None
     carry_out(run, Job.of(run.place.uri, replace(ask, target=None), asked.ways, keeping, texts), json)
 
@@ -68,7 +68,7 @@ def evaluate_by_shard(ask: Ask, data: Path, work: Work, out: Path, engine: Engin
     if work.masks is not None:
         raise InputError("--masks is for a run in one go: by the shard masks are not read.")
     ask, run = _begun("evaluate", ask, [data], out, engine)
-    share = 1.0 if work.samples is None else share_of(run, work.samples)
+    share = 1.0 if work.samples is None else draw_of(run, work.samples)[0]
     carry_out(run, MeasureJob.of(run.place.uri, ask, work, Keeping(share=share, seed=work.settings.seed)), json)
 
 
@@ -81,10 +81,10 @@ def audit_by_shard(request: Request, limits: Sequence[Limit], data: Path, out: P
         if given is not None:
             raise InputError(f"{name} is for an audit in one go: by the shard it is not looked at.")
     ask, run = _begun("audit", request.ask, [data], out, engine)
-    share = share_of(run, request.samples or engine.sample)
-    keeping = Keeping(engine.maps, share, request.seed)
+    share, added = draw_of(run, request.samples or engine.sample)
+    keeping = Keeping(engine.maps, share, request.seed, added=added)
     job = AuditJob.of(run.place.uri, replace(request, ask=ask, data=None), keeping, share_of_measured(run, request.measured, share))
-    carry_out(run, job, json, lambda: merge_audit(run.place, request_of(run.place, read_run(run.place)), limits=limits))
+    carry_out(run, job, json, lambda whole: merge_audit(run.place, request_of(run.place, whole.run), limits=limits, whole=whole))
 
 
 def share_of_measured(run: AskedRun, measured: int, share: float) -> float:

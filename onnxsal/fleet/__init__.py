@@ -15,16 +15,18 @@ from onnxsal.runtime.libraries import imported_later
 
 if TYPE_CHECKING:
     from onnxsal.fleet.cutting import Shard, shards
+    from onnxsal.fleet.kept_maps import maps
     from onnxsal.fleet.merging import merge
     from onnxsal.fleet.sums import Sums
     from onnxsal.fleet.working import Keeping, work
 
-__all__ = ["Keeping", "Shard", "Sums", "merge", "shards", "work"]
+__all__ = ["Keeping", "Shard", "Sums", "maps", "merge", "shards", "work"]
 
 LATER = {
     **dict.fromkeys(("Shard", "shards"), "onnxsal.fleet.cutting"),
     **dict.fromkeys(("Keeping", "work"), "onnxsal.fleet.working"),
     "Sums": "onnxsal.fleet.sums",
+    "maps": "onnxsal.fleet.kept_maps",
     "merge": "onnxsal.fleet.merging",
 }
 """What is imported when it is first asked for: a process of Ray that waits for work is there sooner."""

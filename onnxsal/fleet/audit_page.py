@@ -22,7 +22,7 @@ from onnxsal.fleet.merging import Merged, WholeRun, merge_run, whole_run
 from onnxsal.fleet.of_all import population_of
 from onnxsal.fleet.resume import RunFile
 from onnxsal.fleet.run_files import REPORT
-from onnxsal.fleet.working import rank
+from onnxsal.fleet.strata import rank
 from onnxsal.metrics.evaluation import Way
 from onnxsal.report.audit.document import Document, headline
 from onnxsal.report.audit.evidence import Request
@@ -54,12 +54,14 @@ def request_of(place: Folder, run: RunFile) -> Request:
     return Request(ask, None, ways, seed=run.seed, measured=measured, form=form, command=command, labels_column=column)
 
 
-def merge_audit(place: Folder, request: Request, step: Callable[[str], Any] = str, limits: Sequence[Limit] = ()) -> MergedAudit:
-    """Write the page, report/audit.html and .json, beside the summary that ``merge_run`` writes.
+def merge_audit(
+    place: Folder, request: Request, step: Callable[[str], Any] = str, limits: Sequence[Limit] = (), whole: WholeRun | None = None
+) -> MergedAudit:
+    """Write the page, report/audit.html and .json, beside the summary that ``merge_run`` writes; ``whole``: the run, where it is read.
 
     What workers noted of the drawn samples is taken as it is; what is missing is made now. Raises as ``merge_run``.
     """
-    whole = whole_run(place)
+    whole = whole_run(place) if whole is None else whole
     merged = merge_run(place, whole)
     ways = [way.name for way in request.ways if way.name in whole.sums]
     drawn = drawn_sample(place, whole, ways)
@@ -85,18 +87,18 @@ def _asked(place: Folder, whole: WholeRun, request: Request, drawn: DrawnSample,
     population = population_of(place, whole, request.ask.labels, drawn)
     if drawn.of_rows:
         return replace(request, data=_rows(drawn), population=population)
-    _gather(place, whole.run, drawn, folder)
+    _gather(place, whole, drawn, folder)
     measured = [name for name in drawn.names if rank(name, whole.run.seed) < whole.run.facts["measured"]]
     data = drawn.dataset(request.ask, folder / SAMPLE_STATE)
     return replace(request, data=data, population=population, measured_on=measured or None, samples=None)
 
 
-def _gather(place: Folder, run: RunFile, drawn: DrawnSample, folder: Path) -> None:
-    """The lines of all shards in one file of each kind, as an audit that goes on reads them."""
+def _gather(place: Folder, whole: WholeRun, drawn: DrawnSample, folder: Path) -> None:
+    """The lines of all shards, and of what was added, in one file of each kind, as an audit that goes on reads them."""
     for what, name in STATES.items():
         with (folder / name).open("wb") as file:
-            for shard in drawn.shards:
-                lines = lines_name(list(run.keys.values()), shard, what)
+            for part in (*drawn.shards, *(part.name for part in whole.added_parts)):
+                lines = lines_name(whole.run.keys.values(), part, what)
                 if place.exists(lines):
                     file.write(place.read(lines, ours=True))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxsal.ask.request import FED, RUN
 from onnxsal.errors import PlanError
+from onnxsal.fleet.added import AddedPart
 from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.decoding import DecodedShard, Decoding, shard_of
 from onnxsal.fleet.feeding import dataset
@@ -18,7 +19,8 @@ from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.job import Explaining, Job, Taken, Worker, converted
 from onnxsal.fleet.measuring import put_source, source_name
 from onnxsal.fleet.run_files import Done
-from onnxsal.fleet.working import Keeping, rank
+from onnxsal.fleet.strata import rank
+from onnxsal.fleet.working import Keeping
 from onnxsal.metrics.data_kind import PICTURES
 from onnxsal.metrics.dataset import Dataset
 from onnxsal.metrics.record import Record
@@ -82,6 +84,11 @@ class AuditJob:
         """Put the models where workers find them: the converted ones are there."""
         put_source(self.out, self.request.ask, self.job.sha256)
 
+    def left_of(self, parts: Sequence[AddedPart]) -> list[AddedPart]:
+        """Those of the parts of samples that are added that are not looked at, or whose maps are to be kept and are not."""
+        place, unkept = Folder.of(self.out), self.job.left_of(parts)
+        return [part for part in parts if part in unkept or not is_noted(place, self.keys.values(), part.name)]
+
     def decoding(self) -> Decoding:
         """What decodes pictures for workers."""
         return self.job.decoding()
@@ -91,9 +98,14 @@ class AuditJob:
         return Worker(Auditing(self))
 
 
-def lines_name(keys: Sequence[str], shard: str, what: str) -> str:
-    """Where the lines about the drawn samples of a shard lie."""
-    return f"{AUDIT}/{key_of(sorted(keys))}-{shard}.{what}.jsonl"
+def lines_name(keys: Iterable[str], part: str, what: str) -> str:
+    """Where the lines about the drawn samples of a shard lie, or those about what was added of it."""
+    return f"{AUDIT}/{key_of(sorted(keys))}-{part}.{what}.jsonl"
+
+
+def is_noted(place: Folder, keys: Iterable[str], part: str) -> bool:
+    """Whether the lines of a part are there."""
+    return all(place.exists(lines_name(keys, part, what)) for what in (LOOKED, MEASURED))
 
 
 class Auditing:
@@ -117,19 +129,27 @@ class Auditing:
         self._note(shard_of(block))
         return self._explaining.do_block(block)
 
-    def _note(self, shard: Shard) -> None:
-        keys = list(self._job.keys.values())
-        if shard.kind != "table" and not all(self._place.exists(Done(key, shard.name).name) for key in keys):
-            for what, lines in self._noted(shard).items():
-                text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-                self._place.write(lines_name(keys, shard.name, what), text.encode())
+    def do_added(self, part: AddedPart) -> tuple[int, int]:
+        """Notes what an audit looks at of samples that are added, and keeps their maps."""
+        if not is_noted(self._place, self._job.keys.values(), part.name):
+            self._write(part.name, self._noted(part.shard, part.ids.__contains__))
+        return self._explaining.do_added(part)
 
-    def _noted(self, shard: Shard) -> dict[str, list[dict[str, Any]]]:
+    def _note(self, shard: Shard) -> None:
+        if shard.kind != "table" and not all(self._place.exists(Done(key, shard.name).name) for key in self._job.keys.values()):
+            self._write(shard.name, self._noted(shard, self._job.job.keeping.drawn))
+
+    def _write(self, part: str, noted: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        for what, lines in noted.items():
+            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+            self._place.write(lines_name(self._job.keys.values(), part, what), text.encode())
+
+    def _noted(self, shard: Shard, drawn: Callable[[str], bool]) -> dict[str, list[dict[str, Any]]]:
         """The lines about the drawn samples of a shard: what was seen, and what was measured."""
         looking = self._opened()
         ask, keeping = self._request.ask, self._job.job.keeping
         data = dataset(shard, looking.own.scorer.session.inputs[0], ask.preprocess, ask.labels)
-        data = data.only([name for name in data.names if keeping.drawn(name)])
+        data = data.only([name for name in data.names if drawn(name)])
         looking.record, looking.seen = Record(kind=kind_of), Seen()
         seen = looking.all(data)
         answered = [name for name in seen.names if rank(name, keeping.seed) < self._job.measured]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,17 @@ from onnxsal.metrics.scorer import Scorer
 from onnxsal.runtime.session import Tensor
 
 
+def _drawn_rows(table: Any, added: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a shard that are in the sample and have an explanation."""
+    drawn = [yes or own in added for yes, own in zip(table.column("sampled").to_pylist(), table.column("id").to_pylist(), strict=True)]
+    return (row for row in table.filter(drawn).to_pylist() if not row["why"])
+
+
 @dataclass(frozen=True)
 class DrawnSample:
-    """``names`` of the samples that were drawn and have an explanation, in the order of the data; ``shard_of`` each; ``rows`` their places
-    in the source; ``labels`` their classes; ``maps`` the small maps of each way, float32 [n, k], where all have one of the same shape.
+    """``names`` of the samples that were drawn (or added) and have an explanation, in the order of the data; ``shard_of`` each; ``rows``
+    their places in the source; ``labels`` their classes; ``maps`` the small maps of each way, float32 [n, k], where all have one of the
+    same shape.
     """
 
     names: Sequence[str]
@@ -100,9 +107,7 @@ def drawn_sample(place: Folder, whole: WholeRun, ways: Sequence[str]) -> DrawnSa
     for number, way in enumerate(ways):
         for done in sorted((d for d in whole.done if d.key == run.keys[way]), key=lambda d: order[d.shard]):
             table = rows_of(place, done, ["id", "row", "label", "why", "sampled", "small", "small_shape"])
-            for row in table.filter(table.column("sampled")).to_pylist():
-                if row["why"]:
-                    continue
+            for row in _drawn_rows(table, whole.added.get(done.shard, ())):
                 if number == 0:
                     found[row["id"]] = {**row, "shard": done.shard}
                 if row["small"] is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -89,23 +89,25 @@ def fed(
     ahead: int = 2,
     label: LabelOf | None = None,
     reader: TextReader | None = None,
+    only: Collection[str] | None = None,
 ) -> Iterator[FedBatch | Row]:
     """A shard as batches of up to ``size`` rows of one shape, in order, and the rows that are damaged, each as it is met.
 
     ``ahead`` threads (for texts one) read and decode before what is given out is used up, at most two batches; ``label`` says which class
     a word names (by ``ask.labels``, if it is not given); ``reader`` turns texts into inputs (by the tokenizer beside the model, if it is
-    not given). Never raises for what is wrong with a row, or with all of them; raises ``InputError`` where nothing could be read with what
-    is asked for: pictures without a preprocessing, texts without a tokenizer.
+    not given); ``only``: the rows with these ids. Never raises for what is wrong with a row, or with all of them; raises ``InputError``
+    where nothing could be read with what is asked for: pictures without a preprocessing, texts without a tokenizer.
     """
     if size < 1 or ahead < 1:
         raise InputError(f"size={size} and ahead={ahead} must be 1 or more.")
     known = label or partial(class_of, labels=ask.labels)
     if shard.kind == "table":
-        made = _of_table(shard, ask, feeding, known)
+        made = iter([one for one in _of_table(shard, ask, feeding, known) if only is None or one.row.id in only])
     else:
         maker = _Maker.of(shard, ask, feeding, reader)
         threads = 1 if shard.kind == "texts" else ahead  # a tokenizer is told where to cut off, and then reads: it is no two threads'
-        made = _ahead(contents(shard), partial(_made, maker, known), threads, 2 * size)
+        rows = (one for one in contents(shard) if only is None or one.id in only)
+        made = _ahead(rows, partial(_made, maker, known), threads, 2 * size)
     alone = any(tensor.name not in feeding.question.samples for tensor in feeding.inputs)  # what all samples share is no row of any
     yield from _batches(made, 1 if alone else size)
 

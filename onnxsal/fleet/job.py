@@ -18,12 +18,13 @@ from onnxsal.explainer import Explainer, told_in_runs
 from onnxsal.facade.adopt import adopt
 from onnxsal.facade.convert import conversion
 from onnxsal.facade.target import OPTIONAL
+from onnxsal.fleet.added import AddedPart, without_maps
 from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.decoding import DecodedShard, Decoding, fed_block, shard_of
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.numbers import NUMBERS
-from onnxsal.fleet.run_files import MODELS, Done, summed, write_part
-from onnxsal.fleet.working import AHEAD, Keeping, explained, worked
+from onnxsal.fleet.run_files import MODELS, Done, maps_name, summed, write_maps, write_part
+from onnxsal.fleet.working import AHEAD, EVERY, Keeping, explained, worked
 from onnxsal.given.prepared import preprocess_of
 from onnxsal.given.text import TextReader
 from onnxsal.given.tokenizer import BESIDE_TOKENIZER, tokenizer_file
@@ -92,6 +93,10 @@ class Job:
     def opened(self) -> Worker:
         """A worker that explains."""
         return Worker(Explaining(self))
+
+    def left_of(self, parts: Sequence[AddedPart]) -> list[AddedPart]:
+        """Those of the parts of samples that are added of which something is to be done yet: a map that is to be kept."""
+        return without_maps(Folder.of(self.out), self.keys.values(), parts, self.keeping.maps)
 
     def decoding(self) -> Decoding:
         """What decodes pictures for workers. Raises ``InputError`` where no preprocessing is known."""
@@ -214,6 +219,13 @@ class Doing(Protocol):
         """Do it, and write what comes out; returns how many rows the shard has, and how many of them are bad."""
 
 
+class DoingAdded(Doing, Protocol):
+    """What also has something to do for samples that are added to the drawn ones."""
+
+    def do_added(self, part: AddedPart) -> tuple[int, int]:
+        """As ``do``, of the samples of the part."""
+
+
 class DoingBlocks(Doing, Protocol):
     """What can also be done with pictures that were decoded elsewhere."""
 
@@ -227,11 +239,14 @@ class Worker:
     def __init__(self, doing: Doing) -> None:
         self._doing = doing
 
-    def do(self, shard: Shard) -> Receipt:
-        """One shard. What is wrong with samples is in its files; what is wrong with the whole shard (it vanished) is in the receipt.
+    def do(self, shard: Shard | AddedPart) -> Receipt:
+        """One shard, or what is added of one. What is wrong with samples is in its files; what is wrong with the whole shard (it
+        vanished) is in the receipt.
 
         Raises what would be wrong with every other shard too: a place that is full, a method that does not fit.
         """
+        if isinstance(shard, AddedPart):
+            return self._done(shard, lambda: cast(DoingAdded, self._doing).do_added(shard))
         return self._done(shard, lambda: self._doing.do(shard))
 
     def do_block(self, block: DecodedShard) -> Receipt:
@@ -239,7 +254,7 @@ class Worker:
         doing = cast(DoingBlocks, self._doing)
         return self._done(shard_of(block), lambda: doing.do_block(block))
 
-    def _done(self, shard: Shard, do: Callable[[], tuple[int, int]]) -> Receipt:
+    def _done(self, shard: Shard | AddedPart, do: Callable[[], tuple[int, int]]) -> Receipt:
         begin = time.perf_counter()
         try:
             rows, bad = do()
@@ -272,6 +287,16 @@ class Explaining:
             return explained(explainers, items, shard, self._job.keeping)
 
         return self._do(shard, tables)
+
+    def do_added(self, part: AddedPart) -> tuple[int, int]:
+        """The maps of samples that are added, where those of the drawn ones are kept; returns as ``do``."""
+        keys = self._explainers if self._job.left_of([part]) else ()
+        left = [key for key in keys if not self._place.exists(maps_name(key, part.name))]
+        whole, explainers = replace(self._job.keeping, maps=EVERY), [self._explainers[key] for key in left]
+        made = worked(explainers, part.shard, whole, self._job.ahead, self._reader, part.ids) if left else []
+        for key, table in zip(left, made, strict=True):
+            write_maps(self._place, key, part.name, table)
+        return len(part.ids), sum(bool(why) for table in made[:1] for why in table.column("why").to_pylist())
 
     def _do(self, shard: Shard, tables: Callable[[Sequence[Explainer]], list[Any]]) -> tuple[int, int]:
         left = [key for key in self._explainers if not self._place.exists(Done(key, shard.name).name)]
@@ -319,6 +344,7 @@ def facts_of(job: Job) -> dict[str, Any]:
         "preprocess": None if ask.preprocess is None else packed(asdict(ask.preprocess)),
         "maps": job.keeping.maps,
         "share": job.keeping.share,
+        "added": job.keeping.added,
         "seed": job.keeping.seed,
         "target": packed(job.keeping.target),
     }

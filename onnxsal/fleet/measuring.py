@@ -16,6 +16,7 @@ from onnxsal.ask.request import Ask
 from onnxsal.disk import read_bytes
 from onnxsal.engine.method import get_method
 from onnxsal.errors import InputError
+from onnxsal.fleet.added import AddedPart
 from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.decoding import Decoding
 from onnxsal.fleet.feeding import dataset, table
@@ -68,6 +69,10 @@ class MeasureJob:
         """The key, by the name of what it is of."""
         return {EVALUATION: self.key}
 
+    def left_of(self, parts: Sequence[AddedPart]) -> list[AddedPart]:
+        """Nothing: what is measured is drawn evenly, so that its means are those of all samples."""
+        return []
+
     def decoding(self) -> Decoding:
         """Raises ``InputError``: decoding takes no share of the time that measuring takes."""
         raise InputError("evaluate decodes nothing apart, as measuring takes all of its time: leave --decode-workers out.")
@@ -84,7 +89,7 @@ class MeasureJob:
     def facts(self) -> dict[str, Any]:
         """What ``run.json`` says of it."""
         methods = [w.name if isinstance(w, Way) else str(w) for w in self.work.methods]
-        drawn = {"seed": self.keeping.seed, "share": self.keeping.share}
+        drawn = {"seed": self.keeping.seed, "share": self.keeping.share, "added": self.keeping.added}
         return {"model": self.ask.name, "sha256": self.sha256, "methods": methods, "metrics": list(self.work.metrics), **drawn}
 
 

@@ -7,12 +7,14 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from onnxsal.errors import InputError
+from onnxsal.fleet.added import AddedPart, added_ids, added_parts, without_maps
 from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.measuring import BETWEEN, EVALUATION
@@ -57,6 +59,18 @@ class WholeRun:
         """Rows of shards that are not done."""
         return max(self.total - self.rows, 0)
 
+    @cached_property
+    def added(self) -> dict[str, tuple[str, ...]]:
+        """Shard -> ids of the samples that are added to the drawn ones; none before all is done, as others may come first yet."""
+        if self.missing or self.unlisted:
+            return {}
+        return added_ids(next(iter(self.sums.values())).strata, self.run.share, self.run.added)
+
+    @property
+    def added_parts(self) -> list[AddedPart]:
+        """The same as parts that workers are given."""
+        return added_parts(self.added, self.every)
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -88,6 +102,7 @@ def merge_run(place: Folder, whole: WholeRun | None = None) -> Merged:
         "onnxsal": version("onnxsal"),
         "verb": whole.run.verb,
         "samples": {"total": whole.total, "done": whole.rows, "missing": whole.missing, "bad": whole.bad, "duplicates": whole.duplicates},
+        "sample": {"share": whole.run.share, "added": sum(map(len, whole.added.values()))},
         "stale": list(whole.stale),
         "counts": next(iter(whole.sums.values())).counts,
         "summary": rows,
@@ -96,7 +111,7 @@ def merge_run(place: Folder, whole: WholeRun | None = None) -> Merged:
     place.write(files["summary"], _as_csv(rows))
     place.write(files["json"], (json.dumps(packed(facts), indent=2) + "\n").encode())
     named = {kind: f"{place.place}/{name}" for kind, name in files.items()}
-    return Merged(_headline(whole), _table(whole, rows), packed(facts), list(_warnings(whole)), named)
+    return Merged(_headline(whole), _table(whole, rows), packed(facts), [*_warnings(whole), *_unkept(place, whole)], named)
 
 
 def whole_run(place: Folder) -> WholeRun:
@@ -239,6 +254,14 @@ def _warnings(whole: WholeRun) -> Iterator[str]:
     if whole.pairs:
         some = several(whole.duplicates, "sample has", "samples have")
         yield f"{some} the bytes of another, such as {' and '.join(whole.pairs[0])}; they are counted."
+
+
+def _unkept(place: Folder, whole: WholeRun) -> Iterator[str]:
+    """Whether maps are missing of samples that are added."""
+    left = without_maps(place, whole.run.keys.values(), whole.added_parts, whole.run.facts.get("maps", ""))
+    if count := sum(len(part.ids) for part in left):
+        some = several(count, "sample has", "samples have")
+        yield f"{some} no map yet, which belong to the sample as the first of their classes: the command of the run makes them."
 
 
 def several(count: int, one: str, many: str) -> str:

@@ -13,10 +13,11 @@ from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.merging import WholeRun
 from onnxsal.fleet.numbers import NUMBERS, SIDE, TITLES
 from onnxsal.fleet.run_files import rows_of
+from onnxsal.fleet.strata import PER_CLASS
 from onnxsal.fleet.sums import Sums
 from onnxsal.report.audit.evidence import named
 from onnxsal.report.audit.map_notes import centre_picture
-from onnxsal.report.audit.population import ClassRow, Duplicates, MapCluster, Population, Reason, Statistic
+from onnxsal.report.audit.population import ClassRow, Duplicates, MapCluster, Population, Reason, Statistic, grouped
 
 EXAMPLES = 6
 """Samples that stand for a cluster."""
@@ -41,12 +42,23 @@ def population_of(place: Folder, whole: WholeRun, labels: Sequence[str] | None, 
         stale=list(whole.stale),
         missing=whole.missing,
         seed=whole.run.seed,
-        sample=f"those whose id's hash is among the lowest {100 * whole.run.share:.3g} % of all hashes",
+        sample=_drawn_how(whole),
         statistics=[one for way, sums in whole.sums.items() for one in _statistics(way, sums)],
         classes=list(_classes(first, labels)),
         clusters=found,
         cluster_of=of_sample,
     )
+
+
+def _drawn_how(whole: WholeRun) -> str:
+    """How the sample was drawn, in words."""
+    even = f"those whose id's hash is among the lowest {100 * whole.run.share:.3g} % of all hashes"
+    count = sum(map(len, whole.added.values()))
+    if not count:
+        return even
+    more = f"{grouped(count)} more, so that of every class, predicted or labelled, the {PER_CLASS} with the lowest hashes are there"
+    most = f" (of as many as {grouped(whole.run.added)} samples)" if count == whole.run.added else ""
+    return f"{even}, and {more}{most}: rare classes count more in it than in the data"
 
 
 def _statistics(way: str, sums: Sums) -> Iterator[Statistic]:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from onnxsal.errors import InputError
+from onnxsal.fleet.added import AddedPart
 from onnxsal.fleet.cutting import Shard, shards
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.job import Receipt, Worker
@@ -31,7 +32,7 @@ class AllBadError(InputError):
 @open_schema
 class RunFile:
     """``run.json``: what a run is. ``data`` as it was given, absolute; ``keys`` those of its ways; ``share`` of the samples is drawn by
-    ``seed``; ``total`` and ``shards`` are what the listing found.
+    ``seed``, and at most so many are ``added`` when all is done; ``total`` and ``shards`` are what the listing found.
     """
 
     onnxsal: Phrase
@@ -43,6 +44,7 @@ class RunFile:
     shards: Whole
     seed: Whole
     share: Number
+    added: Whole
     facts: dict[str, Any]
 
 
@@ -117,7 +119,7 @@ def run_file(
 ) -> RunFile:
     """``run.json`` of a run that begins."""
     total = sum(shard.end - shard.begin for shard in every)
-    drawn = {name: facts[name] for name in ("seed", "share")}
+    drawn = {name: facts[name] for name in ("seed", "share", "added")}
     return RunFile(version("onnxsal"), verb, dict(keys), list(data), shard_rows, total, len(every), **drawn, facts=facts)
 
 
@@ -133,10 +135,13 @@ def part_of_run(text: str) -> tuple[int, int]:
     return number, count
 
 
-def mine(left: Sequence[Shard], part: tuple[int, int]) -> list[Shard]:
-    """The shards of one part of several: by their names, so that every part knows its own without asking the others."""
+def mine(work: Todo, part: tuple[int, int]) -> list[Shard]:
+    """What is left of one part of several: of all shards, done or not, every so-manieth, so that each part knows its own without asking
+    the others, and none has more than one shard more than another.
+    """
     number, count = part
-    return [shard for shard in left if int(shard.name[:15], 16) % count == number - 1]
+    own = {shard.name for shard in work.every[number - 1 :: count]}
+    return [shard for shard in work.left if shard.name in own]
 
 
 # ----- doing it -----
@@ -166,7 +171,7 @@ class DoneSoFar:
         return [receipt for receipt in self.receipts if receipt.why]
 
 
-def run_here(opened: Callable[[], Worker], left: Sequence[Shard], told: Callable[[Receipt], None]) -> None:
+def run_here(opened: Callable[[], Worker], left: Sequence[Shard | AddedPart], told: Callable[[Receipt], None]) -> None:
     """Do shards one after the other in this process; one that fails three times is told as such, and the others are done."""
     worker = opened() if left else None
     for shard in left:

@@ -2,7 +2,7 @@
 
 OUT/run.json                          what the run is: settings, versions, keys, the listing in short
 OUT/model/<key>.onnx                  the converted model of each way, which workers open
-OUT/maps/<key>-<shard>.parquet        pictures of maps, where they are kept
+OUT/maps/<key>-<shard>.parquet        pictures of maps, where they are kept; of samples that are added, <key>-<shard>-<ids>.parquet
 OUT/stats/<key>-<shard>.parquet       a row for each sample
 OUT/sums/<key>-<shard>.json           what can be added up; written last: where it is, the shard is done
 OUT/report/                           what ``merge`` makes of it
@@ -76,13 +76,23 @@ def write_part(place: Folder, key: str, shard: Shard, table: Any, sums: Sums) ->
     name = f"{key}-{shard.name}"
     pictured = [c for c in OF_MAPS if c in table.column_names]
     if pictured and table.column(pictured[0]).null_count < len(table):
-        kept = table.filter(table.column(pictured[0]).is_valid()).select(["id", *pictured])
-        place.write(f"{MAPS_FOLDER}/{name}.parquet", as_parquet(kept))
+        write_maps(place, key, shard.name, table)
     place.write(f"{STATS}/{name}.parquet", as_parquet(table.drop_columns(pictured)))
     bad = sum(bool(why) for why in table.column("why").to_pylist())
     about = {"onnxsal": version("onnxsal"), "key": key, "shard": shard.name, "source": shard.source, "begin": shard.begin, "end": shard.end}
     text = json.dumps({**about, "rows": len(table), "bad": bad, "sums": json.loads(sums.as_json())})
     place.write(Done(key, shard.name).name, text.encode())
+
+
+def maps_name(key: str, part: str) -> str:
+    """The file of the maps of a shard, or of the samples of it that were added."""
+    return f"{MAPS_FOLDER}/{key}-{part}.parquet"
+
+
+def write_maps(place: Folder, key: str, part: str, table: Any) -> None:
+    """Write the maps that are in a table of ``work``."""
+    kept = table.filter(table.column(OF_MAPS[0]).is_valid()).select(["id", *OF_MAPS])
+    place.write(maps_name(key, part), as_parquet(kept))
 
 
 def read_part(place: Folder, done: Done) -> tuple[PartDone, Sums]:
@@ -110,15 +120,6 @@ def rows_of(place: Folder, done: Done, columns: Sequence[str] | None = None) -> 
         raise InputError(f"'{name}' in {place.place} is damaged ({error}): remove '{done.name}' and run again.") from error
 
 
-def maps_of(place: Folder, done: Done) -> dict[str, tuple[bytes, float]]:
-    """The pictures of maps that are kept of a shard, by id: the PNG, and the value that 255 stands for."""
-    name = f"{MAPS_FOLDER}/{done.key}-{done.shard}.parquet"
-    if not place.exists(name):
-        return {}
-    table = library("pyarrow.parquet").read_table(io.BytesIO(place.read(name, ours=True)))
-    return {row["id"]: (row["map"], row["map_scale"]) for row in table.to_pylist()}
-
-
 def numbers_in(table: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Columns of numbers of a table, float64 with NaN where there is no value."""
     return {name: np.array([np.nan if v is None else v for v in table.column(name).to_pylist()], np.float64) for name in names}
@@ -136,9 +137,21 @@ def counts_in(table: Any) -> dict[str, dict[str, int]]:
     return counted
 
 
+STRATA = ("predicted", "label")
+"""The classes that the first rows of each are kept of."""
+
+
+def strata_in(table: Any) -> dict[str, list[str]]:
+    """The classes of each row of a table, '' where it has none, or no explanation."""
+    there = [not why for why in table.column("why").to_pylist()]
+    found = {name: table.column(name).to_pylist() for name in STRATA}
+    return {n: [str(v) if ok and v is not None else "" for v, ok in zip(c, there, strict=True)] for n, c in found.items()}
+
+
 def summed(table: Any, names: Sequence[str]) -> Sums:
     """The sums of a table of ``work``: its columns of numbers, and how often each class was predicted, given and right."""
     told = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if SHARD not in told or SEED not in told:
         raise InputError("the table does not say which shard it is of: give tables as `onnxsal.fleet.work` returns them.")
-    return Sums.of(told[SHARD], int(told[SEED]), table.column("id").to_pylist(), numbers_in(table, names), counts_in(table))
+    columns, ids = numbers_in(table, names), table.column("id").to_pylist()
+    return Sums.of(told[SHARD], int(told[SEED]), ids, columns, counts_in(table), strata=strata_in(table))

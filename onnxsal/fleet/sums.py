@@ -18,6 +18,7 @@ from onnxsal.fleet.bootstrap import RESAMPLES, interval, poisson_weights
 from onnxsal.fleet.column_sums import ColumnSummary, ColumnSums
 from onnxsal.fleet.exact import FixedSums, weighted_sums
 from onnxsal.fleet.group_sums import GroupSums
+from onnxsal.fleet.strata import Strata
 from onnxsal.fleet.sums_file import Counts, SumsState, as_json, from_json
 from onnxsal.limits import refuse_over
 
@@ -42,17 +43,20 @@ class Sums(SumsState):
         columns: Mapping[str, np.ndarray],
         counts: Mapping[str, Mapping[str, int]] | None = None,
         by: Mapping[str, Sequence[str]] | None = None,
+        strata: Mapping[str, Sequence[str]] | None = None,
     ) -> Sums:
         """The state of one shard.
 
         ``columns``: name -> float64 [n], a number for each of ``ids`` [n]; one that is not finite is no value, and counted as missing.
-        ``counts``: what -> which -> how many. ``by``: name -> the class of each row [n], for the means of every column by class.
-        Raises ``InputError`` where the lengths differ, and for more than 1,000 classes.
+        ``counts``: what -> which -> how many. ``by``: name -> the class of each row [n], for the means of every column by class;
+        ``strata``: the same for the first rows of each class ('' = the row has none).
+        Raises ``InputError`` where the lengths differ, and for more than 1,000 classes that means are kept of.
         """
         made = {name: np.asarray(values, np.float64) for name, values in columns.items()}
-        for name in (*made, *(by or {}), *(counts or {}), *(which for each in (counts or {}).values() for which in each)):
+        for name in (*made, *(by or {}), *(strata or {}), *(counts or {}), *(which for each in (counts or {}).values() for which in each)):
             refuse_over("name_length", len(name), f"a name of the sums of shard '{shard}' is too long: {name[:60]}...")
-        _refuse_uneven(len(ids), {n: v.shape for n, v in made.items()} | {n: (len(c),) for n, c in (by or {}).items()})
+        named = [*(by or {}).items(), *(strata or {}).items()]
+        _refuse_uneven(len(ids), [*((n, v.shape) for n, v in made.items()), *((n, (len(c),)) for n, c in named)])
         weights, resampled, absent = _resampled(shard, seed, len(ids), made)
         return cls(
             (shard,),
@@ -62,6 +66,7 @@ class Sums(SumsState):
             {name: ColumnSums.of(values, ids, resampled[name], absent[name]) for name, values in made.items()},
             {what: {which: int(count) for which, count in each.items()} for what, each in (counts or {}).items()},
             {name: GroupSums.of(name, classes, made) for name, classes in (by or {}).items()},
+            Strata.of(shard, seed, ids, strata or {}),
         )
 
     def column(self, name: str) -> ColumnSummary:
@@ -87,6 +92,10 @@ class Sums(SumsState):
         self._column(column)
         return self.groups[name].means(column)
 
+    def first_of_each(self, name: str) -> dict[str, list[str]]:
+        """Class -> the ids of the (at most eight) rows with the smallest hashes by the seed, by the classes given as ``strata[name]``."""
+        return self.strata.of_each(name)
+
     def _column(self, name: str) -> ColumnSums:
         if name not in self.columns:
             raise InputError(f"there is no column '{name}'{near_miss(name, self.columns)}; known: {', '.join(self.columns) or 'none'}.")
@@ -102,8 +111,8 @@ class Sums(SumsState):
         return cls(**vars(from_json(text, what)))
 
 
-def _refuse_uneven(rows: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    for name, shape in shapes.items():
+def _refuse_uneven(rows: int, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+    for name, shape in shapes:
         if shape != (rows,):
             raise InputError(f"'{name}' has shape {list(shape)}; wanted one value for each of {rows} rows.")
 
@@ -159,7 +168,8 @@ def _added(one: Sums, two: Sums) -> Sums:
         raise InputError(f"shard '{two.shards[0]}' was resampled with seed {two.seed}, others with {one.seed}: they do not add up.")
     if not (one.n or one.columns) or not (two.n or two.columns):
         return replace(one if one.n or one.columns else two, counts=_counts(one.counts, two.counts))
-    for kind, here, there in (("columns", one.columns, two.columns), ("classes", one.groups, two.groups)):
+    kinds = (("columns", one.columns, two.columns), ("classes", one.groups, two.groups), ("strata", one.strata.by, two.strata.by))
+    for kind, here, there in kinds:
         if set(here) != set(there):
             raise InputError(f"shard '{two.shards[0]}' has the {kind} {_words(sorted(there))}; others have {_words(sorted(here))}.")
     return Sums(
@@ -170,6 +180,7 @@ def _added(one: Sums, two: Sums) -> Sums:
         {name: column + two.columns[name] for name, column in one.columns.items()},
         _counts(one.counts, two.counts),
         {name: group + two.groups[name] for name, group in one.groups.items()},
+        one.strata + two.strata,
     )
 
 

@@ -20,16 +20,18 @@ from onnxsal.fleet.column_sums import WORST, ColumnSums, from_above
 from onnxsal.fleet.exact import DIGIT, FURTHEST, FixedSums, number_of, text_of
 from onnxsal.fleet.group_sums import GroupSums
 from onnxsal.fleet.histogram import LAST, Histogram
+from onnxsal.fleet.strata import KeptRow, Strata, rank
 from onnxsal.settings import FileName, Number, Phrase, Wanted, Whole, checked, listed, parse_json, schema
 
-FORMAT = 1
+FORMAT = 2
 
 Counts = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, eq=False)
 class SumsState:
-    """The mergeable state of ``n`` rows of the ``shards``: columns of numbers, counts, and means by class.
+    """The mergeable state of ``n`` rows of the ``shards``: columns of numbers, counts, means by class, and
+    the first rows of each class.
 
     ``weights`` int64 [B] are the sums of the bootstrap's weights over all rows, drawn by ``seed`` and the name of the shard: a row has
     the same weights in every column, so that differences of columns are paired.
@@ -42,6 +44,7 @@ class SumsState:
     columns: dict[str, ColumnSums]
     counts: Counts
     groups: dict[str, GroupSums]
+    strata: Strata
 
 
 Count = Annotated[int, Wanted("a whole number from 0 to 2^53", strict=True, ge=0, le=2**53)]
@@ -94,6 +97,15 @@ class GroupLine:
 
 
 @schema
+class StrataLine:
+    """The first rows of each class: their ids, the places of their shards in ``shards``, and by each naming the class of each."""
+
+    ids: list[FileName]
+    shards: Base64
+    classes: dict[Phrase, list[FileName]]
+
+
+@schema
 class SumsLine:
     """A state as it is written; ``digest`` is the SHA-256 of all the rest."""
 
@@ -106,6 +118,7 @@ class SumsLine:
     columns: dict[Phrase, ColumnLine]
     counts: dict[Phrase, dict[FileName, Count]]
     groups: dict[Phrase, GroupLine]
+    strata: StrataLine
     digest: Phrase
 
 
@@ -128,6 +141,7 @@ def as_json(sums: SumsState) -> str:
             }
             for name, group in sums.groups.items()
         },
+        "strata": _strata(sums.strata, sums.shards),
     }
     text = _text(body)
     return f'{text[:-1]},"digest":"{_digest(text)}"}}'
@@ -153,6 +167,15 @@ def _column(column: ColumnSums) -> dict[str, Any]:
         "in_bins": _small(column.histogram.counts),
         "resampled": _fixed(column.resampled),
         "absent": _small(column.absent),
+    }
+
+
+def _strata(strata: Strata, shards: Sequence[str]) -> dict[str, Any]:
+    at = {shard: place for place, shard in enumerate(shards)}
+    return {
+        "ids": [row.id for row in strata.rows],
+        "shards": _small(np.array([at[row.shard] for row in strata.rows], np.int64)),
+        "classes": {name: [row.classes[i] for row in strata.rows] for i, name in enumerate(strata.by)},
     }
 
 
@@ -203,7 +226,8 @@ class SumsReader:
         weights = self.counts(line.weights, RESAMPLES, "weights")
         columns = {name: self.column(each, weights, f"columns.{name}") for name, each in line.columns.items()}
         groups = {name: self.group(each, f"groups.{name}") for name, each in line.groups.items()}
-        return None if self.mistakes else SumsState(tuple(line.shards), line.seed, line.n, weights, columns, line.counts, groups)
+        strata = self.strata(line.strata)
+        return None if self.mistakes else SumsState(tuple(line.shards), line.seed, line.n, weights, columns, line.counts, groups, strata)
 
     def want(self, fits: bool, mistake: str) -> None:
         """Note a mistake where something does not fit."""
@@ -289,6 +313,22 @@ class SumsReader:
             self.want(sums.within(self.line.n * most), f"{key}.columns.{name}.sums is more than n times the largest value")
             columns[name] = (count, sums)
         return GroupSums(tuple(line.classes), rows, columns)
+
+    def strata(self, line: StrataLine) -> Strata:
+        """The first rows of each class."""
+        many, by = len(line.ids), tuple(sorted(line.classes))
+        at = self.counts(line.shards, many, "strata.shards")
+        self.want(bool((at < len(self.line.shards)).all()), "strata.shards must be places in shards")
+        self.want(many <= self.line.n, "strata.ids must not be more than n")
+        for name in by:
+            self.want(len(line.classes[name]) == many, f"strata.classes.{name} must have {many} classes, not {len(line.classes[name])}")
+        if self.mistakes:
+            return Strata()
+        named = zip(*(line.classes[name] for name in by), strict=True) if by else [()] * many
+        each = zip(line.ids, at.tolist(), named, strict=True)
+        found = Strata(by, tuple(KeptRow(rank(own, self.line.seed), own, self.line.shards[i], classes) for own, i, classes in each))
+        self.want(found.whole, "strata.ids must be the first of each class, in order")
+        return found
 
 
 def _sorted(values: Sequence[Any], key: Callable[[Any], Any] | None) -> bool:

@@ -5,8 +5,7 @@ table = work(explainer, shard)      # of pyarrow
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,11 +19,11 @@ from onnxsal.explanation import Explanation
 from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.feeding import FedBatch, Row, fed
 from onnxsal.fleet.numbers import NUMBERS, THUMBNAIL, map_png, numbers_of, small_map
+from onnxsal.fleet.strata import rank
 from onnxsal.given.text import TextReader
 from onnxsal.metrics.open_dataset import class_of
 from onnxsal.metrics.record import Line
 from onnxsal.runtime.libraries import library
-from onnxsal.untrusted import whole_text
 
 NO_MAPS, SAMPLED, SMALL, EVERY = "none", "sample", "small", "all"
 MAPS = (NO_MAPS, SAMPLED, SMALL, EVERY)
@@ -40,13 +39,15 @@ AHEAD = 2
 @dataclass(frozen=True)
 class Keeping:
     """What is kept of each sample: ``maps`` is one of ``MAPS``; a sample is drawn where the hash of its id by ``seed`` lies below
-    ``share`` of all hashes. ``target``: the class that is explained (``None``: the predicted one). Raises ``InputError`` for others.
+    ``share`` of all hashes. ``target``: the class that is explained (``None``: the predicted one). ``added``: of a run, so many samples
+    at most are added to the drawn ones when all is done, so that every class is among them. Raises ``InputError`` for others.
     """
 
     maps: str = SAMPLED
     share: float = 1.0
     seed: int = 0
     target: Target = None
+    added: int = 0
 
     def __post_init__(self) -> None:
         if self.maps not in MAPS:
@@ -62,12 +63,6 @@ class Keeping:
         return None if whole else THUMBNAIL if self.maps == SMALL else 0
 
 
-def rank(name: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the id and the seed alone, evenly spread over ids."""
-    found = hashlib.blake2b(whole_text(name).encode(), digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(found, "big") / 2**64
-
-
 def work(explainer: Explainer, shard: Shard, keeping: Keeping = Keeping(), ahead: int = AHEAD) -> Any:
     """The samples of a shard, explained: a ``pyarrow.Table`` with a row for each, in their order.
 
@@ -80,12 +75,18 @@ def work(explainer: Explainer, shard: Shard, keeping: Keeping = Keeping(), ahead
 
 
 def worked(
-    explainers: Sequence[Explainer], shard: Shard, keeping: Keeping, ahead: int = AHEAD, reader: TextReader | None = None
+    explainers: Sequence[Explainer],
+    shard: Shard,
+    keeping: Keeping,
+    ahead: int = AHEAD,
+    reader: TextReader | None = None,
+    only: Collection[str] | None = None,
 ) -> list[Any]:
-    """As ``work``, by several explainers of one model, which decode every sample once: a table for each."""
+    """As ``work``, by several explainers of one model, which decode every sample once: a table for each; ``only`` of these ids."""
     first = explainers[0]
     label = partial(class_of, labels=first.labels)
-    return explained(explainers, fed(shard, first.conversion.ask, first.fed, first.batch_size, ahead, label, reader), shard, keeping)
+    items = fed(shard, first.conversion.ask, first.fed, first.batch_size, ahead, label, reader, only)
+    return explained(explainers, items, shard, keeping)
 
 
 def explained(explainers: Sequence[Explainer], items: Iterable[FedBatch | Row], shard: Shard, keeping: Keeping) -> list[Any]:

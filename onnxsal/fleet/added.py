@@ -1,0 +1,77 @@
+"""Samples that are added to the drawn ones when every shard is done, so that no class is missing among them: only then is it known which.
+
+A share of all ids is drawn evenly, by workers that know of no other. Of a rare class that may be none, so the first few of every class by
+the hash of their ids (``strata``) belong to the sample as well; those of them that were not drawn make the parts of a second, short round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from onnxsal.errors import InputError
+from onnxsal.fleet.folders import Folder
+from onnxsal.fleet.run_files import maps_name
+from onnxsal.fleet.shard import Shard
+from onnxsal.fleet.strata import Strata
+from onnxsal.fleet.working import SAMPLED, SMALL
+from onnxsal.settings import shown
+
+PICTURED = ("files", "parquet", "arrays")
+"""Kinds of shards whose samples have maps as pictures, so that there is something to add."""
+
+
+@dataclass(frozen=True)
+class AddedPart:
+    """Some samples of a shard, by their ``ids``, in order."""
+
+    shard: Shard
+    ids: tuple[str, ...]
+    begin: int = 0
+
+    @property
+    def end(self) -> int:
+        """How many they are."""
+        return len(self.ids)
+
+    @cached_property
+    def name(self) -> str:
+        """That of the shard, and 12 hex digits of the SHA-256 of the ids."""
+        return f"{self.shard.name}-{hashlib.sha256(json.dumps(self.ids).encode()).hexdigest()[:12]}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON holds it."""
+        return {"shard": self.shard.as_dict(), "ids": list(self.ids)}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> AddedPart:
+        """The part that ``as_dict`` was made of. Raises ``InputError`` for anything else."""
+        try:
+            return cls(Shard.of(stored["shard"]), tuple(map(str, stored["ids"])))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{shown(stored)} describes no part of a shard: {error}.") from error
+
+
+def added_ids(strata: Strata, share: float, most: int) -> dict[str, tuple[str, ...]]:
+    """Shard -> ids, in order, of the first rows of every class (at most ``most``) that are not among the ``share`` of all drawn evenly."""
+    found: dict[str, list[str]] = {}
+    for row in strata.first(most):
+        if row.rank >= share:
+            found.setdefault(row.shard, []).append(row.id)
+    return {shard: tuple(sorted(ids)) for shard, ids in found.items()}
+
+
+def added_parts(ids: Mapping[str, tuple[str, ...]], every: Mapping[str, Shard]) -> list[AddedPart]:
+    """The parts of the second round, in the order of the data."""
+    return [AddedPart(shard, ids[name]) for name, shard in every.items() if name in ids and shard.kind in PICTURED]
+
+
+def without_maps(place: Folder, keys: Iterable[str], parts: Sequence[AddedPart], maps: str) -> list[AddedPart]:
+    """The parts whose maps are to be kept, as ``maps`` says of the drawn sample, and are not there under every key."""
+    if maps not in (SAMPLED, SMALL):
+        return []
+    return [part for part in parts if not all(place.exists(maps_name(key, part.name)) for key in keys)]
