@@ -98,10 +98,10 @@ def write_maps(place: Folder, key: str, part: str, table: Any) -> None:
 def read_part(place: Folder, done: Done) -> tuple[PartDone, Sums]:
     """The sums of a shard that is done. Raises ``InputError`` where the file is damaged, or is of another shard than its name says."""
     where = f"'{done.name}' in {place.place}"
-    said = checked(PartDone, parse_json(as_text(place.read(done.name, ours=True), where), where), where)
+    said = checked(PartDone, parse_json(as_text(place.read(done.name, ours=True), where), where, names=True), where)
     if (said.key, said.shard) != (done.key, done.shard):
         raise InputError(f"{where} holds the sums of another shard, {said.key}-{said.shard}: remove it, and run again.")
-    return said, Sums.from_json(json.dumps(said.sums))
+    return said, Sums.from_data(said.sums)
 
 
 def as_parquet(table: Any) -> bytes:

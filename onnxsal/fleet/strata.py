@@ -13,6 +13,9 @@ from onnxsal.untrusted import whole_text
 PER_CLASS = 8
 """Rows that are kept of each class."""
 
+LEAST = 1024
+"""Rows that are gathered before the first of them are looked for."""
+
 BITS = 53
 """Bits of a hash that are used: a float64 holds them all."""
 
@@ -49,9 +52,6 @@ class Strata:
         each = zip(ids, zip(*(classes[name] for name in by), strict=True), strict=True) if by else ()
         return cls(by, _first(KeptRow(rank(own, seed), own, shard, named) for own, named in each if any(named)))
 
-    def __add__(self, other: Strata) -> Strata:
-        return Strata(self.by, _first(self.rows + other.rows))
-
     @property
     def whole(self) -> bool:
         """Whether it is a state that ``of`` can make: the first rows of each class, in order."""
@@ -70,6 +70,28 @@ class Strata:
     def first(self, most: int) -> list[KeptRow]:
         """At most so many of the rows: those that come first in a class of theirs, then those that come second, and so on."""
         return [row for row, _ in sorted(_placed(self.rows), key=lambda pair: (pair[1], pair[0]))[:most]]
+
+
+class Gathered:
+    """Adds up many states: in time that goes with their rows, since the first are looked for again only when the rows have doubled."""
+
+    def __init__(self) -> None:
+        self._by: tuple[str, ...] = ()
+        self._rows: list[KeptRow] = []
+        self._most = LEAST
+
+    def add(self, strata: Strata) -> None:
+        """Add a state."""
+        self._by = strata.by or self._by
+        self._rows += strata.rows
+        if len(self._rows) > 2 * self._most:
+            self._rows = list(_first(self._rows))
+            self._most = max(LEAST, len(self._rows))
+
+    @property
+    def total(self) -> Strata:
+        """The state of all rows."""
+        return Strata(self._by, _first(self._rows))
 
 
 def _first(rows: Iterable[KeptRow]) -> tuple[KeptRow, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from onnxsal.fleet.bootstrap import RESAMPLES, interval, poisson_weights
 from onnxsal.fleet.column_sums import ColumnSummary, ColumnSums
 from onnxsal.fleet.exact import FixedSums, weighted_sums
 from onnxsal.fleet.group_sums import GroupSums
-from onnxsal.fleet.strata import Strata
-from onnxsal.fleet.sums_file import Counts, SumsState, as_json, from_json
+from onnxsal.fleet.strata import Gathered, Strata
+from onnxsal.fleet.sums_file import Counts, SumsState, as_json, from_data, from_json
 from onnxsal.limits import refuse_over
 
 
@@ -110,6 +110,11 @@ class Sums(SumsState):
         """What ``as_json`` wrote. Raises ``InputError`` for anything else, which begins with ``what`` and names every key that is wrong."""
         return cls(**vars(from_json(text, what)))
 
+    @classmethod
+    def from_data(cls, data: Any, what: str = "the sums") -> Sums:
+        """As ``from_json``, of a document that ``settings.parse_json`` has parsed."""
+        return cls(**vars(from_data(data, what)))
+
 
 def _refuse_uneven(rows: int, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> None:
     for name, shape in shapes:
@@ -139,16 +144,17 @@ def merged(states: Iterable[Sums | tuple[str, Callable[[], Sums]]]) -> Sums:
     of another.
     """
     total: Sums | None = None
-    shards = set[str]()
+    shards, strata = set[str](), Gathered()
     for given in states:
         state = _read(*given) if isinstance(given, tuple) else given
         if again := shards.intersection(state.shards):
             raise InputError(f"shard '{min(again)}' is there twice: its rows would count twice. Take one of the two away.")
         shards.update(state.shards)
+        strata.add(state.strata)
         total = state if total is None else _added(total, state)
     if total is None:
         raise InputError("there are no sums to merge: no shard is done yet.")
-    return replace(total, shards=tuple(sorted(shards)))
+    return replace(total, shards=tuple(sorted(shards)), strata=strata.total)
 
 
 def _read(name: str, read: Callable[[], Sums]) -> Sums:
@@ -163,7 +169,7 @@ def _words(names: Sequence[str]) -> str:
 
 
 def _added(one: Sums, two: Sums) -> Sums:
-    """The sum of two states, but for the names of their shards, which who adds many keeps."""
+    """The sum of two states, but for the names of their shards and the first of their classes, which who adds many keeps."""
     if one.seed != two.seed:
         raise InputError(f"shard '{two.shards[0]}' was resampled with seed {two.seed}, others with {one.seed}: they do not add up.")
     if not (one.n or one.columns) or not (two.n or two.columns):
@@ -180,7 +186,7 @@ def _added(one: Sums, two: Sums) -> Sums:
         {name: column + two.columns[name] for name, column in one.columns.items()},
         _counts(one.counts, two.counts),
         {name: group + two.groups[name] for name, group in one.groups.items()},
-        one.strata + two.strata,
+        one.strata,
     )
 
 

@@ -198,7 +198,11 @@ def _small(counts: np.ndarray) -> str:
 
 def from_json(text: str, what: str) -> SumsState:
     """What ``as_json`` wrote; ``InputError`` for anything else."""
-    data = parse_json(text, what, names=True)
+    return from_data(parse_json(text, what, names=True), what)
+
+
+def from_data(data: Any, what: str) -> SumsState:
+    """As ``from_json``, of a document that is parsed already."""
     line = checked(SumsLine, data, what)
     for key, found, wanted in (("format", line.format, FORMAT), ("resamples", line.resamples, RESAMPLES)):
         if found != wanted:
