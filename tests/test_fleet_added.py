@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import onnxsal
 from onnxsal import fleet
 from onnxsal.errors import InputError
 from onnxsal.fleet.auditing import AUDIT
@@ -20,7 +21,7 @@ from tests.small_models import cnn
 from tests.test_fleet_run import KEPT, PREPROCESS, files, ran
 
 pq = pytest.importorskip("pyarrow.parquet")
-MANY, RARE, SAMPLE = 60, 3, 12
+MANY, RARE, SAMPLE = 60, 3, 25
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def rows(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def wanted(out: Path, sample: int = SAMPLE) -> tuple[set[str], set[str]]:
-    """The ids that are drawn evenly, and those that are added, from the rows alone."""
+    """The ids that are drawn evenly, and those that are added, from the rows and the ends of the numbers."""
     there = [row for row in rows(out).values() if not row["why"]]
     share = sample / (MANY + RARE + 1)
     places: dict[str, int] = {}
@@ -70,6 +71,8 @@ def wanted(out: Path, sample: int = SAMPLE) -> tuple[set[str], set[str]]:
             for place, name in enumerate(ids):
                 places[name] = min(place, places.get(name, place))
     first = sorted(places, key=lambda name: (places[name], rank(name, 0)))[:sample]
+    numbers = json.loads((out / "report" / "summary.json").read_text())["summary"]
+    first = list(dict.fromkeys([*first, *(row[end] for row in numbers for end in ("min_id", "max_id"))]))[:sample]
     drawn = {row["id"] for row in there if rank(row["id"], 0) < share}
     return drawn, set(first) - drawn
 
@@ -160,8 +163,24 @@ def test_an_audit_looks_at_them(here: Path, audited: Path):
     drawn, added = wanted(audited)
     found = json.loads((audited / "report" / "audit.json").read_text())
     assert {p["name"] for p in found["pictures"]} == drawn | added
-    assert f"{len(added)} more, so that of every class" in found["population"]["sample"]
-    assert "rare classes count more in it" in (audited / "report" / "audit.html").read_text()
+    assert f"{len(added)} more that no mean is taken over" in found["population"]["sample"]
+    assert f"{len(added)} more that no mean is taken over" in (audited / "report" / "audit.html").read_text()
+    ends = {s[end] for s in found["population"]["statistics"] for end in ("minimum_id", "maximum_id")}
+    assert len(ends & (drawn | added)) > len(ends & drawn)
+
+
+def test_means_are_those_of_the_even_sample(here: Path, audited: Path, tmp_path: Path):
+    """An audit in one go of the evenly drawn pictures alone says the same of accuracy and of the border."""
+    drawn, added = wanted(audited)
+    for name in sorted(drawn):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes((here / "data" / name).read_bytes())
+    plain = onnxsal.audit(here / "net.onnx", tmp_path / "data", ["gradient"], measured=4).facts
+    ours = json.loads((audited / "report" / "audit.json").read_text())
+    assert len(ours["pictures"]) == len(plain["pictures"]) + len(added)
+    assert ours["accuracy"] == plain["accuracy"]
+    for check in ("border", "labels"):
+        assert ours["checks"][check]["facts"] == plain["checks"][check]["facts"]
 
 
 def test_metrics_are_measured_on_the_even_sample_alone(here: Path, audited: Path):

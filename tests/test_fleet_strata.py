@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,14 @@ from onnxsal.errors import InputError
 from onnxsal.fleet.added import AddedPart, added_ids, added_parts
 from onnxsal.fleet.shard import Shard
 from onnxsal.fleet.strata import PER_CLASS, Strata, rank
-from onnxsal.fleet.sums import Sums, merged
+from onnxsal.fleet.sums import EndShards, Sums, merged
+
+
+class Drawn(NamedTuple):
+    share: float
+    added: int
+    seed: int = 3
+
 
 ROWS = st.lists(st.tuples(st.sampled_from(["", "0", "1", "2", "rare"]), st.sampled_from(["", "a", "b"])), min_size=1, max_size=120)
 
@@ -65,13 +73,39 @@ def test_the_first_of_all_classes_come_before_the_second(rows: list[tuple[str, s
 def test_what_is_drawn_already_is_not_added():
     rows = [("0", "")] * 300 + [("1", "")] * 3
     strata = merged(states(rows, [100, 200, 301])).strata
-    found = added_ids(strata, 0.2, 1000)
+    found = added_ids(strata, [], Drawn(0.2, 1000))
     ids = {name for names in found.values() for name in names}
     assert all(rank(name, 3) >= 0.2 for name in ids)
     assert {f"{i:04}.png" for i in (300, 301, 302) if rank(f"{i:04}.png", 3) >= 0.2} == ids  # of the other class eight are drawn
     assert set(found) <= {"shard2", "shard3"}
-    assert not added_ids(strata, 1.0, 1000)
-    assert not added_ids(strata, 0.2, 0)
+    assert not added_ids(strata, [("0001.png", "shard0")], Drawn(1.0, 1000))
+    assert not added_ids(strata, [("0001.png", "shard0")], Drawn(0.2, 0))
+
+
+def test_ends_come_after_the_classes_and_none_twice():
+    strata = merged(states([("0", "")] * 300, [100, 200])).strata
+    first = {row.id for row in strata.rows}
+    others = [f"{i:04}.png" for i in range(300) if f"{i:04}.png" not in first and rank(f"{i:04}.png", 3) >= 0.001][:5]
+    ends = [*((row.id, row.shard) for row in strata.rows[:2]), *((name, f"shard{int(name[:4]) // 100}") for name in others)]
+    for most, wanted in ((100, 13), (10, 10), (8, 8), (3, 3)):
+        found = {name for names in added_ids(strata, ends, Drawn(0.0, most)).values() for name in names}
+        assert len(found) == wanted
+        assert found - first == set(others[: max(wanted - 8, 0)])
+
+
+def test_ends_are_found_with_their_shards():
+    rng = np.random.default_rng(0)
+    values = np.round(rng.normal(size=400), 1)  # with ties
+    values[::7] = np.nan
+    ids = [f"{i:04}.png" for i in range(400)]
+    made = [
+        Sums.of(f"s{i}", 0, ids[i * 50 : i * 50 + 50], {"x": values[i * 50 : i * 50 + 50], "none": np.full(50, np.nan)}) for i in range(8)
+    ]
+    ends = EndShards()
+    for state in reversed(made):
+        ends.see(state.shards[0], state)
+    column = merged(made).column("x")
+    assert ends.found == [(name, f"s{int(name[:4]) // 50}") for name in (column.min_id, column.max_id)]
 
 
 def test_parts_are_those_of_the_data_that_have_maps():

@@ -97,7 +97,7 @@ def test_an_audit_tells_of_all_and_of_its_sample(here: Path, audited: Path):
     assert (whole["total"], whole["explained"], whole["damaged"], whole["missing"]) == (ROWS, ROWS, 0, 0)
     assert 0 < len(found["pictures"]) < ROWS
     rows = {row["id"]: row for file in (audited / "stats").iterdir() for row in pq.read_table(file).to_pylist()}
-    assert {p["name"] for p in found["pictures"]} == {name for name, row in rows.items() if row["sampled"]}
+    assert {p["name"] for p in found["pictures"]} >= {name for name, row in rows.items() if row["sampled"]}  # test_fleet_added: which more
     said = {(s["way"], s["name"]): s for s in whole["statistics"]}
     assert {way for way, _ in said} == {"gradient", "fullgrad"}
     assert all(s["n"] == ROWS for s in said.values() if s["name"] == "score")
@@ -191,6 +191,14 @@ def test_evaluate_and_audit_of_a_table(table: Path, tmp_path: Path):
     assert found["data"]["kind"] == "rows"
     assert found["population"]["total"] == 60
     assert 10 < len(found["pictures"]) < 60
+    rows = {r["id"]: r for file in (tmp_path / "a" / "stats").iterdir() for r in pq.read_table(file).to_pylist()}
+    cells = (table / "rows.csv").read_text().splitlines()[1:]
+    for card in found["pictures"]:  # rows are called as in the whole table, not by their place in the sample
+        row = rows[card["name"]]
+        assert card["maps"]["input_x_gradient"]["score"] == pytest.approx(row["score"], rel=1e-5)
+        assert [float(v) for v in card["values"]] == pytest.approx([float(c) for c in cells[row["row"]].split(",")[:3]], rel=1e-3, abs=1e-3)
+    assert {name for name, row in rows.items() if row["sampled"]} < {card["name"] for card in found["pictures"]}
+    assert set(found["population"]["cluster_of"]["input_x_gradient"]) == {card["name"] for card in found["pictures"]}
 
 
 def test_ways_with_parameters_are_two_keys(here: Path, tmp_path: Path):

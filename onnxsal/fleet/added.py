@@ -1,7 +1,8 @@
-"""Samples that are added to the drawn ones when every shard is done, so that no class is missing among them: only then is it known which.
+"""Samples that are added to the drawn ones when every shard is done: only then is it known which.
 
 A share of all ids is drawn evenly, by workers that know of no other. Of a rare class that may be none, so the first few of every class by
-the hash of their ids (``strata``) belong to the sample as well; those of them that were not drawn make the parts of a second, short round.
+the hash of their ids (``strata``) belong to the sample as well, and after them the samples with the smallest and the largest value of each
+number. Those of them that were not drawn make the parts of a second, short round.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from onnxsal.errors import InputError
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.run_files import maps_name
 from onnxsal.fleet.shard import Shard
-from onnxsal.fleet.strata import Strata
+from onnxsal.fleet.strata import Strata, rank
 from onnxsal.fleet.working import SAMPLED, SMALL
 from onnxsal.settings import shown
 
@@ -56,12 +57,26 @@ class AddedPart:
             raise InputError(f"{shown(stored)} describes no part of a shard: {error}.") from error
 
 
-def added_ids(strata: Strata, share: float, most: int) -> dict[str, tuple[str, ...]]:
-    """Shard -> ids, in order, of the first rows of every class (at most ``most``) that are not among the ``share`` of all drawn evenly."""
+class Draw(Protocol):
+    """How samples are drawn: the ``share`` of all ids by their hash by ``seed``, and so many that may be ``added``."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def share(self) -> float: ...
+    @property
+    def added(self) -> int: ...
+
+
+def added_ids(strata: Strata, ends: Iterable[tuple[str, str]], draw: Draw) -> dict[str, tuple[str, ...]]:
+    """Shard -> ids, in order, of the first rows of every class, then of the ``ends`` (id, shard), at most ``draw.added`` of both, without
+    those that are drawn evenly.
+    """
+    both = dict.fromkeys([*((row.id, row.shard) for row in strata.first(draw.added)), *ends])
     found: dict[str, list[str]] = {}
-    for row in strata.first(most):
-        if row.rank >= share:
-            found.setdefault(row.shard, []).append(row.id)
+    for own, shard in list(both)[: draw.added]:
+        if rank(own, draw.seed) >= draw.share:
+            found.setdefault(shard, []).append(own)
     return {shard: tuple(sorted(ids)) for shard, ids in found.items()}
 
 

@@ -65,7 +65,7 @@ def merge_audit(
     merged = merge_run(place, whole)
     ways = [way.name for way in request.ways if way.name in whole.sums]
     drawn = drawn_sample(place, whole, ways)
-    if not drawn.names:
+    if len(drawn.names) == len(drawn.added):
         raise InputError("none of the drawn samples has an explanation, so there is nothing to audit: raise --sample, and begin anew.")
     with tempfile.TemporaryDirectory(prefix="onnxsal-") as folder:
         asked = _asked(place, whole, request, drawn, Path(folder))
@@ -85,12 +85,13 @@ def merge_audit(
 def _asked(place: Folder, whole: WholeRun, request: Request, drawn: DrawnSample, folder: Path) -> Request:
     """The audit of the drawn sample, with the lines that workers noted in ``folder``."""
     population = population_of(place, whole, request.ask.labels, drawn)
+    request = replace(request, population=population, besides=frozenset(drawn.added))
     if drawn.of_rows:
-        return replace(request, data=_rows(drawn), population=population)
+        return replace(request, data=_rows(drawn))
     _gather(place, whole, drawn, folder)
     measured = [name for name in drawn.names if rank(name, whole.run.seed) < whole.run.facts["measured"]]
     data = drawn.dataset(request.ask, folder / SAMPLE_STATE)
-    return replace(request, data=data, population=population, measured_on=measured or None, samples=None)
+    return replace(request, data=data, measured_on=measured or None, samples=None)
 
 
 def _gather(place: Folder, whole: WholeRun, drawn: DrawnSample, folder: Path) -> None:
@@ -104,11 +105,12 @@ def _gather(place: Folder, whole: WholeRun, drawn: DrawnSample, folder: Path) ->
 
 
 def _rows(drawn: DrawnSample) -> DataTable:
-    """The drawn rows of tables, as one table."""
+    """The drawn rows of tables, as one table whose rows are called by their ids."""
     parts = [(table(shard), places) for shard, places in drawn.places()]
     names: Mapping[str, Any] = parts[0][0].columns
     joined = {name: [cell for part, places in parts for cell in part.part(places).columns[name].tolist()] for name in names}
-    return DataTable(drawn.source, {name: _cells(cells, parts[0][0].columns[name].dtype) for name, cells in joined.items()})
+    columns = {name: _cells(cells, parts[0][0].columns[name].dtype) for name, cells in joined.items()}
+    return DataTable(drawn.source, columns, called=tuple(name for shard in drawn.shards for name in drawn.of_shard(shard)))
 
 
 def _cells(cells: list[Any], dtype: Any) -> Any:

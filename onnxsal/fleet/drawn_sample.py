@@ -33,7 +33,7 @@ def _drawn_rows(table: Any, added: Collection[str]) -> Iterator[dict[str, Any]]:
 class DrawnSample:
     """``names`` of the samples that were drawn (or added) and have an explanation, in the order of the data; ``shard_of`` each; ``rows``
     their places in the source; ``labels`` their classes; ``maps`` the small maps of each way, float32 [n, k], where all have one of the
-    same shape.
+    same shape. ``added``: those that are no part of the even draw.
     """
 
     names: Sequence[str]
@@ -43,6 +43,7 @@ class DrawnSample:
     maps: Mapping[str, np.ndarray]
     every: Mapping[str, Shard]
     source: str
+    added: Collection[str] = ()
 
     @property
     def shards(self) -> list[str]:
@@ -54,11 +55,15 @@ class DrawnSample:
         """Whether they are rows of tables."""
         return any(self.every[name].kind == "table" for name in self.shards if name in self.every)
 
+    def of_shard(self, shard: str) -> list[str]:
+        """Those that are in a shard."""
+        return [name for name in self.names if self.shard_of[name] == shard]
+
     def places(self) -> Iterator[tuple[Shard, list[int]]]:
         """Each shard, with the places of the drawn samples among its rows."""
         for name in self.shards:
             shard = self.every[name]
-            yield shard, [self.rows[n] - shard.begin for n in self.names if self.shard_of[n] == name]
+            yield shard, [self.rows[n] - shard.begin for n in self.of_shard(name)]
 
     def dataset(self, ask: Ask, state: Path) -> Dataset:
         """The samples as data of an audit: read again only where something is made anew; their hashes are those that were noted."""
@@ -124,4 +129,5 @@ def drawn_sample(place: Folder, whole: WholeRun, ways: Sequence[str]) -> DrawnSa
         maps,
         every,
         ", ".join(run.data),
+        [name for name in names if not found[name]["sampled"]],
     )

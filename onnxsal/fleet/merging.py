@@ -21,7 +21,7 @@ from onnxsal.fleet.measuring import BETWEEN, EVALUATION
 from onnxsal.fleet.numbers import NUMBERS
 from onnxsal.fleet.resume import RunFile, every_shard, read_run
 from onnxsal.fleet.run_files import REPORT, Done, PartDone, done_in, read_part, rows_of, summed
-from onnxsal.fleet.sums import Sums, merged
+from onnxsal.fleet.sums import EndShards, Sums, merged
 from onnxsal.metrics.baselines import BASELINES
 from onnxsal.metrics.measures import MEASURES, columns_of
 from onnxsal.metrics.record import packed
@@ -40,6 +40,7 @@ class WholeRun:
 
     ``missing`` rows are in no shard that is done; ``stale`` shards are done, but their source has changed or is gone: they are not in the
     sums. ``every``: the shards that the data make now, by name, in order; none where they cannot be listed here, which ``unlisted`` tells.
+    ``ends``: (id, shard) of the samples with the smallest and the largest value of each number.
     """
 
     run: RunFile
@@ -53,6 +54,7 @@ class WholeRun:
     pairs: Sequence[tuple[str, str]]
     every: Mapping[str, Shard] = field(default_factory=dict)
     unlisted: str = ""
+    ends: Sequence[tuple[str, str]] = ()
 
     @property
     def missing(self) -> int:
@@ -64,7 +66,7 @@ class WholeRun:
         """Shard -> ids of the samples that are added to the drawn ones; none before all is done, as others may come first yet."""
         if self.missing or self.unlisted:
             return {}
-        return added_ids(next(iter(self.sums.values())).strata, self.run.share, self.run.added)
+        return added_ids(next(iter(self.sums.values())).strata, self.ends, self.run)
 
     @property
     def added_parts(self) -> list[AddedPart]:
@@ -124,12 +126,15 @@ def whole_run(place: Folder) -> WholeRun:
     if not kept:
         raise InputError(f"nothing of the run in '{place.place}' is done yet, or its data have changed altogether: run it first.")
     said: dict[str, list[PartDone]] = {}
-    sums = {way: merged(_read(place, [d for d in kept if d.key == key], said)) for way, key in run.keys.items()}
+    ends = {way: EndShards() for way in run.keys}
+    sums = {way: merged(_read(place, [d for d in kept if d.key == key], said, ends[way])) for way, key in run.keys.items()}
     stale = sorted({done.shard for done in ours} - {done.shard for done in kept})
     first = said[next(iter(run.keys.values()))] if said else []
     count, pairs = _duplicates(place, [done for done in kept if done.key == next(iter(run.keys.values()))])
     bad = max((sum(part.bad for part in parts) for parts in said.values()), default=0)
-    return WholeRun(run, sums, kept, bad, sum(part.end - part.begin for part in first), total, stale, count, pairs, every, unlisted)
+    rows = sum(part.end - part.begin for part in first)
+    found = [one for each in ends.values() for one in each.found]
+    return WholeRun(run, sums, kept, bad, rows, total, stale, count, pairs, every, unlisted, found)
 
 
 def _listed(run: RunFile) -> tuple[dict[str, Shard], str]:
@@ -140,7 +145,7 @@ def _listed(run: RunFile) -> tuple[dict[str, Shard], str]:
         return {}, str(error)
 
 
-def _read(place: Folder, done: Sequence[Done], said: dict[str, list[PartDone]]) -> Iterator[Sums]:
+def _read(place: Folder, done: Sequence[Done], said: dict[str, list[PartDone]], ends: EndShards) -> Iterator[Sums]:
     """The sums of shards, one after the other. Raises ``InputError`` where a shard has lost rows."""
     if not done:
         raise InputError(f"one of the methods of the run in '{place.place}' has no shard that is done: run it first.")
@@ -149,6 +154,7 @@ def _read(place: Folder, done: Sequence[Done], said: dict[str, list[PartDone]]) 
         said.setdefault(one.key, []).append(part)
         if part.rows > part.end - part.begin:
             raise InputError(f"'{one.name}' in {place.place} has {part.rows} rows of {part.end - part.begin}: remove it, and run again.")
+        ends.see(one.shard, sums)
         yield sums
 
 

@@ -56,9 +56,8 @@ def _drawn_how(whole: WholeRun) -> str:
     count = sum(map(len, whole.added.values()))
     if not count:
         return even
-    more = f"{grouped(count)} more, so that of every class, predicted or labelled, the {PER_CLASS} with the lowest hashes are there"
-    most = f" (of as many as {grouped(whole.run.added)} samples)" if count == whole.run.added else ""
-    return f"{even}, and {more}{most}: rare classes count more in it than in the data"
+    more = f"the {PER_CLASS} of every class, predicted or labelled, with the lowest hashes, and those at the ends of the statistics"
+    return f"{even}, and {grouped(count)} more that no mean is taken over: {more}"
 
 
 def _statistics(way: str, sums: Sums) -> Iterator[Statistic]:

@@ -72,7 +72,7 @@ class Strata:
         return [row for row, _ in sorted(_placed(self.rows), key=lambda pair: (pair[1], pair[0]))[:most]]
 
 
-class Gathered:
+class StrataSum:
     """Adds up many states: in time that goes with their rows, since the first are looked for again only when the rows have doubled."""
 
     def __init__(self) -> None:

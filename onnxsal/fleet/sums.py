@@ -18,7 +18,7 @@ from onnxsal.fleet.bootstrap import RESAMPLES, interval, poisson_weights
 from onnxsal.fleet.column_sums import ColumnSummary, ColumnSums
 from onnxsal.fleet.exact import FixedSums, weighted_sums
 from onnxsal.fleet.group_sums import GroupSums
-from onnxsal.fleet.strata import Gathered, Strata
+from onnxsal.fleet.strata import Strata, StrataSum
 from onnxsal.fleet.sums_file import Counts, SumsState, as_json, from_data, from_json
 from onnxsal.limits import refuse_over
 
@@ -116,6 +116,26 @@ class Sums(SumsState):
         return cls(**vars(from_data(data, what)))
 
 
+class EndShards:
+    """In which shard the samples lie that have the smallest and the largest value of each column, of many states that are seen."""
+
+    def __init__(self) -> None:
+        self._best: dict[tuple[str, int], tuple[tuple[float, str], str]] = {}
+
+    def see(self, shard: str, sums: Sums) -> None:
+        """The state of one more shard."""
+        for name, column in sums.columns.items():
+            for sign, end in ((1, column.lowest), (-1, column.highest)):
+                if end:
+                    mine = (sign * end[0][0], end[0][1]), shard
+                    self._best[name, sign] = min(self._best.get((name, sign), mine), mine)
+
+    @property
+    def found(self) -> list[tuple[str, str]]:
+        """(id, shard) of each end of each column, each once."""
+        return list(dict.fromkeys((own, shard) for (_, own), shard in self._best.values()))
+
+
 def _refuse_uneven(rows: int, shapes: Iterable[tuple[str, tuple[int, ...]]]) -> None:
     for name, shape in shapes:
         if shape != (rows,):
@@ -144,7 +164,7 @@ def merged(states: Iterable[Sums | tuple[str, Callable[[], Sums]]]) -> Sums:
     of another.
     """
     total: Sums | None = None
-    shards, strata = set[str](), Gathered()
+    shards, strata = set[str](), StrataSum()
     for given in states:
         state = _read(*given) if isinstance(given, tuple) else given
         if again := shards.intersection(state.shards):

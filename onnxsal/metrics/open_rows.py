@@ -113,7 +113,7 @@ def open_rows(ask: Ask, data: Any, labels_column: str | None = None) -> RowsWork
         behind = replace(ask, model=part_of(model, model.output_names, True, [model.value(found.name)]).whole())
     notes = [*rows.notes, *filter(None, [rows.doubt])]
     notes += [f"column {shown(labels_column)} was taken as the labels"] if labels_column is not None else []
-    named = [f"row {i}" for i in range(1, len(x) + 1)]
+    named = list(table.called) or [f"row {i}" for i in range(1, len(x) + 1)]
     entries = [_entry(name, x[i : i + 1], classes[i]) for i, name in enumerate(named)]
     return RowsWork(behind, Dataset(entries, notes, ROWS), places, dict(zip(named, rows.shown, strict=True)), rows, tuple(session.inputs))
 

@@ -39,12 +39,13 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 @dataclass(frozen=True)
 class DataTable:
     """``columns`` by name, in order, each an array [N] of whatever its cells are; ``source`` is the file, or what holds it; ``notes`` say
-    what was read as what.
+    what was read as what. ``called``: what each row is called, where that is not its number.
     """
 
     source: str
     columns: Mapping[str, Array]
     notes: tuple[str, ...] = ()
+    called: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -56,7 +57,8 @@ class DataTable:
 
     def part(self, rows: slice | Sequence[int]) -> DataTable:
         """Some of its rows."""
-        return DataTable(self.source, {name: cells[rows] for name, cells in self.columns.items()}, self.notes)
+        called = tuple(np.array(self.called, object)[rows]) if self.called else ()
+        return DataTable(self.source, {name: cells[rows] for name, cells in self.columns.items()}, self.notes, called)
 
 
 def is_table(given: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,8 +44,9 @@ class Request:
     """What to audit, and how: a model, data, methods, and perhaps another model of the same classes. ``form``: statements of the provider
     of the model, printed as they are; ``command``: the command line, for the record. ``labels_column`` of a table holds the class of each
     row. ``offered``: the methods were not asked for by name, so one that cannot explain the model is left out, and no fault.
-    ``population``: what is known of all data, where those given are a sample of them. ``measured_on``: the names of the samples that the
-    metrics are measured on, in place of ``measured`` that are drawn; one that cannot be read, or has no answer, is left out.
+    ``population``: what is known of all data, where those given are a sample of them, and ``besides`` the names of samples that are not
+    drawn evenly with the others (but so that no class is missing): no mean is taken over them. ``measured_on``: the names of the samples
+    that the metrics are measured on, in place of ``measured`` that are drawn; one that cannot be read, or has no answer, is left out.
     """
 
     ask: Ask
@@ -61,7 +62,12 @@ class Request:
     labels_column: str | None = None
     offered: bool = False
     population: Population | None = None
+    besides: Collection[str] = ()
     measured_on: Collection[str] | None = None
+
+    def even(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that were drawn evenly of all data: a mean over them is one of all."""
+        return [name for name in names if name not in self.besides]
 
 
 @dataclass(frozen=True)
@@ -104,9 +110,10 @@ class Evidence:
         """The columns of rows."""
         return () if self.own.rows is None else columns_of_rows(self.own)
 
-    def columns_by(self, method: str) -> np.ndarray:
-        """The attributions of all rows that have one by a method, [rows, columns]."""
-        found = [p.maps[method].by_column for p in self.pictures if method in p.maps]
+    def columns_by(self, method: str, even: bool = False) -> np.ndarray:
+        """The attributions of all rows that have one by a method, [rows, columns]; of those alone that were drawn evenly."""
+        of = {p.name: p.maps[method].by_column for p in self.pictures if method in p.maps}
+        found = [of[name] for name in (self.request.even(of) if even else of)]
         return np.array(found, np.float64).reshape(len(found), len(self.columns))
 
     @property
@@ -131,7 +138,7 @@ class Evidence:
     @cached_property
     def accuracy(self) -> Accuracy | None:
         """How often the audited model is right; ``None`` without labels."""
-        return accuracy(self.seen, self.seen.base)
+        return accuracy(self, self.seen.base)
 
     @cached_property
     def lost(self) -> Sequence[Lost]:
@@ -159,9 +166,9 @@ class Evidence:
         return ""
 
 
-def accuracy(seen: Seen, lines: Mapping[str, Any]) -> Accuracy | None:
+def accuracy(evidence: Evidence, lines: Mapping[str, Any]) -> Accuracy | None:
     """That of the model that ``lines`` are of: a labelled sample to which it has no answer is a wrong one; ``None`` without labels."""
-    labels = {n: label for n in seen.read if (label := seen.label(n)) is not None}
+    labels = {n: label for n in evidence.request.even(evidence.seen.read) if (label := evidence.seen.label(n)) is not None}
     if not labels:
         return None
     counted = Counter(labels.values())

@@ -25,8 +25,8 @@ NAMED_SHARE = 0.75
 def cards_in_turn(document: Document, blocks: Mapping[str, Sequence[Block]], weigh: Callable[[SampleCard], int]) -> list[SampleCard]:
     """The samples that have a card, the most telling first; ``weigh`` gives the bytes of a card.
 
-    Those that stand for a cluster, and the worst of each finding and of each check that names some, one from each in turn; then some of
-    each predicted class. All, where there is room for all.
+    Those that stand for a cluster or at an end of the statistics of all data, and the worst of each finding and of each check that names
+    some, one from each in turn; then some of each predicted class. All, where there is room for all.
     """
     by_name = {p.name: p for p in document.pictures}
     named = [by_name[n] for n in _in_turn(_named(document, blocks)) if n in by_name]
@@ -51,8 +51,14 @@ def _taken(samples: Sequence[SampleCard], share: float, weigh: Callable[[SampleC
 def _named(document: Document, blocks: Mapping[str, Sequence[Block]]) -> list[Sequence[str]]:
     """Lists of names, the most telling of each list first."""
     clusters = () if document.population is None else document.population.clusters
+    ends = [] if document.population is None else [name for s in document.population.statistics for name in (s.minimum_id, s.maximum_id)]
     links = [block for rows in blocks.values() for block in rows if isinstance(block, SampleLinks)]
-    return [*(c.examples for c in clusters), *(f.pictures for f in document.findings), *([n for n, _ in block.names] for block in links)]
+    return [
+        *(c.examples for c in clusters),
+        ends,
+        *(f.pictures for f in document.findings),
+        *([n for n, _ in block.names] for block in links),
+    ]
 
 
 def _classes(document: Document) -> list[list[SampleCard]]:

@@ -303,7 +303,7 @@ def _evaluations(
     faithful = measured_of(request, own, ways, chosen, state, told(f"measuring the {data.kind.maps}"))
     if not has_weights(own.ask.model):
         return faithful, replace(faithful, rows={}, columns={})
-    few = data.only(seen.names).some(RANDOMISED, request.seed)
+    few = data.only(request.even(seen.names)).some(RANDOMISED, request.seed)
     return faithful, _metrics(request, own, ways, few, ["model_randomization"], state, told("explaining with random weights"))
 
 
@@ -328,7 +328,7 @@ def _metrics(
 
 def _measured(request: Request, data: Dataset, seen: Seen) -> Dataset:
     """The samples that metrics are measured on: those that were named, or so many as were asked for, of those that have an answer."""
-    answered = data.only(seen.names)
+    answered = data.only(request.even(seen.names))
     if request.measured_on is None:
         return answered.some(request.measured, request.seed)
     return answered.only([n for n in request.measured_on if n in seen.base])
@@ -336,7 +336,7 @@ def _measured(request: Request, data: Dataset, seen: Seen) -> Dataset:
 
 def _drawn(request: Request, data: Dataset, seen: Seen) -> Drawn:
     """On how many samples the metrics were measured."""
-    named, randomised = request.measured_on is not None, min(RANDOMISED, len(seen.names))
+    named, randomised = request.measured_on is not None, min(RANDOMISED, len(request.even(seen.names)))
     return Drawn(request.seed, len(_measured(request, data, seen)), randomised, STAGES, named)
 
 

@@ -47,7 +47,7 @@ class Border(
     def measure(cls, evidence: Evidence) -> Border:
         rows = []
         for way in evidence.ways:
-            pairs = [evidence.seen.maps[way.name, n]["rim"] for n in evidence.seen.mapped(way.name)]
+            pairs = [evidence.seen.maps[way.name, n]["rim"] for n in evidence.request.even(evidence.seen.mapped(way.name))]
             area = float(np.mean([a for _, a in pairs])) if pairs else 0.0
             rows.append(Density(way.name, RIM, area, summarise([share / area for share, area in pairs], CONFIDENCE)))
         return cls(rows)

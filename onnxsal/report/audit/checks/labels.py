@@ -38,7 +38,7 @@ class Labels(
 
     @classmethod
     def measure(cls, evidence: Evidence) -> Labels:
-        return cls(evidence.accuracy, None if evidence.other is None else accuracy(evidence.seen, evidence.seen.other))
+        return cls(evidence.accuracy, None if evidence.other is None else accuracy(evidence, evidence.seen.other))
 
     def judge(self, evidence: Evidence) -> Iterator[Judgement]:
         threshold = f"more than {GUESSES} times what guessing would be right about"

@@ -53,7 +53,7 @@ class OneColumn(
     def measure(cls, evidence: Evidence) -> OneColumn:
         found = []
         for way in evidence.ways:
-            sizes = np.abs(evidence.columns_by(way.name))
+            sizes = np.abs(evidence.columns_by(way.name, even=True))
             whole = sizes.sum(1, keepdims=True)
             shares = sizes / np.where(whole > 0, whole, np.nan)  # of a row without any attribution no column has a share
             at = int(np.nansum(shares, 0).argmax())

@@ -68,7 +68,7 @@ class Randomisation(
     @classmethod
     def measure(cls, evidence: Evidence) -> Randomisation:
         rows = [stages(evidence.randomised, w) for w in evidence.ways]
-        return cls(rows, min(RANDOMISED, len(evidence.seen.names)), bool(evidence.randomised.columns))
+        return cls(rows, min(RANDOMISED, len(evidence.request.even(evidence.seen.names))), bool(evidence.randomised.columns))
 
     def changes(self, row: Stages) -> bool:
         """Whether rank correlation or SSIM falls below the limit.
