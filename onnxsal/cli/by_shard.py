@@ -140,7 +140,7 @@ def _add(run: AskedRun, asked: Asked, whole: WholeRun) -> None:
     parts = asked.left_of(whole.added_parts)
     if parts:
         count = several(sum(len(part.ids) for part in parts), "sample is", "samples are")
-        say(f"{count} added to those that were drawn: the first of their classes, by the same hash, so that no class is missing.")
+        say(f"{count} added to those that were drawn: the first of every class, and those at the ends of the numbers.")
         _done(run, asked, parts, "added samples")
 
 

@@ -267,7 +267,7 @@ def _unkept(place: Folder, whole: WholeRun) -> Iterator[str]:
     left = without_maps(place, whole.run.keys.values(), whole.added_parts, whole.run.facts.get("maps", ""))
     if count := sum(len(part.ids) for part in left):
         some = several(count, "sample has", "samples have")
-        yield f"{some} no map yet, which belong to the sample as the first of their classes: the command of the run makes them."
+        yield f"{some} no map yet, which belong to the sample (the first of classes, ends of numbers): run the same command again."
 
 
 def several(count: int, one: str, many: str) -> str:
