@@ -1,7 +1,7 @@
 """Samples that are added to the drawn ones when every shard is done: only then is it known which.
 
 A share of all ids is drawn evenly, by workers that know of no other. Of a rare class that may be none, so the first few of every class by
-the hash of their ids (``strata``) belong to the sample as well, and after them the samples with the smallest and the largest value of each
+the hash of their ids (``strata``) belong to the sample as well, and so do the samples with the smallest and the largest value of each
 number. Those of them that were not drawn make the parts of a second, short round.
 """
 
@@ -58,7 +58,7 @@ class AddedPart:
 
 
 class Draw(Protocol):
-    """How samples are drawn: the ``share`` of all ids by their hash by ``seed``, and so many that may be ``added``."""
+    """How samples are drawn: the ``share`` of all ids by their hash by ``seed``; so many may be ``added`` for each of two reasons."""
 
     @property
     def seed(self) -> int: ...
@@ -69,12 +69,12 @@ class Draw(Protocol):
 
 
 def added_ids(strata: Strata, ends: Iterable[tuple[str, str]], draw: Draw) -> dict[str, tuple[str, ...]]:
-    """Shard -> ids, in order, of the first rows of every class, then of the ``ends`` (id, shard), at most ``draw.added`` of both, without
+    """Shard -> ids, in order, of the first rows of every class and of the ``ends`` (id, shard), at most ``draw.added`` of each, without
     those that are drawn evenly.
     """
-    both = dict.fromkeys([*((row.id, row.shard) for row in strata.first(draw.added)), *ends])
+    both = dict.fromkeys([*((row.id, row.shard) for row in strata.first(draw.added)), *list(ends)[: draw.added]])
     found: dict[str, list[str]] = {}
-    for own, shard in list(both)[: draw.added]:
+    for own, shard in both:
         if rank(own, draw.seed) >= draw.share:
             found.setdefault(shard, []).append(own)
     return {shard: tuple(sorted(ids)) for shard, ids in found.items()}

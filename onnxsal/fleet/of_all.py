@@ -56,8 +56,8 @@ def _drawn_how(whole: WholeRun) -> str:
     count = sum(map(len, whole.added.values()))
     if not count:
         return even
-    more = f"the {PER_CLASS} of every class, predicted or labelled, with the lowest hashes, and those at the ends of the statistics"
-    return f"{even}, and {grouped(count)} more that no mean is taken over: {more}"
+    more = f"of every class, predicted or labelled, those with the lowest hashes ({PER_CLASS}, where there is room), and the extremes below"
+    return f"{even}, and {grouped(count)} more, over which no mean is taken: {more}"
 
 
 def _statistics(way: str, sums: Sums) -> Iterator[Statistic]:

@@ -32,7 +32,8 @@ class AllBadError(InputError):
 @open_schema
 class RunFile:
     """``run.json``: what a run is. ``data`` as it was given, absolute; ``keys`` those of its ways; ``share`` of the samples is drawn by
-    ``seed``, and at most so many are ``added`` when all is done; ``total`` and ``shards`` are what the listing found.
+    ``seed``, and when all is done at most so many are ``added`` for each of two reasons; ``total`` and ``shards`` are what the listing
+    found.
     """
 
     onnxsal: Phrase
