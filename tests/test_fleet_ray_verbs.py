@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from tests.test_fleet_ray import running
-from tests.test_fleet_run import KEPT, explain, files, here, ran, whole
+from tests.test_fleet_run import KEPT, explain, files, here, ran
 
-__all__ = ["here", "running", "whole"]
+__all__ = ["here", "running"]
 
 pytestmark = pytest.mark.ray
 
@@ -34,14 +34,11 @@ def workers() -> list[int]:
     return found
 
 
-def test_on_ray_every_bit_is_the_same(running: str, here: Path, whole: Path, tmp_path: Path):
-    explain(here, tmp_path / "out", "--on", "ray", "--address", running, "--workers", 2)
-    assert files(tmp_path / "out", *KEPT) == files(whole, *KEPT)
-
-
-def test_decoded_apart_every_bit_is_the_same(running: str, here: Path, whole: Path, tmp_path: Path):
-    explain(here, tmp_path / "out", "--on", "ray", "--address", running, "--workers", 1, "--decode-workers", 1)
-    assert files(tmp_path / "out", *KEPT) == files(whole, *KEPT)
+def test_decoded_apart_every_bit_is_the_same(running: str, here: Path, tmp_path: Path):
+    all_drawn = ("--sample", 1000)  # nothing is added afterwards, which takes another worker
+    explain(here, tmp_path / "plain", "--shard", "1/1", *all_drawn)
+    explain(here, tmp_path / "out", "--on", "ray", "--address", running, "--workers", 1, "--decode-workers", 1, *all_drawn)
+    assert files(tmp_path / "out", *KEPT) == files(tmp_path / "plain", *KEPT)
 
 
 def test_evaluate_decodes_nothing_apart(running: str, here: Path, tmp_path: Path):
@@ -50,13 +47,14 @@ def test_evaluate_decodes_nothing_apart(running: str, here: Path, tmp_path: Path
     assert "evaluate decodes nothing apart" in " ".join(done.stderr.split())
 
 
-def test_killed_workers_lose_and_double_nothing(running: str, here: Path, tmp_path: Path):
-    """kill -9 of a worker at a moment that nobody chose, while 120 pictures go through shards of 20."""
+def test_on_ray_every_bit_is_the_same_where_a_worker_is_killed_too(running: str, here: Path, tmp_path: Path):
+    """kill -9 at a moment that nobody chose, while 60 pictures go through shards of 10; then samples are added to the drawn ones."""
     rng = np.random.default_rng(0)
-    for i in range(120):
+    for i in range(60):
         (tmp_path / "data").mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / "data" / f"{i:03}.png")
-    words = ("explain", here / "net.onnx", tmp_path / "data", "-m", "ig", "--n-steps", 50, "--shard-rows", 20, "--batch-size", 1)
+    words = ("explain", here / "net.onnx", tmp_path / "data", "-m", "ig", "--n-steps", 20, "--shard-rows", 10, "--batch-size", 1)
+    words += ("--sample", 8)
     ran(*words, "-o", tmp_path / "plain", "--shard", "1/1")
     killed, over = list[int](), threading.Event()
 
@@ -72,9 +70,10 @@ def test_killed_workers_lose_and_double_nothing(running: str, here: Path, tmp_pa
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        ran(*words, "-o", tmp_path / "out", "--on", "ray", "--address", running, "--workers", 2)
+        done = ran(*words, "-o", tmp_path / "out", "--on", "ray", "--address", running, "--workers", 2)
     finally:
         over.set()
         killer.join()
     assert killed
+    assert "added to those that were drawn" in " ".join(done.stderr.split())
     assert files(tmp_path / "out", *KEPT) == files(tmp_path / "plain", *KEPT)

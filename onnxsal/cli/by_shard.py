@@ -33,6 +33,10 @@ INTERRUPTED, ENDED = 130, 143
 """Exit statuses of a run that was stopped by Ctrl-C, and by SIGTERM."""
 
 
+FEW = 64
+"""Samples that one worker is opened for: to start and to open it takes as long as some dozens."""
+
+
 class Asked(Protocol):
     """What a verb does by the shard: an explanation, an evaluation, an audit."""
 
@@ -171,8 +175,11 @@ def _done(run: AskedRun, asked: Asked, left: Sequence[Shard] | Sequence[AddedPar
 
 
 def _on_ray(engine: Engine, asked: Asked, left: Sequence[Shard] | Sequence[AddedPart], progress: DoneSoFar) -> None:
-    decoders = engine.decode_workers if isinstance(left[0], Shard) else 0  # of the few that are added workers decode themselves
-    cluster = Cluster(engine.address, engine.workers, engine.gpus_per_worker or 0.0, decoders)
+    workers, decoders = engine.workers, engine.decode_workers
+    if not isinstance(left[0], Shard):  # the few that are added: workers decode them themselves, and no more are opened than pay
+        few = -(-sum(part.end for part in left) // FEW)
+        workers, decoders = min(workers, few) if workers else (1 if few == 1 else None), 0
+    cluster = Cluster(engine.address, workers, engine.gpus_per_worker or 0.0, decoders)
     on_ray(asked.opened, left, cluster, progress, Receipt, asked.decoding() if decoders else None)
 
 
