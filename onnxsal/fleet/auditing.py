@@ -132,7 +132,7 @@ class Auditing:
     def do_added(self, part: AddedPart) -> tuple[int, int]:
         """Notes what an audit looks at of samples that are added, and keeps their maps."""
         if not is_noted(self._place, self._job.keys.values(), part.name):
-            self._write(part.name, self._noted(part.shard, part.ids.__contains__))
+            self._write(part.name, self._noted(part.shard, frozenset(part.ids).__contains__))
         return self._explaining.do_added(part)
 
     def _note(self, shard: Shard) -> None:

@@ -112,7 +112,7 @@ def drawn_sample(place: Folder, whole: WholeRun, ways: Sequence[str]) -> DrawnSa
     for number, way in enumerate(ways):
         for done in sorted((d for d in whole.done if d.key == run.keys[way]), key=lambda d: order[d.shard]):
             table = rows_of(place, done, ["id", "row", "label", "why", "sampled", "small", "small_shape"])
-            for row in _drawn_rows(table, whole.added.get(done.shard, ())):
+            for row in _drawn_rows(table, frozenset(whole.added.get(done.shard, ()))):
                 if number == 0:
                     found[row["id"]] = {**row, "shard": done.shard}
                 if row["small"] is not None:

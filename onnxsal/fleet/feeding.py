@@ -101,8 +101,9 @@ def fed(
     if size < 1 or ahead < 1:
         raise InputError(f"size={size} and ahead={ahead} must be 1 or more.")
     known = label or partial(class_of, labels=ask.labels)
+    made: Iterator[Decoded]
     if shard.kind == "table":
-        made = iter([one for one in _of_table(shard, ask, feeding, known) if only is None or one.row.id in only])
+        made = (one for one in _of_table(shard, ask, feeding, known) if only is None or one.row.id in only)
     else:
         maker = _Maker.of(shard, ask, feeding, reader)
         threads = 1 if shard.kind == "texts" else ahead  # a tokenizer is told where to cut off, and then reads: it is no two threads'

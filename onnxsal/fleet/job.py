@@ -293,7 +293,7 @@ class Explaining:
         keys = self._explainers if self._job.left_of([part]) else ()
         left = [key for key in keys if not self._place.exists(maps_name(key, part.name))]
         whole, explainers = replace(self._job.keeping, maps=EVERY), [self._explainers[key] for key in left]
-        made = worked(explainers, part.shard, whole, self._job.ahead, self._reader, part.ids) if left else []
+        made = worked(explainers, part.shard, whole, self._job.ahead, self._reader, frozenset(part.ids)) if left else []
         for key, table in zip(left, made, strict=True):
             write_maps(self._place, key, part.name, table)
         return len(part.ids), sum(bool(why) for table in made[:1] for why in table.column("why").to_pylist())

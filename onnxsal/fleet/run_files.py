@@ -101,7 +101,7 @@ def read_part(place: Folder, done: Done) -> tuple[PartDone, Sums]:
     said = checked(PartDone, parse_json(as_text(place.read(done.name, ours=True), where), where, names=True), where)
     if (said.key, said.shard) != (done.key, done.shard):
         raise InputError(f"{where} holds the sums of another shard, {said.key}-{said.shard}: remove it, and run again.")
-    return said, Sums.from_data(said.sums)
+    return said, Sums.from_data(said.sums, f"the sums in {where}")
 
 
 def as_parquet(table: Any) -> bytes:
