@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from onnxsal.fleet.auditing import AUDIT
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.merging import whole_run
 from onnxsal.fleet.strata import PER_CLASS, rank
+from onnxsal.report.audit.observe import Looking
 from tests.small_models import cnn
 from tests.test_fleet_run import KEPT, PREPROCESS, files, ran
 
@@ -216,3 +218,21 @@ def test_merging_looks_at_those_that_nobody_looked_at(here: Path, audited: Path,
     ran("merge", tmp_path / "out")
     both = [json.loads((out / "report" / "audit.json").read_text()) for out in (tmp_path / "out", audited)]
     assert [p["name"] for p in both[0]["pictures"]] == [p["name"] for p in both[1]["pictures"]]
+
+
+def test_what_was_looked_at_counts_also_where_others_are_added_now(
+    here: Path, audited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With more data another set of a shard's samples is added; nobody looks again at those of it that were in the one before."""
+    shutil.copytree(audited, tmp_path / "out")
+    (tmp_path / "out" / "report" / "audit.json").unlink()
+    for lines in (tmp_path / "out" / AUDIT).glob("*-*-*"):
+        lines.rename(lines.with_name(lines.name.replace(lines.name.split("-")[2].split(".")[0], "0123456789ab")))
+
+    def look(*_: object) -> None:
+        raise AssertionError("looked again")
+
+    monkeypatch.setattr(Looking, "_look", look)
+    ran("merge", tmp_path / "out")
+    both = [json.loads((out / "report" / "audit.json").read_text()) for out in (tmp_path / "out", audited)]
+    assert both[0]["pictures"] == both[1]["pictures"]

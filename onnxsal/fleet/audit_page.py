@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxsal.ask.request import Ask
 from onnxsal.errors import InputError
-from onnxsal.fleet.auditing import LOOKED, MEASURED, lines_name
+from onnxsal.fleet.auditing import AUDIT, LOOKED, MEASURED, lines_name
 from onnxsal.fleet.drawn_sample import DrawnSample, drawn_sample
 from onnxsal.fleet.feeding import table
 from onnxsal.fleet.folders import Folder
@@ -88,19 +88,23 @@ def _asked(place: Folder, whole: WholeRun, request: Request, drawn: DrawnSample,
     request = replace(request, population=population, besides=frozenset(drawn.added))
     if drawn.of_rows:
         return replace(request, data=_rows(drawn))
-    _gather(place, whole, drawn, folder)
+    _gather(place, whole.run, drawn, folder)
     measured = [name for name in drawn.names if rank(name, whole.run.seed) < whole.run.facts["measured"]]
     data = drawn.dataset(request.ask, folder / SAMPLE_STATE)
     return replace(request, data=data, measured_on=measured or None, samples=None)
 
 
-def _gather(place: Folder, whole: WholeRun, drawn: DrawnSample, folder: Path) -> None:
-    """The lines of all shards, and of what was added, in one file of each kind, as an audit that goes on reads them."""
+def _gather(place: Folder, run: RunFile, drawn: DrawnSample, folder: Path) -> None:
+    """The lines of all shards in one file of each kind, as an audit that goes on reads them; of what was added to a shard those of every
+    time, as it is another set when there are more data.
+    """
+    every = [stored.name for stored in place.files(AUDIT)]
     for what, name in STATES.items():
         with (folder / name).open("wb") as file:
-            for part in (*drawn.shards, *(part.name for part in whole.added_parts)):
-                lines = lines_name(whole.run.keys.values(), part, what)
-                if place.exists(lines):
+            for shard in drawn.shards:
+                own = lines_name(run.keys.values(), shard, what)
+                begin, end = own.removesuffix(f".{what}.jsonl"), f".{what}.jsonl"
+                for lines in sorted(found for found in every if found == own or (found.startswith(f"{begin}-") and found.endswith(end))):
                     file.write(place.read(lines, ours=True))
 
 
