@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import onnxsal
 from onnxsal import fleet
@@ -19,8 +18,7 @@ from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.merging import whole_run
 from onnxsal.fleet.strata import PER_CLASS, rank
 from onnxsal.report.audit.observe import Looking
-from tests.small_models import cnn
-from tests.test_fleet_run import KEPT, PREPROCESS, files, ran
+from tests.test_fleet_run import KEPT, files, model_and_pictures, ran
 
 pq = pytest.importorskip("pyarrow.parquet")
 MANY, RARE, SAMPLE = 60, 3, 12
@@ -29,14 +27,8 @@ MANY, RARE, SAMPLE = 60, 3, 12
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Many pictures with one label, three with another, and a damaged one with a third."""
-    folder = tmp_path_factory.mktemp("rare")
-    (folder / "net.onnx").write_bytes(cnn().SerializeToString())
-    (folder / "net.toml").write_text(PREPROCESS)
-    rng = np.random.default_rng(11)
-    for label, count in ((0, MANY), (1, RARE), (2, 1)):
-        (folder / "data" / str(label)).mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / "data" / str(label) / f"{i:03}.png")
+    names = [f"{label}/{i:03}.png" for label, count in ((0, MANY), (1, RARE), (2, 1)) for i in range(count)]
+    folder = model_and_pictures(tmp_path_factory.mktemp("rare"), names, 11)
     (folder / "data" / "2" / "000.png").write_bytes(b"no picture")
     return folder
 
@@ -100,6 +92,15 @@ def test_their_maps_are_those_of_a_run_that_keeps_all(here: Path, explained: Pat
     run(here, "explain", tmp_path / "none", "-m", "gradient", "--maps", "none")
     assert {n for n, _ in fleet.maps(tmp_path / "small")} == set(every)
     assert not dict(fleet.maps(tmp_path / "none"))
+
+
+def test_small_maps_of_all_are_whole_in_the_sample(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("onnxsal.fleet.working.THUMBNAIL", 4)
+    run(here, "explain", tmp_path / "out", "-m", "gradient", "--maps", "small")
+    drawn, added = wanted(tmp_path / "out")
+    kept = dict(fleet.maps(tmp_path / "out"))
+    assert {name for name, values in kept.items() if values.shape == (8, 8)} == drawn | added
+    assert {values.shape for name, values in kept.items() if name not in drawn | added} == {(4, 4)}
 
 
 def test_rows_and_sums_know_nothing_of_them(here: Path, explained: Path):

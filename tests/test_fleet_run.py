@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,22 @@ PREPROCESS = 'scale = 0.00392156862745098\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 
 runner = CliRunner()
 
 
+def model_and_pictures(folder: Path, names: Sequence[str], seed: int, size: tuple[int, int] = (8, 8)) -> Path:
+    """net.onnx with its preprocessing beside it, and pictures of noise of these names in data/."""
+    (folder / "net.onnx").write_bytes(cnn().SerializeToString())
+    (folder / "net.toml").write_text(PREPROCESS)
+    rng = np.random.default_rng(seed)
+    for name in names:
+        place = folder / "data" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(place)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, its preprocessing beside it, and a folder of pictures in two classes, one damaged and one twice."""
-    folder = tmp_path_factory.mktemp("fleet")
-    (folder / "net.onnx").write_bytes(cnn().SerializeToString())
-    (folder / "net.toml").write_text(PREPROCESS)
-    rng = np.random.default_rng(3)
-    for i in range(ROWS):
-        place = folder / "data" / str(i % 2)
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (12, 10, 3), np.uint8)).save(place / f"{i:03}.png")
+    folder = model_and_pictures(tmp_path_factory.mktemp("fleet"), [f"{i % 2}/{i:03}.png" for i in range(ROWS)], 3, (12, 10))
     (folder / "data" / "0" / "004.png").write_bytes(b"no picture")
     shutil.copy(folder / "data" / "1" / "007.png", folder / "data" / "1" / "009.png")
     return folder

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import onnxsal
 from onnxsal import fleet
 from onnxsal.fleet.auditing import AUDIT
-from tests.small_models import cnn
-from tests.test_fleet_run import PREPROCESS, files, ran
+from tests.test_fleet_run import files, model_and_pictures, ran
 
 pq = pytest.importorskip("pyarrow.parquet")
 ROWS = 24
@@ -22,15 +20,7 @@ ROWS = 24
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("verbs")
-    (folder / "net.onnx").write_bytes(cnn().SerializeToString())
-    (folder / "net.toml").write_text(PREPROCESS)
-    rng = np.random.default_rng(5)
-    for i in range(ROWS):
-        place = folder / "data" / str(i % 2)
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(place / f"{i:03}.png")
-    return folder
+    return model_and_pictures(tmp_path_factory.mktemp("verbs"), [f"{i % 2}/{i:03}.png" for i in range(ROWS)], 5)
 
 
 METRICS = ("deletion", "insertion", "residual")

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 from onnxsal.errors import InputError
 from onnxsal.fleet.folders import Folder
-from onnxsal.fleet.run_files import maps_name
+from onnxsal.fleet.run_files import MAPS_FOLDER, maps_name
 from onnxsal.fleet.shard import Shard
 from onnxsal.fleet.strata import Strata, rank
-from onnxsal.fleet.working import SAMPLED, SMALL
+from onnxsal.fleet.working import OF_SAMPLE
 from onnxsal.settings import shown
 
 PICTURED = ("files", "parquet", "arrays")
@@ -87,6 +87,10 @@ def added_parts(ids: Mapping[str, tuple[str, ...]], every: Mapping[str, Shard]) 
 
 def without_maps(place: Folder, keys: Iterable[str], parts: Sequence[AddedPart], maps: str) -> list[AddedPart]:
     """The parts whose maps are to be kept, as ``maps`` says of the drawn sample, and are not there under every key."""
-    if maps not in (SAMPLED, SMALL):
-        return []
-    return [part for part in parts if not all(place.exists(maps_name(key, part.name)) for key in keys)]
+    return without_files(place, MAPS_FOLDER, parts, lambda part: [maps_name(key, part.name) for key in keys]) if maps in OF_SAMPLE else []
+
+
+def without_files(place: Folder, folder: str, parts: Sequence[AddedPart], names: Callable[[AddedPart], Sequence[str]]) -> list[AddedPart]:
+    """The parts of which not all ``names`` are in a folder of the place; that is listed once, however many parts there are."""
+    there = {stored.name for stored in place.files(folder)} if parts else set()
+    return [part for part in parts if not there.issuperset(names(part))]

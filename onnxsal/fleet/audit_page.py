@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxsal.ask.request import Ask
 from onnxsal.errors import InputError
-from onnxsal.fleet.auditing import AUDIT, LOOKED, MEASURED, lines_name
+from onnxsal.fleet.auditing import AUDIT, LOOKED, MEASURED, ending, key_of_lines
 from onnxsal.fleet.drawn_sample import DrawnSample, drawn_sample
 from onnxsal.fleet.feeding import table
 from onnxsal.fleet.folders import Folder
@@ -21,7 +21,7 @@ from onnxsal.fleet.measuring import source_name
 from onnxsal.fleet.merging import Merged, WholeRun, merge_run, whole_run
 from onnxsal.fleet.of_all import population_of
 from onnxsal.fleet.resume import RunFile
-from onnxsal.fleet.run_files import REPORT
+from onnxsal.fleet.run_files import REPORT, files_by_shard
 from onnxsal.fleet.strata import rank
 from onnxsal.metrics.evaluation import Way
 from onnxsal.report.audit.document import Document, headline
@@ -98,13 +98,11 @@ def _gather(place: Folder, run: RunFile, drawn: DrawnSample, folder: Path) -> No
     """The lines of all shards in one file of each kind, as an audit that goes on reads them; of what was added to a shard those of every
     time, as it is another set when there are more data.
     """
-    every = [stored.name for stored in place.files(AUDIT)]
     for what, name in STATES.items():
+        found = files_by_shard(place, AUDIT, key_of_lines(run.keys.values()), ending(what))
         with (folder / name).open("wb") as file:
             for shard in drawn.shards:
-                own = lines_name(run.keys.values(), shard, what)
-                begin, end = own.removesuffix(f".{what}.jsonl"), f".{what}.jsonl"
-                for lines in sorted(found for found in every if found == own or (found.startswith(f"{begin}-") and found.endswith(end))):
+                for lines in found.get(shard, ()):
                     file.write(place.read(lines, ours=True))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxsal.ask.request import FED, RUN
 from onnxsal.errors import PlanError
-from onnxsal.fleet.added import AddedPart
+from onnxsal.fleet.added import AddedPart, without_files
 from onnxsal.fleet.cutting import Shard
 from onnxsal.fleet.decoding import DecodedShard, Decoding, shard_of
 from onnxsal.fleet.feeding import dataset
@@ -86,8 +86,13 @@ class AuditJob:
 
     def left_of(self, parts: Sequence[AddedPart]) -> list[AddedPart]:
         """Those of the parts of samples that are added that are not looked at, or whose maps are to be kept and are not."""
-        place, unkept = Folder.of(self.out), self.job.left_of(parts)
-        return [part for part in parts if part in unkept or not is_noted(place, self.keys.values(), part.name)]
+        unkept = {part.name for part in self.job.left_of(parts)}
+        unseen = {part.name for part in without_files(Folder.of(self.out), AUDIT, parts, self.lines_of)}
+        return [part for part in parts if part.name in unkept | unseen]
+
+    def lines_of(self, part: AddedPart) -> list[str]:
+        """The files of what is noted of a part."""
+        return [lines_name(self.keys.values(), part.name, what) for what in (LOOKED, MEASURED)]
 
     def decoding(self) -> Decoding:
         """What decodes pictures for workers."""
@@ -100,12 +105,17 @@ class AuditJob:
 
 def lines_name(keys: Iterable[str], part: str, what: str) -> str:
     """Where the lines about the drawn samples of a shard lie, or those about what was added of it."""
-    return f"{AUDIT}/{key_of(sorted(keys))}-{part}.{what}.jsonl"
+    return f"{AUDIT}/{key_of_lines(keys)}-{part}{ending(what)}"
 
 
-def is_noted(place: Folder, keys: Iterable[str], part: str) -> bool:
-    """Whether the lines of a part are there."""
-    return all(place.exists(lines_name(keys, part, what)) for what in (LOOKED, MEASURED))
+def key_of_lines(keys: Iterable[str]) -> str:
+    """What the names of the lines begin with, of a run with these keys."""
+    return key_of(sorted(keys))
+
+
+def ending(what: str) -> str:
+    """How the names of lines end."""
+    return f".{what}.jsonl"
 
 
 class Auditing:
@@ -131,7 +141,7 @@ class Auditing:
 
     def do_added(self, part: AddedPart) -> tuple[int, int]:
         """Notes what an audit looks at of samples that are added, and keeps their maps."""
-        if not is_noted(self._place, self._job.keys.values(), part.name):
+        if not all(map(self._place.exists, self._job.lines_of(part))):
             self._write(part.name, self._noted(part.shard, frozenset(part.ids).__contains__))
         return self._explaining.do_added(part)
 

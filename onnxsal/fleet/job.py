@@ -24,7 +24,7 @@ from onnxsal.fleet.decoding import DecodedShard, Decoding, fed_block, shard_of
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.numbers import NUMBERS
 from onnxsal.fleet.run_files import MODELS, Done, maps_name, summed, write_maps, write_part
-from onnxsal.fleet.working import AHEAD, EVERY, Keeping, explained, worked
+from onnxsal.fleet.working import AHEAD, EVERY, OF_SAMPLE, Keeping, explained, worked
 from onnxsal.given.prepared import preprocess_of
 from onnxsal.given.text import TextReader
 from onnxsal.given.tokenizer import BESIDE_TOKENIZER, tokenizer_file
@@ -96,7 +96,7 @@ class Job:
 
     def left_of(self, parts: Sequence[AddedPart]) -> list[AddedPart]:
         """Those of the parts of samples that are added of which something is to be done yet: a map that is to be kept."""
-        return without_maps(Folder.of(self.out), self.keys.values(), parts, self.keeping.maps)
+        return without_maps(Folder.of(self.out), list(self.keys.values()), parts, self.keeping.maps)
 
     def decoding(self) -> Decoding:
         """What decodes pictures for workers. Raises ``InputError`` where no preprocessing is known."""
@@ -290,7 +290,7 @@ class Explaining:
 
     def do_added(self, part: AddedPart) -> tuple[int, int]:
         """The maps of samples that are added, where those of the drawn ones are kept; returns as ``do``."""
-        keys = self._explainers if self._job.left_of([part]) else ()
+        keys = self._explainers if self._job.keeping.maps in OF_SAMPLE else ()
         left = [key for key in keys if not self._place.exists(maps_name(key, part.name))]
         whole, explainers = replace(self._job.keeping, maps=EVERY), [self._explainers[key] for key in left]
         made = worked(explainers, part.shard, whole, self._job.ahead, self._reader, frozenset(part.ids)) if left else []

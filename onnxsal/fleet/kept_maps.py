@@ -12,7 +12,7 @@ from onnxsal.errors import InputError, near_miss
 from onnxsal.fleet.folders import Folder
 from onnxsal.fleet.numbers import map_values
 from onnxsal.fleet.resume import read_run
-from onnxsal.fleet.run_files import MAPS_FOLDER, Done
+from onnxsal.fleet.run_files import MAPS_FOLDER, Done, files_by_shard
 from onnxsal.runtime.libraries import library
 
 
@@ -33,14 +33,9 @@ def maps(out: str | os.PathLike[str], method: str | None = None) -> Iterator[tup
 
 
 def _maps(place: Folder, key: str) -> Iterator[tuple[str, np.ndarray]]:
-    by_shard: dict[str, list[str]] = {}
-    for stored in place.files(MAPS_FOLDER):
-        of, _, part = stored.name.rpartition("/")[2].removesuffix(".parquet").partition("-")
-        if of == key and stored.name.endswith(".parquet"):
-            by_shard.setdefault(part.partition("-")[0], []).append(stored.name)
-    for shard, names in sorted(by_shard.items()):
+    for shard, names in files_by_shard(place, MAPS_FOLDER, key, ".parquet").items():
         found = dict[str, np.ndarray]()
-        for name in sorted(names, key=len):  # those of samples that were added are whole, also where small ones are kept of all
+        for name in names:  # those of samples that were added are whole, also where small ones are kept of all
             found |= _read(place, name, Done(key, shard))
         yield from found.items()
 

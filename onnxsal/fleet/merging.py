@@ -68,7 +68,7 @@ class WholeRun:
             return {}
         return added_ids(next(iter(self.sums.values())).strata, self.ends, self.run)
 
-    @property
+    @cached_property
     def added_parts(self) -> list[AddedPart]:
         """The same as parts that workers are given."""
         return added_parts(self.added, self.every)
@@ -264,7 +264,7 @@ def _warnings(whole: WholeRun) -> Iterator[str]:
 
 def _unkept(place: Folder, whole: WholeRun) -> Iterator[str]:
     """Whether maps are missing of samples that are added."""
-    left = without_maps(place, whole.run.keys.values(), whole.added_parts, whole.run.facts.get("maps", ""))
+    left = without_maps(place, list(whole.run.keys.values()), whole.added_parts, whole.run.facts.get("maps", ""))
     if count := sum(len(part.ids) for part in left):
         some = several(count, "sample has", "samples have")
         yield f"{some} no map yet, which belong to the sample (the first of classes, ends of numbers): run the same command again."

@@ -71,6 +71,16 @@ def done_in(place: Folder) -> list[Done]:
     return sorted(found, key=lambda one: (one.key, one.shard))
 
 
+def files_by_shard(place: Folder, folder: str, key: str, ending: str) -> dict[str, list[str]]:
+    """The files <key>-<shard> and <key>-<shard>-<ids> (of what was added) in a folder, by shard; that of the shard itself comes first."""
+    found: dict[str, list[str]] = {}
+    for stored in place.files(folder):
+        of, _, part = stored.name.removeprefix(f"{folder}/").removesuffix(ending).partition("-")
+        if of == key and stored.name.endswith(ending):
+            found.setdefault(part.partition("-")[0], []).append(stored.name)
+    return {shard: sorted(names, key=lambda name: (len(name), name)) for shard, names in sorted(found.items())}
+
+
 def write_part(place: Folder, key: str, shard: Shard, table: Any, sums: Sums) -> None:
     """Write what was computed of a shard: the maps, then the rows, then the sums, whose file says that it is done."""
     name = f"{key}-{shard.name}"

@@ -29,6 +29,9 @@ NO_MAPS, SAMPLED, SMALL, EVERY = "none", "sample", "small", "all"
 MAPS = (NO_MAPS, SAMPLED, SMALL, EVERY)
 """Which maps are kept as pictures: none, those of the drawn sample, small ones of all, or all."""
 
+OF_SAMPLE = (SAMPLED, SMALL)
+"""Those by which the maps of the sample are kept as they are, and others are not."""
+
 FAILS = (InputError, ModelError, TargetError)
 """What a model, or a map of it, ends with on samples that were read."""
 
@@ -59,7 +62,7 @@ class Keeping:
 
     def longest(self, name: str) -> int | None:
         """The pixels along the longer side of the map that is kept of a sample: 0 = none is, ``None`` = it is kept as it is."""
-        whole = self.maps == EVERY or (self.maps in (SAMPLED, SMALL) and self.drawn(name))
+        whole = self.maps == EVERY or (self.maps in OF_SAMPLE and self.drawn(name))
         return None if whole else THUMBNAIL if self.maps == SMALL else 0
 
 
